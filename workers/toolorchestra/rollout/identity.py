@@ -1,0 +1,42 @@
+"""Who is who on the ledger: training, group, episode, issue (ledger.md, "Keys").
+
+An *issue* is one sending of an episode; its text form is the message id of the task and of its result, so that two
+workers' results of one issue collapse and a re-issue is never swallowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Episode:
+    """One attempt of the orchestrator at a task: sibling `sample` of group `group` of the training `uid`."""
+
+    uid: str
+    group: int
+    sample: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}.{self.group}.{self.sample}"
+
+
+@dataclass(frozen=True, order=True)
+class Issue:
+    """Sending number `n` of an episode by controller life `incarnation`. At most one issue of an episode is live."""
+
+    episode: Episode
+    incarnation: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.episode}.{self.incarnation}.{self.n}"
+
+    @classmethod
+    def parse(cls, text: str) -> Issue:
+        """Read what `str(issue)` wrote; ValueError on anything else."""
+        parts = text.split(".")
+        if len(parts) != 5 or not all(p.isdigit() for p in parts[1:]):
+            raise ValueError(f"not an issue: {text!r} (want UID.GROUP.SAMPLE.INCARNATION.N)")
+        group, sample, incarnation, n = (int(p) for p in parts[1:])
+        return cls(Episode(parts[0], group, sample), incarnation, n)

@@ -1,0 +1,158 @@
+"""The trace: the record of one episode, complete enough to re-score, report and train from offline.
+
+Token ids are the wire format: what the policy saw and said is stored as ids, never as text to be tokenised again.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolorchestra.tools.view import InstanceView
+
+TRACE_SCHEMA = 1
+
+
+class Ending(StrEnum):
+    """How an episode ended: a closed table (ledger.md, "Endings"). `treatment` says what the reward does with it."""
+
+    ANSWERED = "answered"
+    TURN_LIMIT = "turn_limit"
+    CONTEXT_LIMIT = "context_limit"
+    EPISODE_BUDGET = "episode_budget"
+    ERROR_LIMIT = "error_limit"
+    UNPARSEABLE = "unparseable"
+    EXPERT_UNAVAILABLE = "expert_unavailable"
+    TOOL_FAILURE = "tool_failure"
+    ENGINE_LOST = "engine_lost"
+    WORKER_LOST = "worker_lost"
+    GRADER_FAILURE = "grader_failure"
+    SPEND_CAP = "spend_cap"
+    CANCELLED = "cancelled"
+
+    @property
+    def treatment(self) -> Literal["scored", "zero", "unscored"]:
+        """`scored` by the grader; `zero`: the policy's own fault; `unscored`: never the policy's, so never trained."""
+        if self is Ending.ANSWERED:
+            return "scored"
+        return "zero" if self in _POLICY_FAULTS else "unscored"
+
+
+_POLICY_FAULTS = frozenset(
+    {Ending.TURN_LIMIT, Ending.CONTEXT_LIMIT, Ending.EPISODE_BUDGET, Ending.ERROR_LIMIT, Ending.UNPARSEABLE}
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Segment(_Record):
+    """A run of tokens of one origin. `logprobs` is as long as `token_ids` where the policy sampled them, else empty.
+
+    `trained` is the loss mask; `version` (text of a PolicyVersion) is whose weights sampled the tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    trained: bool = False
+    logprobs: tuple[float, ...] = ()
+    version: str | None = None
+
+
+class Sample(_Record):
+    """One training sequence: segments in order. `well_formed`: its output was in the required format."""
+
+    segments: tuple[Segment, ...]
+    well_formed: bool = True
+
+
+class Meter(_Record):
+    """What one paid call used. Nominal dollars follow the instance's price book, actual dollars were really spent."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    nominal_usd: Decimal = Decimal(0)
+    actual_usd: Decimal = Decimal(0)
+    service_seconds: float = 0.0
+    """Time of the service itself; queueing, engine pauses, back-off and redelivery excluded."""
+    wall_seconds: float = 0.0
+    simulated: bool = False
+
+
+class Call(_Record):
+    """One tool call: `name` is the pool or function (never the alias), `status` says whose fault a failure was."""
+
+    tool: str
+    """Function name as the policy called it: `answer`, `ask`, …"""
+    name: str
+    alias: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    status: Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
+    """`refused` by the expert; `rejected` by us (unknown alias, budget); `unavailable`: infrastructure."""
+    observation: str = ""
+    meter: Meter = Meter()
+
+
+class Turn(_Record):
+    """One generation of the policy and what its tool calls returned."""
+
+    text: str
+    rejection: str | None = None
+    """Why the parser refused the output; None where it parsed."""
+    calls: tuple[Call, ...] = ()
+    meter: Meter = Meter()
+    """The policy's own generation, priced."""
+
+
+class Components(_Record):
+    """The raw measured quantities of an episode, units in the names. Nothing normalised, nothing weighted."""
+
+    outcome: float | None
+    """1 right, 0 wrong or the policy's fault; None: never scored."""
+    cost_usd: Decimal
+    """Nominal dollars: every token of every model, the orchestrator's and the final answer's included."""
+    actual_usd: Decimal
+    service_seconds: float
+    wall_seconds: float
+    calls: dict[str, int] = Field(default_factory=dict)
+    """Calls per pool or function name, all turns, all roles."""
+
+
+class Sampling(_Record):
+    """Sampling parameters of the policy, all explicit; the trainer refuses a trace sampled with anything but (1, 1)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Trace(_Record):
+    """The record of one issue of an episode."""
+
+    schema_version: int = TRACE_SCHEMA
+    issue: str
+    """Text of the Issue."""
+    task_id: str
+    source: str
+    topic: str
+    purpose: str
+    """`train`, or the name of the evaluation it belongs to."""
+    view: InstanceView
+    sampling: Sampling
+    samples: tuple[Sample, ...]
+    turns: tuple[Turn, ...]
+    ending: Ending
+    detail: str = ""
+    """For an ending that is nobody's success: what happened, in words a person can act on."""
+    answer: str | None = None
+    components: Components
+    forks: int = 0
+    worker: str = ""
+    trace_id: str | None = None
+    """W3C trace id that joins this record with its spans."""
+    started_at: float = 0.0
+    """Unix seconds."""
