@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class EpisodeComponents:
-    """Raw components of one scored episode: outcome in {0, 1}, cost in US dollars, latency in seconds, calls by tool."""
+    """Raw components of one scored episode: outcome 0 or 1, cost in US dollars, latency in seconds, calls by tool."""
 
     outcome: float
     cost: float

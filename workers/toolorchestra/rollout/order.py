@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,7 +45,7 @@ class Order(BaseModel):
     limits: EpisodeLimits
     sampling: Sampling
     purpose: str = "train"
-    system: Literal["policy"] | str = "policy"
+    system: str = "policy"
     """Who decides: `policy`, or a baseline (`always:<pool>`, `random`, `cheapest`, `cascade`)."""
     allowance_usd: Decimal | None = None
     version: str | None = None
