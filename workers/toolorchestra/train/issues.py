@@ -1,0 +1,70 @@
+"""One sibling's life on the ledger: which issue of it is live, how often it was sent, how it came out.
+
+Invariants: at most one issue of an episode is live; at most `MAX_ISSUES` are made, deferrals aside; a terminal sibling
+(accepted, excluded) has no live issue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from toolorchestra.rollout.identity import Episode, Issue
+
+MAX_ISSUES = 3
+"""Sendings of one episode before it is excluded (ledger.md, "Keys"); sendings that ended deferred do not count."""
+
+
+class SiblingStatus(StrEnum):
+    LIVE = "live"
+    DEFERRED = "deferred"
+    ACCEPTED = "accepted"
+    EXCLUDED = "excluded"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (SiblingStatus.ACCEPTED, SiblingStatus.EXCLUDED)
+
+
+@dataclass
+class Sibling:
+    """`oldest`: step of the oldest token, exact once accepted; before that the live step at issue, a lower bound."""
+
+    episode: Episode
+    incarnation: int
+    status: SiblingStatus = SiblingStatus.EXCLUDED
+    live: Issue | None = None
+    accepted: Issue | None = None
+    """The issue whose result stands."""
+    oldest: int = 0
+    charged: int = 0
+    """Sendings that count against `MAX_ISSUES`."""
+    sent: int = 0
+    """All sendings of this incarnation: the next issue's number."""
+    issued_at: float = 0.0
+    expert: str | None = None
+    """The expert whose outage deferred it."""
+    reason: str = ""
+
+    def issue(self, *, step: int, now: float) -> Issue:
+        """Send it (again). The caller has checked that it may be sent."""
+        issue = Issue(self.episode, self.incarnation, self.sent)
+        self.status, self.live, self.accepted = SiblingStatus.LIVE, issue, None
+        self.oldest, self.issued_at = step, now
+        self.sent += 1
+        self.charged += 1
+        return issue
+
+    def accept(self, issue: Issue, *, oldest: int) -> None:
+        self.status, self.live, self.accepted, self.oldest = SiblingStatus.ACCEPTED, None, issue, oldest
+
+    def exclude(self, reason: str) -> None:
+        self.status, self.live, self.reason = SiblingStatus.EXCLUDED, None, reason
+
+    def defer(self, expert: str) -> None:
+        self.status, self.live, self.expert = SiblingStatus.DEFERRED, None, expert
+        self.charged -= 1
+
+    @property
+    def exhausted(self) -> bool:
+        return self.charged >= MAX_ISSUES
