@@ -1,8 +1,7 @@
 """The journal: an append-only, fsynced file of what the ledger decided. It is the truth; everything else is derived.
 
-A frame is `u32 length | u32 crc32 | payload` (little-endian); a payload is one byte of kind and a body. Bodies of
-traces
-are the codec's bytes, bodies of notes are JSON. A torn last frame (the writer was killed) is cut off on opening;
+A frame is `u32 length | u32 crc32 | payload` (little-endian); a payload is one byte of kind, one line of JSON (the head)
+and a body: the codec's bytes of a trace, or nothing. A torn last frame (the writer was killed) is cut off on opening;
 a bad frame before the end is corruption and raises.
 """
 
@@ -32,7 +31,7 @@ class Kind(Enum):
     LATE = b"L"
     """Trace of a dead issue: recorded, never used."""
     NOTE = b"J"
-    """JSON: `{"note": name, …}`; see docs/ledger.md for the names."""
+    """No body; the head is `{"note": name, …}`; docs/ledger.md lists the names."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,9 @@ class Frame:
     """`end` is the offset behind the frame: a manifest that names it covers the frame."""
 
     kind: Kind
+    head: dict[str, Any]
     body: bytes
     end: int
-
-    def note(self) -> dict[str, Any]:
-        """The JSON of a NOTE frame."""
-        return dict(json.loads(self.body))
 
 
 class JournalError(Exception):
@@ -75,7 +71,8 @@ def _read_frame(file: BinaryIO, *, size: int, path: Path) -> Frame | None:
         if file.tell() == size:
             return None
         raise JournalError(f"{path}: the frame at byte {start} is damaged; restore the file from a copy")
-    return Frame(Kind(payload[:1]), payload[1:], file.tell())
+    head, _, body = payload[1:].partition(b"\n")
+    return Frame(Kind(payload[:1]), json.loads(head), body, file.tell())
 
 
 class Journal:
@@ -96,14 +93,14 @@ class Journal:
         """Bytes written so far."""
         return self._file.tell()
 
-    def append(self, kind: Kind, body: bytes) -> None:
+    def append(self, kind: Kind, head: dict[str, Any], body: bytes = b"") -> None:
         """Add a frame; durable after the next `flush`."""
-        payload = kind.value + body
+        payload = kind.value + json.dumps(head, separators=(",", ":")).encode() + b"\n" + body
         self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
 
     def note(self, name: str, **fields: Any) -> None:
-        """Add a JSON note."""
-        self.append(Kind.NOTE, json.dumps({"note": name, **fields}, separators=(",", ":")).encode())
+        """Add a note."""
+        self.append(Kind.NOTE, {"note": name, **fields})
 
     def flush(self) -> None:
         """fsync: what was appended survives a kill of process and machine."""

@@ -1,0 +1,196 @@
+"""What a journal says happened, and what of it survives a return to a checkpoint. Pure functions over frames.
+
+Every accepted issue has exactly one fate: `trained` in a step of the surviving history, `excluded` with a reason,
+`set_aside` because its weights did not survive (or went stale), or `open` while the run is under way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.train.journal import Frame, Kind
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An accepted issue; `oldest` and `newest` bound the versions of its tokens."""
+
+    issue: Issue
+    oldest: PolicyVersion
+    newest: PolicyVersion
+
+
+@dataclass
+class History:
+    """Everything that recovery and accounting need to know of a journal."""
+
+    incarnations: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """(incarnation, step it started from)."""
+    opened: dict[int, int] = field(default_factory=dict[int, int])
+    """Group → live step at its (latest) opening."""
+    accepted: dict[Issue, Accepted] = field(default_factory=dict[Issue, Accepted])
+    fate: dict[Issue, str] = field(default_factory=dict[Issue, str])
+    """Issue → reason, for `excluded:<reason>` and `set_aside:<reason>`."""
+    dropped: set[int] = field(default_factory=set[int])
+    steps: dict[int, tuple[Issue, ...]] = field(default_factory=dict[int, tuple[Issue, ...]])
+    """Surviving optimizer steps and the issues that each trained."""
+    allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """Issues whose bill never came."""
+    spent: Decimal = Decimal(0)
+    late: int = 0
+    unscored: int = 0
+    end: int = 0
+
+    @property
+    def incarnation(self) -> int:
+        return self.incarnations[-1][0] if self.incarnations else -1
+
+    def survives(self, version: PolicyVersion) -> bool:
+        """Were these weights kept by every later return to a checkpoint?"""
+        return all(version.step <= step for inc, step in self.incarnations if inc > version.incarnation)
+
+    def trained(self) -> dict[Issue, int]:
+        """Issue → the surviving step that trained it; ValueError if one was trained twice."""
+        found: dict[Issue, int] = {}
+        for step, issues in self.steps.items():
+            for issue in issues:
+                if issue in found:
+                    raise ValueError(f"issue {issue} was trained in steps {found[issue]} and {step}")
+                found[issue] = step
+        return found
+
+
+def read_history(frames: Iterable[Frame]) -> History:
+    """Fold the journal's frames, oldest first."""
+    history = History()
+    for frame in frames:
+        history.end = frame.end
+        if frame.kind is Kind.NOTE:
+            _note(history, frame.head)
+        else:
+            _result(history, frame)
+    return history
+
+
+def _result(history: History, frame: Frame) -> None:
+    text, usd = str(frame.head["issue"]), Decimal(frame.head["usd"])
+    if frame.kind is Kind.ACCEPTED:
+        issue = Issue.parse(text)
+        versions = PolicyVersion.parse(frame.head["oldest"]), PolicyVersion.parse(frame.head["newest"])
+        history.accepted[issue] = Accepted(issue, *versions)
+    elif frame.kind is Kind.LATE:
+        history.late += 1
+    else:
+        history.unscored += 1
+    history.allowances.pop(text, None)
+    history.spent += usd
+
+
+def _note(history: History, head: dict[str, Any]) -> None:
+    match head["note"]:
+        case "incarnation":
+            history.incarnations.append((head["incarnation"], head["step"]))
+            history.steps = {s: issues for s, issues in history.steps.items() if s <= head["step"]}
+        case "opened":
+            for number in head["groups"]:
+                history.opened[number] = head["step"]
+                history.dropped.discard(number)
+        case "issued":
+            amount = Decimal(head["allowance"] or 0)
+            history.allowances.update({text: amount for text in head["issues"] if amount > 0})
+        case "dropped":
+            history.dropped.add(head["group"])
+            _end(history, head["issues"], f"excluded:{head['reason']}")
+        case "set_aside":
+            _end(history, head["issues"], f"set_aside:{head['reason']}")
+        case "step":
+            history.steps[head["step"]] = tuple(Issue.parse(text) for text in head["issues"])
+        case _:
+            pass  # notes for people: lost, checkpoint, spend
+
+
+def _end(history: History, issues: Iterable[str], fate: str) -> None:
+    for text in issues:
+        history.fate[Issue.parse(text)] = fate
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a new incarnation starts from the checkpoint of step `step`."""
+
+    incarnation: int
+    step: int
+    next_group: int
+    restore: dict[int, tuple[Accepted, ...]]
+    """Groups that were under way at the checkpoint, with the results that stand."""
+    set_aside: tuple[Issue, ...]
+    """Accepted results whose weights did not survive: their episodes are issued again."""
+
+
+def recover(history: History, *, step: int) -> Recovery:
+    """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Versions")."""
+    reopened = [number for number, live in history.opened.items() if live > step]
+    trained = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues}
+    going = {n for n, live in history.opened.items() if live <= step and n not in trained | history.dropped}
+    standing: dict[int, list[Accepted]] = {number: [] for number in sorted(going)}
+    aside: list[Issue] = []
+    gone = {i for s, issues in history.steps.items() if s <= step for i in issues} | set(history.fate)
+    for issue, accepted in history.accepted.items():
+        if issue in gone:
+            continue
+        newest = accepted.newest
+        kept = issue.episode.group in going and newest.step <= step and history.survives(newest)
+        if kept:
+            standing[issue.episode.group].append(accepted)
+        else:
+            aside.append(issue)
+    return Recovery(
+        incarnation=history.incarnation + 1,
+        step=step,
+        next_group=min(reopened, default=max(history.opened, default=-1) + 1),
+        restore={number: tuple(results) for number, results in standing.items()},
+        set_aside=tuple(aside),
+    )
+
+
+@dataclass(frozen=True)
+class Account:
+    """Accepted issues by fate. `accepted == trained + excluded + set_aside + open`, or the ledger is wrong."""
+
+    accepted: int
+    trained: int
+    excluded: int
+    set_aside: int
+    open: int
+    reasons: dict[str, int]
+
+    @property
+    def exact(self) -> bool:
+        return self.accepted == self.trained + self.excluded + self.set_aside + self.open
+
+
+def account(history: History) -> Account:
+    """Count every accepted issue's one fate; ValueError where one has two."""
+    trained = history.trained()
+    both = set(trained) & set(history.fate)
+    if both:
+        raise ValueError(f"trained and yet {history.fate[min(both)]}: {min(both)}")
+    unknown = (set(trained) | set(history.fate)) - set(history.accepted)
+    if unknown:
+        raise ValueError(f"never accepted, yet trained or ended: {min(unknown)}")
+    kinds = Counter(fate.partition(":")[0] for fate in history.fate.values())
+    used = len(trained) + kinds["excluded"] + kinds["set_aside"]
+    return Account(
+        accepted=len(history.accepted),
+        trained=len(trained),
+        excluded=kinds["excluded"],
+        set_aside=kinds["set_aside"],
+        open=len(history.accepted) - used,
+        reasons=dict(Counter(history.fate.values())),
+    )

@@ -1,0 +1,47 @@
+"""Money under the cap: every issue reserves its worst case before it is published, and settles with what it really cost.
+
+Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do. A
+dead issue keeps its reservation until its late result settles it: what it spent meanwhile is unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+
+@dataclass
+class Spend:
+    """`cap` None: nothing is bounded, everything is counted."""
+
+    cap: Decimal | None
+    settled: Decimal = Decimal(0)
+    reserved: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+
+    @property
+    def held(self) -> Decimal:
+        """Dollars reserved by issues whose bill has not come."""
+        return sum(self.reserved.values(), Decimal(0))
+
+    def room_for(self, *, issues: int, each: Decimal) -> int:
+        """How many of `issues` new sendings at a worst case of `each` dollars fit under the cap."""
+        if self.cap is None or each <= 0:
+            return issues
+        return max(0, min(issues, int((self.cap - self.settled - self.held) / each)))
+
+    def reserve(self, issue: str, amount: Decimal) -> None:
+        """Set the worst case of an issue aside; ValueError where the cap has no room (ask `room_for` first)."""
+        if self.cap is not None and self.settled + self.held + amount > self.cap:
+            raise ValueError(f"the spend cap of ${self.cap} has no room for ${amount}")
+        if amount > 0:
+            self.reserved[issue] = amount
+
+    def settle(self, issue: str, actual: Decimal) -> None:
+        """The bill of an issue: its reservation goes, the actual dollars count."""
+        self.reserved.pop(issue, None)
+        self.settled += actual
+
+    def as_dict(self) -> Mapping[str, str]:
+        """For manifests and progress: decimal strings."""
+        return {"settledUSD": str(self.settled), "reservedUSD": str(self.held), "capUSD": str(self.cap or "")}
