@@ -111,8 +111,10 @@ def _note(history: History, head: dict[str, Any]) -> None:
             _end(history, head["issues"], f"set_aside:{head['reason']}")
         case "step":
             history.steps[head["step"]] = tuple(Issue.parse(text) for text in head["issues"])
+        case "spent":
+            history.spent += Decimal(head["usd"])
         case _:
-            pass  # notes for people: lost, checkpoint, spend
+            pass  # notes for people: lost, checkpoint
 
 
 def _end(history: History, issues: Iterable[str], fate: str) -> None:

@@ -1,4 +1,4 @@
-"""Money under the cap: every issue reserves its worst case before it is published, and settles with what it really cost.
+"""Money under the cap: an issue reserves its worst case before it is published, and settles with what it really cost.
 
 Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do. A
 dead issue keeps its reservation until its late result settles it: what it spent meanwhile is unknown, never zero.
