@@ -1,7 +1,8 @@
 """The journal: an append-only, fsynced file of what the ledger decided. It is the truth; everything else is derived.
 
 A frame is `u32 length | u32 crc32 | payload` (little-endian); a payload is one byte of kind, one line of JSON (the
-head) and a body: the codec's bytes of a trace, or nothing. A torn last frame (the writer was killed) is cut off on opening;
+head) and a body: the codec's bytes of a trace, or nothing. A torn last frame (the writer was killed) is cut off on
+opening;
 a bad frame before the end is corruption and raises.
 """
 

@@ -1,0 +1,118 @@
+"""A run's folder: who writes what where. Everything a person or `orchestra` wants to know of a run is a file here.
+
+manifest.json      what runs: resources resolved, versions, seeds, how it was started; written once per incarnation
+status.json        conditions, step, spend: replaced atomically; what `orchestra status` prints
+metrics.jsonl      one line per step
+events.jsonl       one line per thing that happened (incarnations, engines lost, evaluations, checkpoints, pauses)
+journal/           the ledger's truth (journal.py)
+checkpoints/       step-NNNNNN/, each complete or absent
+weights/           the snapshots that engines load; the newest two stay
+evaluations/       <suite>/<system>.traces, frames like the journal's
+export/last|best   Hugging Face folders
+logs/              one per process
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file's content so that a reader, or a kill, sees the old or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a JSONL file; a torn last line is left out."""
+    if path.exists():
+        with path.open() as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run, and the few ways of writing there."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal" / "journal.bin"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Append one event; `message` is for people."""
+        self._append(self.events, {"time": round(time.time(), 3), "event": kind, "message": message, **fields})
+
+    def metric(self, row: Mapping[str, Any]) -> None:
+        """Append one step's metrics."""
+        self._append(self.metrics, row)
+
+    def set_status(self, status: Mapping[str, Any]) -> None:
+        write_atomically(self.status, json.dumps(status, indent=1) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; empty before the first."""
+        return dict(json.loads(self.status.read_text())) if self.status.exists() else {}
+
+    def read_manifest(self) -> dict[str, Any]:
+        return dict(json.loads(self.manifest.read_text()))
+
+    @staticmethod
+    def _append(path: Path, row: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(row, separators=(",", ":")) + "\n")
