@@ -1,0 +1,108 @@
+"""Graders by comparison: text that must be equal once normalised, numbers that must be close."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal, DecimalException
+from fractions import Fraction
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolorchestra.tasks.task import Task
+
+MAX_WORDS = 500
+"""A longer answer is wrong: it names every candidate (method.md §4)."""
+
+_ARTICLE = re.compile(r"^(a|an|the)\s+")
+_EDGES = " \t\n\"'`$*.,;:!"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExactMatchData(_Data):
+    """`answer`: the right text, or several that are equally right."""
+
+    answer: str | tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.answer,) if isinstance(self.answer, str) else self.answer
+
+
+class NumericData(_Data):
+    """Right where |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
+
+    answer: Decimal = Field(allow_inf_nan=False)
+    absoluteTolerance: Decimal = Field(default=Decimal(0), ge=0)
+    relativeTolerance: Decimal = Field(default=Decimal(0), ge=0)
+
+
+def normalise(text: str) -> str:
+    """Fold what never matters: Unicode form, case, runs of white space, one leading article, marks at the edges.
+
+    A leading minus and inner punctuation stay: `-5` is not `5` and `1.5` is not `15`.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    trimmed = " ".join(folded.split()).strip(_EDGES)
+    return _ARTICLE.sub("", trimmed)
+
+
+class ExactMatch:
+    """1 where the normalised answer equals a right one, else 0. Empty or over-long answers are wrong."""
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        ExactMatchData.model_validate(data)
+
+    def score(self, task: Task, answer: str) -> float:
+        if not answer.strip() or len(answer.split()) > MAX_WORDS:
+            return 0.0
+        given = normalise(answer)
+        return float(
+            any(given == normalise(right) for right in ExactMatchData.model_validate(task.grader.data).answers)
+        )
+
+    def reference(self, data: Mapping[str, Any]) -> str | None:
+        return ExactMatchData.model_validate(data).answers[0]
+
+
+class Numeric:
+    """1 where the answer is a number close enough to the right one, else 0."""
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        NumericData.model_validate(data)
+
+    def score(self, task: Task, answer: str) -> float:
+        data = NumericData.model_validate(task.grader.data)
+        given = parse_number(answer)
+        if given is None:
+            return 0.0
+        right = Fraction(data.answer)
+        slack = max(Fraction(data.absoluteTolerance), Fraction(data.relativeTolerance) * abs(right))
+        return float(abs(given - right) <= slack)
+
+    def reference(self, data: Mapping[str, Any]) -> str | None:
+        return f"{NumericData.model_validate(data).answer:f}"
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number a text is: `1,234.5`, `$12`, `3/4`, `1e3`, `−5`; None where it is none. A per cent sign is dropped."""
+    plain = text.strip(_EDGES + "%").replace(",", "").replace("\N{MINUS SIGN}", "-").replace(" ", "")
+    above, slash, below = plain.partition("/")
+    numerator, denominator = _decimal(above), _decimal(below) if slash else Decimal(1)
+    if numerator is None or not denominator:
+        return None
+    return Fraction(numerator) / Fraction(denominator)
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except DecimalException:
+        return None
+    # An absurd exponent would cost gigabytes as an exact fraction; no answer needs it.
+    return number if number.is_finite() and abs(number.adjusted()) < 400 else None

@@ -1,0 +1,95 @@
+"""Tasks from reasoning-gym's procedural datasets. Index i is item i // n of dataset i % n, so topics alternate.
+
+Item k of a dataset depends on (seed, k) and the dataset's configuration alone, which is what makes a cursor an int.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolorchestra.tasks.grader import GraderFailure, grade
+from toolorchestra.tasks.source import SourceError
+from toolorchestra.tasks.task import GraderSpec, Task
+
+
+class ReasoningGymSource:
+    """`size` tasks from each of `datasets`; a task's id is `dataset/seed/index`, its topic the dataset.
+
+    `configs` maps a dataset's name to keyword arguments of its own configuration class, passed through unread.
+
+    Raises:
+        SourceError: unknown dataset or configuration, or a dataset whose stored entries its own scorer cannot grade.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        datasets: Sequence[str],
+        size: int,
+        seed: int,
+        configs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._name, self._size, self._seed = name, size, seed
+        self._names = tuple(datasets)
+        if not self._names or size < 1:
+            raise SourceError(f"source {name}: needs at least one dataset and a size of at least 1")
+        configs = configs or {}
+        stray = sorted(set(configs) - set(self._names))
+        if stray:
+            raise SourceError(f"source {name}: configuration for {', '.join(stray)}, not among the source's datasets")
+        self._datasets = [_create(name, dataset, size, seed, configs.get(dataset, {})) for dataset in self._names]
+        for index in range(len(self._names)):
+            _check_gradable(name, self.task(index))
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __len__(self) -> int:
+        return len(self._names) * self._size
+
+    def task(self, index: int) -> Task:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        item, which = divmod(index, len(self._names))
+        dataset, entry = self._names[which], self._datasets[which][item]
+        # Through JSON once, so that a task that travelled over the bus is graded exactly as one that did not.
+        stored = json.loads(json.dumps({key: value for key, value in entry.items() if key != "question"}, default=str))
+        return Task(
+            id=f"{dataset}/{self._seed}/{item}",
+            instruction=entry["question"].strip(),
+            grader=GraderSpec(type="ReasoningGym", data={"dataset": dataset, "entry": stored}),
+            source=self._name,
+            topic=dataset,
+        )
+
+
+def _create(source: str, dataset: str, size: int, seed: int, config: Mapping[str, Any]) -> Any:
+    import reasoning_gym.factory as factory
+
+    if dataset not in factory.DATASETS:
+        near = difflib.get_close_matches(dataset, factory.DATASETS, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise SourceError(f"source {source}: reasoning-gym has no dataset {dataset!r}{hint}")
+    taken = {"seed", "size"} & set(config)
+    if taken:
+        raise SourceError(f"source {source}: {dataset}: set {', '.join(sorted(taken))} on the source, not per dataset")
+    try:
+        return factory.create_dataset(dataset, seed=seed, size=size, **config)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise SourceError(f"source {source}: {dataset} refuses its configuration {dict(config)}: {error}") from error
+
+
+def _check_gradable(source: str, task: Task) -> None:
+    """Before anything is spent: the stored entry must be enough for the scorer to accept its own answer."""
+    answer = task.grader.data["entry"].get("answer")
+    try:
+        right = isinstance(answer, str) and grade(task, answer.strip()).outcome == 1.0
+    except GraderFailure as error:
+        raise SourceError(f"source {source}: {task.topic} cannot be graded: {error}") from error
+    if not right:
+        raise SourceError(f"source {source}: {task.topic} does not accept its own answer, so it cannot be used")

@@ -1,0 +1,53 @@
+"""A source yields tasks deterministically: the same construction gives the same task at the same index, always.
+
+So a *cursor* into a source is an int, and nothing about the order of draws has to be stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from toolorchestra.tasks.task import Task
+
+
+class TaskSource(Protocol):
+    """Tasks by index, `0 <= index < len(source)`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the source in the training's YAML; every task carries it."""
+
+    def __len__(self) -> int: ...
+
+    def task(self, index: int) -> Task:
+        """The task at `index`; IndexError outside the range."""
+
+
+class SourceError(Exception):
+    """A source cannot be built as configured. The text says what to change."""
+
+
+@dataclass(frozen=True)
+class LineProblem:
+    """One thing wrong in a file of tasks."""
+
+    file: str
+    line: int
+    """Counted from 1."""
+    field: str
+    """Dotted path in the line's JSON; empty where the line itself is no JSON object."""
+    message: str
+    """What is wrong and what would be right."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}"
+        return f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
+
+
+class TaskFileError(SourceError):
+    """A file of tasks has malformed lines; `problems` holds all of them, in order."""
+
+    def __init__(self, problems: tuple[LineProblem, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
