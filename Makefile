@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := locks/cpu.txt
@@ -17,7 +17,7 @@ help: ## List the commands
 setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done)
 
 $(STAMP): $(LOCK) pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make setup: needs Python 3.11 ($(PYTHON)); set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "make setup: needs Python 3.11; $(PYTHON) is another: set PYTHON=/path/to/python3.11"; exit 1; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); if [ ! -d $(VENV) ] && [ $$free -lt 12 ]; then \
 	  echo "make setup: needs about 12 GB free here for the environment and its downloads, found $$free GB"; exit 1; fi
 	@echo "setup: installing $$(grep -c '==' $(LOCK)) locked packages into $(VENV) (torch, vLLM's CPU build, Ray, …: about 7 GB)"

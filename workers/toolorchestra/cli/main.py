@@ -6,11 +6,13 @@ Modules load when their command runs: `orchestra --help` must not pay for torch.
 from __future__ import annotations
 
 import importlib
-import sys
-from typing import Any
+from typing import Annotated, Any
 
-import click
-import typer.main
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from toolorchestra import __version__
 
 COMMANDS = {
     "train": ("toolorchestra.cli.train", "Run an OrchestratorTraining on this machine."),
@@ -28,35 +30,49 @@ COMMANDS = {
 }
 
 
-class Lazy(click.Group):
+class LazyGroup(TyperGroup):
     """Loads a command's module when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module = importlib.import_module(entry[0])
-        command: Any = getattr(module, cmd_name)
+        command: Any = getattr(importlib.import_module(entry[0]), cmd_name)
         if isinstance(command, typer.Typer):
-            return typer.main.get_command(command)
-        app = typer.Typer(add_completion=False)
+            return get_command(command)
+        app = typer.Typer(add_completion=False, context_settings=HELP)
         app.command(name=cmd_name)(command)
-        return typer.main.get_command(app)
+        return get_command(app)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
         with formatter.section("Commands"):
             formatter.write_dl([(name, what) for name, (_, what) in COMMANDS.items()])
+        with formatter.section("Options"):
+            formatter.write_dl([("--version", "Show the version."), ("-h, --help", "Show this message.")])
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="toolorchestra", prog_name="orchestra")
-def orchestra() -> None:
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=LazyGroup, add_completion=False, context_settings=HELP, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"orchestra {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def orchestra(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
     """Train a small language model to orchestrate larger models and tools."""
 
 
 def main() -> None:
     """The console script."""
-    sys.exit(orchestra.main(standalone_mode=True))
+    app()
