@@ -1,0 +1,73 @@
+"""GDPO: each component normalised on its own, so that a wide one does not drown a narrow one (arXiv 2601.05242).
+
+Two departures from that paper, both from method.md §3: cost, latency and calls are normalised over the *right*
+siblings only, since a cheap wrong answer must not look best; and right siblings are lifted to at least the best wrong
+one, since a dear right answer must not rank below a wrong one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from toolorchestra.rewards.advantage import standardise
+from toolorchestra.rewards.columns import OUTCOME, columns, is_constant, is_right
+from toolorchestra.rewards.component import GroupComponents, GroupReward
+from toolorchestra.rewards.filters import GroupFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class GDPO:
+    """Rewards are the weighted sums of standardised components; advantages standardise them over the batch.
+
+    The batch is every group that the filters keep: a group that does not train must not shift those that do. Since
+    each group's components are centred, rewards compare siblings only; their mean over time is no learning curve.
+    `gate` false switches the lift of right siblings off. `minRewardStd` does not apply: rewards have no fixed scale.
+    """
+
+    min_range: Mapping[str, float] = field(default_factory=dict[str, float])
+    informative: bool = False
+    gate: bool = True
+
+    def __call__(self, groups: Sequence[GroupComponents]) -> list[GroupReward]:
+        group_filter = GroupFilter(
+            min_reward_std=None, informative=self.informative, gated=True, min_range=self.min_range
+        )
+        rewards = [self._rewards(group) for group in groups]
+        reasons = [group_filter.reason(group, r) for group, r in zip(groups, rewards, strict=True)]
+        kept = [r for r, reason in zip(rewards, reasons, strict=True) if not reason]
+        advantages = iter(standardise([value for group in kept for value in group]))
+        return [
+            GroupReward(
+                rewards=r,
+                advantages=tuple(0.0 if reason else next(advantages) for _ in r),
+                keep=not reason,
+                reason=reason,
+            )
+            for r, reason in zip(rewards, reasons, strict=True)
+        ]
+
+    def _rewards(self, group: GroupComponents) -> tuple[float, ...]:
+        right = [is_right(e) for e in group.episodes]
+        shares = [
+            [group.weights[name] * z for z in self._standardised(name, values, right=right)]
+            for name, values in columns(group).items()
+        ]
+        sums = [math.fsum(share[i] for share in shares) for i in range(len(right))]
+        return tuple(lifted(sums, right) if self.gate else sums)
+
+    def _standardised(self, name: str, values: Sequence[float], *, right: Sequence[bool]) -> list[float]:
+        """z-scores: the outcome's over all siblings, any other component's over the right ones, 0 for the rest."""
+        measured = [name == OUTCOME or r for r in right]
+        sub = [v for v, m in zip(values, measured, strict=True) if m]
+        if is_constant(name, sub, min_range=self.min_range):
+            return [0.0] * len(values)
+        scores = iter(standardise(sub))
+        return [next(scores) if m else 0.0 for m in measured]
+
+
+def lifted(sums: Sequence[float], right: Sequence[bool]) -> list[float]:
+    """The sums, with right siblings raised to at least the best wrong one."""
+    floor = max((s for s, r in zip(sums, right, strict=True) if not r), default=-math.inf)
+    return [max(s, floor) if r else s for s, r in zip(sums, right, strict=True)]

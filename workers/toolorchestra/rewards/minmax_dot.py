@@ -1,0 +1,54 @@
+"""MinMaxDot: the published reward (arXiv 2511.21689, section 3; method.md §3).
+
+Every component is stretched to [0, 1] over the group, the weights are dotted with it, and a wrong episode gets 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from toolorchestra.rewards.advantage import standardise
+from toolorchestra.rewards.columns import columns, is_constant, is_right
+from toolorchestra.rewards.component import GroupComponents, GroupReward
+from toolorchestra.rewards.filters import GroupFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMaxDot:
+    """R = M_norm · P if right, else 0, where M_norm = (M − min) / (max − min) over the group and 0 where max = min.
+
+    `min_range` (raw unit per component; empty for parity with the paper): a component that spreads less counts as
+    constant, so that jitter is not stretched to the full range. Weights lie in [0, 1].
+    """
+
+    min_range: Mapping[str, float] = field(default_factory=dict[str, float])
+    min_reward_std: float | None = 0.1
+    informative: bool = False
+
+    def __call__(self, groups: Sequence[GroupComponents]) -> list[GroupReward]:
+        return [self._group(group) for group in groups]
+
+    def _group(self, group: GroupComponents) -> GroupReward:
+        rewards = self._rewards(group)
+        reason = GroupFilter(
+            min_reward_std=self.min_reward_std, informative=self.informative, gated=True, min_range=self.min_range
+        ).reason(group, rewards)
+        return GroupReward(rewards=rewards, advantages=standardise(rewards), keep=not reason, reason=reason)
+
+    def _rewards(self, group: GroupComponents) -> tuple[float, ...]:
+        shares = [
+            [group.weights[name] * share for share in self._stretched(name, values)]
+            for name, values in columns(group).items()
+        ]
+        return tuple(
+            math.fsum(share[i] for share in shares) if is_right(episode) else 0.0
+            for i, episode in enumerate(group.episodes)
+        )
+
+    def _stretched(self, name: str, values: Sequence[float]) -> list[float]:
+        if is_constant(name, values, min_range=self.min_range):
+            return [0.0] * len(values)
+        low, high = min(values), max(values)
+        return [(v - low) / (high - low) for v in values]

@@ -1,0 +1,74 @@
+"""From the names in YAML to combiners: `reward.combiner`, its options and the weights that hold for a task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from toolorchestra.rewards.columns import OUTCOME
+from toolorchestra.rewards.component import Combiner
+from toolorchestra.rewards.gdpo import GDPO
+from toolorchestra.rewards.minmax_dot import MinMaxDot
+from toolorchestra.rewards.weighted_sum import WeightedSum
+from toolorchestra.tools.view import Preference
+
+CombinerName = Literal["MinMaxDot", "GDPO", "WeightedSum"]
+COMBINERS: tuple[CombinerName, ...] = get_args(CombinerName)
+LatencySource = Literal["Service", "WallClock"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """`spec.reward` and the two filters of `spec.algorithm` that look at rewards, as plain numbers.
+
+    `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` says which clock the
+    latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take.
+    """
+
+    combiner: CombinerName = "MinMaxDot"
+    weights: Mapping[str, float] = field(default_factory=lambda: {OUTCOME: 1.0})
+    latency: LatencySource = "Service"
+    min_range: Mapping[str, float] = field(default_factory=dict[str, float])
+    min_reward_std: float | None = 0.1
+    informative: bool = False
+    gate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.combiner not in COMBINERS:
+            raise ValueError(f"combiner: {self.combiner!r} is not one of {', '.join(COMBINERS)}")
+        check_weights(self.weights, combiner=self.combiner)
+
+
+def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> None:
+    """ValueError unless every weight is finite and ≥ 0, and ≤ 1 where the components are normalised."""
+    for name, weight in weights.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(
+                f"weights.{name}: {weight} is below 0 or not finite; cost and latency are losses already,"
+                " so a positive weight punishes them"
+            )
+        if weight > 1 and combiner != "WeightedSum":
+            raise ValueError(
+                f"weights.{name}: {weight} is above 1; {combiner} normalises every component, so weights lie in"
+                " [0, 1] and only their ratios matter (WeightedSum takes any)"
+            )
+
+
+def build_combiner(config: RewardConfig) -> Combiner:
+    """The combiner that the configuration names, with its options."""
+    if config.combiner == "MinMaxDot":
+        return MinMaxDot(
+            min_range=config.min_range, min_reward_std=config.min_reward_std, informative=config.informative
+        )
+    if config.combiner == "GDPO":
+        return GDPO(min_range=config.min_range, informative=config.informative, gate=config.gate)
+    return WeightedSum(min_range=config.min_range, min_reward_std=config.min_reward_std, informative=config.informative)
+
+
+def task_weights(config: RewardConfig, preference: Preference | None) -> dict[str, float]:
+    """The weights that hold for a task: its preference's vector, or the run's own. A tool that none names counts 0."""
+    if preference is not None:
+        return {name: float(weight) for name, weight in preference.weights.items()}
+    return {name: float(weight) for name, weight in config.weights.items()}
