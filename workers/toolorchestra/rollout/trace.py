@@ -141,6 +141,10 @@ class Trace(_Record):
     topic: str
     purpose: str
     """`train`, or the name of the evaluation it belongs to."""
+    system: str = "policy"
+    """Who decided: `policy`, or a baseline (`Order.system`)."""
+    instruction: str = ""
+    """The task's text, so that a trace can be read without its suite."""
     view: InstanceView
     sampling: Sampling
     samples: tuple[Sample, ...]

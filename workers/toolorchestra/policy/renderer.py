@@ -1,0 +1,170 @@
+"""Messages to token ids and back. Token ids are the wire format: what the policy said is never tokenised again.
+
+Invariants:
+- `Renderer.render` equals transformers' `apply_chat_template` token for token.
+- `Conversation.observe` only ever appends: its prompt begins with every earlier prompt and output, id for id, unless
+  it returns True (a *fork*): the template itself rewrites history, and the next prompt starts a new sample.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from toolorchestra.policy.prompts import Message, ToolSchema
+from toolorchestra.policy.template import ChatTemplate, load_templates
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MARKER = "\u2063orchestra\u2063"
+"""Stands for the policy's own output where a template is asked what follows it; no model and no task writes this."""
+_CACHED_PROMPTS = 512
+"""Siblings share a prompt, so the last few hundred prompts' ids are kept (~1 MB per thousand short prompts)."""
+
+
+class RendererError(ValueError):
+    """A model folder that cannot be rendered with; the message says which file and why."""
+
+
+class Renderer:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, *, tokenizer: Tokenizer, template: ChatTemplate, stop_token_ids: Sequence[int]) -> None:
+        if not stop_token_ids or (stop_text := tokenizer.id_to_token(stop_token_ids[0])) is None:
+            raise RendererError("no end-of-sequence token: a turn of the policy could never end")
+        self._tokenizer = tokenizer
+        self._template = template
+        self.stop_token_ids = tuple(stop_token_ids)
+        """Token ids that end a turn; the first is the template's end of a message."""
+        self._stop_text: str = stop_text
+        self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
+
+    @classmethod
+    def load(cls, folder: Path) -> Renderer:
+        """Read `tokenizer.json`, `tokenizer_config.json`, the chat template and, where there, `generation_config.json`.
+
+        RendererError or TemplateError with the file's name where something is missing.
+        """
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise RendererError(f"{folder}: no tokenizer.json; save_pretrained of a fast tokenizer writes one")
+        tokenizer = Tokenizer.from_file(str(file))
+        config = _read_json(folder / "tokenizer_config.json")
+        special = {name: text for name in _SPECIAL_NAMES if (text := _token_text(config.get(name))) is not None}
+        template = ChatTemplate(load_templates(folder, config), special_tokens=special)
+        return cls(
+            tokenizer=tokenizer, template=template, stop_token_ids=_stop_token_ids(tokenizer, special, folder=folder)
+        )
+
+    def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text as it stands: no special tokens are added, those written out in it are recognised."""
+        return self._encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a turn's ids, without the token that ended it; special tokens inside stay visible."""
+        ids = list(token_ids)
+        while ids and ids[-1] in self.stop_token_ids:
+            ids.pop()
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def text(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = (), add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt as text."""
+        return self._template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+
+    def render(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = (), add_generation_prompt: bool = True
+    ) -> tuple[int, ...]:
+        """The prompt as token ids: equal to transformers' `apply_chat_template(messages, tools=tools, …)`."""
+        return self._encode(self.text(messages, tools=tools, add_generation_prompt=add_generation_prompt))
+
+    def continuation(
+        self, history: Sequence[Message], new: Sequence[Message], *, tools: Sequence[ToolSchema] = ()
+    ) -> tuple[int, ...] | None:
+        """Ids that follow the policy's output when `new` messages come after it; None where no such ids exist.
+
+        The output itself is represented by a marker, so that nothing the template does to assistant messages (Qwen3
+        drops earlier thinking) touches the real ids. None: the template does not close the output with the stop
+        token, or renders the messages before it differently once more follow.
+        """
+        stand_in: Message = {"role": "assistant", "content": _MARKER}
+        head = self.text(history, tools=tools, add_generation_prompt=False)
+        whole = self.text([*history, stand_in, *new], tools=tools)
+        before, marker, after = whole.partition(_MARKER)
+        if not marker or not before.startswith(head) or not after.startswith(self._stop_text):
+            return None
+        return self._encode(after[len(self._stop_text) :])
+
+    def conversation(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> Conversation:
+        """Start a growing conversation."""
+        return Conversation(self, messages=messages, tools=tools)
+
+
+class Conversation:
+    """One growing conversation: the ids so far are the next prompt."""
+
+    def __init__(self, renderer: Renderer, *, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> None:
+        self._renderer = renderer
+        self._tools = tools
+        self._opening = list(messages)
+        self._messages = list(messages)
+        self._open = False
+        self.prompt: list[int] = list(renderer.render(messages, tools=tools))
+
+    def said(self, token_ids: Sequence[int], *, text: str) -> None:
+        """The policy's output, ids as sampled. `text` is kept only for the case of a fork."""
+        self.prompt.extend(token_ids)
+        self._messages.append({"role": "assistant", "content": text})
+        self._open = not token_ids or token_ids[-1] not in self._renderer.stop_token_ids
+
+    def observe(self, messages: Sequence[Message]) -> bool:
+        """Append what came back. True: the prefix broke, `prompt` was rendered anew and belongs to a new sample."""
+        following = self._renderer.continuation(self._opening, messages, tools=self._tools)
+        self._messages.extend(messages)
+        if following is None:
+            self.prompt = list(self._renderer.render(self._messages, tools=self._tools))
+            return True
+        if self._open:  # cut at the length limit: the template's end of a message was never sampled
+            self.prompt.append(self._renderer.stop_token_ids[0])
+        self.prompt.extend(following)
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RendererError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise RendererError(f"{path}: want an object, got {type(found).__name__}")
+    return found
+
+
+def _token_text(entry: Any) -> str | None:
+    """A special token in tokenizer_config.json is a text or an object with `content`."""
+    if isinstance(entry, Mapping):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
+def _stop_token_ids(tokenizer: Tokenizer, special: Mapping[str, str], *, folder: Path) -> list[int]:
+    """The tokenizer's eos token first, then those the model was trained to stop at (generation_config.json)."""
+    ids: list[int] = []
+    if (eos := special.get("eos_token")) is not None:
+        eos_id = tokenizer.token_to_id(eos)
+        if eos_id is None:
+            raise RendererError(f"{folder}: eos_token {eos!r} of tokenizer_config.json is not in tokenizer.json")
+        ids.append(eos_id)
+    listed = _read_json(folder / "generation_config.json").get("eos_token_id", [])
+    ids.extend(listed if isinstance(listed, list) else [listed])
+    return list(dict.fromkeys(i for i in ids if isinstance(i, int)))

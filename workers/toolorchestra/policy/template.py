@@ -1,0 +1,116 @@
+"""Chat templates rendered to text exactly as `transformers` does, with jinja2 alone.
+
+The environment below repeats transformers' `apply_chat_template` (sandboxed, trimmed blocks, loop controls, `tojson`
+without HTML escapes and with `ensure_ascii=False`, `raise_exception`, `strftime_now`, the `generation` block), because
+a prompt that differs by one space is a prompt that the base model has never seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+DEFAULT = "default"
+TOOL_USE = "tool_use"
+"""Names transformers gives templates where a model ships several."""
+
+
+class TemplateError(ValueError):
+    """A model folder without a usable chat template, or a template that refuses these messages."""
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}…{% endgeneration %}` marks assistant text for transformers' masks; here it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 reads the class attribute)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class ChatTemplate:
+    """One or more named templates and the special tokens they may mention."""
+
+    def __init__(self, templates: Mapping[str, str], *, special_tokens: Mapping[str, str]) -> None:
+        environment = _environment()
+        self._special_tokens = dict(special_tokens)
+        self._render: dict[str, Callable[..., str]] = {}
+        for name, source in templates.items():
+            try:
+                self._render[name] = environment.from_string(source).render
+            except jinja2.exceptions.TemplateError as error:
+                raise TemplateError(f"chat template {name!r} does not compile: {error}") from error
+        if DEFAULT not in self._render:
+            raise TemplateError(f"no default chat template among {sorted(self._render) or 'none'}")
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt's text. TemplateError where the template refuses (an unknown role, say)."""
+        name = TOOL_USE if tools and TOOL_USE in self._render else DEFAULT
+        try:
+            return self._render[name](
+                messages=messages,
+                tools=list(tools) or None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
+        except jinja2.exceptions.TemplateError as error:
+            raise TemplateError(f"the chat template refused the messages: {error}") from error
+
+
+def load_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Templates of a model folder: `chat_template.jinja` first, as in transformers, else the tokenizer's config."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return {DEFAULT: file.read_text(encoding="utf-8")}
+    found = config.get("chat_template")
+    if isinstance(found, str):
+        return {DEFAULT: found}
+    if isinstance(found, list):
+        return {str(entry["name"]): str(entry["template"]) for entry in found}
+    raise TemplateError(
+        f"{folder}: no chat template (looked for chat_template.jinja and chat_template in tokenizer_config.json); "
+        "add one, or start from a chat model"
+    )

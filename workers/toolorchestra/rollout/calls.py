@@ -1,0 +1,101 @@
+"""Executing the calls of one turn: reserve, call in parallel, settle, record.
+
+Invariants: nothing is paid before the whole turn's worst case is reserved; every call that was asked for leaves exactly
+one `Call`; a call in flight is waited for even when its sibling failed, because it is paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from opentelemetry import trace as otel
+
+from toolorchestra.experts.chat import ChatRequest, Experts
+from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable
+from toolorchestra.experts.usage import Usage
+from toolorchestra.rollout.components import calls_seconds
+from toolorchestra.rollout.end import End
+from toolorchestra.rollout.purse import Purse
+from toolorchestra.rollout.trace import Call, Ending, Meter
+from toolorchestra.tasks.task import Task
+from toolorchestra.tools.view import ExpertView
+
+Status = Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
+
+_tracer = otel.get_tracer("toolorchestra.rollout")
+
+
+@dataclass(frozen=True)
+class ExpertRequest:
+    """One call to make: `tool` and `arguments` as the policy wrote them, `chat` as the expert gets it."""
+
+    tool: str
+    expert: ExpertView
+    chat: ChatRequest
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, status: Status, observation: str = "", *, usage: Usage | None = None) -> Call:
+        """The call with how it came out."""
+        return Call(
+            tool=self.tool,
+            name=self.expert.pool,
+            alias=self.expert.alias,
+            arguments=self.arguments,
+            status=status,
+            observation=_sound(observation),
+            meter=Meter() if usage is None else meter_of(usage),
+        )
+
+
+def meter_of(usage: Usage) -> Meter:
+    """A client's usage as the trace stores it."""
+    return Meter(**vars(usage))
+
+
+def _sound(text: str) -> str:
+    """Text that can be tokenised, sent and stored: JSON lets a server send half of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True)
+class CallsResult:
+    """The calls in the order they were asked for, and the end where one of them ends the episode."""
+
+    calls: tuple[Call, ...]
+    end: End | None = None
+
+
+async def execute(requests: Sequence[ExpertRequest], *, experts: Experts, purse: Purse, task: Task) -> CallsResult:
+    """Run a turn's calls at once."""
+    worst = sum((experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests), Decimal(0))
+    if (end := purse.reserve(worst)) is not None:
+        return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
+    calls: tuple[Call, ...] = ()
+    try:
+        calls = tuple(await asyncio.gather(*(_call(r, experts=experts, task=task) for r in requests)))
+    finally:  # a cancelled turn (time-out, shutdown) gives its reservation back; its trace is never scored
+        purse.settle(worst, meters=tuple(call.meter for call in calls))
+    purse.service_seconds += calls_seconds(calls)
+    failed = next((call for call in calls if call.status == "unavailable"), None)
+    if failed is None:
+        return CallsResult(calls)
+    return CallsResult(calls, End(Ending.EXPERT_UNAVAILABLE, failed.observation, expert=failed.name))
+
+
+async def _call(request: ExpertRequest, *, experts: Experts, task: Task) -> Call:
+    with _tracer.start_as_current_span(f"execute_tool {request.tool}") as span:
+        pool = request.expert.pool
+        try:
+            reply = await experts.ask(pool=pool, request=request.chat, price=request.expert.price, task=task)
+        except ExpertUnavailable as error:
+            call = request.record("unavailable", str(error), usage=error.usage)
+        except ExpertRefused as error:
+            call = request.record("refused", error.observation, usage=error.usage)
+        else:
+            call = request.record("ok", reply.text, usage=reply.usage)
+        span.set_attributes({"toolorchestra.pool": pool, "toolorchestra.status": call.status})
+        return call

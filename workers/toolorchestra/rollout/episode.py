@@ -1,0 +1,284 @@
+"""One episode: observe → generate → parse → execute → meter → end? An asyncio state machine with nothing under it.
+
+Invariants: every order comes to exactly one `Ending`; only `ANSWERED` is graded; what infrastructure caused is never
+scored; every turn and every call made is in the trace with its meter, also when the episode ends badly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from opentelemetry import trace as otel
+
+from toolorchestra.experts.chat import Experts
+from toolorchestra.policy.engine import Engine, EngineLost, Generation, GenerationParameters
+from toolorchestra.policy.parser import Parsed, Rejection, parse
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.rollout import baselines
+from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
+from toolorchestra.rollout.components import components_of
+from toolorchestra.rollout.end import End
+from toolorchestra.rollout.modes.chat import ChatMode
+from toolorchestra.rollout.modes.mode import Mode
+from toolorchestra.rollout.modes.qa import QAMode
+from toolorchestra.rollout.order import Order
+from toolorchestra.rollout.purse import Purse
+from toolorchestra.rollout.trace import Ending, Meter, Sample, Trace, Turn
+from toolorchestra.tasks.grader import Grade, GraderFailure
+from toolorchestra.tasks.task import Task
+
+Grading = Callable[[Task, str | None], Awaitable[Grade]]
+"""Judge an answer off the event loop; raises GraderFailure."""
+
+_tracer = otel.get_tracer("toolorchestra.rollout")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an episode runs on. `engine` and `renderer` may be None where only baselines run."""
+
+    experts: Experts
+    grade: Grading
+    engine: Engine | None = None
+    renderer: Renderer | None = None
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """The record, and the pool whose outage ended it (the worker defers on it)."""
+
+    trace: Trace
+    expert: str | None = None
+
+
+class Episode:
+    """One issue of an episode. `run` once."""
+
+    def __init__(self, order: Order, *, host: Host) -> None:
+        self._order = order
+        self._host = host
+        self._purse = Purse(limits=order.limits, allowance_usd=order.allowance_usd)
+        self._turns: list[Turn] = []
+        self._mode: Mode | None = None
+        self._phase = "the start"
+        self._generating = False
+        self._task: asyncio.Task[object] | None = None
+        self._cancelled = ""
+
+    def cancel(self, reason: str) -> None:
+        """End it as CANCELLED at its next await."""
+        self._cancelled = reason
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> EpisodeResult:
+        """Play to the end and grade. Only a cancellation from outside (not through `cancel`) raises."""
+        started_at, begin = time.time(), time.monotonic()
+        with _tracer.start_as_current_span("invoke_agent") as span:
+            self._task = asyncio.current_task()
+            end = await self._bounded()
+            graded, end = await self._score(end)
+            trace = self._trace(
+                end, graded=graded, started_at=started_at, wall_seconds=time.monotonic() - begin, span=span
+            )
+            span.set_attributes(
+                {
+                    "toolorchestra.task": trace.task_id,
+                    "toolorchestra.issue": trace.issue,
+                    "toolorchestra.ending": trace.ending.value,
+                    "toolorchestra.turns": len(trace.turns),
+                    "toolorchestra.cost_usd": float(trace.components.cost_usd),
+                }
+            )
+        return EpisodeResult(trace, end.expert)
+
+    async def _bounded(self) -> End:
+        """Play within the wall-clock limit.
+
+        The policy is charged with running out of time only by its service time; a wall clock that runs out first
+        (a hanging engine, a crawling machine) is infrastructure's and never scored.
+        """
+        limit = self._order.limits.timeout_seconds
+        try:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            async with asyncio.timeout(limit):
+                return await self._play()
+        except TimeoutError:
+            late = self._purse.out_of_time()
+            if late is not None:
+                return late
+            ending = Ending.ENGINE_LOST if self._generating else Ending.TOOL_FAILURE
+            return End(ending, f"no end in {limit:g} s of wall time; it hung in {self._phase}")
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            if self._task is not None:
+                self._task.uncancel()
+            return End(Ending.CANCELLED, self._cancelled)
+
+    async def _play(self) -> End:
+        if self._order.system != "policy":
+            return await baselines.play(self._order, ask=self._ask)
+        renderer, engine = self._host.renderer, self._host.engine
+        if renderer is None or engine is None:
+            return End(Ending.ENGINE_LOST, "this worker has no engine: start it with a model folder and engines")
+        order = self._order
+        mode_type = QAMode if order.task.kind == "QA" else ChatMode
+        mode: Mode = mode_type(order.task, order.view, renderer=renderer, limits=order.limits)
+        self._mode = mode
+        for number in range(order.limits.max_turns):
+            end = await self._turn(number, mode=mode, renderer=renderer, engine=engine)
+            if end is not None:
+                return end
+        return self._out_of_turns()
+
+    def _out_of_turns(self) -> End:
+        """An episode without one readable output never took part: that is named apart from using up its turns."""
+        limit = self._order.limits.max_turns
+        if all(turn.rejection for turn in self._turns):
+            return End(
+                Ending.UNPARSEABLE, f"none of {limit} outputs could be parsed; last: {self._turns[-1].rejection}"
+            )
+        return End(Ending.TURN_LIMIT, f"no answer in {limit} turns")
+
+    async def _turn(self, number: int, *, mode: Mode, renderer: Renderer, engine: Engine) -> End | None:
+        if (end := self._purse.out_of_time()) is not None:
+            return end
+        prompt = mode.prompt()
+        if prompt is None:
+            return End(Ending.CONTEXT_LIMIT, f"the prompt passed {self._order.limits.max_prompt_tokens} tokens")
+        try:
+            generation = await self._generate(prompt, number=number, engine=engine, renderer=renderer)
+        except EngineLost as error:
+            return End(Ending.ENGINE_LOST, str(error))
+        text = renderer.decode(generation.token_ids)
+        parsed = self._parse(text, generation=generation, mode=mode)
+        mode.said(generation, text=text, parsed=parsed)
+        turn = Turn(text=text, rejection=parsed.rejection, meter=self._meter(prompt, generation))
+        self._turns.append(turn)
+        self._purse.service_seconds += generation.service_seconds
+        if parsed.rejection is not None:
+            return self._refused(parsed, mode=mode)
+        if not parsed.calls:
+            return mode.conclude(parsed.message)
+        return await self._execute(parsed, turn=turn, mode=mode)
+
+    async def _generate(self, prompt: Sequence[int], *, number: int, engine: Engine, renderer: Renderer) -> Generation:
+        sampling = self._order.sampling
+        parameters = GenerationParameters(
+            max_tokens=self._order.limits.max_response_tokens,
+            stop_token_ids=renderer.stop_token_ids,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            # Each turn draws afresh; the same turn of a re-issue draws the same.
+            seed=sampling.seed + number,
+        )
+        self._phase, self._generating = f"generation of turn {number + 1}", True
+        with _tracer.start_as_current_span("chat policy", kind=otel.SpanKind.CLIENT) as span:
+            generation = await engine.generate(prompt, parameters=parameters, version=self._order.version)
+            span.set_attributes(
+                {"gen_ai.usage.input_tokens": len(prompt), "gen_ai.usage.output_tokens": len(generation.token_ids)}
+            )
+        self._generating = False
+        return generation
+
+    def _parse(self, text: str, *, generation: Generation, mode: Mode) -> Parsed:
+        parsed = parse(text, tools=mode.tools, rules=mode.rules)
+        if generation.truncated and not parsed.calls:
+            limit = self._order.limits.max_response_tokens
+            return Parsed(
+                thinking=parsed.thinking,
+                message=parsed.message,
+                rejection=Rejection.TRUNCATED,
+                detail=f"the output was cut at {limit} tokens",
+            )
+        return parsed
+
+    def _refused(self, parsed: Parsed, *, mode: Mode) -> End | None:
+        errors = sum(turn.rejection is not None for turn in self._turns)
+        if errors >= self._order.limits.max_errors:
+            return End(Ending.ERROR_LIMIT, f"{errors} outputs could not be parsed; last: {parsed.rejection}")
+        mode.refuse(parsed)
+        return None
+
+    def _meter(self, prompt: Sequence[int], generation: Generation) -> Meter:
+        """The policy runs on the training's own engines: its tokens have a nominal price, nothing is paid for them."""
+        tokens_in, tokens_out = len(prompt), len(generation.token_ids)
+        return Meter(
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            tokens_cached=generation.tokens_cached,
+            nominal_usd=self._order.view.policy_price.of(tokens_in=tokens_in, tokens_out=tokens_out),
+            service_seconds=generation.service_seconds,
+            wall_seconds=generation.wall_seconds,
+        )
+
+    async def _execute(self, parsed: Parsed, *, turn: Turn, mode: Mode) -> End | None:
+        if (end := self._purse.out_of_time()) is not None:
+            return end
+        requests: list[ExpertRequest] = []
+        for call in parsed.calls:
+            expert = self._order.view.expert(call.arguments["model"])
+            if expert is None:
+                raise AssertionError("the parser lets no alias through that the tools' enum lacks")
+            requests.append(ExpertRequest(call.name, expert, mode.question(call), call.arguments))
+        result = await self._run_calls(requests)
+        self._turns[-1] = turn.model_copy(update={"calls": result.calls})
+        return result.end or mode.observe(result.calls)
+
+    async def _ask(self, requests: Sequence[ExpertRequest]) -> CallsResult:
+        """A baseline's turn: calls without a generation."""
+        result = await self._run_calls(requests)
+        self._turns.append(Turn(text="", calls=result.calls))
+        return result
+
+    async def _run_calls(self, requests: Sequence[ExpertRequest]) -> CallsResult:
+        self._phase = f"calls to {', '.join(request.expert.pool for request in requests)}"
+        return await execute(requests, experts=self._host.experts, purse=self._purse, task=self._order.task)
+
+    async def _score(self, end: End) -> tuple[float | None, End]:
+        if end.ending is not Ending.ANSWERED:
+            return None, end
+        try:
+            with _tracer.start_as_current_span("grade"):
+                grade = await self._host.grade(self._order.task, end.answer)
+        except GraderFailure as error:
+            return None, End(Ending.GRADER_FAILURE, str(error), answer=end.answer)
+        return grade.outcome, end
+
+    def _trace(
+        self, end: End, *, graded: float | None, started_at: float, wall_seconds: float, span: otel.Span
+    ) -> Trace:
+        order, context = self._order, span.get_span_context()
+        samples: tuple[Sample, ...] = self._mode.samples if self._mode is not None else ()
+        return Trace(
+            issue=order.issue,
+            task_id=order.task.id,
+            source=order.task.source,
+            topic=order.task.topic,
+            purpose=order.purpose,
+            system=order.system,
+            instruction=order.task.instruction,
+            view=order.view,
+            sampling=order.sampling,
+            samples=samples,
+            turns=tuple(self._turns),
+            ending=end.ending,
+            detail=end.detail,
+            answer=end.answer,
+            components=components_of(self._turns, ending=end.ending, graded=graded, wall_seconds=wall_seconds),
+            forks=self._mode.forks if self._mode is not None else 0,
+            worker=self._host.worker,
+            trace_id=otel.format_trace_id(context.trace_id) if context.is_valid else None,
+            started_at=started_at,
+        )
+
+
+async def run_episode(order: Order, *, host: Host) -> Trace:
+    """Play one order and return its record."""
+    return (await Episode(order, host=host).run()).trace
