@@ -1,0 +1,182 @@
+"""From attempts to the rows of `report.json`: one row per system and suite, and paired differences between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolorchestra.evaluation.attempt import Attempt, list_price
+from toolorchestra.evaluation.baselines import (
+    BEST_EXPERT,
+    POLICY,
+    always,
+    best_expert,
+    calls_by_task,
+    experts_of,
+    system_order,
+    with_baselines,
+)
+from toolorchestra.evaluation.interval import paired_difference, wilson
+from toolorchestra.evaluation.reward_scale import RewardScale, attempt_reward, scales
+from toolorchestra.rewards.registry import RewardConfig
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """One suite in JSON: `rows` for `evaluations`, `details` beside them, the policy compared with each system."""
+
+    rows: list[Json]
+    details: list[Json]
+    comparisons: list[Json]
+    suite: Json
+
+
+def evaluate_suite(
+    name: str, systems: Mapping[str, Sequence[Attempt]], *, config: RewardConfig, seed: int
+) -> SuiteResult:
+    """Everything a report says about one suite. `systems` are those that were run; baselines are added."""
+    complete = with_baselines(systems, seed=seed)
+    by_task = calls_by_task(systems)
+    task_scales = scales(by_task, config=config)
+    ordered = sorted((s for s in complete if any(a.outcome is not None for a in complete[s])), key=system_order)
+    rewards = {s: _rewards(complete[s], config=config, scales_by_task=task_scales) for s in ordered}
+    return SuiteResult(
+        rows=[_row(name, s, complete[s], rewards[s], seed=seed) for s in ordered],
+        details=[_detail(name, s, complete[s], run=s in systems) for s in ordered],
+        comparisons=_comparisons(name, {s: complete[s] for s in ordered}, rewards, seed=seed),
+        suite=_suite(name, systems, complete),
+    )
+
+
+def _scored(attempts: Sequence[Attempt]) -> list[Attempt]:
+    return [a for a in attempts if a.outcome is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rewards(
+    attempts: Sequence[Attempt], *, config: RewardConfig, scales_by_task: Mapping[str, RewardScale]
+) -> dict[str, float]:
+    """Reward by task key."""
+    return {a.key: attempt_reward(a, config=config, scale=scales_by_task.get(a.key)) for a in _scored(attempts)}
+
+
+def _row(suite: str, system: str, attempts: Sequence[Attempt], rewards: Mapping[str, float], *, seed: int) -> Json:
+    scored = _scored(attempts)
+    right = sum(a.right for a in scored)
+    return {
+        "system": system,
+        "suite": suite,
+        "tasks": len(scored),
+        "accuracy": right / len(scored),
+        "accuracyInterval": list(wilson(right, len(scored))),
+        "reward": _mean(list(rewards.values())),
+        "nominalUSDPerTask": _mean([a.nominal_usd for a in scored]),
+        "actualUSDPerTask": _mean([a.actual_usd for a in scored]),
+        "serviceSecondsPerTask": _mean([a.service_seconds for a in scored]),
+        "seed": seed,
+    }
+
+
+def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, run: bool) -> Json:
+    scored = _scored(attempts)
+    calls: Counter[str] = Counter()
+    for attempt in scored:
+        calls.update(attempt.calls)
+    return {
+        "system": system,
+        "suite": suite,
+        "measured": "run" if run else "from always:",
+        "unscored": len(attempts) - len(scored),
+        "endings": dict(Counter(a.ending for a in attempts).most_common()),
+        "callsPerTask": {tool: n / len(scored) for tool, n in sorted(calls.items())},
+        "turnsPerTask": _mean([a.turns for a in scored]),
+        "wallSecondsPerTask": _mean([a.wall_seconds for a in scored]),
+        "byTopic": {topic: _topic([a for a in scored if a.topic == topic]) for topic in _topics(scored)},
+    }
+
+
+def _topic(attempts: Sequence[Attempt]) -> Json:
+    return {
+        "tasks": len(attempts),
+        "accuracy": _mean([a.right for a in attempts]),
+        "nominalUSDPerTask": _mean([a.nominal_usd for a in attempts]),
+    }
+
+
+def _topics(attempts: Sequence[Attempt]) -> list[str]:
+    return sorted({a.topic for a in attempts})
+
+
+def _comparisons(
+    suite: str,
+    systems: Mapping[str, Sequence[Attempt]],
+    rewards: Mapping[str, Mapping[str, float]],
+    *,
+    seed: int,
+) -> list[Json]:
+    """The policy minus every other system, paired by task, on tasks that both were scored on."""
+    if POLICY not in systems:
+        return []
+    right = {s: {a.key: float(a.right) for a in _scored(attempts)} for s, attempts in systems.items()}
+    cost = {s: {a.key: a.nominal_usd for a in _scored(attempts)} for s, attempts in systems.items()}
+    measures: dict[str, Mapping[str, Mapping[str, float]]] = {
+        "reward": rewards,
+        "accuracy": right,
+        "nominalUSDPerTask": cost,
+    }
+    return [
+        comparison
+        for other in systems
+        if other != POLICY
+        for measure, values in measures.items()
+        if (comparison := _comparison(suite, other, measure, values[POLICY], values[other], seed=seed))
+    ]
+
+
+def _comparison(
+    suite: str, other: str, measure: str, mine: Mapping[str, float], theirs: Mapping[str, float], *, seed: int
+) -> Json | None:
+    common = sorted(mine.keys() & theirs.keys())
+    if not common:
+        return None
+    difference = paired_difference([mine[k] for k in common], [theirs[k] for k in common], seed=seed)
+    return {
+        "suite": suite,
+        "system": POLICY,
+        "against": other,
+        "measure": measure,
+        "mean": difference.mean,
+        "interval": [difference.low, difference.high],
+        "tasks": difference.pairs,
+        "method": "paired bootstrap, 95 %",
+    }
+
+
+def _suite(name: str, systems: Mapping[str, Sequence[Attempt]], complete: Mapping[str, Sequence[Attempt]]) -> Json:
+    experts = experts_of(systems)
+    everything = [a for attempts in complete.values() for a in _scored(attempts)]
+    costs = [
+        _mean([a.nominal_usd for a in _scored(systems[always(e)])]) for e in experts if _scored(systems[always(e)])
+    ]
+    return {
+        "suite": name,
+        "tasks": len({a.key for a in everything}),
+        "topics": _topics(everything),
+        "experts": experts,
+        BEST_EXPERT: best_expert(systems),
+        "listPriceRatio": max((_list_ratio(a) for a in everything), default=None),
+        "measuredCostRatio": max(costs) / min(costs) if costs and min(costs) > 0 else None,
+    }
+
+
+def _list_ratio(attempt: Attempt) -> float:
+    """Dearest over cheapest expert that the instance shows, by list price; 1 where nothing has a price."""
+    prices = [p for e in attempt.view.experts if (p := list_price(e.price)) > 0]
+    return max(prices) / min(prices) if prices else 1.0

@@ -1,0 +1,113 @@
+"""Gates: the bars that a demonstration must clear, as a pure function of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolorchestra.evaluation.baselines import ALWAYS, BEST_EXPERT, CHEAPEST, INITIAL_POLICY, POLICY, RANDOM
+
+COST_SHARE = 0.30
+MIN_TASKS = 300
+MIN_TOPICS = 4
+MIN_EXPERTS = 4
+MAX_PRICE_RATIO = 50.0
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One bar: what was measured, what it is held against, and whether it passed. `value` None: not measured."""
+
+    bar: str
+    value: float | None
+    threshold: float
+    passed: bool
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        value = "not measured" if self.value is None else f"{self.value:.4g}"
+        return f"{'pass' if self.passed else 'MISS'}  {self.bar}: {value} (bar {self.threshold:.4g})"
+
+
+def gates(report: Json, *, suite: str | None = None) -> list[Gate]:
+    """All bars on one suite, by default the first that the policy was evaluated on; empty where there is none."""
+    rows: Sequence[Json] = report.get("evaluations", [])
+    suite = suite or next((r["suite"] for r in rows if r["system"] == POLICY), None)
+    systems = {r["system"]: r for r in rows if r["suite"] == suite}
+    if POLICY not in systems or BEST_EXPERT not in systems:
+        return []
+    return [
+        *_world(report, suite=str(suite), systems=systems),
+        *_against_best(systems),
+        *_others_miss(systems),
+        _learned(report, suite=str(suite)),
+    ]
+
+
+def _at_least(bar: str, value: float | None, threshold: float) -> Gate:
+    return Gate(bar, value, threshold, value is not None and value >= threshold)
+
+
+def _at_most(bar: str, value: float | None, threshold: float) -> Gate:
+    return Gate(bar, value, threshold, value is not None and value <= threshold)
+
+
+def _world(report: Json, *, suite: str, systems: Mapping[str, Json]) -> list[Gate]:
+    """The world is what was asked for: large, varied, and no expert best everywhere."""
+    facts: Json = next((s for s in report.get("suites", []) if s["suite"] == suite), {})
+    ratios = [r for r in (facts.get("listPriceRatio"), facts.get("measuredCostRatio")) if r is not None]
+    return [
+        _at_least("held-out tasks", systems[POLICY]["tasks"], MIN_TASKS),
+        _at_least("datasets", len(facts.get("topics", [])), MIN_TOPICS),
+        _at_least("experts", len(facts.get("experts", [])), MIN_EXPERTS),
+        _at_most("dearest expert over cheapest", max(ratios, default=None), MAX_PRICE_RATIO),
+        _at_most("experts that are best in every dataset", _best_everywhere(report, suite=suite), 0),
+    ]
+
+
+def _best_everywhere(report: Json, *, suite: str) -> int | None:
+    details = [d for d in report.get("evaluationDetails", []) if d["suite"] == suite]
+    accuracy = {d["system"]: d["byTopic"] for d in details if d["system"].startswith(ALWAYS)}
+    topics = {topic for by_topic in accuracy.values() for topic in by_topic}
+    if not topics:
+        return None
+    best = {t: max(by[t]["accuracy"] for by in accuracy.values() if t in by) for t in topics}
+    return sum(all(t in by and by[t]["accuracy"] >= best[t] for t in topics) for by in accuracy.values())
+
+
+def _against_best(systems: Mapping[str, Json]) -> list[Gate]:
+    policy, best = systems[POLICY], systems[BEST_EXPERT]
+    return [
+        _at_least("policy's accuracy, at least bestExpert's", policy["accuracy"], best["accuracy"]),
+        _at_most("policy's cost over bestExpert's", _cost_share(policy, best), COST_SHARE),
+    ]
+
+
+def _cost_share(row: Json, best: Json) -> float | None:
+    return row["nominalUSDPerTask"] / best["nominalUSDPerTask"] if best["nominalUSDPerTask"] > 0 else None
+
+
+def _others_miss(systems: Mapping[str, Json]) -> list[Gate]:
+    """1 where the system misses accuracy or cost: the bars must not be clearable without learning."""
+    best = systems[BEST_EXPERT]
+    named = [s for s in systems if s in (INITIAL_POLICY, RANDOM, CHEAPEST) or s.startswith(ALWAYS)]
+    absent = [s for s in (INITIAL_POLICY, RANDOM, CHEAPEST) if s not in systems]
+    gates_ = []
+    for system in named:
+        row = systems[system]
+        share = _cost_share(row, best)
+        misses = row["accuracy"] < best["accuracy"] or share is None or share > COST_SHARE
+        gates_.append(_at_least(f"{system} misses accuracy or cost", float(misses), 1))
+    return gates_ + [_at_least(f"{system} misses accuracy or cost", None, 1) for system in absent]
+
+
+def _learned(report: Json, *, suite: str) -> Gate:
+    """The lower end of the paired interval of policy − initialPolicy must lie above 0."""
+    for row in report.get("comparisons", []):
+        if (row["suite"], row["against"], row["measure"]) == (suite, INITIAL_POLICY, "reward"):
+            low = row["interval"][0]
+            return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95 %", low, 0, low > 0)
+    return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95 %", None, 0, False)
