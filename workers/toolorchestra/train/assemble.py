@@ -1,6 +1,7 @@
 """From scored traces to training samples: the group's components for the combiner, the advantage for every token.
 
-Pure. A filter that the *episode* fails (format, answer) masks its samples from the loss only: its reward still counts in
+Pure. A filter that the *episode* fails (format, answer) masks its samples from the loss only: its reward still counts
+in
 the group's mean and std (method.md §3).
 """
 

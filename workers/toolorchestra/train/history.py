@@ -42,6 +42,8 @@ class History:
     """Surviving optimizer steps and the issues that each trained."""
     allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """Issues whose bill never came."""
+    recorded: set[str] = field(default_factory=set[str])
+    """Every issue whose result is in the journal, whatever became of it."""
     spent: Decimal = Decimal(0)
     late: int = 0
     unscored: int = 0
@@ -88,6 +90,7 @@ def _result(history: History, frame: Frame) -> None:
         history.late += 1
     else:
         history.unscored += 1
+    history.recorded.add(text)
     history.allowances.pop(text, None)
     history.spent += usd
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.train.issues import Sibling, SiblingStatus
+from toolorchestra.train.spend import Spend
 
 MIN_SCORED = 2
 """Scored siblings without which a group has no mean to compare with."""
@@ -113,24 +115,41 @@ class Ledger:
     groups: dict[int, Group] = field(default_factory=dict[int, Group])
     filtered: int = 0
     """Groups that the filters or missing siblings removed since the last step."""
+    spend: Spend = field(default_factory=Spend)
+    allowance: Decimal = Decimal(0)
+    """Worst case of one issue in dollars, reserved before it is made; 0 where the run has no cap."""
 
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def admit(self, *, now: float, limit: int | None = None) -> list[Issue]:
-        """Open as many groups as the bound allows (at most `limit`) and issue their episodes."""
+    def admit(self, *, now: float) -> list[Issue]:
+        """Open as many groups as bound and cap allow, and issue their episodes."""
         room = self.config.bound - len(self.groups)
         if self.config.when_short == "Shrink":
             room -= self.filtered
         elif self.filtered >= MAX_REFILL * self.config.groups_per_step:
             room = 0
-        if limit is not None:
-            room = min(room, limit)
         issues: list[Issue] = []
         for _ in range(0 if self.closed else max(0, room)):
+            if self.out_of_money:
+                break
             group = self._open(self.next_group)
             self.next_group += 1
-            issues += [s.issue(step=self.step, now=now) for s in group.siblings]
+            issues += [i for s in group.siblings if (i := self._send(s, now=now))]
         return issues
+
+    @property
+    def out_of_money(self) -> bool:
+        """Not one more group fits under the cap."""
+        size = self.config.group_size
+        return self.spend.room_for(issues=size, each=self.allowance) < size
+
+    def _send(self, sibling: Sibling, *, now: float) -> Issue | None:
+        """Issue it and reserve its worst case; None where the cap has no room."""
+        if self.spend.room_for(issues=1, each=self.allowance) < 1:
+            return None
+        issue = sibling.issue(step=self.step, now=now)
+        self.spend.reserve(str(issue), self.allowance)
+        return issue
 
     def _open(self, number: int) -> Group:
         siblings = [Sibling(Episode(self.uid, number, i), self.incarnation) for i in range(self.config.group_size)]
@@ -143,14 +162,13 @@ class Ledger:
         group = self._open(number)
         self.next_group = max(self.next_group, number + 1)
         standing = {issue.episode: (issue, oldest) for issue, oldest in accepted}
-        issues: list[Issue] = []
         for sibling in group.siblings:
             if sibling.episode in standing:
                 issue, oldest = standing[sibling.episode]
                 sibling.accept(issue, oldest=oldest)
-            else:
-                issues.append(sibling.issue(step=self.step, now=now))
-        return Effects(issues=tuple(issues), finished=self._finished(group))
+        missing = [s for s in group.siblings if s.accepted is None]
+        parts = [self._again(s, reason="restored", now=now) for s in missing]
+        return merge([*parts, Effects(finished=self._finished(group))])
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,7 +209,7 @@ class Ledger:
     def routable(self, expert: str, *, now: float) -> list[Issue]:
         """The expert answers again: issue what waited for it."""
         waiting = [s for g in self.groups.values() for s in g.siblings if s.status is SiblingStatus.DEFERRED]
-        return [s.issue(step=self.step, now=now) for s in waiting if s.expert == expert]
+        return [i for s in waiting if s.expert == expert and (i := self._send(s, now=now))]
 
     def expire(self, *, now: float, timeout: float) -> Effects:
         """The backstop: issues that brought no result for `timeout` seconds are lost."""
@@ -201,7 +219,9 @@ class Ledger:
 
     def _again(self, sibling: Sibling, *, reason: str, now: float) -> Effects:
         if not sibling.exhausted:
-            return Effects(issues=(sibling.issue(step=self.step, now=now),))
+            if issue := self._send(sibling, now=now):
+                return Effects(issues=(issue,))
+            reason = "spend_cap"
         sibling.exclude(reason)
         group = self.groups[sibling.episode.group]
         return Effects(excluded=((sibling.episode, reason),), finished=self._finished(group))

@@ -6,7 +6,6 @@ dead issue keeps its reservation until its late result settles it: what it spent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -15,14 +14,14 @@ from decimal import Decimal
 class Spend:
     """`cap` None: nothing is bounded, everything is counted."""
 
-    cap: Decimal | None
+    cap: Decimal | None = None
     settled: Decimal = Decimal(0)
     reserved: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    held: Decimal = Decimal(0)
+    """Dollars reserved by issues whose bill has not come: the sum of `reserved`, kept as it changes."""
 
-    @property
-    def held(self) -> Decimal:
-        """Dollars reserved by issues whose bill has not come."""
-        return sum(self.reserved.values(), Decimal(0))
+    def __post_init__(self) -> None:
+        self.held = sum(self.reserved.values(), Decimal(0))
 
     def room_for(self, *, issues: int, each: Decimal) -> int:
         """How many of `issues` new sendings at a worst case of `each` dollars fit under the cap."""
@@ -36,12 +35,14 @@ class Spend:
             raise ValueError(f"the spend cap of ${self.cap} has no room for ${amount}")
         if amount > 0:
             self.reserved[issue] = amount
+            self.held += amount
 
     def settle(self, issue: str, actual: Decimal) -> None:
         """The bill of an issue: its reservation goes, the actual dollars count."""
-        self.reserved.pop(issue, None)
+        self.held -= self.reserved.pop(issue, Decimal(0))
         self.settled += actual
 
-    def as_dict(self) -> Mapping[str, str]:
+    def as_dict(self) -> dict[str, str | None]:
         """For manifests and progress: decimal strings."""
-        return {"settledUSD": str(self.settled), "reservedUSD": str(self.held), "capUSD": str(self.cap or "")}
+        cap = None if self.cap is None else str(self.cap)
+        return {"settledUSD": str(self.settled), "reservedUSD": str(self.held), "capUSD": cap}

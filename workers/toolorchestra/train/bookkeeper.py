@@ -1,0 +1,190 @@
+"""The bookkeeper: every decision of the ledger goes into the journal before anyone acts on it.
+
+Callers follow one rule: call a method, `flush` the journal, and only then publish the issues it returned or acknowledge
+the result it took. A kill between any two of these steps loses nothing and trains nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.train.history import History, Recovery, recover
+from toolorchestra.train.journal import Journal, Kind
+from toolorchestra.train.ledger import Effects, Ledger, LedgerConfig, StepPlan, Waiting, merge
+from toolorchestra.train.spend import Spend
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came back for an issue, as far as the books need it. `span`: oldest and newest version of its tokens."""
+
+    issue: Issue
+    scored: bool
+    reason: str
+    usd: Decimal
+    span: tuple[PolicyVersion, PolicyVersion] | None = None
+    deferred_for: str | None = None
+    """The expert whose outage ended it."""
+
+
+Verdict = Literal["accepted", "failed", "deferred", "late", "duplicate"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the books made of a result; `effects` are for the caller to carry out after the flush."""
+
+    verdict: Verdict
+    effects: Effects = field(default_factory=Effects)
+
+
+@dataclass
+class Bookkeeper:
+    """The ledger of one incarnation with its journal."""
+
+    ledger: Ledger
+    journal: Journal
+    history: History = field(default_factory=History)
+    """What earlier incarnations left; decides which versions survive."""
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        config: LedgerConfig,
+        uid: str,
+        journal: Journal,
+        history: History,
+        step: int,
+        cap: Decimal | None = None,
+        allowance: Decimal = Decimal(0),
+    ) -> tuple[Bookkeeper, Recovery]:
+        """Start an incarnation at the checkpoint of `step`; a fresh run is incarnation 0 at step 0.
+
+        `cap` and `allowance` (worst case of one issue) are dollars; issues of earlier incarnations whose bill never
+        came keep their allowance reserved.
+        """
+        recovery = recover(history, step=step)
+        ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
+        ledger.spend = Spend(cap, settled=history.spent, reserved=dict(history.allowances))
+        history.incarnations.append((recovery.incarnation, step))
+        journal.note("incarnation", incarnation=recovery.incarnation, step=step)
+        if recovery.set_aside:
+            _note_issues(journal, "set_aside", recovery.set_aside, reason="weights_lost")
+        return cls(ledger=ledger, journal=journal, history=history), recovery
+
+    def restore(self, recovery: Recovery, *, now: float) -> Effects:
+        """Bring the groups under way back; call once, when issues can be published."""
+        parts: list[Effects] = []
+        for number, accepted in recovery.restore.items():
+            standing = [(a.issue, a.oldest.step) for a in accepted]
+            parts.append(self.ledger.restore(number, standing, now=now))
+        effects = merge(parts)
+        self._issued(effects.issues)
+        return effects
+
+    # ── issues ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def admit(self, *, now: float) -> list[Issue]:
+        """Open the groups that bound and cap allow."""
+        issues = self.ledger.admit(now=now)
+        if issues:
+            groups = sorted({issue.episode.group for issue in issues})
+            self.journal.note("opened", groups=groups, step=self.ledger.step)
+            self._issued(issues)
+        return issues
+
+    def routable(self, expert: str, *, now: float) -> list[Issue]:
+        issues = self.ledger.routable(expert, now=now)
+        self._issued(issues)
+        return issues
+
+    def expire(self, *, now: float, timeout: float) -> Effects:
+        return self._carry(self.ledger.expire(now=now, timeout=timeout))
+
+    # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def enter(self, result: Result, body: bytes, *, now: float) -> Entry:
+        """Record a result and decide on it. `body`: the codec's bytes of its trace (may be empty for a dead letter).
+
+        A result that was recorded before (the bus delivers at least once) is a duplicate: not written, not paid again.
+        """
+        if str(result.issue) in self.history.recorded:
+            return Entry("duplicate")
+        self.history.recorded.add(str(result.issue))
+        entry = self._decide(result, now=now)
+        kinds = {"accepted": Kind.ACCEPTED, "late": Kind.LATE}
+        head = {"issue": str(result.issue), "usd": str(result.usd), "reason": result.reason}
+        if result.span is not None:
+            head |= {"oldest": str(result.span[0]), "newest": str(result.span[1])}
+        self.journal.append(kinds.get(entry.verdict, Kind.UNSCORED), head, body)
+        self.ledger.spend.settle(str(result.issue), result.usd)
+        self._carry(entry.effects)
+        return entry
+
+    def _decide(self, result: Result, *, now: float) -> Entry:
+        ledger, issue = self.ledger, result.issue
+        if result.deferred_for is not None:
+            return Entry("deferred" if ledger.defer(issue, expert=result.deferred_for) else "late")
+        span = result.span
+        if result.scored and span is not None and all(self.history.survives(v) for v in span):
+            effects = ledger.accept(issue, oldest=span[0].step)
+            return Entry("late") if effects is None else Entry("accepted", effects)
+        reason = "weights_lost" if result.scored else result.reason
+        effects = ledger.fail(issue, reason=reason, now=now)
+        return Entry("late") if effects is None else Entry("failed", effects)
+
+    # ── groups and steps ───────────────────────────────────────────────────────────────────────────────────────
+
+    def drop(self, number: int, reason: str) -> list[Issue]:
+        """A finished group leaves untrained."""
+        issues = self.ledger.drop(number)
+        self.journal.note("dropped", group=number, reason=reason, issues=[str(i) for i in issues])
+        return issues
+
+    def kill(self, stragglers: Iterable[int], *, now: float) -> Effects:
+        """`onStale: Drop`."""
+        return self._carry(merge([self.ledger.kill(number, now=now) for number in stragglers]))
+
+    def next_step(self) -> StepPlan | Waiting:
+        return self.ledger.next_step()
+
+    def begin(self, plan: StepPlan) -> dict[int, list[Issue]]:
+        """The step's groups go into training; returns the issues of each."""
+        self.ledger.begin(plan)
+        return {number: self.ledger.groups[number].accepted for number in plan.groups}
+
+    def publish(self, step: int) -> None:
+        """The version of `step` is live: its groups are trained for good, as far as this incarnation goes."""
+        groups = [g for g in self.ledger.groups.values() if g.state == "training"]
+        issues = [str(i) for g in groups for i in g.accepted]
+        self.journal.note("step", step=step, groups=[g.number for g in groups], issues=issues)
+        self.ledger.publish(step)
+
+    def flush(self) -> None:
+        self.journal.flush()
+
+    # ── notes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _issued(self, issues: Sequence[Issue]) -> None:
+        if not issues:
+            return
+        allowance = str(self.ledger.allowance) if self.ledger.allowance else None
+        self.journal.note("issued", issues=[str(i) for i in issues], allowance=allowance)
+
+    def _carry(self, effects: Effects) -> Effects:
+        self._issued(effects.issues)
+        for episode, reason in effects.excluded:
+            self.journal.note("lost", episode=str(episode), reason=reason)
+        if effects.set_aside:
+            _note_issues(self.journal, "set_aside", effects.set_aside, reason="stale")
+        return effects
+
+
+def _note_issues(journal: Journal, name: str, issues: Sequence[Issue], *, reason: str) -> None:
+    journal.note(name, reason=reason, issues=[str(i) for i in issues])
