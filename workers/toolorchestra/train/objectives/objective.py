@@ -1,0 +1,38 @@
+"""What an objective takes and gives. All tensors [N]: the trained tokens of one packed micro-batch, float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    logprobs: Tensor
+    """[N] the policy's, with gradient"""
+    entropy: Tensor
+    """[N] the policy's, with gradient"""
+    sampler_logprobs: Tensor
+    """[N] of the engine that sampled"""
+    advantages: Tensor
+    """[N]"""
+    weights: Tensor
+    """[N] share of each token; they sum to 1 over the *global* batch, so sums over micro-batches and ranks are means"""
+    reference_logprobs: Tensor | None = None
+    """[N] of the frozen reference; only with a KL term"""
+
+
+@dataclass(frozen=True)
+class LossOutputs:
+    loss: Tensor
+    """[] this micro-batch's part of the loss; parts add up"""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """[] each, detached; weighted sums that add up to means"""
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """[] each, detached"""
+
+
+class Objective(Protocol):
+    def __call__(self, inputs: LossInputs) -> LossOutputs: ...

@@ -1,0 +1,264 @@
+"""The trainer: one process's part of an optimizer step. In-process with one rank, under Ray with any number.
+
+Invariants: every rank is given the whole batch and packs it alike; the loss is a mean over the *global* batch whatever
+the number of ranks and micro-batches; a step that is not finite changes nothing. On CUDA, and wherever there is more
+than one rank, parameters are sharded with FSDP2: float32 master weights and optimizer state, bfloat16 compute on CUDA,
+float32 on the CPU. One CPU rank runs the plain module.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.model import Policy, load_policy
+from toolorchestra.train.objectives.clipped import Clipped
+from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
+from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
+from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
+
+
+class NonFiniteStep(RuntimeError):
+    """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How a trainer process runs. `device` None: CUDA where there is one, else the CPU."""
+
+    model_dir: str
+    device: str | None = None
+    threads: int | None = None
+    """Torch's compute threads of this process; None leaves torch's choice."""
+    gradient_checkpointing: bool = False
+    reference: bool = False
+    """Keep a frozen copy of the first weights beside the policy, sharded alike, for the KL term: it costs the
+    compute weights' memory once more and one forward pass a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one optimizer step found, before it is put into words. `sums` and `maxima` are over the global batch."""
+
+    loss: float
+    grad_norm: float
+    sums: dict[str, float]
+    maxima: dict[str, float]
+    tokens: int
+    trained_tokens: int
+    micro_batches: int
+    seconds: dict[str, float]
+
+
+class _Clock:
+    """Adds up wall seconds by phase; waits for the device at phase ends, or a phase would pay for another's work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """One rank. With more than one, `torch.distributed` is initialised before and every method is collective."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        folder = Path(config.model_dir)
+        self.keys = folder_keys(folder)
+        self.policy = self._place(load_policy(folder, gradient_checkpointing=config.gradient_checkpointing)).train()
+        self.reference = self._place(load_policy(folder)).requires_grad_(False) if config.reference else None
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
+
+    @property
+    def sharded(self) -> bool:
+        return isinstance(self.policy, FSDPModule)
+
+    def _place(self, policy: Policy) -> Policy:
+        """Move the module to the device; shard it block by block where there is more than one rank, or CUDA."""
+        if self.device.type == "cpu" and self.world == 1:
+            return policy
+        if not dist.is_initialized():
+            # One CUDA rank needs no network, but sharding, and so mixed precision, needs a group.
+            dist.init_process_group("nccl", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        precision = MixedPrecisionPolicy()
+        if self.device.type == "cuda":
+            precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for block in policy.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=precision)
+        fully_shard(policy, mesh=mesh, mp_policy=precision)
+        return policy
+
+    # -- one optimizer step -------------------------------------------------------------------------------------
+
+    def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
+        """One optimizer step of the `Clipped` objective on the whole batch. NonFiniteStep: nothing was changed."""
+        update = self.update(samples, config, Clipped.of(config), with_reference=config.kl_coefficient != 0)
+        return StepMetrics(
+            loss=update.loss,
+            grad_norm=update.grad_norm,
+            entropy=update.sums["entropy"],
+            ratio_mean=update.sums["ratio"],
+            ratio_max=update.maxima["ratio"],
+            clip_fraction=update.sums["clipped"],
+            masked_fraction=update.sums["masked"],
+            approx_kl=update.sums["approx_kl"],
+            reference_kl=update.sums.get("reference_kl"),
+            tokens=update.tokens,
+            trained_tokens=update.trained_tokens,
+            micro_batches=update.micro_batches,
+            seconds=update.seconds,
+        )
+
+    def update(
+        self, samples: Sequence[TrainSample], config: StepConfig, objective: Objective, *, with_reference: bool = False
+    ) -> Update:
+        """Forward, backward and optimizer for any objective."""
+        if with_reference and self.reference is None:
+            raise ValueError("a KL term needs a reference: start the trainer with reference=True")
+        clock = _Clock(self.device)
+        with clock.phase("total"):
+            with clock.phase("pack"):
+                batches = self._pack(samples, config)
+            outputs = []
+            for number, batch in enumerate(batches, 1):
+                self._sync_gradients(number == len(batches))
+                outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
+            with clock.phase("optimizer"):
+                sums, maxima = self._reduce(outputs)
+                grad_norm = self._apply(config, loss=sums["loss"])
+        return Update(
+            loss=sums.pop("loss"),
+            grad_norm=grad_norm,
+            sums=sums,
+            maxima=maxima,
+            tokens=sum(len(sample.token_ids) for sample in samples),
+            trained_tokens=sum(sample.trained_tokens for sample in samples),
+            micro_batches=len(batches),
+            seconds=clock.seconds,
+        )
+
+    def _pack(self, samples: Sequence[TrainSample], config: StepConfig) -> list[PackedBatch]:
+        weights = token_weights(samples, config.aggregation)
+        return [
+            pack([samples[i] for i in part], [weights[i] for i in part]).to(self.device)
+            for part in self._plan(samples, config.token_budget)
+        ]
+
+    def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> tuple[tuple[int, ...], ...]:
+        plan = plan_batches(
+            [len(sample.token_ids) for sample in samples],
+            ranks=self.world,
+            token_budget=token_budget,
+            hidden_size=self.policy.config.hidden_size,
+        )
+        return plan[self.rank]
+
+    def _sync_gradients(self, last: bool) -> None:
+        """On the CPU, ranks exchange gradients once a step; on CUDA at every micro-batch, for the memory's sake."""
+        if isinstance(self.policy, FSDPModule) and self.device.type == "cpu":
+            self.policy.set_requires_gradient_sync(last)
+
+    def _backward(
+        self, batch: PackedBatch, objective: Objective, clock: _Clock, *, with_reference: bool
+    ) -> LossOutputs:
+        reference = None
+        if with_reference and self.reference is not None:
+            with clock.phase("reference"), torch.no_grad():
+                reference, _ = self.reference(batch)
+        with clock.phase("forward"):
+            logprobs, entropy = self.policy(batch)
+            inputs = LossInputs(
+                logprobs=logprobs,
+                entropy=entropy,
+                sampler_logprobs=batch.sampler_logprobs,
+                advantages=batch.advantages,
+                weights=batch.weights,
+                reference_logprobs=reference,
+            )
+            outputs = objective(inputs)
+        with clock.phase("backward"):
+            # FSDP averages gradients over ranks; the loss is already a share of the global mean.
+            loss = outputs.loss * self.world if self.sharded else outputs.loss
+            loss.backward()  # type: ignore[no-untyped-call]
+        return outputs
+
+    def _reduce(self, outputs: Sequence[LossOutputs]) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums and maxima over micro-batches and ranks, in one exchange each."""
+        sums = {"loss": torch.stack([o.loss.detach() for o in outputs]).sum()}
+        sums |= {k: torch.stack([o.sums[k] for o in outputs]).sum() for k in outputs[0].sums}
+        maxima = {k: torch.stack([o.maxima[k] for o in outputs]).amax() for k in outputs[0].maxima}
+        return self._all(sums, dist.ReduceOp.SUM), self._all(maxima, dist.ReduceOp.MAX)
+
+    def _all(self, values: dict[str, Tensor], operation: Any) -> dict[str, float]:
+        if not values:
+            return {}
+        stacked = torch.stack([value.double() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked, op=operation)
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def _apply(self, config: StepConfig, *, loss: float) -> float:
+        """Clip and apply the gradient; return its norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteStep(f"loss {loss}, gradient norm {grad_norm}: the step was not applied")
+        for group in self.optimizer.param_groups:
+            group.update(lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return grad_norm
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[TrainSample], *, token_budget: int = 8192) -> dict[int, list[float]]:
+        """This rank's share: sample index → log probabilities aligned with its token ids, 0 where not trained."""
+        result: dict[int, list[float]] = {}
+        for part in self._plan(samples, token_budget):
+            batch = pack([samples[i] for i in part], [0.0] * len(part)).to(self.device)
+            values = iter(self.policy(batch)[0].tolist())
+            for index in part:
+                result[index] = [next(values) if trained else 0.0 for trained in samples[index].loss_mask]
+        return result
+
+    def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Whole parameters under Hugging Face names, tied ones once; collective, so every rank iterates it."""
+        for name, parameter in self.policy.model.named_parameters():
+            tensor = parameter.detach()
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            yield name, whole if dtype is None else whole.to(dtype)
+
+    def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot | None:
+        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None."""
+        tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
+        return write_snapshot(folder, tensors, version=version, want=self.keys) if self.rank == 0 else None
