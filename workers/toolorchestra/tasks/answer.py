@@ -1,4 +1,4 @@
-r"""The final answer inside an expert's reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it."""
+r"""The final answer in an expert's reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""The chat protocol between an episode and the experts: what is asked, what comes back, who can be asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+from toolorchestra.experts.usage import Usage
+from toolorchestra.tasks.task import Task
+from toolorchestra.tools.view import Price
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """Messages and tool schemas in OpenAI's form. `max_output_tokens` None: the pool's own limit."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    max_output_tokens: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Sampling parameters that override the pool's, named as in the pool's YAML (`temperature`, `topP`)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of all text: no byte-level tokenizer makes more tokens of it than that."""
+        text = [json.dumps(m, ensure_ascii=False) for m in (*self.messages, *self.tools)]
+        return sum(len(part.encode()) for part in text)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool call of an expert; `arguments` is the JSON text as the model wrote it, perhaps malformed."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One completion. `text` may be empty only where `tool_calls` is not."""
+
+    text: str
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = "stop"
+    model: str = ""
+    usage_estimated: bool = False
+    """The endpoint reported no tokens; they were estimated from the text's length."""
+
+
+class Experts(Protocol):
+    """Whoever answers for the experts: the HTTP client, a cassette, a test's fake."""
+
+    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+        """One call to a pool. `price` is the instance's, for the nominal ledger; `task` reaches simulators only.
+
+        Raises:
+            ExpertUnavailable: infrastructure; defer the episode.
+            ExpertRefused: an observation for the policy.
+        """
+
+    def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
+        """The most that `ask` can really spend: reserve it before the call, settle on `usage.actual_usd` after."""
+
+    async def close(self) -> None: ...

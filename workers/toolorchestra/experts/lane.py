@@ -1,0 +1,99 @@
+"""One endpoint's lane: connections, limits, breaker, retry budget. All state of the client is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from toolorchestra.experts.breaker import Breaker, BreakerPolicy
+from toolorchestra.experts.endpoint import Endpoint
+from toolorchestra.experts.errors import ExpertUnavailable, Reason
+from toolorchestra.experts.pacing import RateBucket, RetryBudget
+
+# Below the 5 s after which uvicorn (vLLM) closes an idle connection: a reused one is not about to vanish.
+_KEEPALIVE_SECONDS = 4.0
+_CONNECT_SECONDS = 10.0
+
+
+class Lane:
+    """Owned by one event loop. `close()` ends its connections."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, clock: Callable[[], float], breaker: BreakerPolicy, patience_seconds: float
+    ) -> None:
+        self.endpoint = endpoint
+        self.breaker = Breaker(policy=breaker)
+        self.retries = RetryBudget()
+        self.throttled_until = 0.0
+        """An endpoint that says 429 with Retry-After says it to all callers."""
+        self._clock, self._patience = clock, patience_seconds
+        limits = endpoint.limits
+        self._semaphore = asyncio.Semaphore(limits.max_concurrency)
+        self._requests = _bucket(limits.requests_per_minute, clock())
+        self._tokens = _bucket(limits.tokens_per_minute, clock())
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def slot(self, tokens: int) -> AsyncIterator[None]:
+        """Hold one place among the endpoint's concurrent requests, entered when rates and throttling allow it.
+
+        Raises:
+            ExpertUnavailable: the endpoint asked for a longer pause than our patience.
+        """
+        async with self._semaphore:
+            while (wait := self._wait(tokens)) > 0:
+                await asyncio.sleep(wait)  # noqa: ASYNC110 - time itself is awaited, there is no event
+            yield
+
+    def settle(self, *, taken: int, used: int) -> None:
+        """Correct the token rate once the real number is known."""
+        if self._tokens is not None:
+            self._tokens.settle(taken=taken, used=used)
+
+    def session(self) -> aiohttp.ClientSession:
+        """The lane's session, opened on first use: it must be made inside the event loop."""
+        if self._session is None:
+            endpoint = self.endpoint
+            headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=endpoint.limits.max_concurrency, keepalive_timeout=_KEEPALIVE_SECONDS
+                ),
+                timeout=aiohttp.ClientTimeout(total=endpoint.timeout_seconds, sock_connect=_CONNECT_SECONDS),
+                headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _wait(self, tokens: int) -> float:
+        """Seconds until this request may go; 0 takes it out of the rates."""
+        now = self._clock()
+        throttled = self.throttled_until - now
+        if throttled > self._patience:
+            raise ExpertUnavailable(
+                pool=self.endpoint.pool,
+                reason=Reason.THROTTLED,
+                detail=f"asked not to be called for another {throttled:.0f} s",
+                retry_after=throttled,
+            )
+        if throttled > 0:
+            return throttled
+        wait = self._tokens.take(tokens, now) if self._tokens else 0.0
+        if wait > 0:
+            return wait
+        wait = self._requests.take(1, now) if self._requests else 0.0
+        if wait > 0 and self._tokens:
+            self._tokens.settle(taken=tokens, used=0)
+        return wait
+
+
+def _bucket(per_minute: int | None, now: float) -> RateBucket | None:
+    return None if per_minute is None else RateBucket(per_minute=per_minute, now=now)

@@ -1,0 +1,44 @@
+"""What a simulator is told and tells beside the chat protocol. No pool that is real is ever sent it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import asdict, dataclass
+
+from toolorchestra.tasks.grader import reference_answer
+from toolorchestra.tasks.task import Task
+
+TASK_HEADER = "x-simulated-task"
+"""Request: base64 of a JSON `SimulatedTask`, so that the simulator needs to know no source of tasks."""
+SECONDS_HEADER = "x-simulated-service-seconds"
+"""Reply: the seconds that the service pretends to have taken. A reply that carries it is simulated."""
+
+
+@dataclass(frozen=True)
+class SimulatedTask:
+    """What decides a simulated answer. `answer` None: no right answer is known, so every expert is wrong."""
+
+    id: str
+    topic: str
+    answer: str | None
+
+    @classmethod
+    def of(cls, task: Task) -> SimulatedTask:
+        return cls(id=task.id, topic=task.topic, answer=reference_answer(task))
+
+    def header(self) -> str:
+        return base64.b64encode(json.dumps(asdict(self)).encode()).decode("ascii")
+
+    @classmethod
+    def parse(cls, header: str) -> SimulatedTask:
+        """Read what `header()` wrote; ValueError on anything else."""
+        try:
+            fields = json.loads(base64.b64decode(header, validate=True))
+            task = cls(**fields)
+        except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"not a simulated task: {error}") from error
+        if not isinstance(task.id, str) or not isinstance(task.topic, str) or not isinstance(task.answer, str | None):
+            raise ValueError("not a simulated task: id and topic are strings, answer a string or null")
+        return task

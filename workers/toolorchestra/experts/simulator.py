@@ -1,0 +1,136 @@
+"""The simulator: an OpenAI-compatible server whose experts answer by a skill table. Every answer says it is simulated.
+
+Stateless but for the draw of faults: which task is asked comes in a header, so any source of tasks works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from typing import Any
+
+from aiohttp import web
+
+from toolorchestra.experts.metering import estimated_tokens
+from toolorchestra.experts.simulated import SECONDS_HEADER, TASK_HEADER, SimulatedTask
+from toolorchestra.experts.skills import Faults, SimulatedAnswer, Skill, World, simulated_answer
+
+WORLD = web.AppKey("world", World)
+_TIME_SCALE = web.AppKey("time_scale", float)
+_FAULTS = web.AppKey("faults", random.Random)
+
+MAX_HEADER_BYTES = 256 * 1024
+"""A task's right answer travels in a header; some datasets' answers are long."""
+_HANG_SECONDS = 3600.0
+
+
+def build_app(world: World, *, time_scale: float) -> web.Application:
+    """The server's application: `/v1/chat/completions`, `/v1/models`, `/health`.
+
+    `time_scale` multiplies every latency before it is slept (0: no sleep); replies report the unscaled seconds.
+    """
+    if not (math.isfinite(time_scale) and time_scale >= 0):
+        raise ValueError(f"time scale {time_scale}: a number of at least 0 is wanted")
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app[WORLD], app[_TIME_SCALE], app[_FAULTS] = world, time_scale, random.Random(world.seed)
+    app.add_routes(
+        [
+            web.post("/v1/chat/completions", chat_completions),
+            web.get("/v1/models", models),
+            web.get("/health", health),
+        ]
+    )
+    return app
+
+
+async def health(request: web.Request) -> web.Response:
+    world = request.app[WORLD]
+    return web.json_response({"status": "ok", "simulated": True, "experts": sorted(world.skills), "seed": world.seed})
+
+
+async def models(request: web.Request) -> web.Response:
+    data = [{"id": name, "object": "model", "owned_by": "simulator"} for name in sorted(request.app[WORLD].skills)]
+    return web.json_response({"object": "list", "data": data})
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    world, scale = request.app[WORLD], request.app[_TIME_SCALE]
+    try:
+        body = await request.json(loads=json.loads)
+        model, messages = body["model"], body["messages"]
+    except (ValueError, KeyError, TypeError):
+        return _error(400, "invalid_request", "a JSON object with `model` and `messages` is wanted")
+    skill = world.skills.get(model)
+    if skill is None:
+        known = ", ".join(sorted(world.skills))
+        return _error(404, "model_not_found", f"the skill table has no expert {model!r}; it has {known}")
+    if body.get("stream"):
+        return _error(400, "unsupported_value", "the simulator does not stream")
+    try:
+        task = _task(request, messages)
+    except ValueError as error:
+        return _error(400, "invalid_request", f"{TASK_HEADER}: {error}")
+    fault = await _fault(request.app[_FAULTS], skill.faults)
+    if fault is not None:
+        return fault
+    answer = simulated_answer(world, model, task)
+    if scale > 0:
+        await asyncio.sleep(answer.seconds * scale)
+    return _completion(skill, answer, body=body)
+
+
+def _task(request: web.Request, messages: Any) -> SimulatedTask:
+    """The task that a header names; a caller without one asks something nobody knows the answer of."""
+    header = request.headers.get(TASK_HEADER)
+    if header is not None:
+        return SimulatedTask.parse(header)
+    return SimulatedTask(id=json.dumps(messages, sort_keys=True), topic="", answer=None)
+
+
+async def _fault(rng: random.Random, faults: Faults) -> web.Response | None:
+    """One draw decides which fault this request meets, if any."""
+    draw = rng.random()
+    for kind in ("server_error", "throttled", "garbage", "empty", "hang"):
+        draw -= getattr(faults, kind)
+        if draw < 0:
+            break
+    else:
+        return None
+    match kind:
+        case "server_error":
+            return _error(500, "server_error", "simulated fault")
+        case "throttled":
+            return _error(429, "rate_limit_exceeded", "simulated fault", headers={"Retry-After": "1"})
+        case "garbage":
+            return web.Response(text="<html>simulated fault</html>", content_type="text/html")
+        case "empty":
+            return web.Response(body=b"", content_type="application/json")
+        case _:
+            await asyncio.sleep(_HANG_SECONDS)
+            return _error(504, "timeout", "simulated fault")
+
+
+def _completion(skill: Skill, answer: SimulatedAnswer, *, body: dict[str, Any]) -> web.Response:
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or answer.tokens_out
+    tokens_in = estimated_tokens(len(json.dumps(body["messages"], ensure_ascii=False).encode()))
+    tokens_out = min(answer.tokens_out, int(limit))
+    completion = {
+        "id": f"simulated-{time.monotonic_ns()}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": skill.expert,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": "stop"},
+        ],
+        "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out},
+        "simulated": True,
+    }
+    return web.json_response(completion, headers={SECONDS_HEADER: f"{answer.seconds:.6f}"})
+
+
+def _error(status: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> web.Response:
+    error = {"error": {"message": message, "type": code, "code": code}, "simulated": True}
+    return web.json_response(error, status=status, headers=headers)

@@ -1,0 +1,54 @@
+"""A request as it goes over the wire to one endpoint, and the bytes that come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from opentelemetry import propagate
+
+from toolorchestra.experts.chat import ChatRequest
+from toolorchestra.experts.endpoint import Endpoint
+from toolorchestra.experts.metering import max_output_tokens
+from toolorchestra.experts.simulated import TASK_HEADER, SimulatedTask
+from toolorchestra.tasks.task import Task
+
+_MAX_REPLY_BYTES = 16 * 1024 * 1024
+
+
+def body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
+    """The JSON body. Every parameter is named as this endpoint wants it; the output limit is always there."""
+    parameters = {**endpoint.parameters, **request.parameters, "maxTokens": max_output_tokens(endpoint, request)}
+    wire: dict[str, Any] = {"model": endpoint.model, "messages": list(request.messages)}
+    if request.tools:
+        wire["tools"] = list(request.tools)
+    return wire | {endpoint.wire_name(name): value for name, value in parameters.items()}
+
+
+def headers(endpoint: Endpoint, task: Task | None) -> dict[str, str]:
+    """W3C trace context for everyone; the task, right answer included, for simulators only."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    if endpoint.simulated and task is not None:
+        carrier[TASK_HEADER] = SimulatedTask.of(task).header()
+    return carrier
+
+
+async def read(reply: aiohttp.ClientResponse) -> bytes:
+    """The whole body; ValueError on one of absurd size, aiohttp's and the socket's errors as they are."""
+    chunks, size = [], 0
+    async for chunk in reply.content.iter_any():
+        size += len(chunk)
+        if size > _MAX_REPLY_BYTES:
+            raise ValueError(f"a reply of more than {_MAX_REPLY_BYTES} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def seconds(header: str | None) -> float | None:
+    """The simulated service time in a header; None where there is none or it makes no sense."""
+    try:
+        value = float(header) if header is not None else -1.0
+    except ValueError:
+        return None
+    return value if 0.0 <= value < 1e6 else None
