@@ -1,0 +1,86 @@
+"""The catalogue: every tool that a training may show, and what is true of it before any randomisation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from toolorchestra.tools.view import Price
+
+ANSWER = "Answer"
+"""The role of an expert that may give the final answer."""
+
+
+class CatalogError(Exception):
+    """The tools cannot make up an instance. The text says what to change."""
+
+
+@dataclass(frozen=True)
+class ExpertTool:
+    """An expert as its pool declares it. `roles` are the pool's: `Search`, `Reason`, `Answer`, …"""
+
+    name: str
+    """Name of the pool: the key of ledgers, price books and preferences."""
+    description: str
+    price: Price
+    latency_ms: int
+    """Expected, of one call."""
+    roles: frozenset[str] = frozenset({ANSWER})
+
+    @property
+    def answers(self) -> bool:
+        return ANSWER in self.roles
+
+
+class FunctionTool(Protocol):
+    """The seam for tools that are not models (search, retrieval, code, domain functions)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON schema of the function, in OpenAI's form."""
+
+    async def execute(self, arguments: Mapping[str, Any]) -> str:
+        """Run it; the text is the observation."""
+
+
+class Catalog:
+    """Experts by name, in the order given.
+
+    Raises:
+        CatalogError: no expert, two of one name, or none that may answer.
+    """
+
+    def __init__(self, experts: Sequence[ExpertTool]) -> None:
+        self._experts = {expert.name: expert for expert in experts}
+        if len(self._experts) < len(experts):
+            names = [expert.name for expert in experts]
+            raise CatalogError(f"two experts are named {next(n for n in names if names.count(n) > 1)!r}")
+        if not any(expert.answers for expert in experts):
+            raise CatalogError(f"no expert has the role {ANSWER}: add it to the roles of an ExpertPool")
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def __iter__(self) -> Iterator[ExpertTool]:
+        return iter(self._experts.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._experts)
+
+    def only(self, names: Collection[str] | None) -> Catalog:
+        """The catalogue of a task that names its tools; None: all of them.
+
+        Raises:
+            CatalogError: a name that the catalogue does not hold.
+        """
+        if names is None:
+            return self
+        missing = sorted(set(names) - set(self._experts))
+        if missing:
+            raise CatalogError(f"no tool {', '.join(missing)}; there are {', '.join(self._experts)}")
+        return Catalog([expert for expert in self if expert.name in names])
