@@ -41,6 +41,8 @@ class Renderer:
         self.stop_token_ids = tuple(stop_token_ids)
         """Token ids that end a turn; the first is the template's end of a message."""
         self._stop_text: str = stop_text
+        self.thinking_open = self.text([{"role": "user", "content": ""}]).rstrip().endswith("<think>")
+        """The template's own generation prompt opens the policy's thinking."""
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
 
     @classmethod

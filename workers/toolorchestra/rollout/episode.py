@@ -157,7 +157,7 @@ class Episode:
         except EngineLost as error:
             return End(Ending.ENGINE_LOST, str(error))
         text = renderer.decode(generation.token_ids)
-        parsed = self._parse(text, generation=generation, mode=mode)
+        parsed = self._parse(text, generation=generation, mode=mode, thinking_open=renderer.thinking_open)
         mode.said(generation, text=text, parsed=parsed)
         turn = Turn(text=text, rejection=parsed.rejection, meter=self._meter(prompt, generation))
         self._turns.append(turn)
@@ -187,8 +187,8 @@ class Episode:
         self._generating = False
         return generation
 
-    def _parse(self, text: str, *, generation: Generation, mode: Mode) -> Parsed:
-        parsed = parse(text, tools=mode.tools, rules=mode.rules)
+    def _parse(self, text: str, *, generation: Generation, mode: Mode, thinking_open: bool) -> Parsed:
+        parsed = parse(text, tools=mode.tools, rules=mode.rules, thinking_open=thinking_open)
         if generation.truncated and not parsed.calls:
             limit = self._order.limits.max_response_tokens
             return Parsed(
