@@ -74,5 +74,5 @@ def _attempt(trace: Trace, *, key: str) -> Attempt:
 
 
 def list_price(price: Price) -> float:
-    """Dollars for one call of 1,000 tokens in and 1,000 out: what experts are ordered by before they are asked."""
+    """Dollars for one call of 1,000 tokens in and 1,000 out: how experts are compared before they are asked."""
     return float(price.of(tokens_in=_LIST_TOKENS, tokens_out=_LIST_TOKENS))

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from toolorchestra.evaluation.attempt import Attempt, list_price
+from toolorchestra.evaluation.attempt import Attempt
+from toolorchestra.rollout.baselines import ALWAYS, by_price
+from toolorchestra.tasks.exact import normalise
 
 POLICY = "policy"
 INITIAL_POLICY = "initialPolicy"
@@ -20,7 +22,6 @@ CHEAPEST = "cheapest"
 RANDOM = "random"
 CASCADE = "cascade"
 ORACLE = "oracle"
-ALWAYS = "always:"
 SYSTEMS = (POLICY, INITIAL_POLICY, BEST_EXPERT, CHEAPEST, RANDOM, CASCADE, ORACLE)
 """Order of a table's rows; every `always:<expert>` follows."""
 
@@ -93,8 +94,8 @@ def cascade(calls: Calls) -> Attempt:
     votes: Counter[str] = Counter()
     for attempt in _ranked(calls):
         asked.append(attempt)
-        answer = _normal(attempt.answer)
-        if answer is None:
+        answer = normalise(attempt.answer or "")
+        if not answer:
             continue
         votes[answer] += 1
         if votes[answer] == 2:
@@ -114,18 +115,9 @@ def cascade(calls: Calls) -> Attempt:
 
 
 def _ranked(calls: Calls) -> list[Attempt]:
-    """Attempts by rising list price of the instance's view; an expert that its view does not show comes last."""
-
-    def rank(expert: str) -> tuple[float, str]:
-        shown = next((e for e in calls[expert].view.experts if e.pool == expert), None)
-        return (list_price(shown.price) if shown else float("inf"), expert)
-
-    return [calls[expert] for expert in sorted(calls, key=rank)]
-
-
-def _normal(answer: str | None) -> str | None:
-    text = " ".join((answer or "").split()).casefold()
-    return text or None
+    """Attempts by rising nominal price of a usual call, as the instance shows it."""
+    view = next(iter(calls.values())).view
+    return [calls[expert.pool] for expert in by_price(view) if expert.pool in calls]
 
 
 def _scored(attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.evaluation.baselines import ALWAYS, BEST_EXPERT, CHEAPEST, INITIAL_POLICY, POLICY, RANDOM
+from toolorchestra.evaluation.baselines import BEST_EXPERT, CHEAPEST, INITIAL_POLICY, POLICY, RANDOM
+from toolorchestra.rollout.baselines import ALWAYS
 
 COST_SHARE = 0.30
 MIN_TASKS = 300

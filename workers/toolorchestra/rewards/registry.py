@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from toolorchestra.rewards.columns import OUTCOME
+from toolorchestra.rewards.columns import COST, LATENCY, OUTCOME
 from toolorchestra.rewards.component import Combiner
 from toolorchestra.rewards.gdpo import GDPO
 from toolorchestra.rewards.minmax_dot import MinMaxDot
@@ -54,6 +54,31 @@ def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> No
                 f"weights.{name}: {weight} is above 1; {combiner} normalises every component, so weights lie in"
                 " [0, 1] and only their ratios matter (WeightedSum takes any)"
             )
+
+
+def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
+    """The configuration that a training's `spec` states, as JSON: its own keys, decimals as strings.
+
+    Reads `reward` (combiner, weights, latency, minRange, gate) and `algorithm.filters` (minRewardStd, informative);
+    absent means the default. Raises ValueError as RewardConfig does.
+    """
+    reward: Mapping[str, Any] = spec.get("reward") or {}
+    filters: Mapping[str, Any] = (spec.get("algorithm") or {}).get("filters") or {}
+    ranges: Mapping[str, Any] = reward.get("minRange") or {}
+    units = {COST: ("costUSD", 1.0), LATENCY: ("latencyMilliseconds", 0.001)}
+    threshold = filters.get("minRewardStd", "0.1")
+    weights = {name: float(w) for name, w in (reward.get("weights") or {}).items() if w is not None}
+    return RewardConfig(
+        combiner=reward.get("combiner", "MinMaxDot"),
+        weights=weights or {OUTCOME: 1.0},
+        latency=reward.get("latency", "Service"),
+        min_range={
+            name: float(ranges[key]) * unit for name, (key, unit) in units.items() if ranges.get(key) is not None
+        },
+        min_reward_std=None if threshold is None else float(threshold),
+        informative=bool(filters.get("informative", False)),
+        gate=bool(reward.get("gate", True)),
+    )
 
 
 def build_combiner(config: RewardConfig) -> Combiner:

@@ -1,0 +1,143 @@
+"""`orchestra runs list|show`: the runs of this folder, and one of them in detail."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from toolorchestra.evaluation.archive import NotARun, check_run
+from toolorchestra.train.run_dir import RunDir, read_jsonl
+
+RUNS = Path("runs")
+Folder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+runs = typer.Typer(add_completion=False, no_args_is_help=True, help="List runs, show one.")
+
+
+def find_run(name: Path, *, folder: Path = RUNS) -> RunDir:
+    """The run with this path, or this name under `folder`; ends the command with a message where there is none."""
+    root = name if name.is_dir() or name.is_absolute() or len(name.parts) > 1 else folder / name
+    try:
+        check_run(root)
+    except NotARun as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    return RunDir(root)
+
+
+@runs.command("list")
+def list_runs(folder: Folder = RUNS, as_json: AsJson = False) -> None:
+    """List the runs, the newest first."""
+    rows = sorted((overview(run) for run in _runs_in(folder)), key=lambda row: str(row["started"]), reverse=True)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        typer.echo(f"no runs in {folder}/ (start one with: orchestra train -f FILE)")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "started", "status", "step", "reward", "accuracy", "$/task", "spent $"):
+        table.add_column(title, justify="left" if title in ("run", "started", "status") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["run"],
+            row["started"] or "–",
+            row["status"],
+            f"{row['step']}/{row['steps'] or '?'}",
+            *(_number(row[key]) for key in ("reward", "accuracy", "usdPerTask", "spentUSD")),
+        )
+    Console().print(table)
+
+
+@runs.command("show")
+def show_run(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    folder: Folder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: how it stands, what it keeps, what happened last."""
+    found = find_run(run, folder=folder)
+    row, events = overview(found), list(read_jsonl(found.events))[-8:]
+    row |= {
+        "folder": str(found.root),
+        "checkpoints": sorted(p.name for p in found.checkpoints.glob("step-*")),
+        "report": str(found.root / "report.html") if (found.root / "report.html").exists() else None,
+        "events": [f"{clock(e.get('time'))}  {e.get('message', e.get('event'))}" for e in events],
+    }
+    if as_json:
+        typer.echo(json.dumps(row, indent=1))
+        return
+    for key, value in row.items():
+        lines = value if isinstance(value, list) else [_number(value) if isinstance(value, float) else value]
+        for i, line in enumerate(lines or ["–"]):
+            typer.echo(f"{key if i == 0 else '':<12} {'–' if line is None else line}")
+
+
+def _runs_in(folder: Path) -> Iterator[RunDir]:
+    for manifest in sorted(folder.glob("*/manifest.json")):
+        yield RunDir(manifest.parent)
+
+
+def overview(run: RunDir) -> dict[str, Any]:
+    """One run in a row; what a file does not say is None."""
+    try:
+        manifest, status = run.read_manifest(), run.read_status()
+    except json.JSONDecodeError as error:
+        return _row(run) | {"status": f"unreadable: {error}"}
+    last = max(read_jsonl(run.metrics), key=lambda row: row.get("step", 0), default=dict[str, Any]())
+    return _row(run) | {
+        "started": clock(manifest.get("started") or manifest.get("start")),
+        "status": headline(status),
+        "step": status.get("step", last.get("step", 0)),
+        "steps": planned_steps(manifest, status),
+        "reward": last.get("reward_mean"),
+        "accuracy": last.get("accuracy"),
+        "usdPerTask": last.get("nominal_usd_per_task"),
+        "spentUSD": _float(status.get("spentUSD", last.get("spent_usd"))),
+    }
+
+
+def _row(run: RunDir) -> dict[str, Any]:
+    empty = dict.fromkeys(("started", "status", "step", "steps", "reward", "accuracy", "usdPerTask", "spentUSD"))
+    return {"run": run.name, **empty}
+
+
+def headline(status: dict[str, Any]) -> str:
+    """The condition that says most: the last true one of Complete, Failed, Suspended, Running."""
+    conditions = status.get("conditions") or []
+    true = {c.get("type"): c.get("reason") for c in conditions if str(c.get("status")) == "True"}
+    for name in ("Failed", "Complete", "Suspended", "Running"):
+        if name in true:
+            return f"{name} ({true[name]})" if true[name] and name != true[name] else name
+    return "Unknown"
+
+
+def planned_steps(manifest: dict[str, Any], status: dict[str, Any]) -> int | None:
+    """The optimizer steps that the training asks for."""
+    from toolorchestra.evaluation.archive import training_spec
+
+    found = status.get("steps") or (training_spec(manifest).get("algorithm") or {}).get("steps")
+    return int(found) if found is not None else None
+
+
+def clock(value: Any) -> str | None:
+    """A time for people: Unix seconds as local time, text as it is."""
+    if isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    return None if value is None else str(value)
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,66 @@
+"""Traces back from a run's folder: the journal's accepted ones, and those of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.journal import Frame, Kind, read_frames
+
+SUFFIX = ".traces"
+
+
+class NotARun(Exception):
+    """The folder holds no run; the text says what is missing."""
+
+
+def check_run(root: Path) -> None:
+    """Raise NotARun unless the folder is a run's."""
+    if not root.is_dir():
+        raise NotARun(f"{root}: no such folder; `orchestra runs list` shows the runs there are")
+    if not (root / "manifest.json").is_file():
+        raise NotARun(f"{root}: holds no manifest.json, so it is no run's folder")
+
+
+def traces_in(path: Path) -> Iterator[Trace]:
+    """All traces of a file of frames, whatever became of them."""
+    for frame in read_frames(path):
+        if frame.kind is not Kind.NOTE and frame.body:
+            yield decode_trace(frame.body)
+
+
+def accepted_frames(path: Path) -> list[Frame]:
+    """The journal's accepted traces, still encoded, oldest first."""
+    return [frame for frame in read_frames(path) if frame.kind is Kind.ACCEPTED and frame.body]
+
+
+def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
+    """Traces by suite and system from `<suite>/<system>.traces`."""
+    suites: dict[str, dict[str, list[Trace]]] = {}
+    for path in sorted(folder.glob(f"*/*{SUFFIX}")):
+        traces = list(traces_in(path))
+        if traces:
+            suites.setdefault(path.parent.name, {})[path.name.removesuffix(SUFFIX)] = traces
+    return suites
+
+
+def training_spec(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The `spec` of the OrchestratorTraining that a manifest records; empty where it records none."""
+    resources = [manifest.get("training"), *manifest.get("resources", [])]
+    for resource in resources:
+        if isinstance(resource, dict) and "spec" in resource and resource.get("kind") in (None, "OrchestratorTraining"):
+            return dict(resource["spec"])
+    return {}
+
+
+def expert_pools(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The `spec` of every ExpertPool that a manifest records, by name."""
+    resources = [*manifest.get("pools", []), *manifest.get("resources", [])]
+    return {
+        resource["metadata"]["name"]: dict(resource["spec"])
+        for resource in resources
+        if isinstance(resource, dict) and resource.get("kind", "ExpertPool") == "ExpertPool" and "metadata" in resource
+    }

@@ -1,0 +1,99 @@
+"""Re-score a run's journal: the rewards and advantages that another combiner or other weights would have given."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolorchestra.rewards.advantage import sample_std
+from toolorchestra.rewards.component import GroupReward
+from toolorchestra.rewards.registry import RewardConfig, build_combiner, task_weights
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.assemble import group_components
+
+
+@dataclass(frozen=True)
+class RescoredGroup:
+    """A group's traces with what the combiner made of them, in the same order."""
+
+    group: int
+    traces: Sequence[Trace]
+    result: GroupReward
+
+
+def rescore(
+    traces: Iterable[Trace], *, config: RewardConfig, groups_per_batch: int | None = None
+) -> list[RescoredGroup]:
+    """Score the scored traces, group by group, oldest group first.
+
+    `groups_per_batch` is the batch that GDPO normalises over (a run's groupsPerStep); None: all groups at once.
+    """
+    combiner = build_combiner(config)
+    numbered = sorted(_groups(traces).items())
+    size = groups_per_batch or len(numbered) or 1
+    scored: list[RescoredGroup] = []
+    for start in range(0, len(numbered), size):
+        batch = numbered[start : start + size]
+        results = combiner(
+            [
+                group_components(
+                    siblings,
+                    weights=task_weights(config, siblings[0].view.preference),
+                    tools=[e.pool for e in siblings[0].view.experts],
+                    latency=config.latency,
+                )
+                for _, siblings in batch
+            ]
+        )
+        scored += [RescoredGroup(n, siblings, r) for (n, siblings), r in zip(batch, results, strict=True)]
+    return scored
+
+
+def _groups(traces: Iterable[Trace]) -> dict[int, list[Trace]]:
+    """Scored traces by group, siblings in order of sample; of two issues of one episode the later stands."""
+    latest: dict[tuple[int, int], tuple[tuple[int, int], Trace]] = {}
+    for trace in traces:
+        issue = Issue.parse(trace.issue)
+        if trace.components.outcome is None:
+            continue
+        episode, age = (issue.episode.group, issue.episode.sample), (issue.incarnation, issue.n)
+        if episode not in latest or latest[episode][0] < age:
+            latest[episode] = (age, trace)
+    groups: defaultdict[int, list[Trace]] = defaultdict(list)
+    for (group, _), (_, trace) in sorted(latest.items()):
+        groups[group].append(trace)
+    return dict(groups)
+
+
+def summary(groups: Sequence[RescoredGroup], *, config: RewardConfig) -> dict[str, Any]:
+    """What a person wants to know of a re-scoring, as JSON."""
+    rewards = [r for g in groups for r in g.result.rewards]
+    dropped = Counter(g.result.reason for g in groups if not g.result.keep)
+    return {
+        "combiner": config.combiner,
+        "weights": dict(config.weights),
+        "groups": len(groups),
+        "episodes": len(rewards),
+        "kept": sum(g.result.keep for g in groups),
+        "dropped": dict(dropped.most_common()),
+        "rewardMean": sum(rewards) / len(rewards) if rewards else None,
+        "rewardStd": sample_std(rewards) if rewards else None,
+    }
+
+
+def episode_rows(groups: Sequence[RescoredGroup]) -> Iterable[dict[str, Any]]:
+    """One JSON row per episode."""
+    for group in groups:
+        result = group.result
+        for trace, reward, advantage in zip(group.traces, result.rewards, result.advantages, strict=True):
+            yield {
+                "issue": trace.issue,
+                "task": trace.task_id,
+                "reward": reward,
+                "advantage": advantage,
+                "kept": result.keep,
+                **({} if result.keep else {"reason": result.reason}),
+            }

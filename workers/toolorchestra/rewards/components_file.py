@@ -1,0 +1,98 @@
+"""The JSON file that `orchestra reward --components` scores: one group's raw components and weights."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolorchestra.rewards.columns import RESERVED
+from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
+
+Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+class ComponentsFileError(ValueError):
+    """The file cannot be scored; one line per mistake, each with its path."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class EpisodeEntry(_Strict):
+    """One sibling. `costUSD` in nominal US dollars, `latencySeconds` in seconds; decimals as strings or numbers."""
+
+    outcome: Literal[0, 1]
+    cost_usd: Amount = Field(alias="costUSD")
+    latency_seconds: Amount = Field(default=Decimal(0), alias="latencySeconds")
+    calls: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+
+
+class ComponentsFile(_Strict):
+    """A group: weights by component and tool, the tools of the instance, the scored siblings."""
+
+    weights: dict[str, Amount]
+    tools: tuple[str, ...] | None = None
+    """Absent: whatever the weights and calls name."""
+    episodes: tuple[EpisodeEntry, ...]
+
+    def group(self) -> GroupComponents:
+        """What a combiner takes."""
+        return GroupComponents(
+            episodes=[
+                EpisodeComponents(
+                    outcome=e.outcome, cost=float(e.cost_usd), latency=float(e.latency_seconds), calls=e.calls
+                )
+                for e in self.episodes
+            ],
+            weights={name: float(w) for name, w in self.weights.items()},
+            tools=self.tools or (),
+        )
+
+
+def load_components(path: Path) -> ComponentsFile:
+    """Read and check a file; ComponentsFileError names every mistake."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ComponentsFileError(f"{path}: {error.strerror}") from error
+    try:
+        loaded = ComponentsFile.model_validate_json(text)
+    except ValidationError as error:
+        lines = [f"{path}: {_where(e['loc'])}: {_what(e['msg'])}" for e in error.errors()]
+        raise ComponentsFileError("\n".join(lines)) from error
+    mistakes = [] if loaded.episodes else ["episodes: needs at least one"]
+    mistakes += _unknown_tools(loaded.tools, loaded) if loaded.tools is not None else []
+    if mistakes:
+        raise ComponentsFileError("\n".join(f"{path}: {line}" for line in mistakes))
+    return loaded
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return path.lstrip(".") or "file"
+
+
+def _what(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_tools(tools: tuple[str, ...], file: ComponentsFile) -> list[str]:
+    """A misspelt tool would silently weigh nothing, so every name must be a tool's."""
+    known = f"tools ({', '.join(tools) or 'empty'})"
+    lines = [f"tools: {name!r} is a reserved component name" for name in tools if name in RESERVED]
+    lines += [
+        f"weights.{name}: neither {', '.join(RESERVED)} nor in {known}"
+        for name in file.weights
+        if name not in (*RESERVED, *tools)
+    ]
+    lines += [
+        f"episodes[{i}].calls.{name}: not in {known}"
+        for i, episode in enumerate(file.episodes)
+        for name in episode.calls
+        if name not in tools
+    ]
+    return lines
