@@ -1,0 +1,45 @@
+"""What arrives from the workers, read once: a Result for the books and a Trace for everyone else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.assemble import TraceRefused, check_sampling, version_span
+from toolorchestra.train.bookkeeper import Result
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One message: `trace` is None for a dead letter that carries none; `body` is the trace as the codec wrote it."""
+
+    issue: Issue
+    trace: Trace | None
+    body: bytes
+    deferred_for: str | None = None
+    reason: str = ""
+
+    @property
+    def scored(self) -> bool:
+        return self.trace is not None and self.trace.components.outcome is not None
+
+    def result(self) -> Result:
+        """As the books want it. A trace that cannot be trained on counts as an infrastructure failure."""
+        trace = self.trace
+        if trace is None:
+            return Result(self.issue, scored=False, reason=self.reason or "worker_lost", usd=Decimal(0))
+        scored, reason, span = self.scored, trace.ending.value, version_span(trace)
+        try:
+            check_sampling(trace.sampling)
+        except TraceRefused as refusal:
+            scored, reason = False, str(refusal)
+        return Result(
+            issue=self.issue,
+            scored=scored and span is not None,
+            reason=reason,
+            usd=trace.components.actual_usd,
+            span=span,
+            deferred_for=self.deferred_for,
+        )

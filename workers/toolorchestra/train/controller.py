@@ -1,0 +1,294 @@
+"""The controller: samples tasks, dispatches episodes, keeps the ledger, rewards, trains, syncs the engines.
+
+One event loop. Results come in on one task, steps go out on another; both act only through the bookkeeper, so the order
+of events is the journal's. Invariant: nothing is published or acknowledged before the journal has it on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.rewards.component import GroupReward
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.batch import StepConfig, StepMetrics
+from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.ledger import Effects, StepPlan, Waiting
+from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
+from toolorchestra.train.rewarding import Rewarding
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.stats import episode_stats
+from toolorchestra.train.weights import Snapshot, prune_snapshots
+from toolorchestra.train.world import World
+
+TICK_SECONDS = 1.0
+"""How often outages and lost issues are looked at while nothing else happens."""
+
+
+class Paused(Exception):
+    """Nothing will change by waiting: a person has to act. The text says what happened and what to do."""
+
+
+class Stopped(Exception):
+    """The run was asked to end; it has ended between two steps."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """The algorithm's numbers that the controller itself needs."""
+
+    steps: int
+    step: StepConfig
+    checkpoint_every: int
+    issue_timeout: float
+    """Seconds after which an issue without a result is lost (the backstop behind the bus's own redelivery)."""
+    max_failure_rate: float = 0.5
+    """Share of recent results that infrastructure may end before the run pauses."""
+
+
+@dataclass
+class Controller:
+    """One incarnation's training loop."""
+
+    config: ControllerConfig
+    run: RunDir
+    world: World
+    books: Bookkeeper
+    rewarding: Rewarding
+    wire: Wire
+    trainers: Trainers
+    engines: EngineGroup
+    deferrals: Deferrals
+    traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
+    stopping: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _drops: Counter[str] = field(default_factory=Counter[str])
+    _recent: list[bool] = field(default_factory=list[bool])
+    _unscored: Counter[str] = field(default_factory=Counter[str])
+    _evaluations: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def take(self, deliveries: list[Delivery]) -> None:
+        """Enter a batch of results of this training: decide, journal, carry out, acknowledge."""
+        now = time.time()
+        parts = [self._enter(delivery, now=now) for delivery in deliveries]
+        issues = [issue for effects in parts for issue in effects.issues]
+        issues += self.books.admit(now=now)
+        await self._flush()
+        await self._send(issues)
+        for delivery in deliveries:
+            await delivery.ack()
+        self._wake.set()
+
+    def _enter(self, delivery: Delivery, *, now: float) -> Effects:
+        arrival = delivery.arrival
+        entry = self.books.enter(arrival.result(), arrival.body, now=now)
+        if entry.verdict == "accepted" and arrival.trace is not None:
+            self.traces[arrival.issue] = arrival.trace
+        if entry.verdict == "deferred" and arrival.deferred_for:
+            self.deferrals.out(arrival.deferred_for, now=time.monotonic())
+        if entry.verdict in ("accepted", "failed"):
+            self._recent = [*self._recent[-199:], entry.verdict == "failed"]
+        if entry.verdict == "failed":
+            self._unscored[arrival.result().reason] += 1
+        self.judge(entry.effects.finished)
+        return entry.effects
+
+    def judge(self, finished: Iterable[int]) -> None:
+        """Decide on finished groups: too few scored siblings, filtered, or kept for a step."""
+        for number in finished:
+            reason = "too_few_scored"
+            if self.books.ledger.scored_enough(number):
+                traces = [self.traces[i] for i in self.books.ledger.groups[number].accepted]
+                verdict = self.rewarding.judge(self.rewarding.components(self.world.instance(number), traces))
+                if verdict.keep:
+                    self.books.ledger.keep(number)
+                    continue
+                reason = verdict.reason
+            self._drops[reason] += 1
+            for issue in self.books.drop(number, reason):
+                self.traces.pop(issue, None)
+
+    async def _send(self, issues: Iterable[Issue]) -> None:
+        for issue in issues:
+            await self.wire.submit(self.world.order(issue, allowance=self.books.ledger.allowance or None))
+
+    async def _flush(self) -> None:
+        await asyncio.to_thread(self.books.flush)
+
+    # ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recover(self, restored: Effects) -> None:
+        """Publish what an earlier incarnation left under way."""
+        self.judge(restored.finished)
+        await self._flush()
+        await self._send(restored.issues)
+
+    async def step(self) -> dict[str, Any]:
+        """One optimizer step: wait for its groups, train, bring the weights to the engines. Returns its metrics line.
+
+        Paused where waiting cannot help; Stopped where the run was asked to end.
+        """
+        started = time.monotonic()
+        plan = await self._next_plan()
+        waited = time.monotonic() - started
+        step = self.books.ledger.step
+        groups = [
+            (self.world.instance(n), [self.traces[i] for i in issues]) for n, issues in self.books.begin(plan).items()
+        ]
+        samples, rewards = self.rewarding.batch(groups)
+        rewarded = time.monotonic()
+        metrics = await self.trainers.step(samples, self.config.step) if samples else None
+        trained = time.monotonic()
+        await self._new_version(step + 1)
+        synced = time.monotonic()
+        self.books.publish(step + 1)
+        issues = self.books.admit(now=time.time())
+        await self._flush()
+        await self._send(issues)
+        seconds = {
+            "generate_wait": waited,
+            "reward": rewarded - started - waited,
+            "train": trained - rewarded,
+            "sync": synced - trained,
+            "total": time.monotonic() - started,
+        }
+        row = self._row(step, groups=groups, rewards=rewards, metrics=metrics, seconds=seconds)
+        for _, traces in groups:
+            for trace in traces:
+                self.traces.pop(Issue.parse(trace.issue), None)
+        return row
+
+    async def _next_plan(self) -> StepPlan:
+        while True:
+            self._wake.clear()
+            if self.stopping:
+                raise Stopped
+            await self._look_after()
+            plan = self.books.next_step()
+            if isinstance(plan, StepPlan):
+                return plan
+            await self._unblock(plan)
+            try:
+                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+            except TimeoutError:
+                continue
+
+    async def _unblock(self, waiting: Waiting) -> None:
+        """Do what waiting would not: drop stragglers, or pause with the reason."""
+        ledger = self.books.ledger
+        if waiting.stragglers and ledger.config.on_stale == "Drop":
+            effects = self.books.kill(waiting.stragglers, now=time.time())
+            self._drops["stale"] += len(waiting.stragglers)
+            for issue in effects.set_aside:
+                self.traces.pop(issue, None)
+            await self._flush()
+            await self._send(effects.issues)
+        if waiting.paused:
+            raise Paused(f"{waiting.reason}. Loosen spec.algorithm.filters, raise groupSize, or set whenShort: Shrink.")
+        if ledger.out_of_money and not any(s.live for g in ledger.groups.values() for s in g.siblings):
+            spend = ledger.spend
+            raise Paused(
+                f"the spend cap is reached: ${spend.settled} spent and ${spend.held} reserved of ${spend.cap}."
+                " Raise spec.limits.maxSpendUSD and resume."
+            )
+        if len(self._recent) >= 100 and sum(self._recent) / len(self._recent) > self.config.max_failure_rate:
+            causes = ", ".join(f"{reason} ({n})" for reason, n in self._unscored.most_common(3))
+            raise Paused(f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.")
+
+    async def _look_after(self) -> None:
+        """Admit what fits, issue again what an outage held back, expire what is lost."""
+        now = time.time()
+        issues = self.books.admit(now=now)
+        for expert in await self.deferrals.back(self.books.ledger.deferred_experts()):
+            issues += self.books.routable(expert, now=now)
+        expired = self.books.expire(now=now, timeout=self.config.issue_timeout)
+        self.judge(expired.finished)
+        if issues or expired.issues or expired.excluded:
+            await self._flush()
+            await self._send([*issues, *expired.issues])
+
+    async def _new_version(self, step: int, *, adopt: bool = False) -> Snapshot:
+        """Write the snapshot of the trainers' weights and put it in service."""
+        version = str(PolicyVersion(self.books.ledger.incarnation, step))
+        folder = self.run.weights / version
+        snapshot = await self.trainers.snapshot(folder, version=version)
+        await self.engines.load(snapshot, adopt=adopt)
+        previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
+        prune_snapshots(self.run.weights, keep=[version, previous])
+        return snapshot
+
+    async def first_version(self) -> Snapshot:
+        """The weights that this incarnation starts from, in service on whatever engines there are."""
+        return await self._new_version(self.books.ledger.step, adopt=True)
+
+    def _row(
+        self,
+        step: int,
+        *,
+        groups: list[Any],
+        rewards: list[GroupReward],
+        metrics: StepMetrics | None,
+        seconds: dict[str, float],
+    ) -> dict[str, Any]:
+        traces = [trace for _, siblings in groups for trace in siblings]
+        ledger = self.books.ledger
+        row: dict[str, Any] = {
+            "step": step + 1,
+            "version": str(PolicyVersion(ledger.incarnation, step + 1)),
+            "time": round(time.time(), 3),
+            **episode_stats(traces, rewards, step=step),
+            "groups_trained": len(groups),
+            "groups_dropped": dict(self._drops),
+            "unscored": dict(self._unscored),
+            "spent_usd": float(ledger.spend.settled),
+            "trainer_idle_fraction": seconds["generate_wait"] / max(seconds["total"], 1e-9),
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        }
+        if metrics is not None:
+            row |= {
+                "loss": metrics.loss,
+                "grad_norm": metrics.grad_norm,
+                "entropy": metrics.entropy,
+                "kl": metrics.approx_kl,
+                "clip_fraction": metrics.clip_fraction,
+                "ratio_mean": metrics.ratio_mean,
+                "tokens": metrics.tokens,
+                "trained_tokens": metrics.trained_tokens,
+                "tokens_per_second": metrics.tokens / max(seconds["total"], 1e-9),
+                "trainer_seconds": metrics.seconds,
+            }
+        self._drops.clear()
+        self._unscored.clear()
+        return row
+
+    # ── checkpoints ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def checkpoint(self) -> Path:
+        """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
+        await self._flush()
+        ledger = self.books.ledger
+        folder = self.run.checkpoints / f"step-{ledger.step:06d}"
+        manifest = {
+            "step": ledger.step,
+            "incarnation": ledger.incarnation,
+            "journal_offset": self.books.journal.offset,
+            "next_group": ledger.next_group,
+            "live_groups": sorted(ledger.groups),
+            "spend": ledger.spend.as_dict(),
+            "metrics_offset": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
+            "seed": self.world.seed,
+        }
+        await self.trainers.save(folder, manifest)
+        self.books.journal.note("checkpoint", step=ledger.step, folder=folder.name)
+        await self._flush()
+        return folder

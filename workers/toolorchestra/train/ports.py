@@ -1,0 +1,53 @@
+"""What the controller needs of the world around it, as protocols: the real ones are Ray, vLLM and NATS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolorchestra.rollout.order import Order
+from toolorchestra.train.arrival import Arrival
+from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.weights import Snapshot
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An arrival and its acknowledgement, due only after the journal has it on disk."""
+
+    arrival: Arrival
+    ack: Callable[[], Awaitable[None]]
+
+
+class Wire(Protocol):
+    """Orders out, arrivals in."""
+
+    async def submit(self, order: Order) -> None:
+        """Publish one order; waits while the stream is full. Idempotent by the order's issue."""
+
+    def deliveries(self) -> AsyncIterator[Delivery]:
+        """Everything that workers send back, at least once each."""
+        ...
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Set a key of the training's bucket."""
+
+
+class Trainers(Protocol):
+    """The trainer group."""
+
+    async def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics: ...
+
+    async def snapshot(self, folder: Path, *, version: str) -> Snapshot: ...
+
+    async def save(self, folder: Path, manifest: dict[str, Any]) -> None: ...
+
+    async def export(self, folder: Path) -> None: ...
+
+
+class EngineGroup(Protocol):
+    """The policy's engines."""
+
+    async def load(self, snapshot: Snapshot, *, adopt: bool = False) -> None: ...

@@ -1,0 +1,60 @@
+"""The controller's end of the bus: orders become envelopes, envelopes become arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+from toolorchestra.bus.envelope import Envelope
+from toolorchestra.bus.protocol import BusFull, BusUnavailable, Received, ResultKind, RolloutBus
+from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.order import Order
+from toolorchestra.train.arrival import Arrival
+from toolorchestra.train.ports import Delivery
+
+RETRY_SECONDS = 0.5
+
+
+class BusWire:
+    """A Wire over any RolloutBus. Counts what went over it."""
+
+    def __init__(self, bus: RolloutBus) -> None:
+        self._bus = bus
+        self.sent = 0
+        self.received = 0
+
+    async def submit(self, order: Order) -> None:
+        """Publish; a full or unreachable stream is tried again with the same id until it takes the order."""
+        envelope = Envelope(id=order.issue, body=encode_order(order), purpose=order.purpose, content="order/1")
+        while True:
+            try:
+                await self._bus.submit(envelope)
+            except (BusFull, BusUnavailable):
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.sent += 1
+                return
+
+    async def deliveries(self) -> AsyncIterator[Delivery]:
+        async for received in self._bus.results():
+            self.received += 1
+            yield Delivery(read_arrival(received), partial(self._bus.ack, received))
+
+    async def put(self, key: str, value: bytes) -> None:
+        await self._bus.put(key, value)
+
+
+def read_arrival(received: Received) -> Arrival:
+    """Decode a result. `deferred` names the expert in the envelope's reason (empty: a worker was told to stop, which is a loss)."""
+    envelope = received.envelope
+    trace = decode_trace(envelope.body) if envelope.body else None
+    deferred = received.kind is ResultKind.DEFERRED
+    return Arrival(
+        issue=Issue.parse(envelope.id),
+        trace=trace,
+        body=envelope.body,
+        deferred_for=(envelope.reason or None) if deferred else None,
+        reason=envelope.reason,
+    )

@@ -1,0 +1,72 @@
+"""The world of a training: what group n attempts, and what its workers are told. A pure function of seed and counter.
+
+So a group's instance is never stored: a resume, a re-issue and a report all compute the same one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from toolorchestra.rewards.preferences import PreferenceSplit
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.order import EpisodeLimits, Order
+from toolorchestra.rollout.trace import Sampling
+from toolorchestra.tasks.suite import Suite
+from toolorchestra.tasks.task import Task
+from toolorchestra.tools.sampler import ViewSampler
+from toolorchestra.tools.view import InstanceView, Preference
+
+Prefer = Callable[[InstanceView, str, PreferenceSplit], Preference | None]
+"""A preference for an instance, or none: pure in (view, key, split)."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the siblings of a group share."""
+
+    task: Task
+    view: InstanceView
+
+
+@dataclass(frozen=True)
+class World:
+    """Suite, tools and preferences of a training."""
+
+    suite: Suite
+    sampler: ViewSampler
+    limits: EpisodeLimits
+    seed: int
+    prefer: Prefer | None = None
+
+    def instance(self, group: int) -> Instance:
+        """Task and view of a training group; the group counter is the suite's cursor."""
+        return self.view_of(self.suite.train_task(group), key=f"{self.seed}/group/{group}")
+
+    def view_of(
+        self, task: Task, *, key: str, sampler: ViewSampler | None = None, split: PreferenceSplit = "train"
+    ) -> Instance:
+        """Draw a task's tools; `key` names the draw."""
+        view = (sampler or self.sampler).sample(random.Random(key), tools=task.tools)
+        preference = self.prefer(view, key, split) if self.prefer else None
+        return Instance(task, view.model_copy(update={"preference": preference}) if preference else view)
+
+    def order(self, issue: Issue, *, allowance: Decimal | None = None) -> Order:
+        """What a worker needs for one training issue. Siblings differ in their sampling seed only."""
+        episode = issue.episode
+        instance = self.instance(episode.group)
+        return Order(
+            issue=str(issue),
+            task=instance.task,
+            view=instance.view,
+            limits=self.limits,
+            sampling=Sampling(seed=sampling_seed(self.seed, episode.group, episode.sample)),
+            allowance_usd=allowance,
+        )
+
+
+def sampling_seed(seed: int, group: int, sample: int) -> int:
+    """31 bits that differ between siblings and groups and repeat between runs of one seed."""
+    return random.Random(f"{seed}/{group}/{sample}").getrandbits(31)
