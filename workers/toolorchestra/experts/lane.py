@@ -44,8 +44,9 @@ class Lane:
             ExpertUnavailable: the endpoint asked for a longer pause than our patience.
         """
         async with self._semaphore:
-            while (wait := self._wait(tokens)) > 0:
-                await asyncio.sleep(wait)  # noqa: ASYNC110 - time itself is awaited, there is no event
+            # Time itself is awaited: there is no event to wait for.
+            while (wait := self._wait(tokens)) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(wait)
             yield
 
     def settle(self, *, taken: int, used: int) -> None:
