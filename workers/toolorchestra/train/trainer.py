@@ -9,6 +9,7 @@ float32 on the CPU. One CPU rank runs the plain module.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,19 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.export import export_folder
 from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
 from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
 from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
+
+STATE = "state"
+"""Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
 
 
 class NonFiniteStep(RuntimeError):
@@ -262,3 +271,49 @@ class Trainer:
         """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None."""
         tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
         return write_snapshot(folder, tensors, version=version, want=self.keys) if self.rank == 0 else None
+
+    def export(self, folder: Path, *, dtype: str = "float32") -> None:
+        """Write a Hugging Face folder of the weights (rank 0 writes)."""
+        tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
+        if self.rank == 0:
+            export_folder(folder, tensors, model_dir=Path(self.config.model_dir), dtype=dtype)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def set_rng(self, seed: int) -> None:
+        """Seed every generator of this process; ranks get different streams."""
+        seed += self.rank
+        random.seed(seed)
+        np.random.seed(seed % (1 << 32))
+        torch.manual_seed(seed)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer state and this process's generators under `folder`; collective."""
+        weights, optimizer = get_state_dict(self.policy, self.optimizer)
+        save_state({"model": weights, "optimizer": optimizer}, checkpoint_id=folder / STATE, no_dist=self.world == 1)
+        torch.save(_generators(), folder / f"rng-{self.rank:05d}.pt")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, also with another number of ranks (then generators keep their own state)."""
+        weights, optimizer = get_state_dict(self.policy, self.optimizer)
+        state: dict[str, Any] = {"model": weights, "optimizer": optimizer}
+        load_state(state, checkpoint_id=folder / STATE, no_dist=self.world == 1)
+        set_state_dict(
+            self.policy, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
+        generators = sorted(folder.glob("rng-*.pt"))
+        if len(generators) == self.world:
+            _restore_generators(torch.load(generators[self.rank], weights_only=False))
+
+
+def _generators() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_generators(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
