@@ -1,0 +1,135 @@
+"""`spec.algorithm` and `spec.warmStart`: how the policy is updated.
+
+`algorithm.{type, steps, group_size, groups_per_step, learning_rate, clip: {low, high, dual}, mask: {low, high},
+objective, kl: {coefficient, estimator}, entropy_coefficient, aggregation, max_gradient_norm, weight_decay,
+tokens_per_micro_batch, filters: {min_reward_std, informative, require_format, require_answer, when_short},
+max_staleness, on_stale, seed}`. `warm_start.{steps, source, learning_rate, batch_size}`. Ratios are Decimals.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import PARENT, Model
+from toolorchestra.api.rules import rule, ruled
+from toolorchestra.api.scalars import Bool, Count, Fraction, NonNegative, Number, PatternText
+
+
+class Clip(Model):
+    """Clipping of the ratio between policy and sampler."""
+
+    low: Fraction = Decimal("0.2")
+    """The ratio is clipped below 1 − low."""
+    high: Number = Decimal("0.28")
+    """The ratio is clipped above 1 + high."""
+    dual: Number | None = None
+    """Dual clip: most that a token of negative advantage may count, as a multiple of it (10 in the released recipe)."""
+
+
+class Mask(Model):
+    """Tokens whose ratio leaves the band are left out of the loss (IcePop)."""
+
+    model_config = ruled(
+        rule(
+            "double(self.low) < double(self.high)",
+            "low must be less than high",
+            check=lambda s: Decimal(s["low"]) < Decimal(s["high"]),
+            at="low",
+        )
+    )
+
+    low: Number
+    """Smallest ratio that counts."""
+    high: Number
+    """Largest ratio that counts."""
+
+
+class KL(Model):
+    """Penalty on the distance from the initial policy."""
+
+    coefficient: Number = Decimal("0")
+    """Its weight in the loss; 0: no reference model is kept."""
+    estimator: Literal["K1", "K2", "K3", "HalfDeltaSquared"] = "K3"
+    """Which estimate of the divergence."""
+
+
+class Filters(Model):
+    """What is left out of the backward pass."""
+
+    min_reward_std: Number = Decimal("0.1")
+    """Groups whose rewards vary less are dropped; does not apply to combiner GDPO."""
+    informative: Bool = False
+    """Keep a group if its outcome varies or any weighted component does."""
+    require_format: Bool = True
+    """Leave out samples that are not in the required format."""
+    require_answer: Bool = True
+    """Leave out episodes without a valid answer."""
+    when_short: Literal["Refill", "Shrink"] = "Refill"
+    """A step with too few groups: sample more (at most three times groupsPerStep), or go on with fewer."""
+
+
+class Algorithm(Model):
+    """The reinforcement learning."""
+
+    type: Literal["GRPO"] = "GRPO"
+    """Advantages relative to the group."""
+    steps: Count = 300
+    """Optimizer steps."""
+    group_size: Annotated[Count, Field(ge=2, le=1024)] = 8
+    """Episodes per task; at least 2, since an advantage is relative to siblings."""
+    groups_per_step: Annotated[Count, Field(le=65536)] = 16
+    """Groups that one step trains on."""
+    learning_rate: Number = Decimal("0.000001")
+    """Learning rate of AdamW."""
+    clip: Clip = Field(default_factory=Clip, json_schema_extra=PARENT)
+    """Clipping of the ratio."""
+    mask: Mask | None = None
+    """Band of ratios that count; absent: all."""
+    objective: Literal["Clipped", "TIS", "Decoupled"] = "Clipped"
+    """Which correction for the sampler's staleness and mismatch."""
+    kl: KL = Field(default_factory=KL, json_schema_extra=PARENT)
+    """Penalty on the distance from the initial policy."""
+    entropy_coefficient: Number = Decimal("0")
+    """Weight of the entropy bonus."""
+    aggregation: Literal["TokenMean", "SequenceMean"] = "TokenMean"
+    """Mean of the loss over tokens, or over sequences first."""
+    max_gradient_norm: Number = Decimal("1")
+    """The gradient is scaled down to this norm."""
+    weight_decay: Number = Decimal("0")
+    """Weight decay of AdamW."""
+    tokens_per_micro_batch: Annotated[Count, Field(ge=16)] = 8192
+    """Tokens packed into one forward pass; a longer sequence travels alone."""
+    filters: Filters = Field(default_factory=Filters, json_schema_extra=PARENT)
+    """What is left out."""
+    max_staleness: Annotated[NonNegative, Field(le=1000)] = 4
+    """Steps that a trained token's policy may be behind; 0: exactly synchronous."""
+    on_stale: Literal["Wait", "Drop"] = "Wait"
+    """Episodes about to be too old: wait for them, or drop and sample anew (which favours short ones)."""
+    seed: NonNegative = 0
+    """Seed of everything random."""
+
+
+TraceSource = Annotated[
+    str,
+    PatternText(
+        r"^(FormatTraces|(hf|pvc|s3|file)://[^\s]+)$",
+        "FormatTraces, or the URI of a file of traces",
+        1024,
+    ),
+]
+
+
+class WarmStart(Model):
+    """Supervised steps before the reinforcement learning."""
+
+    steps: Count = 200
+    """Supervised steps."""
+    source: TraceSource = "FormatTraces"
+    """FormatTraces: made by a naive router that knows the format only; or a URI of traces."""
+    learning_rate: Number = Decimal("0.00001")
+    """Learning rate of the supervised steps."""
+    batch_size: Annotated[Count, Field(le=65536)] = 32
+    """Traces per step."""

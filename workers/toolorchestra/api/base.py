@@ -1,0 +1,133 @@
+"""What every resource is made of: the frozen, closed base model, and references shared by both kinds.
+
+Invariants
+- YAML is camelCase, attributes are snake_case; `USD` and `URI` stay upper case in YAML (`maxSpendUSD`, `exportURI`).
+- Unknown keys are refused. Absent means unset (None); a field with a default has it in the schema too, and every
+  parent that may be left out carries `default: {}`, so that the API server and these models fill in the same values.
+- Rules over several fields are declared on the model that holds them (`toolorchestra.api.rules`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from toolorchestra.api.scalars import Key, ObjectName, Quantity
+
+GROUP = "toolorchestra.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+ApiVersion = Literal["toolorchestra.dev/v1alpha1"]
+
+
+def yaml_name(attribute: str) -> str:
+    """YAML key of an attribute: `max_spend_usd` → `maxSpendUSD`, `export_uri` → `exportURI`, `uri` → `uri`."""
+    return re.sub(r"(?<=[a-z])(Usd|Uri)(?![a-z])", lambda match: match.group().upper(), to_camel(attribute))
+
+
+class Model(BaseModel):
+    """Base of everything: frozen, closed, read by YAML name; Python code may construct by attribute name too."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=yaml_name,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_takes_default(cls, data: Any) -> Any:
+        """A key without a value takes its default, as the API server prunes a null that has one."""
+        if not isinstance(data, Mapping):
+            return data
+        defaulted = {
+            name
+            for attribute, field in cls.model_fields.items()
+            if not field.is_required() and field.get_default(call_default_factory=True) is not None
+            for name in (attribute, field.alias)
+        }
+        return {key: value for key, value in data.items() if value is not None or key not in defaulted}
+
+
+PARENT: dict[str, Any] = {"default": {}}
+"""Schema of a parent that may be left out: an empty object, whose own fields' defaults then apply."""
+
+LIST_MAP: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+"""Schema of a list of objects that are told apart by `name`; the rules refuse a name used twice."""
+
+LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+"""Schema of a list of scalars, none twice."""
+
+
+class SecretKeyRef(Model):
+    """A key of a Secret in the same namespace. On one machine an environment variable, named where it is missing."""
+
+    name: ObjectName
+    """Name of the Secret."""
+    key: Key
+    """Key in the Secret."""
+
+
+class ConfigMapKeyRef(Model):
+    """A key of a ConfigMap in the same namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+    key: Key
+    """Key in the ConfigMap."""
+
+
+class Resources(Model):
+    """Compute resources of a container, as in a pod."""
+
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    """Upper limits by resource name, such as `nvidia.com/gpu: 1`."""
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    """Requests by resource name, such as `cpu: 4`."""
+
+
+class LabelSelectorRequirement(Model):
+    """One condition on a label."""
+
+    key: Annotated[str, Field(min_length=1, max_length=317)]
+    """Label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How the label is compared with `values`."""
+    values: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    """Values for In and NotIn; empty for the others."""
+
+
+class LabelSelector(Model):
+    """Which objects, by their labels; everything given must hold, and an empty selector matches all."""
+
+    match_labels: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
+    """Labels with the values they must have."""
+    match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=16)] = ()
+    """Further conditions."""
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels is selected."""
+        if any(labels.get(key) != value for key, value in self.match_labels.items()):
+            return False
+        for requirement in self.match_expressions:
+            value = labels.get(requirement.key)
+            match requirement.operator:
+                case "In":
+                    held = value in requirement.values
+                case "NotIn":
+                    held = value not in requirement.values
+                case "Exists":
+                    held = value is not None
+                case "DoesNotExist":
+                    held = value is None
+            if not held:
+                return False
+        return True

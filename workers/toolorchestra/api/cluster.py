@@ -1,0 +1,130 @@
+"""Where a training runs and keeps things: Ray, messaging, storage, checkpoints, telemetry. Stand-ins on one machine."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import PARENT, Model, Resources, SecretKeyRef
+from toolorchestra.api.model import Cache, EphemeralClaim, ExistingClaim
+from toolorchestra.api.pool import gpus_match_shards
+from toolorchestra.api.rules import ruled, union
+from toolorchestra.api.scalars import URI, URL, USD, Count, Fraction, Image, NatsURL, Opaque
+
+
+class RayHead(Model):
+    """The head: the controller lives here."""
+
+    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    """Resources of the head's pod."""
+
+
+class RayTrainers(Model):
+    """The trainers: one process group."""
+
+    replicas: Annotated[Count, Field(le=1024)] = 1
+    """Trainer pods."""
+    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    """Resources of one trainer."""
+
+
+class RayEngines(Model):
+    """The engines: vLLM servers of the policy."""
+
+    model_config = ruled(gpus_match_shards())
+
+    replicas: Annotated[Count, Field(le=1024)] = 1
+    """Engines."""
+    tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
+    """GPUs per engine; equals the GPU limit where there is one."""
+    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    """Resources of one engine."""
+
+
+class Ray(Model):
+    """The training's Ray cluster."""
+
+    provider: Literal["Auto", "KubeRay", "Builtin"] = "Auto"
+    """Who makes the cluster; Auto: KubeRay where it is installed when the training is admitted."""
+    image: Image | None = None
+    """Image of all its pods; absent: the chart's."""
+    head: RayHead = Field(default_factory=RayHead, json_schema_extra=PARENT)
+    """The head."""
+    trainers: RayTrainers = Field(default_factory=RayTrainers, json_schema_extra=PARENT)
+    """The trainers."""
+    engines: RayEngines = Field(default_factory=RayEngines, json_schema_extra=PARENT)
+    """The engines."""
+    model_cache: Cache | None = None
+    """Volume for the initial weights and compiled code; absent: none."""
+    pod_template: Opaque | None = None
+    """Overlay on all its pods; a change takes effect with the next attempt."""
+
+
+class Messaging(Model):
+    """The NATS server; absent parts are the chart's."""
+
+    url: NatsURL | None = None
+    """Server."""
+    controller_secret_ref: SecretKeyRef | None = None
+    """Credentials of the controller."""
+    worker_secret_ref: SecretKeyRef | None = None
+    """Credentials of the rollout workers."""
+    stream_replicas: Annotated[Count, Field(le=5)] | None = None
+    """Copies of every stream: 1, 3 or 5; absent: the chart's."""
+
+
+class Storage(Model):
+    """Where checkpoints and the journal lie."""
+
+    model_config = ruled(union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim", URI="uri"))
+
+    type: Literal["EphemeralClaim", "ExistingClaim", "URI"] = "EphemeralClaim"
+    """A volume made for the training, one that is there already, or an object store."""
+    ephemeral_claim: EphemeralClaim | None = None
+    """With type EphemeralClaim; absent: its defaults."""
+    existing_claim: ExistingClaim | None = None
+    """With type ExistingClaim."""
+    uri: URI | None = None
+    """With type URI."""
+    secret_ref: SecretKeyRef | None = None
+    """Credentials of the object store."""
+    retention_policy: Literal["Retain", "Delete"] = "Retain"
+    """Retain: the volume has no owner, so the model outlives the resource."""
+
+
+class Checkpoint(Model):
+    """How often, and how many."""
+
+    every_steps: Count = 10
+    """Steps between checkpoints: the most that a preemption loses."""
+    keep: Annotated[Count, Field(le=1000)] = 3
+    """Checkpoints kept; the last good and the best are always kept."""
+
+
+class Export(Model):
+    """Where the finished model goes."""
+
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^(pvc|s3|file)://[^\s]+$")]
+    """Hugging Face folder of the best and the last model: `pvc://claim/path` or `s3://bucket/prefix`."""
+    secret_ref: SecretKeyRef | None = None
+    """Credentials of the object store."""
+
+
+class Telemetry(Model):
+    """Traces and metrics."""
+
+    otlp_endpoint: URL | None = None
+    """OpenTelemetry collector (OTLP over HTTP); absent: the chart's, or none."""
+    span_group: Literal["off", "default", "per_turn", "all"] = "default"
+    """Which spans are made. (`off` needs quotes in YAML.)"""
+    ratio: Fraction = Decimal("1")
+    """Share of groups that are traced."""
+
+
+class Limits(Model):
+    """Limits of the whole run."""
+
+    max_spend_usd: USD | None = None
+    """US dollars for everything paid, checked before each paid call; reached: the run pauses with a condition."""

@@ -1,0 +1,35 @@
+"""Object metadata, as Kubernetes has it: what people write is typed, what the server writes passes through."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from toolorchestra.api.base import Model
+from toolorchestra.api.scalars import Int, Name, ObjectName
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+
+
+class ObjectMeta(Model):
+    """Standard object metadata; the name is a DNS-1035 label of at most 40 characters."""
+
+    name: Name
+    """Name, unique among the kind in its namespace."""
+    namespace: ObjectName | None = None
+    """Namespace; on one machine it is ignored."""
+    labels: dict[str, LabelValue] = Field(default_factory=dict)
+    """Labels, which selectors match."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations."""
+    uid: str | None = None
+    resource_version: str | None = None
+    generation: Int | None = None
+    generate_name: str | None = None
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: Int | None = None
+    finalizers: tuple[str, ...] = ()
+    owner_references: tuple[dict[str, Any], ...] = ()
+    managed_fields: tuple[dict[str, Any], ...] = ()

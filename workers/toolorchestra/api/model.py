@@ -1,0 +1,74 @@
+"""Models by URI, prices in US dollars, and volumes: what pools and trainings share."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import LIST_SET, Model, SecretKeyRef
+from toolorchestra.api.rules import ruled, union
+from toolorchestra.api.scalars import USD, ModelURI, ObjectName, Quantity, ShortText
+
+
+class TokenPrice(Model):
+    """Price of a model's tokens, per million, in and out apart."""
+
+    input_usd_per_million_tokens: USD
+    """US dollars per million tokens read."""
+    output_usd_per_million_tokens: USD
+    """US dollars per million tokens written."""
+
+
+class ExpertPrice(TokenPrice):
+    """Price of an expert: its tokens, and a fixed amount per call."""
+
+    per_call_usd: USD = Decimal("0")
+    """US dollars per call."""
+
+
+class ModelSource(Model):
+    """Where a model's weights come from."""
+
+    uri: ModelURI
+    """`hf://owner/name`, `pvc://claim/path`, `s3://bucket/prefix`, or `file:///path` (in the image)."""
+    revision: ShortText | None = None
+    """Commit, tag or branch of a Hugging Face repository."""
+    token_secret_ref: SecretKeyRef | None = None
+    """Token for a gated or private repository, or credentials of the object store."""
+
+
+class EphemeralClaim(Model):
+    """A volume that is made for the resource."""
+
+    size: Quantity = "50Gi"
+    """Size of the volume."""
+    storage_class_name: ObjectName | None = None
+    """Storage class; absent: the cluster's default."""
+    access_modes: tuple[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"], ...] = Field(
+        default=("ReadWriteOnce",), max_length=3, json_schema_extra=LIST_SET
+    )
+    """Access modes; more than one node needs ReadWriteMany."""
+
+
+class ExistingClaim(Model):
+    """A volume that is there already."""
+
+    claim_name: ObjectName
+    """Name of the PersistentVolumeClaim in the same namespace."""
+    path: ShortText | None = None
+    """Folder in the volume; absent: its root."""
+
+
+class Cache(Model):
+    """A volume for weights and compiled code, so that a restart does not fetch and compile again."""
+
+    model_config = ruled(*union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim"))
+
+    type: Literal["EphemeralClaim", "ExistingClaim"]
+    """Made for the resource, or there already."""
+    ephemeral_claim: EphemeralClaim | None = None
+    """With type EphemeralClaim; absent: its defaults."""
+    existing_claim: ExistingClaim | None = None
+    """With type ExistingClaim."""

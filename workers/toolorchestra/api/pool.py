@@ -1,0 +1,290 @@
+"""ExpertPool: one expert, N interchangeable replicas; served by vLLM here, or an OpenAI-compatible endpoint elsewhere.
+
+Read it as `pool.metadata.name`, `pool.spec.{roles, description, price, expected_latency_milliseconds, limits,
+parameters, type, vllm, endpoint, simulated}`. Invariants: `type` says which of `vllm`, `endpoint` is set; prices are
+Decimals in US dollars; a simulated expert is an Endpoint whose server is the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import (
+    LIST_SET,
+    PARENT,
+    ApiVersion,
+    ConfigMapKeyRef,
+    Model,
+    Resources,
+    SecretKeyRef,
+)
+from toolorchestra.api.conditions import CONDITION_LIST, PoolCondition
+from toolorchestra.api.metadata import ObjectMeta
+from toolorchestra.api.model import Cache, ExpertPrice, ModelSource
+from toolorchestra.api.resource import Resource
+from toolorchestra.api.rules import immutable, rule, ruled, union
+from toolorchestra.api.scalars import (
+    URL,
+    Bool,
+    Count,
+    Fraction,
+    Image,
+    Milliseconds,
+    NonNegative,
+    Number,
+    ObjectName,
+    Opaque,
+    Quantity,
+    Replicas,
+    SecondsOrZero,
+    ShortText,
+    Text,
+    Word,
+)
+
+Role = Literal["Search", "Reason", "Answer", "Call", "Judge", "UserSimulator", "Writer"]
+
+OWNED_FLAGS = (
+    "--api-key",
+    "--download-dir",
+    "--host",
+    "--max-model-len",
+    "--model",
+    "--otlp-traces-endpoint",
+    "--port",
+    "--revision",
+    "--served-model-name",
+    "--tensor-parallel-size",
+    "-tp",
+)
+"""Flags of vLLM that the operator sets from other fields."""
+
+GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
+
+RESERVED_NAMES = ("outcome", "cost", "latency", "policy")
+"""Names that mean something else in weights and price books, so no pool and no function may have them."""
+
+NEW_POOL = "make a new pool and point trainings at it"
+
+
+def gpus_match_shards() -> dict[str, str]:
+    """Rule: where a GPU limit is given, it equals `tensorParallelSize` (one shard, one GPU)."""
+    return rule(
+        f"{list(GPU_RESOURCES)}.all(gpu, !has(self.resources.limits) || !(gpu in self.resources.limits)"
+        " || string(self.resources.limits[gpu]) == string(self.tensorParallelSize))",
+        "tensorParallelSize must equal the GPU limit in resources.limits: one shard per GPU",
+        check=_one_gpu_per_shard,
+        at="tensorParallelSize",
+    )
+
+
+def _one_gpu_per_shard(s: Mapping[str, Any]) -> bool:
+    limits = s["resources"].get("limits", {})
+    return all(str(limits[gpu]) == str(s["tensorParallelSize"]) for gpu in GPU_RESOURCES if gpu in limits)
+
+
+class ExpertLimits(Model):
+    """What one call may ask for, and how much the expert takes at a time."""
+
+    max_output_tokens: Count = 8192
+    """Most tokens that one call may write; its worst-case cost is reserved."""
+    max_input_tokens: Count = 24000
+    """Most tokens that one call may read."""
+    max_concurrency: Count = 64
+    """Calls in flight, from all workers together."""
+    requests_per_minute: Count | None = None
+    """Calls per minute; absent: no limit."""
+    tokens_per_minute: Count | None = None
+    """Tokens per minute, in and out; absent: no limit."""
+
+
+class SamplingParameters(Model):
+    """Sampling parameters sent with every call; absent: not sent, the server's default holds."""
+
+    temperature: Number | None = None
+    """Temperature."""
+    top_p: Fraction | None = None
+    """Nucleus sampling."""
+
+
+class DescriptionKey(Model):
+    """A description kept elsewhere."""
+
+    config_map_key_ref: ConfigMapKeyRef
+    """Key of a ConfigMap that holds the text."""
+
+
+class VLLM(Model):
+    """An expert that the operator serves with vLLM."""
+
+    model_config = ruled(
+        gpus_match_shards(),
+        rule(
+            f"self.extraArgs.all(arg, !{list(OWNED_FLAGS)}.exists(flag, arg == flag || arg.startsWith(flag + '=')))",
+            "extraArgs must not set what has a field of its own: " + " ".join(OWNED_FLAGS),
+            check=lambda s: (
+                not any(arg == flag or arg.startswith(flag + "=") for arg in s["extraArgs"] for flag in OWNED_FLAGS)
+            ),
+            at="extraArgs",
+        ),
+        immutable(optional=("cache",), why=NEW_POOL),
+    )
+
+    model: ModelSource
+    """Weights to serve."""
+    image: Image | None = None
+    """vLLM's image; absent: the chart's, pinned by digest."""
+    replicas: Replicas = 1
+    """Interchangeable servers; the scale sub-resource sets this."""
+    min_available: Replicas = 1
+    """Ready replicas below which the pool counts as out."""
+    tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
+    """GPUs per replica; equals the GPU limit where there is one."""
+    max_model_len: Count | None = None
+    """Context length in tokens; absent: the model's own."""
+    extra_args: tuple[ShortText, ...] = Field(default=(), max_length=64)
+    """Further flags of vLLM, one string each; flags that have a field of their own are refused."""
+    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    """Resources of one replica."""
+    cache: Cache | None = None
+    """Volume for weights and compiled code; absent: none, every start fetches and compiles."""
+    shm_size: Quantity | None = None
+    """Size of /dev/shm; absent: sized by the operator."""
+    drain_seconds: SecondsOrZero = 120
+    """How long a replica that goes away may finish what it has."""
+    queue_name: ObjectName | None = None
+    """Kueue queue; absent: none."""
+    pod_template: Opaque | None = None
+    """Overlay on the pod: tolerations, nodeSelector, affinity, runtimeClassName, resourceClaims, imagePullSecrets."""
+
+
+class ParameterNames(Model):
+    """What the endpoint calls the parameters of a request, where it differs from OpenAI's chat completions."""
+
+    max_tokens: Word = "max_tokens"
+    """Name of the limit on written tokens."""
+    temperature: Word = "temperature"
+    """Name of the temperature."""
+    top_p: Word = "top_p"
+    """Name of the nucleus parameter."""
+
+
+class Endpoint(Model):
+    """An expert behind an OpenAI-compatible API that is there already."""
+
+    url: URL
+    """Base URL, `/v1` included. Host `simulator` is the local simulator on one machine."""
+    model: ShortText
+    """Model to ask for."""
+    api_key_secret_ref: SecretKeyRef | None = None
+    """API key; absent: none is sent."""
+    probe: Literal["Completion", "Models", "None"] = "Models"
+    """How the operator finds out whether it answers: one paid token, the list of models, or not at all."""
+    parameter_names: ParameterNames = Field(default_factory=ParameterNames, json_schema_extra=PARENT)
+    """Names of request parameters where they differ."""
+
+
+class ExpertPoolSpec(Model):
+    """What the expert is, costs and can take."""
+
+    model_config = ruled(
+        union(VLLM="vllm", Endpoint="endpoint"),
+        rule(
+            "!has(self.description) || !has(self.descriptionFrom)",
+            "give description or descriptionFrom, not both",
+            check=lambda s: "description" not in s or "descriptionFrom" not in s,
+            at="descriptionFrom",
+        ),
+        rule(
+            "!self.simulated || self.type == 'Endpoint'",
+            "a simulated expert is an Endpoint: the simulator is a server like any other",
+            check=lambda s: not s["simulated"] or s["type"] == "Endpoint",
+            at="simulated",
+        ),
+        immutable("type", "simulated", why=NEW_POOL),
+    )
+
+    roles: tuple[Role, ...] = Field(
+        default=("Search", "Reason", "Answer", "Call"), min_length=1, max_length=7, json_schema_extra=LIST_SET
+    )
+    """What the expert may be used for."""
+    description: Text | None = None
+    """What it is good at: the policy reads this."""
+    description_from: DescriptionKey | None = None
+    """The description, kept elsewhere."""
+    price: ExpertPrice
+    """What it costs."""
+    expected_latency_milliseconds: Milliseconds
+    """Latency of one call as the policy is told, before it is measured."""
+    limits: ExpertLimits = Field(default_factory=ExpertLimits, json_schema_extra=PARENT)
+    """Limits per call and at a time."""
+    parameters: SamplingParameters = Field(default_factory=SamplingParameters, json_schema_extra=PARENT)
+    """Sampling parameters of every call."""
+    type: Literal["VLLM", "Endpoint"]
+    """Served here with vLLM, or an endpoint that is there already."""
+    vllm: VLLM | None = None
+    """With type VLLM."""
+    endpoint: Endpoint | None = None
+    """With type Endpoint."""
+    simulated: Bool = False
+    """A stand-in: metering takes its reported service time, and every report says so."""
+
+
+class MeasuredService(Model):
+    """What calls to the pool were measured to take."""
+
+    latency_milliseconds_p50: NonNegative | None = None
+    """Median latency."""
+    latency_milliseconds_p99: NonNegative | None = None
+    """99th percentile of the latency."""
+    error_rate: Fraction | None = None
+    """Share of calls that failed."""
+    at: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """When this was measured."""
+
+
+class ExpertPoolStatus(Model):
+    """What the operator sees."""
+
+    observed_generation: NonNegative | None = None
+    """Generation of the spec that this status is about."""
+    replicas: NonNegative | None = None
+    """Replicas that exist."""
+    ready_replicas: NonNegative | None = None
+    """Replicas that answer."""
+    ready: ShortText | None = None
+    """Ready replicas of those wanted, such as 2/2: the Ready column."""
+    selector: Annotated[str, Field(max_length=1024)] | None = None
+    """Label selector of the pods, for autoscalers."""
+    url: URL | None = None
+    """Where the expert is served, `/v1` included."""
+    served_model: ShortText | None = None
+    """Name under which the server knows the model."""
+    measured: MeasuredService | None = None
+    """What calls were measured to take."""
+    conditions: tuple[PoolCondition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
+    """State, aspect by aspect."""
+
+
+class ExpertPool(Resource):
+    """One expert: a model behind an OpenAI-compatible API, with its price, latency and limits."""
+
+    model_config = ruled(
+        rule(
+            f"!(self.metadata.name in {list(RESERVED_NAMES)})",
+            f"a pool must not be named {', '.join(RESERVED_NAMES)}: weights and price books use these names",
+            check=lambda s: s["metadata"]["name"] not in RESERVED_NAMES,
+            at="metadata.name",
+        )
+    )
+
+    api_version: ApiVersion
+    kind: Literal["ExpertPool"]
+    metadata: ObjectMeta
+    spec: ExpertPoolSpec
+    """What is wanted."""
+    status: ExpertPoolStatus | None = None
+    """What is there."""

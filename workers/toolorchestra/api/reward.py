@@ -1,0 +1,82 @@
+"""`spec.reward` and `spec.preferences`.
+
+`reward.{combiner, weights: {outcome, cost, latency}, latency, min_range: {cost_usd, latency_milliseconds}, gate}`;
+`preferences.{uri, fraction}`. Weights are Decimals; the combiners are described in method §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import PARENT, Model
+from toolorchestra.api.rules import rule, ruled
+from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Number
+
+
+class Weights(Model):
+    """What the components are worth where a task carries no preference; tools count 0."""
+
+    outcome: Number = Decimal("1")
+    """Being right."""
+    cost: Number = Decimal("0.3")
+    """Being cheap."""
+    latency: Number = Decimal("0.2")
+    """Being fast."""
+
+
+class MinRange(Model):
+    """Ranges below which a component counts as the same for all siblings; absent: any difference counts."""
+
+    cost_usd: USD | None = None
+    """Range of the siblings' cost in US dollars."""
+    latency_milliseconds: Milliseconds | None = None
+    """Range of the siblings' latency."""
+
+
+def _weights_are_fractions(s: Mapping[str, Any]) -> bool:
+    weights = s["weights"]
+    return s["combiner"] == "WeightedSum" or all(Decimal(weights[name]) <= 1 for name in ("outcome", "cost", "latency"))
+
+
+class Reward(Model):
+    """How an episode's components become one number."""
+
+    model_config = ruled(
+        rule(
+            "self.combiner == 'WeightedSum' || (double(self.weights.outcome) <= 1.0"
+            " && double(self.weights.cost) <= 1.0 && double(self.weights.latency) <= 1.0)",
+            "weights lie between 0 and 1, except with combiner WeightedSum (which weighs raw dollars and seconds)",
+            check=_weights_are_fractions,
+            at="weights",
+        ),
+        rule(
+            "self.gate || self.combiner == 'GDPO'",
+            "only combiner GDPO has a gate to switch off",
+            check=lambda s: s["gate"] or s["combiner"] == "GDPO",
+            at="gate",
+        ),
+    )
+
+    combiner: Literal["GDPO", "MinMaxDot", "WeightedSum"] = "GDPO"
+    """How components are normalised and summed."""
+    weights: Weights = Field(default_factory=Weights, json_schema_extra=PARENT)
+    """Weights of a task without a preference."""
+    latency: Literal["Service", "WallClock"] = "Service"
+    """Service: generation and tools only; WallClock: queueing and pauses too, as published."""
+    min_range: MinRange = Field(default_factory=MinRange, json_schema_extra=PARENT)
+    """Differences too small to count."""
+    gate: Bool = True
+    """GDPO: no right sibling ranks below a wrong one; false as published."""
+
+
+class Preferences(Model):
+    """Instructions such as "keep it private", each with its weight vector, appended to a share of the tasks."""
+
+    uri: URI | None = None
+    """File of (instruction, weights) pairs; absent: made from templates over the tools' attributes."""
+    fraction: Fraction = Decimal("0.5")
+    """Share of tasks that carry one."""

@@ -1,0 +1,44 @@
+"""`spec.rollout`: how episodes are run.
+
+`rollout.{workers, concurrency_per_worker, max_turns, max_prompt_tokens, max_response_tokens,
+episode_timeout_seconds, episode_budget: {max_usd, max_service_seconds}, pod_template}`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from toolorchestra.api.base import PARENT, Model
+from toolorchestra.api.scalars import USD, Count, Opaque, Replicas, Seconds
+
+
+class EpisodeBudget(Model):
+    """Hard limits of one episode, checked before each call; absent: none."""
+
+    max_usd: USD | None = None
+    """Actual US dollars."""
+    max_service_seconds: Seconds | None = None
+    """Seconds of generation and tools, waiting excluded."""
+
+
+class Rollout(Model):
+    """How episodes are run."""
+
+    workers: Replicas = 2
+    """Worker processes."""
+    concurrency_per_worker: Annotated[Count, Field(le=4096)] = 32
+    """Episodes that one worker runs at a time."""
+    max_turns: Annotated[Count, Field(le=1000)] = 50
+    """Turns after which an episode ends with outcome 0."""
+    max_prompt_tokens: Count = 24000
+    """Most tokens of one prompt."""
+    max_response_tokens: Count = 8000
+    """Most tokens of one generation."""
+    episode_timeout_seconds: Seconds = 1800
+    """Wall time after which an episode is given up as a failure of infrastructure."""
+    episode_budget: EpisodeBudget = Field(default_factory=EpisodeBudget, json_schema_extra=PARENT)
+    """Hard limits of one episode."""
+    pod_template: Opaque | None = None
+    """Overlay on the workers' pods."""

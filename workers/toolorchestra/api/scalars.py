@@ -1,0 +1,171 @@
+"""Scalar types of the resources: each one Python type, one schema and one message, from one pattern.
+
+Invariant: nothing is coerced. Money, ratios and rates are decimal strings in YAML (no exponent) and `Decimal` in
+Python; durations and counts are strict integers; there is no float.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+def plain(value: Decimal) -> str:
+    """A decimal without exponent, as YAML and the API have it."""
+    return format(value, "f")
+
+
+@dataclass(frozen=True)
+class DecimalText:
+    """`Annotated[Decimal, DecimalText(…)]`: a decimal string of that pattern; `want` says so to a person."""
+
+    pattern: str
+    want: str
+    max_length: int
+
+    def read(self, value: Any) -> Decimal:
+        if isinstance(value, Decimal):
+            value = plain(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise PydanticCustomError(
+                "decimal_text",
+                '{want}, written as a string: put it in quotes ("{value}")',
+                {"want": self.want, "value": plain(Decimal(str(value)))},
+            )
+        if not isinstance(value, str):
+            raise PydanticCustomError("decimal_text", "{want}", {"want": self.want})
+        if len(value) > self.max_length or not re.fullmatch(self.pattern, value):
+            raise PydanticCustomError("decimal_text", '{want}, got "{value}"', {"want": self.want, "value": value})
+        return Decimal(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                plain, return_schema=core_schema.str_schema(), when_used="json"
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": self.pattern, "maxLength": self.max_length}
+
+
+@dataclass(frozen=True)
+class PatternText:
+    """`Annotated[str, PatternText(…)]`: a string of that pattern; `want` says so to a person."""
+
+    pattern: str
+    want: str
+    max_length: int
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise PydanticCustomError("pattern_text", "{want}, got {value}", {"want": self.want, "value": repr(value)})
+        if len(value) > self.max_length or not re.fullmatch(self.pattern, value):
+            raise PydanticCustomError("pattern_text", '{want}, got "{value}"', {"want": self.want, "value": value})
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read, serialization=core_schema.to_string_ser_schema())
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": self.pattern, "maxLength": self.max_length}
+
+
+@dataclass(frozen=True)
+class QuantityText:
+    """`Annotated[int | str, QuantityText()]`: a Kubernetes quantity, `2` as well as `"2"` or `8Gi`."""
+
+    pattern: str = r"^([0-9]{1,18}(\.[0-9]{1,9})?|\.[0-9]{1,9})(n|u|m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+    max_length: int = 40
+
+    def read(self, value: Any) -> int | str:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        if isinstance(value, str) and len(value) <= self.max_length and re.fullmatch(self.pattern, value):
+            return value
+        raise PydanticCustomError(
+            "quantity_text", "a Kubernetes quantity such as 2, 500m or 8Gi, got {value}", {"value": repr(value)}
+        )
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": self.pattern,
+            "maxLength": self.max_length,
+        }
+
+
+@dataclass(frozen=True)
+class OpaqueObject:
+    """`Annotated[dict[str, Any], OpaqueObject()]`: an object whose inside is somebody else's schema."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+_PLAIN = r"^[0-9]{1,9}(\.[0-9]{1,12})?$"
+
+USD = Annotated[Decimal, DecimalText(_PLAIN, 'an amount in US dollars such as "0.25"', 22)]
+Number = Annotated[Decimal, DecimalText(_PLAIN, 'a number ≥ 0 such as "0.5"', 22)]
+SignedNumber = Annotated[Decimal, DecimalText(r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$", 'a number such as "-0.5"', 23)]
+Fraction = Annotated[
+    Decimal, DecimalText(r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", 'a fraction from "0" to "1" such as "0.5"', 14)
+]
+
+Bool = Annotated[bool, Strict()]
+Int = Annotated[int, Strict(), Field(ge=-(2**53), le=2**53)]
+Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000_000)]
+NonNegative = Annotated[int, Strict(), Field(ge=0, le=2**53)]
+Milliseconds = Annotated[int, Strict(), Field(ge=1, le=86_400_000)]
+Seconds = Annotated[int, Strict(), Field(ge=1, le=31_536_000)]
+SecondsOrZero = Annotated[int, Strict(), Field(ge=0, le=31_536_000)]
+
+Name = Annotated[
+    str,
+    PatternText(
+        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        "a name: at most 40 lower-case letters, digits and dashes, a letter first (DNS-1035)",
+        40,
+    ),
+]
+ObjectName = Annotated[
+    str, PatternText(r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", "the name of a Kubernetes object (lower case)", 253)
+]
+Key = Annotated[str, PatternText(r"^[-._a-zA-Z0-9]+$", "a key: letters, digits, dash, dot and underscore", 253)]
+Word = Annotated[str, PatternText(r"^[A-Za-z0-9][-_A-Za-z0-9]*$", "a word of letters, digits, - and _", 40)]
+DatasetName = Annotated[str, PatternText(r"^[A-Za-z_][A-Za-z0-9_]*$", "a dataset's name such as chain_sum", 80)]
+URI = Annotated[
+    str,
+    PatternText(
+        r"^(hf|pvc|s3|file|https?)://[^\s]+$",
+        "a URI: hf://owner/name, pvc://claim/path, s3://bucket/key, https://… or file:///path",
+        1024,
+    ),
+]
+ModelURI = Annotated[
+    str,
+    PatternText(
+        r"^(hf|pvc|s3|file)://[^\s]+$",
+        "a model's URI: hf://owner/name, pvc://claim/path, s3://bucket/prefix or file:///path",
+        1024,
+    ),
+]
+URL = Annotated[str, PatternText(r"^https?://[^\s]+$", "a URL: http://… or https://…", 1024)]
+NatsURL = Annotated[str, PatternText(r"^(nats|tls|wss?)://[^\s]+$", "a NATS URL such as nats://host:4222", 1024)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+ShortText = Annotated[str, Field(min_length=1, max_length=256)]
+LongText = Annotated[str, Field(max_length=32768)]
+Image = Annotated[str, Field(min_length=1, max_length=512)]
+Replicas = Annotated[int, Strict(), Field(ge=0, le=10_000)]
+Quantity = Annotated[int | str, QuantityText()]
+Opaque = Annotated[dict[str, Any], OpaqueObject()]

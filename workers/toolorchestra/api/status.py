@@ -1,0 +1,107 @@
+"""Status of an OrchestratorTraining: how far it is, what it cost, where its model lies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import LIST_MAP, Model
+from toolorchestra.api.conditions import CONDITION_LIST, TrainingCondition
+from toolorchestra.api.model import ExpertPrice
+from toolorchestra.api.scalars import USD, Fraction, Name, NonNegative, Number, ShortText, SignedNumber
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class TrainingMetrics(Model):
+    """The last step's metrics; decimal strings."""
+
+    reward: SignedNumber | None = None
+    """Mean reward."""
+    accuracy: Fraction | None = None
+    """Share of right answers at the last evaluation."""
+    usd_per_task: USD | None = None
+    """Nominal US dollars per task."""
+    service_seconds_per_task: Number | None = None
+    """Service seconds per task."""
+    staleness: Number | None = None
+    """Mean staleness in steps."""
+    tokens_per_second: Number | None = None
+    """Trained tokens per second."""
+    trainer_idle_fraction: Fraction | None = None
+    """Share of time that the trainer waited."""
+
+
+class CheckpointStatus(Model):
+    """The last committed checkpoint."""
+
+    step: NonNegative
+    """Its step."""
+    uri: Annotated[str, Field(max_length=1024)]
+    """Where it lies."""
+    time: Time
+    """When it was committed."""
+    digest: ShortText
+    """Digest of its manifest."""
+
+
+class ResolvedExpert(Model):
+    """An expert as it was when the training was admitted."""
+
+    name: Name
+    """Pool."""
+    uid: ShortText
+    """The pool's UID."""
+    model: Annotated[str, Field(max_length=1024)]
+    """Model it serves."""
+    price: ExpertPrice
+    """Its price."""
+
+
+class RayStatus(Model):
+    """The Ray cluster of the current attempt."""
+
+    provider: Literal["KubeRay", "Builtin"]
+    """Who made it; stays for the training's life."""
+    name: ShortText
+    """Its name."""
+
+
+class OrchestratorTrainingStatus(Model):
+    """What the operator sees, and what it must remember."""
+
+    observed_generation: NonNegative | None = None
+    """Generation of the spec that this status is about."""
+    conditions: tuple[TrainingCondition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
+    """State, aspect by aspect."""
+    summary: ShortText | None = None
+    """The conditions in one word: the Status column. Never read back."""
+    attempt: NonNegative | None = None
+    """Number of the current attempt."""
+    step: NonNegative | None = None
+    """Optimizer steps done."""
+    policy_version: ShortText | None = None
+    """Version that the engines serve."""
+    progress_percentage: Annotated[NonNegative, Field(le=100)] | None = None
+    """Steps done of those wanted."""
+    estimated_remaining_seconds: NonNegative | None = None
+    """How much longer, at the present pace."""
+    restarts: NonNegative | None = None
+    """Attempts that failed."""
+    metrics: TrainingMetrics | None = None
+    """The last step's metrics."""
+    spent_usd: USD | None = None
+    """US dollars spent so far, everything paid counted."""
+    checkpoint: CheckpointStatus | None = None
+    """The last committed checkpoint."""
+    export_uri: Annotated[str, Field(max_length=1024)] | None = None
+    """Where the finished model lies."""
+    experts: tuple[ResolvedExpert, ...] = Field(default=(), max_length=256, json_schema_extra=LIST_MAP)
+    """The experts, as resolved at admission."""
+    ray: RayStatus | None = None
+    """The Ray cluster."""
+    start_time: Time | None = None
+    """When it was admitted."""
+    completion_time: Time | None = None
+    """When it completed or failed."""

@@ -1,0 +1,201 @@
+"""`spec.tools`: which experts and functions an episode may see, and how that varies per instance.
+
+`tools.experts.{type, selector, names}`; `tools.functions[i].{name, type, price, web_search, retrieval, code_interpreter}`;
+`tools.randomize.{min_tools, price_books: [{name, prices: [{name, input_usd_per_million_tokens, …}]}], aliases,
+alias_names}`. A price that a book leaves out stays the tool's own; `policy` names the orchestrator itself.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from toolorchestra.api.base import LIST_MAP, LIST_SET, PARENT, LabelSelector, Model, SecretKeyRef
+from toolorchestra.api.pool import RESERVED_NAMES
+from toolorchestra.api.rules import rule, ruled, union
+from toolorchestra.api.scalars import (
+    URI,
+    URL,
+    USD,
+    Bool,
+    Count,
+    Image,
+    Name,
+    Opaque,
+    Replicas,
+    Seconds,
+    ShortText,
+    Text,
+    Word,
+)
+
+
+class Experts(Model):
+    """Which pools are this training's experts; resolved when it is admitted."""
+
+    model_config = ruled(
+        union(Selector="selector", Names="names"),
+    )
+
+    type: Literal["Selector", "Names"]
+    """By labels or by name."""
+    selector: LabelSelector | None = None
+    """With type Selector: labels of the pools; `{}` matches every pool in the namespace."""
+    names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256, json_schema_extra=LIST_SET)] | None = None
+    """With type Names: names of the pools."""
+
+
+class FunctionPrice(Model):
+    """Price of a function; absent parts are free."""
+
+    per_call_usd: USD = Decimal("0")
+    """US dollars per call."""
+    per_document_usd: USD = Decimal("0")
+    """US dollars per document returned."""
+    per_second_usd: USD = Decimal("0")
+    """US dollars per second of running."""
+
+
+class WebSearch(Model):
+    """Search on the web through a provider."""
+
+    provider: Word
+    """Name of the provider's adapter."""
+    api_key_secret_ref: SecretKeyRef | None = None
+    """The provider's key."""
+    max_documents: Annotated[Count, Field(le=100)] = 5
+    """Most documents returned per call."""
+
+
+class RetrievalIndex(Model):
+    """A retriever of our own, over an index on a volume."""
+
+    uri: URI
+    """Folder with the index and its documents."""
+    replicas: Replicas = 1
+    """Servers."""
+    image: Image | None = None
+    """Its image; absent: the chart's."""
+    pod_template: Opaque | None = None
+    """Overlay on its pods."""
+
+
+class Retrieval(Model):
+    """Search in a corpus."""
+
+    model_config = ruled(union(URL="url", Index="index"))
+
+    type: Literal["URL", "Index"]
+    """A service that is there already, or one made from an index."""
+    url: URL | None = None
+    """With type URL."""
+    index: RetrievalIndex | None = None
+    """With type Index."""
+    max_documents: Annotated[Count, Field(le=100)] = 5
+    """Most documents returned per call."""
+
+
+class CodeInterpreter(Model):
+    """Python in a sandbox: no network, no files of the host."""
+
+    timeout_seconds: Annotated[Seconds, Field(le=3600)] = 60
+    """Most seconds of one run."""
+    memory_mebibytes: Annotated[Count, Field(le=65536)] = 512
+    """Most memory of one run."""
+    runtime_class_name: Name | None = None
+    """Runtime class of the sandbox's pods."""
+
+
+class Function(Model):
+    """A tool that is no model."""
+
+    model_config = ruled(
+        union(WebSearch="webSearch", Retrieval="retrieval", CodeInterpreter="codeInterpreter?"),
+        rule(
+            f"!(self.name in {list(RESERVED_NAMES)})",
+            f"a function must not be named {', '.join(RESERVED_NAMES)}: weights and price books use these names",
+            check=lambda s: s["name"] not in RESERVED_NAMES,
+            at="name",
+        ),
+    )
+
+    name: Name
+    """Name, also in price books and preferences; differs from every pool's."""
+    type: Literal["WebSearch", "Retrieval", "CodeInterpreter"]
+    """What it does."""
+    description: Text | None = None
+    """What it is good for: the policy reads this. Absent: the type's own."""
+    price: FunctionPrice = Field(default_factory=FunctionPrice, json_schema_extra=PARENT)
+    """What it costs."""
+    expected_latency_milliseconds: Annotated[Count, Field(le=86_400_000)] | None = None
+    """Latency as the policy is told; absent: measured only."""
+    web_search: WebSearch | None = None
+    """With type WebSearch."""
+    retrieval: Retrieval | None = None
+    """With type Retrieval."""
+    code_interpreter: CodeInterpreter | None = None
+    """With type CodeInterpreter; absent: its defaults."""
+
+
+class ToolPrice(Model):
+    """One tool's price in a price book; parts that are absent stay the tool's own."""
+
+    name: Name
+    """A pool, a function, or `policy` (the orchestrator itself)."""
+    input_usd_per_million_tokens: USD | None = None
+    """US dollars per million tokens read."""
+    output_usd_per_million_tokens: USD | None = None
+    """US dollars per million tokens written."""
+    per_call_usd: USD | None = None
+    """US dollars per call."""
+    per_document_usd: USD | None = None
+    """US dollars per document returned."""
+    per_second_usd: USD | None = None
+    """US dollars per second of running."""
+
+
+class PriceBook(Model):
+    """A price schedule that an instance may draw."""
+
+    name: Name
+    """Name of the schedule, stored with every episode that drew it."""
+    prices: tuple[ToolPrice, ...] = Field(min_length=1, max_length=256, json_schema_extra=LIST_MAP)
+    """Prices by tool; a tool that is missing keeps its own."""
+
+
+AliasNames = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=512, json_schema_extra=LIST_SET)]
+
+
+class Randomize(Model):
+    """What varies from instance to instance, so that the policy learns from descriptions and prices, not names."""
+
+    model_config = ruled(
+        rule(
+            "!has(self.aliasNames) || self.aliases",
+            "aliasNames are only used where aliases is true",
+            check=lambda s: "aliasNames" not in s or s["aliases"],
+            at="aliasNames",
+        )
+    )
+
+    min_tools: Count | None = None
+    """Fewest tools an instance sees, drawn at random; absent: always all."""
+    price_books: tuple[PriceBook, ...] = Field(default=(), max_length=64, json_schema_extra=LIST_MAP)
+    """Schedules, one drawn per instance; empty: every tool's own price."""
+    aliases: Bool = True
+    """Show experts under aliases that change per instance; false: under their pools' names."""
+    alias_names: AliasNames | None = None
+    """Words that serve as aliases; absent: `answer-1`, `answer-2`, …"""
+
+
+class Tools(Model):
+    """What an episode may call."""
+
+    experts: Experts
+    """Which pools."""
+    functions: tuple[Function, ...] = Field(default=(), max_length=32, json_schema_extra=LIST_MAP)
+    """Tools that are no models."""
+    randomize: Randomize = Field(default_factory=Randomize, json_schema_extra=PARENT)
+    """What varies per instance."""

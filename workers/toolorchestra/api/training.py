@@ -1,0 +1,194 @@
+"""OrchestratorTraining: train one policy to orchestrate experts and tools.
+
+Read it as `training.metadata.name` and `training.spec.{model, init_from, warm_start, tasks, models, tools, preferences,
+reward, algorithm, rollout, limits, ray, messaging, storage, checkpoint, export, evaluation, telemetry, suspend, …}`;
+each part's attributes are announced in its module: `task_sources`, `toolset`, `reward`, `algorithm`, `rollout`,
+`cluster`, `suite`. Invariant: what a running attempt could not honour is immutable (docs/immutability.md).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolorchestra.api.algorithm import Algorithm, WarmStart
+from toolorchestra.api.base import LIST_MAP, PARENT, ApiVersion, Model
+from toolorchestra.api.cluster import Checkpoint, Export, Limits, Messaging, Ray, Storage, Telemetry
+from toolorchestra.api.metadata import ObjectMeta
+from toolorchestra.api.model import ModelSource, TokenPrice
+from toolorchestra.api.resource import Resource
+from toolorchestra.api.reward import Preferences, Reward
+from toolorchestra.api.rollout import Rollout
+from toolorchestra.api.rules import immutable, rule, ruled, union
+from toolorchestra.api.scalars import (
+    Bool,
+    Count,
+    ModelURI,
+    Name,
+    ObjectName,
+    Replicas,
+    Seconds,
+    SecondsOrZero,
+    Word,
+)
+from toolorchestra.api.status import OrchestratorTrainingStatus
+from toolorchestra.api.suite import Suite
+from toolorchestra.api.task_sources import Tasks
+from toolorchestra.api.toolset import Tools
+
+NEW_TRAINING = "make a new training (initFrom can continue from this one)"
+
+
+class PolicyModel(ModelSource):
+    """The orchestrator: the small model that is trained."""
+
+    price: TokenPrice
+    """What its own tokens cost; they count in every episode's cost."""
+
+
+class EarlierTraining(Model):
+    """A checkpoint of another training in the same namespace."""
+
+    name: Name
+    """The training."""
+    checkpoint: Word = "best"
+    """`best`, `last`, or a step."""
+
+
+class InitFrom(Model):
+    """Weights to start from instead of the model's own."""
+
+    model_config = ruled(union(Training="training", URI="uri"))
+
+    type: Literal["Training", "URI"]
+    """Another training, or a folder of weights."""
+    training: EarlierTraining | None = None
+    """With type Training."""
+    uri: ModelURI | None = None
+    """With type URI."""
+
+
+class PoolRef(Model):
+    """A pool by name."""
+
+    pool: Name
+    """Name of the ExpertPool."""
+
+
+class AuxiliaryModels(Model):
+    """Models that work for the training without being its experts; their cost is metered apart."""
+
+    judge: PoolRef | None = None
+    """Grades free-form answers; absent: exact match only."""
+    user_simulator: PoolRef | None = None
+    """Plays the user in function-calling tasks."""
+
+
+class EvaluationSchedule(Model):
+    """Evaluation while training, on a pinned policy version."""
+
+    every_steps: Count = 50
+    """Steps between evaluations; the initial and the last policy are always evaluated."""
+    suites: tuple[Suite, ...] = Field(default=(), max_length=32, json_schema_extra=LIST_MAP)
+    """Suites; empty: one, named held-out, of the held-out tasks."""
+    baselines: Bool = True
+    """Evaluate the baselines too: random, cheapest, best single expert, always each expert, cascade, oracle."""
+
+
+class OrchestratorTrainingSpec(Model):
+    """What is trained, on what, with what, and how."""
+
+    model_config = ruled(
+        immutable(
+            "model",
+            "tasks",
+            "models",
+            "tools",
+            "reward",
+            "algorithm",
+            "messaging",
+            "checkpoint",
+            "evaluation",
+            "telemetry",
+            optional=("initFrom", "warmStart", "preferences", "export", "queueName", "priorityClassName"),
+            why=NEW_TRAINING,
+        ),
+        rule(
+            "self.algorithm.maxStaleness > 0 || self.algorithm.onStale == 'Wait'",
+            "with maxStaleness 0 nothing is ever stale: onStale Drop has nothing to drop",
+            check=lambda s: s["algorithm"]["maxStaleness"] > 0 or s["algorithm"]["onStale"] == "Wait",
+            at="algorithm.onStale",
+        ),
+        rule(
+            "!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds > self.startDeadlineSeconds",
+            "activeDeadlineSeconds must be longer than startDeadlineSeconds",
+            check=lambda s: "activeDeadlineSeconds" not in s or s["activeDeadlineSeconds"] > s["startDeadlineSeconds"],
+            at="activeDeadlineSeconds",
+        ),
+    )
+
+    model: PolicyModel
+    """The orchestrator."""
+    init_from: InitFrom | None = None
+    """Weights to start from; absent: the model's own."""
+    warm_start: WarmStart | None = None
+    """Supervised steps first; absent: none."""
+    tasks: Tasks
+    """What is learned on."""
+    models: AuxiliaryModels = Field(default_factory=AuxiliaryModels, json_schema_extra=PARENT)
+    """Judge and user simulator."""
+    tools: Tools
+    """What an episode may call."""
+    preferences: Preferences | None = None
+    """Instructions with weight vectors; absent: none."""
+    reward: Reward = Field(default_factory=Reward, json_schema_extra=PARENT)
+    """How components become one number."""
+    algorithm: Algorithm = Field(default_factory=Algorithm, json_schema_extra=PARENT)
+    """The reinforcement learning."""
+    rollout: Rollout = Field(default_factory=Rollout, json_schema_extra=PARENT)
+    """How episodes are run."""
+    limits: Limits = Field(default_factory=Limits, json_schema_extra=PARENT)
+    """Limits of the whole run."""
+    ray: Ray = Field(default_factory=Ray, json_schema_extra=PARENT)
+    """The Ray cluster."""
+    messaging: Messaging = Field(default_factory=Messaging, json_schema_extra=PARENT)
+    """The NATS server."""
+    storage: Storage = Field(default_factory=Storage, json_schema_extra=PARENT)
+    """Where checkpoints and the journal lie."""
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, json_schema_extra=PARENT)
+    """How often, and how many."""
+    export: Export | None = None
+    """Where the finished model goes; absent: it stays in storage."""
+    evaluation: EvaluationSchedule = Field(default_factory=EvaluationSchedule, json_schema_extra=PARENT)
+    """Evaluation while training."""
+    telemetry: Telemetry = Field(default_factory=Telemetry, json_schema_extra=PARENT)
+    """Traces and metrics."""
+    suspend: Bool = False
+    """Give back compute after a checkpoint, and go on when false again."""
+    start_deadline_seconds: Seconds = 1800
+    """From admission to the first step; passed: GPUs are given back, with the pods' reasons."""
+    active_deadline_seconds: Seconds | None = None
+    """Most seconds of the whole run; absent: no limit."""
+    backoff_limit: Replicas = 3
+    """Restarts after failures of the program; preemption and lost nodes never count."""
+    keep_failed_seconds: SecondsOrZero = 600
+    """How long a failed cluster stays for a look."""
+    ttl_seconds_after_finished: SecondsOrZero = 86400
+    """When compute and streams of a finished training are given back; its status and storage stay."""
+    queue_name: ObjectName | None = None
+    """Kueue queue; absent: none."""
+    priority_class_name: ObjectName | None = None
+    """Priority class of the pods."""
+
+
+class OrchestratorTraining(Resource):
+    """A small model trained with reinforcement learning to route between experts and tools."""
+
+    api_version: ApiVersion
+    kind: Literal["OrchestratorTraining"]
+    metadata: ObjectMeta
+    spec: OrchestratorTrainingSpec
+    """What is wanted."""
+    status: OrchestratorTrainingStatus | None = None
+    """How far it is."""
