@@ -37,7 +37,7 @@ def skill(accuracy: float, *, expert: str = "oak") -> Skill:
 
 @pytest.fixture(scope="module")
 def source() -> ReasoningGymSource:
-    return ReasoningGymSource(name="puzzles", datasets=DATASETS, size=150, seed=3)
+    return ReasoningGymSource(name="puzzles", datasets=DATASETS, size=900, seed=3)
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
@@ -130,5 +130,5 @@ def test_the_task_header_survives_any_text() -> None:
     assert SimulatedTask.parse(task.header()) == task
     assert task.header().isascii()
     for broken in ("", "ü", "e30=", "bnVsbA=="):
-        with pytest.raises(ValueError, match="not a simulated task|contain only ASCII"):
+        with pytest.raises(ValueError, match="not a simulated task"):
             SimulatedTask.parse(broken)

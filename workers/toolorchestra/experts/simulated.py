@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import asdict, dataclass
 
@@ -37,7 +36,7 @@ class SimulatedTask:
         try:
             fields = json.loads(base64.b64decode(header, validate=True))
             task = cls(**fields)
-        except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:  # not base64, not UTF-8, not JSON; not these fields
             raise ValueError(f"not a simulated task: {error}") from error
         if not isinstance(task.id, str) or not isinstance(task.topic, str) or not isinstance(task.answer, str | None):
             raise ValueError("not a simulated task: id and topic are strings, answer a string or null")

@@ -12,11 +12,11 @@ from typing import Any
 
 from toolorchestra.tasks.grader import GraderFailure, grade
 from toolorchestra.tasks.source import SourceError
-from toolorchestra.tasks.task import GraderSpec, Task
+from toolorchestra.tasks.task import GraderSpec, Task, TaskKind
 
 
 class ReasoningGymSource:
-    """`size` tasks from each of `datasets`; a task's id is `dataset/seed/index`, its topic the dataset.
+    """`size` tasks over all `datasets`, mixed evenly; a task's id is `dataset/seed/index`, its topic the dataset.
 
     `configs` maps a dataset's name to keyword arguments of its own configuration class, passed through unread.
 
@@ -32,16 +32,18 @@ class ReasoningGymSource:
         size: int,
         seed: int,
         configs: Mapping[str, Mapping[str, Any]] | None = None,
+        kind: TaskKind = "QA",
     ) -> None:
-        self._name, self._size, self._seed = name, size, seed
-        self._names = tuple(datasets)
-        if not self._names or size < 1:
-            raise SourceError(f"source {name}: needs at least one dataset and a size of at least 1")
+        self._name, self._size, self._seed, self._kind = name, size, seed, kind
+        self._names = tuple(dict.fromkeys(datasets))
+        if not self._names or size < len(self._names):
+            raise SourceError(f"source {name}: needs at least one dataset, and a size of at least one task each")
         configs = configs or {}
         stray = sorted(set(configs) - set(self._names))
         if stray:
             raise SourceError(f"source {name}: configuration for {', '.join(stray)}, not among the source's datasets")
-        self._datasets = [_create(name, dataset, size, seed, configs.get(dataset, {})) for dataset in self._names]
+        each = -(-size // len(self._names))
+        self._datasets = [_create(name, dataset, each, seed, configs.get(dataset, {})) for dataset in self._names]
         for index in range(len(self._names)):
             _check_gradable(name, self.task(index))
 
@@ -50,7 +52,7 @@ class ReasoningGymSource:
         return self._name
 
     def __len__(self) -> int:
-        return len(self._names) * self._size
+        return self._size
 
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self):
@@ -61,6 +63,7 @@ class ReasoningGymSource:
         stored = json.loads(json.dumps({key: value for key, value in entry.items() if key != "question"}, default=str))
         return Task(
             id=f"{dataset}/{self._seed}/{item}",
+            kind=self._kind,
             instruction=entry["question"].strip(),
             grader=GraderSpec(type="ReasoningGym", data={"dataset": dataset, "entry": stored}),
             source=self._name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from toolorchestra.tools.view import Price
 
@@ -15,11 +16,26 @@ OWN = "own"
 
 
 @dataclass(frozen=True)
+class PriceEntry:
+    """One tool's line in a book. A part that is None stays the tool's own."""
+
+    input_usd_per_million_tokens: Decimal | None = None
+    output_usd_per_million_tokens: Decimal | None = None
+    per_call_usd: Decimal | None = None
+
+    def over(self, own: Price) -> Price:
+        """`own` with this entry's parts in place of its."""
+        given = {part: getattr(self, part) for part in Price.model_fields}
+        return own.model_copy(update={part: price for part, price in given.items() if price is not None})
+
+
+@dataclass(frozen=True)
 class PriceBook:
     """Prices by tool name. A tool that is missing from the book keeps its own price."""
 
     name: str = OWN
-    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
+    prices: Mapping[str, PriceEntry] = field(default_factory=dict[str, PriceEntry])
 
     def price(self, tool: str, *, own: Price) -> Price:
-        return self.prices.get(tool, own)
+        entry = self.prices.get(tool)
+        return own if entry is None else entry.over(own)

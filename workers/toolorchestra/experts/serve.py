@@ -1,0 +1,55 @@
+"""Serving the simulator: bind, say where, run until a signal, close."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from toolorchestra.experts.simulator import MAX_HEADER_BYTES, build_app
+from toolorchestra.experts.skills import World
+
+
+class SimulatorError(Exception):
+    """The simulator cannot serve. The text says what to do."""
+
+
+async def start_simulator(world: World, *, host: str, port: int, time_scale: float) -> tuple[web.AppRunner, str]:
+    """Bind and serve; gives the runner (`await runner.cleanup()` ends it) and the base URL, `/v1` included.
+
+    Port 0 takes a free one.
+
+    Raises:
+        SimulatorError: the address cannot be bound.
+    """
+    # Requests are many and small: an access log would be the most of it.
+    app = build_app(world, time_scale=time_scale)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, max_field_size=MAX_HEADER_BYTES)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=1024).start()
+    except OSError as error:
+        await runner.cleanup()
+        if error.errno == errno.EADDRINUSE:
+            raise SimulatorError(f"port {port} on {host} is taken: choose another with --port (0: any free)") from error
+        raise SimulatorError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return runner, f"http://{host}:{runner.addresses[0][1]}/v1"
+
+
+async def serve_until_signalled(
+    world: World, *, host: str, port: int, time_scale: float, started: Callable[[str], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM. `started` is told the base URL once requests are answered."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner, url = await start_simulator(world, host=host, port=port, time_scale=time_scale)
+    started(url)
+    try:
+        await stop.wait()
+    finally:
+        await runner.cleanup()

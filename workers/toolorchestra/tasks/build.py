@@ -1,0 +1,65 @@
+"""The suite of a training, from `spec.tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+from toolorchestra.api.task_sources import Tasks
+from toolorchestra.api.task_sources import TaskSource as SourceSpec
+from toolorchestra.tasks.jsonl import JSONLSource
+from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
+from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError, TaskSource
+from toolorchestra.tasks.suite import Suite, WeightedSource
+
+OpenURI = Callable[[str], Path]
+"""Where a `pvc://`, `s3://` or `file://` URI lies on this machine."""
+
+
+def build_suite(tasks: Tasks, *, open_uri: OpenURI, seed: int, skip_invalid: bool = False) -> Suite:
+    """All sources opened and checked, before anything is spent; what is wrong with all of them is said at once.
+
+    Raises:
+        TaskFileError: malformed lines only, of one or several files.
+        SourceError: anything else (with the malformed lines, where there are some too).
+    """
+    sources: list[WeightedSource] = []
+    errors: list[SourceError] = []
+    for spec in tasks.sources:
+        try:
+            source = open_source(spec, open_uri=open_uri, skip_invalid=skip_invalid)
+            sources.append(WeightedSource(source, weight=Decimal(spec.weight)))
+        except SourceError as error:
+            errors.append(error)
+    if errors:
+        raise _together(errors)
+    return Suite(sources=sources, held_out_fraction=tasks.held_out_fraction, seed=seed)
+
+
+def open_source(spec: SourceSpec, *, open_uri: OpenURI, skip_invalid: bool = False) -> TaskSource:
+    """One source of `spec.tasks.sources`. SourceError where it cannot be used."""
+    if spec.jsonl is not None:
+        if spec.jsonl.format != "Native":
+            raise SourceError(f"source {spec.name}: format {spec.jsonl.format} is not read as yet; convert to Native")
+        return JSONLSource(name=spec.name, path=open_uri(spec.jsonl.uri), skip_invalid=skip_invalid)
+    if spec.reasoning_gym is not None:
+        gym = spec.reasoning_gym
+        return ReasoningGymSource(
+            name=spec.name,
+            datasets=gym.datasets,
+            size=gym.size,
+            seed=gym.seed,
+            configs=gym.parameters,
+            kind=gym.kind,
+        )
+    raise SourceError(f"source {spec.name}: nothing is given for type {spec.type}")
+
+
+def _together(errors: list[SourceError]) -> SourceError:
+    lines: list[LineProblem] = []
+    for error in errors:
+        if not isinstance(error, TaskFileError):
+            return SourceError("\n".join(str(e) for e in errors))
+        lines += error.problems
+    return TaskFileError(tuple(lines))
