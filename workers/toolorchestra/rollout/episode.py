@@ -47,14 +47,6 @@ class Host:
     worker: str = ""
 
 
-@dataclass(frozen=True)
-class EpisodeResult:
-    """The record, and the pool whose outage ended it (the worker defers on it)."""
-
-    trace: Trace
-    expert: str | None = None
-
-
 class Episode:
     """One issue of an episode. `run` once."""
 
@@ -75,7 +67,7 @@ class Episode:
         if self._task is not None:
             self._task.cancel()
 
-    async def run(self) -> EpisodeResult:
+    async def run(self) -> Trace:
         """Play to the end and grade. Only a cancellation from outside (not through `cancel`) raises."""
         started_at, begin = time.time(), time.monotonic()
         with _tracer.start_as_current_span("invoke_agent") as span:
@@ -94,7 +86,7 @@ class Episode:
                     "toolorchestra.cost_usd": float(trace.components.cost_usd),
                 }
             )
-        return EpisodeResult(trace, end.expert)
+        return trace
 
     async def _bounded(self) -> End:
         """Play within the wall-clock limit.
@@ -270,6 +262,7 @@ class Episode:
             turns=tuple(self._turns),
             ending=end.ending,
             detail=end.detail,
+            expert=end.expert,
             answer=end.answer,
             components=components_of(self._turns, ending=end.ending, graded=graded, wall_seconds=wall_seconds),
             forks=self._mode.forks if self._mode is not None else 0,
@@ -277,8 +270,3 @@ class Episode:
             trace_id=otel.format_trace_id(context.trace_id) if context.is_valid else None,
             started_at=started_at,
         )
-
-
-async def run_episode(order: Order, *, host: Host) -> Trace:
-    """Play one order and return its record."""
-    return (await Episode(order, host=host).run()).trace

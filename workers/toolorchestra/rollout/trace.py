@@ -152,6 +152,8 @@ class Trace(_Record):
     ending: Ending
     detail: str = ""
     """For an ending that is nobody's success: what happened, in words a person can act on."""
+    expert: str | None = None
+    """The pool whose outage ended it, where one did."""
     answer: str | None = None
     components: Components
     forks: int = 0

@@ -1,0 +1,29 @@
+"""Budgets hold whatever the order of reservations and settlements."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from episode_world import LIMITS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolorchestra.rollout.purse import Purse
+from toolorchestra.rollout.trace import Ending, Meter
+
+MONEY = st.decimals(min_value=0, max_value=5, places=3)
+
+
+@given(MONEY, MONEY, st.lists(st.tuples(MONEY, st.floats(0, 1)), max_size=20))
+def test_neither_limit_is_ever_passed(budget: Decimal, allowance: Decimal, calls: list[tuple[Decimal, float]]) -> None:
+    purse = Purse(limits=LIMITS.model_copy(update={"max_usd": budget}), allowance_usd=allowance)
+    for worst, share in calls:
+        end = purse.reserve(worst)
+        if end is None:
+            spent = (worst * Decimal(str(share))).quantize(Decimal("0.000001"), rounding="ROUND_DOWN")
+            purse.settle(worst, meters=(Meter(actual_usd=spent),))
+        else:
+            over_budget = purse.actual_usd + worst > budget
+            assert end.ending is (Ending.EPISODE_BUDGET if over_budget else Ending.SPEND_CAP)
+        assert purse.actual_usd <= min(budget, allowance)
+        assert purse.reserved_usd == 0

@@ -1,0 +1,276 @@
+"""The worker on the in-memory bus: every way a lease is settled, stopping, heartbeats, loop lag."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from episode_world import OAK, FakeExperts, answer, host_of, order_of
+
+from toolorchestra.bus.envelope import Envelope
+from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.bus.protocol import Received, ResultKind
+from toolorchestra.experts.errors import ExpertUnavailable, Reason
+from toolorchestra.policy.pool import EnginePool, EngineRecord
+from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.episode import Host
+from toolorchestra.rollout.grading import ThreadedGrading
+from toolorchestra.rollout.order import Order
+from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read_pools
+from toolorchestra.rollout.routing import ENGINES_KEY, apply_routing, follow_routing
+from toolorchestra.rollout.trace import Ending
+from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.tasks.grader import Grade, GraderFailure
+from toolorchestra.tasks.task import Task
+
+SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
+
+
+def issue(n: int) -> str:
+    return f"uid.{n}.0.0.0"
+
+
+async def submit(bus: MemoryBus, *orders: Order) -> None:
+    for order in orders:
+        await bus.submit(Envelope(id=order.issue, body=encode_order(order), content="order/1"))
+
+
+@asynccontextmanager
+async def working(bus: MemoryBus, host: Host, *, settings: WorkerSettings = SETTINGS) -> AsyncIterator[Worker]:
+    worker = Worker(bus=bus, host=host, settings=settings)
+    running = asyncio.create_task(worker.run())
+    yield worker
+    worker.stop()
+    await running
+
+
+async def take(bus: MemoryBus, n: int) -> list[Received]:
+    taken: list[Received] = []
+    async for received in bus.results():
+        await bus.ack(received)
+        taken.append(received)
+        if len(taken) == n:
+            return taken
+    raise AssertionError("the bus was closed")
+
+
+async def test_every_order_comes_back_as_a_trace_of_its_issue() -> None:
+    bus = MemoryBus()
+    orders = [order_of(issue=issue(n)) for n in range(25)]
+    await submit(bus, *orders)
+    async with working(bus, host_of(lambda prompt: answer("oak"), worker="w-7")) as worker:
+        results = await take(bus, 25)
+    traces = [decode_trace(received.envelope.body) for received in results]
+    assert {trace.issue for trace in traces} == {order.issue for order in orders}
+    assert all(received.envelope.id == trace.issue for received, trace in zip(results, traces, strict=True))
+    assert {(t.ending, t.worker) for t in traces} == {(Ending.ANSWERED, "w-7")}
+    assert {received.kind for received in results} == {ResultKind.COMPLETED}
+    assert worker.finished == 25
+    assert (await bus.depth()).leased == 0
+
+
+async def test_no_more_than_concurrency_at_once() -> None:
+    bus = MemoryBus()
+    experts = FakeExperts(gate=asyncio.Event())
+    await submit(bus, *[order_of(issue=issue(n)) for n in range(9)])
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
+        for _ in range(4):
+            await experts.called.get()
+        assert (await bus.depth()).leased == 4
+        assert experts.gate is not None
+        experts.gate.set()
+        await take(bus, 9)
+    assert experts.most_in_flight == 4
+
+
+async def test_an_outage_defers_with_the_pools_name_and_burns_no_delivery() -> None:
+    bus = MemoryBus()
+    down = ExpertUnavailable(pool=OAK.pool, reason=Reason.CONNECTION, detail="refused")
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=FakeExperts({OAK.pool: down}))):
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
+    assert decode_trace(received.envelope.body).ending is Ending.EXPERT_UNAVAILABLE
+
+
+async def test_an_unscored_ending_is_completed_not_failed() -> None:
+    bus = MemoryBus()
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of([])):
+        (received,) = await take(bus, 1)
+    assert received.kind is ResultKind.COMPLETED
+    assert decode_trace(received.envelope.body).ending is Ending.ENGINE_LOST
+
+
+async def test_a_poisonous_order_is_dead_after_its_deliveries_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    bus = MemoryBus(max_deliver=3)
+    await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense"))
+    await submit(bus, order_of(issue=issue(2)))
+    async with working(bus, host_of(lambda prompt: answer("oak"))):
+        results = {received.envelope.id: received for received in await take(bus, 2)}
+    assert results[issue(1)].kind is ResultKind.DEAD
+    assert "CodecError: payload of version 9" in results[issue(1)].envelope.reason
+    assert results[issue(2)].kind is ResultKind.COMPLETED
+
+
+async def test_stopping_lets_an_episode_finish_within_the_grace() -> None:
+    bus = MemoryBus()
+    experts = FakeExperts(gate=asyncio.Event())
+    await submit(bus, order_of(issue=issue(1)))
+    worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=SETTINGS)
+    running = asyncio.create_task(worker.run())
+    await experts.called.get()
+    worker.stop()
+    await submit(bus, order_of(issue=issue(2)))
+    assert experts.gate is not None
+    experts.gate.set()
+    await running
+    (received,) = await take(bus, 1)
+    assert decode_trace(received.envelope.body).ending is Ending.ANSWERED
+    assert (await bus.depth()).queued == 1
+
+
+async def test_what_outlasts_the_grace_is_handed_back_at_once() -> None:
+    bus = MemoryBus()
+    experts = FakeExperts(gate=asyncio.Event())
+    await submit(bus, order_of(issue=issue(1)))
+    settings = replace(SETTINGS, grace_seconds=0.05)
+    worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
+    running = asyncio.create_task(worker.run())
+    await experts.called.get()
+    worker.stop()
+    await running
+    (lease,) = await bus.lease(max_n=4, expiry=0.1)
+    assert (lease.envelope.id, lease.delivery) == (issue(1), 2)
+    assert worker.finished == 0
+
+
+async def test_a_slow_episode_keeps_its_lease() -> None:
+    bus = MemoryBus(ack_wait=0.3)
+    experts = FakeExperts(gate=asyncio.Event())
+    await submit(bus, order_of(issue=issue(1)))
+    settings = replace(SETTINGS, heartbeat_seconds=0.05)
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts), settings=settings):
+        await experts.called.get()
+        with pytest.raises(TimeoutError):  # no second delivery in twice the ack wait
+            async with asyncio.timeout(0.7):
+                await experts.called.get()
+        assert experts.gate is not None
+        experts.gate.set()
+        await take(bus, 1)
+    assert len(experts.asked) == 1
+
+
+async def test_loop_lag_is_seen() -> None:
+    async with working(MemoryBus(), host_of()) as worker:
+        async with asyncio.timeout(5):
+            while worker.loop_lag_seconds < 0.1:
+                time.sleep(0.15)  # noqa: ASYNC251 (blocks the loop on purpose)
+                await asyncio.sleep(0.001)
+    assert worker.loop_lag_seconds >= 0.1
+
+
+async def test_grading_runs_off_the_loop_and_is_bounded() -> None:
+    loop_thread, seen = asyncio.current_task(), []
+
+    def judge(task: Task, given: str | None) -> Grade:
+        import threading
+
+        seen.append(threading.current_thread() is threading.main_thread())
+        return Grade(1.0, 1.0)
+
+    grading = ThreadedGrading(judge=judge)
+    assert (await grading(order_of().task, "4")).outcome == 1.0
+    assert seen == [False]
+    assert loop_thread is asyncio.current_task()
+    grading.close()
+
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stuck(task: Task, given: str | None) -> Grade:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        return Grade(1.0, 1.0)
+
+    grading = ThreadedGrading(judge=stuck, timeout_seconds=0.05)
+    with pytest.raises(GraderFailure, match=r"no grade in 0\.05 s"):
+        await grading(order_of().task, "4")
+    release.set()
+    grading.close()
+
+
+class Recorded:
+    """Stands where a vLLM client would."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+def pool_of() -> EnginePool:
+    return EnginePool(connect=Recorded)  # type: ignore[arg-type]
+
+
+def routable(pool: EnginePool) -> dict[str, tuple[str | None, bool]]:
+    return {url: (slot.record.version, slot.record.routable) for url, slot in pool._slots.items()}
+
+
+async def test_the_pool_follows_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    bus, pool = MemoryBus(), pool_of()
+    following = asyncio.create_task(follow_routing(bus, pool=pool))
+    state = {"engines": [{"url": "http://a", "version": "0-1", "routable": True}], "paused": True}
+    await bus.put(ENGINES_KEY, json.dumps(state).encode())
+    async with asyncio.timeout(2):
+        while not pool.paused:
+            await pool._changed.wait()
+    assert routable(pool) == {"http://a": ("0-1", True)}
+    await bus.put(ENGINES_KEY, b"[broken")
+    await bus.put(ENGINES_KEY, json.dumps({**state, "paused": False}).encode())
+    async with asyncio.timeout(2):
+        while pool.paused:
+            await pool._changed.wait()
+    assert routable(pool) == {"http://a": ("0-1", True)}
+    assert "keeping the last one" in caplog.text
+    await bus.close()
+    await following
+
+
+def test_no_key_is_no_engine() -> None:
+    pool = pool_of()
+    pool.update([EngineRecord("http://a")])
+    apply_routing(None, pool=pool)
+    assert routable(pool) == {}
+
+
+def test_a_pool_file_names_keys_never_holds_them(tmp_path: Path) -> None:
+    path = tmp_path / "pools.json"
+    PoolFile(pools=(PoolEntry(pool="p", url="http://x/v1", model="m", price=OAK.price, api_key_env="P_KEY"),)).write(
+        path
+    )
+    (endpoint,) = read_pools(path, environment={"P_KEY": "secret"})
+    assert (endpoint.pool, endpoint.api_key, endpoint.price) == ("p", "secret", OAK.price)
+    assert "secret" not in path.read_text()
+    with pytest.raises(PoolFileError, match="set P_KEY"):
+        read_pools(path, environment={})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pools: [{pool: p, url: u}, {pool: q, url: u, model: m, pirce: 1}]", r"pools\.0\.model(.|\n)*pools\.1\.pirce"),
+        ("pools: [{pool: p, url: u, model: m}, {pool: p, url: u, model: m}]", "named twice: p"),
+        ("{", "not YAML"),
+    ],
+)
+def test_all_mistakes_of_a_pool_file_at_once(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "pools.yaml"
+    path.write_text(text)
+    with pytest.raises(PoolFileError, match=said):
+        read_pools(path, environment={})
+    with pytest.raises(PoolFileError, match="No such file"):
+        read_pools(tmp_path / "absent", environment={})

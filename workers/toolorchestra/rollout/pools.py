@@ -1,0 +1,86 @@
+"""The pool file: where a worker's experts are, resolved by whoever starts it (local backend, operator).
+
+Keys never lie in the file: an entry names the environment variable that holds its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolorchestra.experts.endpoint import Endpoint, Limits
+from toolorchestra.tools.view import Price
+
+
+class PoolFileError(ValueError):
+    """A pool file that cannot be used: each mistake with its path, or the variable that is missing."""
+
+
+class PoolEntry(BaseModel):
+    """One expert: an `Endpoint` without its key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: str
+    url: str
+    model: str
+    price: Price = Price()
+    limits: Limits = Limits()
+    api_key_env: str | None = None
+    """Environment variable that holds the API key."""
+    parameters: dict[str, float | str] = Field(default_factory=dict)
+    parameter_names: dict[str, str] = Field(default_factory=dict)
+    simulated: bool = False
+    timeout_seconds: float = 600.0
+
+    def endpoint(self, *, environment: Mapping[str, str]) -> Endpoint:
+        """With the key from the environment; PoolFileError where it is not set."""
+        key = None
+        if self.api_key_env is not None:
+            key = environment.get(self.api_key_env)
+            if not key:
+                raise PoolFileError(f"pool {self.pool}: set {self.api_key_env} to its API key")
+        return Endpoint(
+            pool=self.pool,
+            url=self.url,
+            model=self.model,
+            price=self.price,
+            limits=self.limits,
+            api_key=key,
+            parameters=self.parameters,
+            parameter_names=self.parameter_names,
+            simulated=self.simulated,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+
+class PoolFile(BaseModel):
+    """`{"pools": […]}`, JSON or YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pools: tuple[PoolEntry, ...]
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_pools(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoint]:
+    """The endpoints of a pool file. PoolFileError with every mistake of the file at once."""
+    try:
+        file = PoolFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise PoolFileError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise PoolFileError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
+        raise PoolFileError("\n".join(lines)) from error
+    names = [entry.pool for entry in file.pools]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise PoolFileError(f"{path}: pools named twice: {', '.join(doubled)}")
+    return [entry.endpoint(environment=environment) for entry in file.pools]

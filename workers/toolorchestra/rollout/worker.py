@@ -1,0 +1,199 @@
+"""The rollout worker: leases orders, plays up to `concurrency` episodes at once on one event loop, sends traces back.
+
+Invariants:
+- A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out), failed (the
+  worker itself broke on it) or handed back (told to stop). A worker that vanishes settles nothing: redelivery does.
+- A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
+- `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from opentelemetry import metrics
+
+from toolorchestra.bus.envelope import Envelope
+from toolorchestra.bus.protocol import BusError, Lease, WorkerBus
+from toolorchestra.rollout.codec import decode_order, encode_trace
+from toolorchestra.rollout.episode import Episode, Host
+from toolorchestra.rollout.trace import Ending, Trace
+from toolorchestra.telemetry.propagation import attached
+
+ORDER_CONTENT = "order/1"
+TRACE_CONTENT = "trace/1"
+MAX_FETCH = 4
+
+_log = logging.getLogger(__name__)
+_meter = metrics.get_meter("toolorchestra.rollout")
+_episodes = _meter.create_counter("toolorchestra.episodes", description="Episodes by ending")
+_rejections = _meter.create_counter("toolorchestra.rejections", description="Outputs the parser refused, by kind")
+_forks = _meter.create_counter("toolorchestra.forks", description="Samples forked because a prompt's prefix broke")
+_loop_lag = _meter.create_gauge("toolorchestra.worker.loop_lag", unit="s", description="How late the event loop runs")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Seconds, all of them."""
+
+    concurrency: int = 32
+    heartbeat_seconds: float = 20.0
+    lease_expiry_seconds: float = 5.0
+    grace_seconds: float = 25.0
+    """How long episodes may go on after `stop`; below the supervisor's own patience (30 s on Kubernetes)."""
+    lag_interval_seconds: float = 0.5
+
+
+class Worker:
+    """One process's worker. `run` until `stop`."""
+
+    def __init__(
+        self,
+        *,
+        bus: WorkerBus,
+        host: Host,
+        settings: WorkerSettings | None = None,
+        encode: Callable[[Trace], bytes] = encode_trace,
+    ) -> None:
+        self._bus = bus
+        self._host = host
+        self._settings = settings or WorkerSettings()
+        self._encode = encode
+        self._stopping = asyncio.Event()
+        self._room = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._playing: set[asyncio.Task[None]] = set()
+        """Those of the running whose result is not being sent yet: only they can be handed back."""
+        self.finished = 0
+        """Episodes whose result was stored."""
+        self.loop_lag_seconds = 0.0
+
+    def stop(self) -> None:
+        """Lease nothing more; `run` returns when what runs has finished or was handed back. Idempotent."""
+        self._stopping.set()
+        self._room.set()
+
+    async def run(self) -> None:
+        """Work until `stop`. BusGone where the training's streams are gone: there is nothing left to do."""
+        lag = asyncio.create_task(self._watch_lag())
+        try:
+            await self._lease_until_stopped()
+        finally:
+            await self._wind_down()
+            lag.cancel()
+
+    async def _lease_until_stopped(self) -> None:
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                free = self._settings.concurrency - len(self._running)
+                if free <= 0:
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
+                leasing = asyncio.create_task(
+                    self._bus.lease(max_n=min(MAX_FETCH, free), expiry=self._settings.lease_expiry_seconds)
+                )
+                await asyncio.wait({leasing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not leasing.done():
+                    # What the pull may still bring is the bus's to hand back when it closes.
+                    leasing.cancel()
+                    return
+                for lease in leasing.result():
+                    if self._stopping.is_set():
+                        await self._bus.hand_back(lease)
+                    else:
+                        self._start(lease)
+        finally:
+            stopped.cancel()
+
+    def _start(self, lease: Lease) -> None:
+        task = asyncio.create_task(self._hold(lease))
+        self._running.add(task)
+        self._playing.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._playing.discard(task)
+        self._room.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a lease could not be settled; it will be delivered again: %r", error)
+
+    async def _wind_down(self) -> None:
+        """Within the grace episodes finish; what is left then is handed back."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._settings.grace_seconds)
+        for task in list(self._playing):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _hold(self, lease: Lease) -> None:
+        """Work on a lease while a heartbeat keeps it ours."""
+        heart = asyncio.create_task(self._beat(lease))
+        try:
+            with attached(lease.envelope.headers):
+                await self._work(lease)
+        except asyncio.CancelledError:
+            await self._bus.hand_back(lease)
+            raise
+        finally:
+            heart.cancel()
+
+    async def _beat(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            try:
+                await self._bus.heartbeat(lease)
+            except BusError as error:
+                _log.warning("no heartbeat for %s: %s", lease.envelope.id, error)
+
+    async def _work(self, lease: Lease) -> None:
+        try:
+            order = decode_order(lease.envelope.body)
+            trace = await Episode(order, host=self._host).run()
+            body = self._encode(trace)
+        except Exception as error:
+            # A bug of ours, not of the policy: told to the bus, which tries another worker or buries it.
+            _log.exception("episode %s broke the worker", lease.envelope.id)
+            self._settling()
+            await self._bus.fail(lease, self._result(lease, reason=f"{type(error).__name__}: {error}"))
+            return
+        self._settling()
+        if trace.ending is Ending.EXPERT_UNAVAILABLE:
+            # The reason is the pool's name alone: the controller asks that pool when to issue the episode again.
+            await self._bus.defer(lease, self._result(lease, body=body, reason=trace.expert or ""))
+        else:
+            await self._bus.complete(lease, self._result(lease, body=body, reason=trace.detail))
+        self.finished += 1
+        _count(trace)
+
+    def _settling(self) -> None:
+        if (task := asyncio.current_task()) is not None:
+            self._playing.discard(task)
+
+    def _result(self, lease: Lease, *, body: bytes = b"", reason: str = "") -> Envelope:
+        content = TRACE_CONTENT if body else ""
+        return Envelope(id=lease.envelope.id, purpose=lease.envelope.purpose, body=body, content=content, reason=reason)
+
+    async def _watch_lag(self) -> None:
+        interval = self._settings.lag_interval_seconds
+        while True:
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
+            self.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            _loop_lag.set(self.loop_lag_seconds)
+
+
+def _count(trace: Trace) -> None:
+    _episodes.add(1, {"ending": trace.ending.value, "purpose": trace.purpose})
+    for turn in trace.turns:
+        if turn.rejection is not None:
+            _rejections.add(1, {"kind": turn.rejection})
+    if trace.forks:
+        _forks.add(trace.forks)
