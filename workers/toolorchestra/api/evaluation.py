@@ -1,6 +1,6 @@
 """Evaluation: a suites × systems table. Local only (`orchestra eval -f`), no custom resource.
 
-`evaluation.spec.{tasks, tools, suites, systems, model, models, reward, rollout, limits, turn_limits, repeats, seed, cassette,
+`evaluation.spec.{tasks, tools, suites, systems, models, reward, rollout, limits, turn_limits, repeats, seed, cassette,
 report}`; a system's `type` says which of `checkpoint`, `model`, `baseline` is set.
 """
 

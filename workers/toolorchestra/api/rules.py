@@ -81,7 +81,8 @@ def immutable(*fields: str, optional: tuple[str, ...] = (), why: str) -> list[di
     ]
     rules += [
         {
-            "rule": f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+            "rule": f"has(self.{field}) == has(oldSelf.{field})"
+            f" && (!has(self.{field}) || self.{field} == oldSelf.{field})",
             "message": f"{field} is immutable: {why}",
             "fieldPath": f".{field}",
         }

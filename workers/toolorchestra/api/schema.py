@@ -64,7 +64,7 @@ def _structural(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
 def with_defaults(schema: Schema, data: Any) -> Any:
     """A copy of the data with the schema's defaults filled in, nulls that have a default replaced, as on the server."""
     if isinstance(data, Mapping):
-        filled = {key: value for key, value in data.items()}
+        filled = dict(data)
         for name, sub in schema.get("properties", {}).items():
             if "default" in sub and filled.get(name) is None:
                 filled[name] = deepcopy(sub["default"])

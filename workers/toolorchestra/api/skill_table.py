@@ -1,7 +1,7 @@
 """SkillTable: what simulated experts can do, how long they take and how they fail. Local only, no custom resource.
 
-Read it as `table.spec.{seed, experts}`, `table.expert(model)`, and per expert `accuracy_of(topic)`, `tokens_out_of(topic)`,
-`tokens_in` (None: the prompt's own), `latency_milliseconds.{p50, p99}`, `faults.{http500, http429, garbage, hang}`
+Read it as `table.spec.{seed, experts}`, `table.expert(model)`, and per expert `accuracy_of(topic)`,
+`tokens_out_of(topic)`, `tokens_in` (None: the prompt's own), `latency_milliseconds.{p50, p99}`, `faults.{http500, http429, garbage, hang}`
 (fractions of calls, Decimals). `name` is the model that a request asks for: an Endpoint pool's `endpoint.model`.
 """
 
@@ -16,7 +16,7 @@ from toolorchestra.api.base import LIST_MAP, PARENT, ApiVersion, Model
 from toolorchestra.api.metadata import ObjectMeta
 from toolorchestra.api.resource import Resource
 from toolorchestra.api.rules import rule, ruled
-from toolorchestra.api.scalars import Count, Fraction, Milliseconds, NonNegative, ShortText, Word
+from toolorchestra.api.scalars import Count, Fraction, Milliseconds, NonNegative, ShortText
 
 
 class Skill(Model):
@@ -79,7 +79,7 @@ class Faults(Model):
 class SimulatedExpert(Model):
     """One expert of the simulator."""
 
-    name: Word
+    name: ShortText
     """Model that requests ask for: an Endpoint pool's `endpoint.model`."""
     default: Skill
     """Skill at every topic that is not listed."""

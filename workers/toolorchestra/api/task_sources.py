@@ -1,6 +1,6 @@
 """`spec.tasks`: where tasks come from.
 
-`tasks.sources[i].{name, type, weight, jsonl: {uri, format, kind}, reasoning_gym: {datasets, parameters, size, seed, kind}}`,
+`tasks.sources[i].{name, type, weight, jsonl: {uri, format}, reasoning_gym: {datasets, parameters, size, seed, kind}}`,
 `tasks.held_out_fraction` (Decimal), `tasks.domain_bundles[i].{name, uri}`. Sources are mixed by `weight`.
 """
 

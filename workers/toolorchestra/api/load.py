@@ -1,0 +1,139 @@
+"""Load resources from YAML files: `load(paths) -> Bundle`, or a ResourceError with every mistake of every file.
+
+The files are read as `kubectl apply` reads them: several documents a file, any order, unknown keys refused. Nothing is
+spent, started or fetched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path as FilePath
+
+from pydantic import ValidationError
+
+from toolorchestra.api.base import API_VERSION
+from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.documents import Document, files_of, read_documents
+from toolorchestra.api.explain import did_you_mean, empties, explain, shown
+from toolorchestra.api.kinds import KINDS
+from toolorchestra.api.mistakes import Mistake, ResourceError
+from toolorchestra.api.resource import Resource
+from toolorchestra.api.schema import Path, structural_schema, violations, with_defaults
+
+Loaded = list[tuple[Document, Resource]]
+
+
+def load(paths: Iterable[FilePath | str] | FilePath | str, *, resolve: bool = True) -> Bundle:
+    """Read every document of these files and folders.
+
+    `resolve` also checks what resources say about each other (pools that are named or selected must be among the
+    files); switch it off to look at a file by itself.
+
+    Raises:
+        ResourceError: with all mistakes of all files, in the files' order.
+    """
+    given = [paths] if isinstance(paths, FilePath | str) else list(paths)
+    files, mistakes = files_of(given)
+    loaded: Loaded = []
+    for file in files:
+        documents, unreadable = read_documents(file)
+        mistakes += unreadable
+        for document in documents:
+            resource, wrong = read_resource(document)
+            mistakes += wrong
+            if resource is not None:
+                loaded.append((document, resource))
+    mistakes += _repeated_names(loaded)
+    bundle = Bundle.of([resource for _, resource in loaded])
+    if resolve and not mistakes:
+        mistakes += [
+            document.mistake(path, message)
+            for document, resource in loaded
+            for path, message in bundle.findings(resource)
+        ]
+    if mistakes:
+        raise ResourceError(mistakes)
+    return bundle
+
+
+def read_resource(document: Document) -> tuple[Resource | None, list[Mistake]]:
+    """The resource in a document, or all that is wrong with it."""
+    if not isinstance(document.data, Mapping):
+        return None, [document.mistake((), f"want a resource (apiVersion, kind, spec), got {shown(document.data)}")]
+    kind = document.data.get("kind")
+    model = KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        return None, _unknown_kind(document, kind)
+    try:
+        resource = model.model_validate(document.data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        return None, _mistakes(document, model, error)
+    schema = structural_schema(model)
+    empty = [
+        document.mistake(path, "has no value: give it one, or remove the key")
+        for path in empties(schema, document.data)
+    ]
+    return (None, empty) if empty else (resource, [])
+
+
+def _unknown_kind(document: Document, kind: object) -> list[Mistake]:
+    mistakes = _wrong_version(document)
+    if kind is None:
+        mistakes.append(document.mistake(("kind",), f"is required: one of {', '.join(KINDS)}"))
+    else:
+        hint = did_you_mean(str(kind), KINDS)
+        mistakes.append(document.mistake(("kind",), f"unknown kind {shown(kind)}; {hint}"))
+    return mistakes
+
+
+def _wrong_version(document: Document) -> list[Mistake]:
+    version = document.data.get("apiVersion")
+    if version == API_VERSION:
+        return []
+    got = "is required" if version is None else f"got {shown(version)}"
+    return [document.mistake(("apiVersion",), f"{got}: want {API_VERSION}")]
+
+
+def _mistakes(document: Document, model: type[Resource], error: ValidationError) -> list[Mistake]:
+    """Everything that is wrong with a document that did not validate.
+
+    Pydantic looks at rules over several fields only where all fields are right; so the rules are asked again over the
+    raw data, and what concerns a field that is reported already is left out.
+    """
+    schema = structural_schema(model)
+    found: dict[Path, str] = {}
+    for details in error.errors(include_url=False):
+        found.setdefault(details["loc"], explain(details, schema))
+    for path, message in violations(schema, with_defaults(schema, document.data)):
+        wrong_type = (*path[:-1], "type") in found  # then which member belongs to it is anyone's guess
+        if not wrong_type and not any(_overlap(path, known) for known in found):
+            found[path] = message
+    for path in empties(schema, document.data):
+        if not any(_overlap(path, known) for known in found):
+            found[path] = "has no value: give it one, or remove the key"
+    return sorted(
+        (document.mistake(path, message) for path, message in found.items()),
+        key=lambda mistake: mistake.line or 0,
+    )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether one path is the other or lies in it."""
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
+
+
+def _repeated_names(loaded: Loaded) -> list[Mistake]:
+    first: dict[tuple[str, str | None, str], Document] = {}
+    mistakes = []
+    for document, resource in loaded:
+        metadata = getattr(resource, "metadata", None)
+        if metadata is None:
+            continue
+        key = (type(resource).__name__, metadata.namespace, metadata.name)
+        earlier = first.setdefault(key, document)
+        if earlier is not document:
+            place = earlier.mistake(("metadata", "name"), "")
+            at = f"{place.file}:{place.line}" if place.line else place.file
+            mistakes.append(document.mistake(("metadata", "name"), f"the name is taken by {key[0]} at {at}"))
+    return mistakes

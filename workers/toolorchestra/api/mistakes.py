@@ -1,0 +1,46 @@
+"""What is wrong in the given files: all of it at once, each with its place and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolorchestra.api.schema import Path
+
+
+def dotted(path: Path) -> str:
+    """`("spec", "tasks", "sources", 0, "type")` → `spec.tasks.sources[0].type`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One mistake. `line` counts from 1, `document` from 1 within the file; `subject` is `Kind/name` where known."""
+
+    file: str
+    document: int = 1
+    line: int | None = None
+    subject: str = ""
+    path: str = ""
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file + (f":{self.line}" if self.line else "")
+        subject = f" ({self.subject})" if self.subject else f" (document {self.document})" if self.document > 1 else ""
+        return f"{place}{subject}: {self.path + ': ' if self.path else ''}{self.message}"
+
+
+class ResourceError(Exception):
+    """The given files cannot be used as they are. `mistakes` holds every mistake of every file."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        number = len(self.mistakes)
+        head = "1 mistake:" if number == 1 else f"{number} mistakes:"
+        return "\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)])
