@@ -7,7 +7,6 @@ last lines of its log; the process dies with its parent (parent-death signal): n
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import signal
@@ -20,8 +19,8 @@ from pathlib import Path
 
 from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment
 from toolorchestra.train.engine_control import EngineControl, EngineError, Timeouts
+from toolorchestra.train.vllm_plugin import die_with_parent
 
-PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 LOG_LINES = 25
 
@@ -36,11 +35,6 @@ class EngineDied(EngineError):
 
 class EngineNotReady(EngineError):
     """The vLLM process lives but did not answer in time."""
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: ask the kernel for SIGKILL when the *thread* that started us ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def start_from_keeper(spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
@@ -141,7 +135,7 @@ class EngineServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C on the terminal goes to the supervisor, which stops us in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def wait_ready(self, *, timeout: float) -> None:
