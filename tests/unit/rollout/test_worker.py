@@ -249,12 +249,12 @@ def test_no_key_is_no_engine() -> None:
 
 def test_a_pool_file_names_keys_never_holds_them(tmp_path: Path) -> None:
     path = tmp_path / "pools.json"
-    PoolFile(pools=(PoolEntry(pool="p", url="http://x/v1", model="m", price=OAK.price, api_key_env="P_KEY"),)).write(
-        path
-    )
+    entry = PoolEntry(pool="p", url="http://x/v1", model="m", price=OAK.price, api_key_env="P_KEY")
+    PoolFile(pools=(entry,)).write(path)
     (endpoint,) = read_pools(path, environment={"P_KEY": "secret"})
     assert (endpoint.pool, endpoint.api_key, endpoint.price) == ("p", "secret", OAK.price)
     assert "secret" not in path.read_text()
+    assert PoolEntry.of(endpoint, api_key_env="P_KEY") == entry
     with pytest.raises(PoolFileError, match="set P_KEY"):
         read_pools(path, environment={})
 

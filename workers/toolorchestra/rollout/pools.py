@@ -36,6 +36,12 @@ class PoolEntry(BaseModel):
     simulated: bool = False
     timeout_seconds: float = 600.0
 
+    @classmethod
+    def of(cls, endpoint: Endpoint, *, api_key_env: str | None = None) -> PoolEntry:
+        """The entry of an endpoint; its key, if any, must be given to the worker in the variable `api_key_env`."""
+        fields = {name: value for name, value in vars(endpoint).items() if name != "api_key"}
+        return cls(**fields, api_key_env=api_key_env)
+
     def endpoint(self, *, environment: Mapping[str, str]) -> Endpoint:
         """With the key from the environment; PoolFileError where it is not set."""
         key = None

@@ -27,6 +27,7 @@ from toolorchestra.telemetry.propagation import attached
 ORDER_CONTENT = "order/1"
 TRACE_CONTENT = "trace/1"
 MAX_FETCH = 4
+_HAND_BACK_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 _meter = metrics.get_meter("toolorchestra.rollout")
@@ -131,7 +132,9 @@ class Worker:
         for task in list(self._playing):
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=_HAND_BACK_SECONDS + 1.0)
+        if self._running:
+            _log.warning("%d leases could not be settled; they will be delivered again", len(self._running))
 
     async def _hold(self, lease: Lease) -> None:
         """Work on a lease while a heartbeat keeps it ours."""
@@ -140,7 +143,8 @@ class Worker:
             with attached(lease.envelope.headers):
                 await self._work(lease)
         except asyncio.CancelledError:
-            await self._bus.hand_back(lease)
+            async with asyncio.timeout(_HAND_BACK_SECONDS):  # the broker may be gone too
+                await self._bus.hand_back(lease)
             raise
         finally:
             heart.cancel()

@@ -1,0 +1,191 @@
+"""`orchestra trace`: print one episode so that a person understands it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from toolorchestra.cli.runs import find_run
+from toolorchestra.evaluation.archive import traces_in
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.trace import Call, Trace, Turn
+from toolorchestra.train.run_dir import RunDir
+
+_SHOWN = 1500
+"""Characters of one text; `--full` shows all."""
+_COLOURS = {"scored": "green", "zero": "yellow", "unscored": "red"}
+
+
+def trace(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    episode: Annotated[
+        str | None,
+        typer.Argument(help="GROUP.SAMPLE, a whole issue, a trace id, or `last`. Without it: the list of episodes."),
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="Look in this evaluation (SUITE/SYSTEM) instead of the journal.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored."""
+    path = _source(find_run(run), evaluation=evaluation)
+    console = Console(highlight=False)
+    if episode is None:
+        console.print(episode_list(traces_in(path)))
+        return
+    found = [each for each in traces_in(path) if matches(each, episode)]
+    if not found:
+        typer.echo(f"error: no episode {episode!r} in {path}; `orchestra trace {run}` lists them", err=True)
+        raise typer.Exit(2)
+    if as_json:
+        typer.echo(found[-1].model_dump_json(indent=1))
+        return
+    if len(found) > 1 and episode != "last":
+        issues = ", ".join(each.issue for each in found)
+        console.print(f"[dim]{len(found)} records of this episode ({issues}); showing the last[/dim]")
+    for part in describe(found[-1], limit=None if full else _SHOWN):
+        console.print(part)
+
+
+def _source(run: RunDir, *, evaluation: str | None) -> Path:
+    path = run.journal if evaluation is None else run.root / "evaluations" / f"{evaluation}.traces"
+    if not path.is_file():
+        typer.echo(f"error: {path}: no such file, so there is no episode to show", err=True)
+        raise typer.Exit(2)
+    return path
+
+
+def matches(trace: Trace, wanted: str) -> bool:
+    """`GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a whole issue, the trace id; `last` matches every episode."""
+    episode = Issue.parse(trace.issue).episode
+    return wanted in ("last", trace.issue, trace.trace_id, str(episode), f"{episode.group}.{episode.sample}")
+
+
+def episode_list(traces: Iterator[Trace]) -> Table:
+    """One line per record."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("episode", "purpose", "system", "topic", "ending", "outcome", "asked", "$ nominal", "service s"):
+        table.add_column(title, justify="right" if title in ("outcome", "$ nominal", "service s") else "left")
+    for each in traces:
+        found = Issue.parse(each.issue).episode
+        made = each.components
+        table.add_row(
+            f"{found.group}.{found.sample}",
+            each.purpose,
+            each.system,
+            each.topic,
+            Text(each.ending.value, style=_COLOURS[each.ending.treatment]),
+            _outcome(made.outcome),
+            ", ".join(f"{name} ×{n}" for name, n in sorted(made.calls.items())) or "–",
+            f"{made.cost_usd:.6f}",
+            f"{made.service_seconds:.2f}",
+        )
+    return table
+
+
+def describe(trace: Trace, *, limit: int | None) -> Iterator[Panel | Table | Text]:
+    """The episode in the order in which it happened."""
+    yield _heading(trace)
+    yield Panel(_cut(trace.instruction, limit), title="task", title_align="left", border_style="blue")
+    yield _experts(trace)
+    if trace.view.preference is not None:
+        yield Panel(trace.view.preference.instruction, title="preference", title_align="left")
+    for number, turn in enumerate(trace.turns, 1):
+        yield from _turn(turn, number=number, limit=limit)
+    yield _ending(trace)
+
+
+def _heading(trace: Trace) -> Text:
+    versions = sorted({s.version for sample in trace.samples for s in sample.segments if s.version is not None})
+    who = f"policy version {', '.join(versions)}" if versions else trace.system
+    facts = [
+        trace.purpose,
+        who,
+        f"{trace.source}/{trace.topic}" if trace.topic else trace.source,
+        f"task {trace.task_id}",
+        f"worker {trace.worker}" if trace.worker else "",
+        f"trace {trace.trace_id}" if trace.trace_id else "",
+    ]
+    return Text(trace.issue, style="bold").append(f"  {' · '.join(filter(None, facts))}", style="not bold dim")
+
+
+def _experts(trace: Trace) -> Table:
+    table = Table(title=f"experts (price book {trace.view.price_book})", title_justify="left", box=None, pad_edge=False)
+    for title in ("alias", "is", "$/M in", "$/M out", "seconds", "description"):
+        table.add_column(title, justify="right" if title[0] in "$s" else "left")
+    for expert in trace.view.experts:
+        price = expert.price
+        table.add_row(
+            expert.alias,
+            expert.pool,
+            f"{price.input_usd_per_million_tokens:f}",
+            f"{price.output_usd_per_million_tokens:f}",
+            f"{expert.latency_ms / 1000:g}",
+            expert.description,
+        )
+    return table
+
+
+def _turn(turn: Turn, *, number: int, limit: int | None) -> Iterator[Panel]:
+    if turn.text or turn.rejection:
+        meter = turn.meter
+        used = f"{meter.tokens_in} → {meter.tokens_out} tokens, ${meter.nominal_usd:f}, {meter.service_seconds:.2f} s"
+        refused = f" · refused: {turn.rejection}" if turn.rejection else ""
+        yield Panel(
+            _cut(turn.text, limit),
+            title=f"turn {number}: the policy wrote ({used}){refused}",
+            title_align="left",
+            border_style="red" if turn.rejection else "white",
+        )
+    for call in turn.calls:
+        yield _call(call, limit=limit)
+
+
+def _call(call: Call, *, limit: int | None) -> Panel:
+    meter = call.meter
+    used = (
+        f"{meter.tokens_in} → {meter.tokens_out} tokens, ${meter.nominal_usd:f} nominal, ${meter.actual_usd:f} actual, "
+        f"{meter.service_seconds:.2f} s{' simulated' if meter.simulated else ''}"
+    )
+    alias = f" (as {call.alias})" if call.alias else ""
+    return Panel(
+        _cut(call.observation, limit),
+        title=f"{call.tool}: {call.name}{alias} {call.status} ({used})",
+        title_align="left",
+        border_style="cyan" if call.status == "ok" else "red",
+    )
+
+
+def _ending(trace: Trace) -> Text:
+    made, colour = trace.components, _COLOURS[trace.ending.treatment]
+    text = Text(trace.ending.value, style=f"bold {colour}")
+    if trace.answer is not None:
+        text.append(f"  answer: {_cut(trace.answer, 200).plain}", style="not bold")
+    text.append(f"  outcome {_outcome(made.outcome)}", style="bold")
+    text.append(
+        f"\n${made.cost_usd:f} nominal · ${made.actual_usd:f} actual · {made.service_seconds:.2f} s service · "
+        f"{made.wall_seconds:.2f} s wall · {len(trace.samples)} samples · {trace.forks} forks",
+        style="not bold default",
+    )
+    if trace.detail:
+        text.append(f"\n{trace.detail}", style=colour)
+    return text
+
+
+def _outcome(outcome: float | None) -> str:
+    return "not scored" if outcome is None else f"{outcome:g}"
+
+
+def _cut(text: str, limit: int | None) -> Text:
+    """As plain text: what a model wrote is never markup."""
+    if limit is None or len(text) <= limit:
+        return Text(text)
+    return Text(f"{text[:limit]}… ({len(text) - limit} characters more; --full shows them)")

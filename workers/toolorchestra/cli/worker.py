@@ -1,0 +1,56 @@
+"""`orchestra worker`: one rollout worker. Started by the local backend or a Deployment; rarely by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolorchestra.bus.nats import NatsBus
+from toolorchestra.bus.protocol import BusError
+from toolorchestra.policy.renderer import RendererError
+from toolorchestra.policy.template import TemplateError
+from toolorchestra.rollout.pools import PoolFileError, read_pools
+from toolorchestra.rollout.process import die_with_parent, serve
+from toolorchestra.rollout.worker import WorkerSettings
+
+
+def worker(
+    nats: Annotated[str, typer.Option(help="URL of the NATS server.", envvar="NATS_URL")],
+    uid: Annotated[str, typer.Option(help="Short UID of the training whose streams to bind.")],
+    pools: Annotated[Path, typer.Option(help='Pool file: {"pools": [{"pool", "url", "model", …}]}.', metavar="FILE")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder with the policy's tokenizer and chat template.", metavar="DIR")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Episodes at once.")] = 32,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that episodes may go on after SIGTERM.")] = 25.0,
+    name: Annotated[str | None, typer.Option(help="Name in traces and logs; default HOST-PID.")] = None,
+    with_parent: Annotated[bool, typer.Option("--die-with-parent", help="Exit when the parent process dies.")] = False,
+) -> None:
+    """Run a rollout worker until SIGTERM or Ctrl-C.
+
+    Without --model it can run baselines only. API keys come from the environment variables that the pool file names.
+    """
+    if with_parent:
+        die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    settings = WorkerSettings(concurrency=concurrency, grace_seconds=grace)
+    try:
+        endpoints = read_pools(pools, environment=os.environ)
+
+        async def run() -> int:
+            bus = await NatsBus.connect(nats, uid=uid, name=name)
+            return await serve(bus, name=name, endpoints=endpoints, model=model, settings=settings)
+
+        finished = asyncio.run(run())
+    except (PoolFileError, RendererError, TemplateError, BusError) as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2) from error
+    logging.getLogger(__name__).info("worker %s: %d episodes finished", name, finished)

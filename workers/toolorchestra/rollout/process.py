@@ -1,0 +1,114 @@
+"""A worker as a process: its parts put together, signals, and dying with the parent.
+
+Invariant: SIGTERM or SIGINT stops leasing and lets episodes finish within the grace; a second one ends the process now,
+and redelivery brings its episodes to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from toolorchestra.bus.protocol import RolloutBus
+from toolorchestra.experts.client import ExpertClient
+from toolorchestra.experts.endpoint import Endpoint
+from toolorchestra.policy.engine import VLLMEngine
+from toolorchestra.policy.pool import EnginePool
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.rollout.episode import Host
+from toolorchestra.rollout.grading import ThreadedGrading
+from toolorchestra.rollout.routing import follow_routing
+from toolorchestra.rollout.worker import Worker, WorkerSettings
+
+_PR_SET_PDEATHSIG = 1
+_KEEPALIVE_SECONDS = 60.0
+"""Well below vLLM's own (VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600): the client closes idle connections, never the server."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineWaits:
+    """Seconds."""
+
+    generation_seconds: float = 600.0
+    routable_seconds: float = 300.0
+    """How long a generation waits for an engine to be routable: longer than a restart of vLLM."""
+
+
+async def serve(
+    bus: RolloutBus,
+    *,
+    name: str,
+    endpoints: Sequence[Endpoint],
+    model: Path | None,
+    settings: WorkerSettings,
+    waits: EngineWaits | None = None,
+) -> int:
+    """Work until a signal; the number of episodes finished. `model` None: baselines only. Closes the bus."""
+    waits = waits or EngineWaits()
+    # Reading a tokenizer takes a second; nothing else runs on the loop yet.
+    renderer = Renderer.load(model) if model is not None else None
+    grading = ThreadedGrading()
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+    async with aiohttp.ClientSession(connector=connector) as session, ExpertClient(endpoints) as experts:
+        engines = EnginePool(
+            connect=lambda url: VLLMEngine(url, session=session, timeout_seconds=waits.generation_seconds),
+            wait_seconds=waits.routable_seconds,
+        )
+        host = Host(experts=experts, grade=grading, engine=engines, renderer=renderer, worker=name)
+        worker = Worker(bus=bus, host=host, settings=settings)
+        following = asyncio.create_task(follow_routing(bus, pool=engines))
+        release = stop_on_signals(worker.stop)
+        try:
+            await worker.run()
+        finally:
+            release()
+            following.cancel()
+            grading.close()
+            await bus.close()
+    return worker.finished
+
+
+def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
+    """Call `stop` on the first SIGTERM or SIGINT; the second gets the default action. Returns what undoes it."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def release() -> None:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+    def first() -> None:
+        release()
+        _log.info("told to stop: leasing nothing more, finishing what runs")
+        stop()
+
+    for each in signals:
+        loop.add_signal_handler(each, first)
+    return release
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies: an orphan has nobody to work for, leases expire.
+
+    The parent is the *thread* that started it (prctl(2)): start workers from a thread that lives as long as the run.
+    """
+    if not sys.platform.startswith("linux"):
+        _log.warning("no parent-death signal on %s: an orphaned worker goes on until it is stopped", sys.platform)
+        return
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it died between the two calls, so no signal will come
+        raise SystemExit("the parent process is gone")
