@@ -174,14 +174,14 @@ def test_gates_name_every_bar_with_its_value(result: SuiteResult) -> None:
     assert not share.passed
     assert "MISS" in share.line()
     assert bars["policy's accuracy, at least bestExpert's"].passed
-    assert bars["policy − initialPolicy in reward, lower end of 95 %"].passed
+    assert bars["policy − initialPolicy in reward, lower end of 95%"].passed
 
 
 def test_a_world_without_initial_policy_cannot_pass(systems: dict[str, list[Attempt]]) -> None:
     without = {name: a for name, a in systems.items() if name != "initialPolicy"}
     report = report_of(evaluate_suite("heldOut", without, config=CONFIG, seed=3))
     missed = {g.bar for g in gates(report) if g.value is None and not g.passed}
-    assert missed == {"initialPolicy misses accuracy or cost", "policy − initialPolicy in reward, lower end of 95 %"}
+    assert missed == {"initialPolicy misses accuracy or cost", "policy − initialPolicy in reward, lower end of 95%"}
     assert gates({"evaluations": []}) == []
 
 

@@ -95,6 +95,7 @@ def _score_run(run: Path, *, combiner: str | None, weights: str | None, episodes
     from toolorchestra.evaluation.archive import accepted_frames, training_spec
     from toolorchestra.evaluation.rescore import episode_rows, rescore, summary
     from toolorchestra.rollout.codec import decode_trace
+    from toolorchestra.train.journal import JournalError
 
     found = find_run(run)
     spec = training_spec(found.read_manifest())
@@ -104,8 +105,11 @@ def _score_run(run: Path, *, combiner: str | None, weights: str | None, episodes
     elif combiner is not None:
         config = replace(config, combiner=parse_combiner(combiner))
     batch = (spec.get("algorithm") or {}).get("groupsPerStep")
-    traces = (decode_trace(frame.body) for frame in accepted_frames(found.journal))
-    groups = rescore(traces, config=config, groups_per_batch=batch)
+    try:
+        frames = accepted_frames(found.journal)
+    except JournalError as error:
+        raise ValueError(error) from error
+    groups = rescore((decode_trace(f.body) for f in frames), config=config, groups_per_batch=batch)
     if episodes is not None:
         episodes.write_text("".join(json.dumps(row) + "\n" for row in episode_rows(groups)))
     typer.echo(json.dumps(summary(groups, config=config), indent=1))

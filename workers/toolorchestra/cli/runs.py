@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from toolorchestra.evaluation.archive import NotARun, check_run
 from toolorchestra.train.run_dir import RunDir, read_jsonl
@@ -43,18 +41,22 @@ def list_runs(folder: Folder = RUNS, as_json: AsJson = False) -> None:
     if not rows:
         typer.echo(f"no runs in {folder}/ (start one with: orchestra train -f FILE)")
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("run", "started", "status", "step", "reward", "accuracy", "$/task", "spent $"):
-        table.add_column(title, justify="left" if title in ("run", "started", "status") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["run"],
-            row["started"] or "–",
-            row["status"],
-            f"{row['step']}/{row['steps'] or '?'}",
-            *(_number(row[key]) for key in ("reward", "accuracy", "usdPerTask", "spentUSD")),
-        )
-    Console().print(table)
+    for line in _table([_list_row(row) for row in rows]):
+        typer.echo(line)
+
+
+def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (_number(row[key]) for key in ("reward", "accuracy", "usdPerTask", "spentUSD"))
+    return (row["run"], row["started"] or "–", row["status"], f"{row['step']}/{row['steps'] or '?'}", *numbers)
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Aligned columns, never cut: lines are for people and for `cut` alike."""
+    table = [("run", "started", "status", "step", "reward", "accuracy", "$/task", "spent $"), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        cells = (c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        yield "  ".join(cells).rstrip()
 
 
 @runs.command("show")

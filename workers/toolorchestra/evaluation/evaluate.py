@@ -103,8 +103,12 @@ def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, run: bool) 
 
 
 def _topic(attempts: Sequence[Attempt]) -> Json:
+    calls: Counter[str] = Counter()
+    for attempt in attempts:
+        calls.update(attempt.calls)
     return {
         "tasks": len(attempts),
+        "callsPerTask": {tool: n / len(attempts) for tool, n in sorted(calls.items())},
         "accuracy": _mean([a.right for a in attempts]),
         "nominalUSDPerTask": _mean([a.nominal_usd for a in attempts]),
     }
@@ -155,7 +159,7 @@ def _comparison(
         "mean": difference.mean,
         "interval": [difference.low, difference.high],
         "tasks": difference.pairs,
-        "method": "paired bootstrap, 95 %",
+        "method": "paired bootstrap, 95%",
     }
 
 

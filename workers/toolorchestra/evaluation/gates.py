@@ -110,5 +110,5 @@ def _learned(report: Json, *, suite: str) -> Gate:
     for row in report.get("comparisons", []):
         if (row["suite"], row["against"], row["measure"]) == (suite, INITIAL_POLICY, "reward"):
             low = row["interval"][0]
-            return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95 %", low, 0, low > 0)
-    return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95 %", None, 0, False)
+            return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", low, 0, low > 0)
+    return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", None, 0, False)

@@ -27,7 +27,7 @@ class RewardConfig:
     latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take.
     """
 
-    combiner: CombinerName = "MinMaxDot"
+    combiner: CombinerName = "GDPO"
     weights: Mapping[str, float] = field(default_factory=lambda: {OUTCOME: 1.0})
     latency: LatencySource = "Service"
     min_range: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -69,7 +69,7 @@ def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
     threshold = filters.get("minRewardStd", "0.1")
     weights = {name: float(w) for name, w in (reward.get("weights") or {}).items() if w is not None}
     return RewardConfig(
-        combiner=reward.get("combiner", "MinMaxDot"),
+        combiner=reward.get("combiner", "GDPO"),
         weights=weights or {OUTCOME: 1.0},
         latency=reward.get("latency", "Service"),
         min_range={

@@ -1,0 +1,36 @@
+"""`orchestra report RUN`: write the run's report.html and report.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolorchestra.cli.runs import RUNS, find_run
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
+    check: Annotated[bool, typer.Option("--check", help="End with 1 if a bar is missed or was not measured.")] = False,
+) -> None:
+    """Write a run's report.html and report.json, and print its bars."""
+    # matplotlib loads here, not for `orchestra --help`.
+    from toolorchestra.evaluation.gates import gates
+    from toolorchestra.evaluation.report import headline, write_report
+    from toolorchestra.train.journal import JournalError
+
+    found = find_run(run, folder=folder)
+    try:
+        written = write_report(found.root)
+    except (JournalError, ValueError) as error:
+        typer.echo(f"error: {found.root}: {error}", err=True)
+        raise typer.Exit(2) from error
+    bars = gates(written)
+    typer.echo(headline(written))
+    for bar in bars:
+        typer.echo(bar.line())
+    typer.echo(f"report: {found.root / 'report.html'}")
+    if check and not (bars and all(bar.passed for bar in bars)):
+        raise typer.Exit(1)

