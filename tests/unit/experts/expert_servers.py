@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.endpoint import Endpoint, Limits
@@ -80,6 +81,17 @@ def endpoint(url: str, **fields: Any) -> Endpoint:
 
 def client(url: str, *, retry: RetryPolicy = FAST, limits: Limits | None = None, **fields: Any) -> ExpertClient:
     return ExpertClient([endpoint(url, limits=limits or Limits(), **fields)], retry=retry)
+
+
+def skill_table(*models: str, accuracy: str = "0.5", seed: int = 1, **fields: Any) -> SkillTable:
+    """Experts that are alike: one accuracy on every topic, unless `fields` (as in YAML) say otherwise."""
+    expert = {
+        "default": {"accuracy": accuracy},
+        "tokensOut": 100,
+        "latencyMilliseconds": {"p50": 1000, "p99": 4000},
+    } | fields
+    spec = {"seed": seed, "experts": [{"name": model} | expert for model in models]}
+    return SkillTable.model_validate({"apiVersion": "toolorchestra.dev/v1alpha1", "kind": "SkillTable", "spec": spec})
 
 
 class Script:

@@ -11,32 +11,29 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from expert_servers import BOOK_PRICE, FAST, REQUEST, TASK, client
+from expert_servers import BOOK_PRICE, FAST, REQUEST, TASK, client, skill_table
 
+from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.experts.answerer import answer_messages, template
 from toolorchestra.experts.cassette import CassetteError, RecordingExperts, ReplayedExperts
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.experts.serve import SimulatorError, start_simulator
-from toolorchestra.experts.skills import Faults, Skill, World
 from toolorchestra.tasks.answer import extract_answer
 from toolorchestra.tasks.grader import grade
 from toolorchestra.tasks.task import GraderSpec
 
-SKILL = Skill(
-    expert="m",
-    accuracy={"sums": 1.0},
-    default_accuracy=0.0,
-    tokens_out=100,
-    latency_p50_ms=2000,
-    latency_p99_ms=2000,
+TABLE = skill_table(
+    "m",
+    accuracy="0",
+    topics=[{"topic": "sums", "accuracy": "1", "tokensOut": 200}],
+    latencyMilliseconds={"p50": 2000, "p99": 2000},
 )
 
 
 @asynccontextmanager
-async def simulator(skill: Skill = SKILL, *, time_scale: float = 0.0) -> AsyncIterator[str]:
-    world = World(seed=1, skills={skill.expert: skill})
-    runner, url = await start_simulator(world, host="127.0.0.1", port=0, time_scale=time_scale)
+async def simulator(table: SkillTable = TABLE, *, time_scale: float = 0.0) -> AsyncIterator[str]:
+    runner, url = await start_simulator(table, host="127.0.0.1", port=0, time_scale=time_scale)
     try:
         yield url
     finally:
@@ -53,7 +50,8 @@ async def test_it_answers_by_the_table_and_says_it_is_simulated() -> None:
     assert grade(other, extract_answer(wrong.text)).outcome == 0.0
     assert reply.usage.simulated
     assert reply.usage.service_seconds == pytest.approx(2.0)
-    assert 75 <= reply.usage.tokens_out <= 125
+    assert 150 <= reply.usage.tokens_out <= 250
+    assert 75 <= wrong.usage.tokens_out <= 125
     assert (again.text, again.usage.tokens_out) == (reply.text, reply.usage.tokens_out), "siblings see one world"
 
 
@@ -62,6 +60,15 @@ async def test_time_is_scaled() -> None:
         reply = await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, task=TASK)
     assert reply.usage.service_seconds == pytest.approx(2.0)
     assert 0.1 <= reply.usage.wall_seconds < 1.9
+
+
+@pytest.mark.parametrize(("said", "counted"), [(None, 10), (100, 100), (100_000, 293)])
+async def test_prompts_count_as_the_table_says_within_what_is_possible(said: int | None, counted: int) -> None:
+    async with simulator(skill_table("m", tokensIn=said)) as url, client(url, simulated=True) as experts:
+        reply = await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, task=TASK)
+        worst = experts.worst_case_usd(pool="oak", request=REQUEST)
+    assert reply.usage.tokens_in == counted
+    assert reply.usage.actual_usd <= worst
 
 
 async def test_the_output_limit_is_kept() -> None:
@@ -79,17 +86,16 @@ async def test_a_very_long_answer_fits_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "reason"),
+    ("fault", "reason"),
     [
-        (Faults(server_error=1.0), Reason.SERVER_ERROR),
-        (Faults(garbage=1.0), Reason.GARBAGE),
-        (Faults(empty=1.0), Reason.GARBAGE),
-        (Faults(hang=1.0), Reason.TIMEOUT),
+        ("http500", Reason.SERVER_ERROR),
+        ("garbage", Reason.GARBAGE),
+        ("hang", Reason.TIMEOUT),
     ],
 )
-async def test_faults_look_like_faults(faults: Faults, reason: Reason) -> None:
+async def test_faults_look_like_faults(fault: str, reason: Reason) -> None:
     async with (
-        simulator(replace(SKILL, faults=faults)) as url,
+        simulator(skill_table("m", faults={fault: "1"})) as url,
         client(url, simulated=True, timeout_seconds=0.2) as experts,
     ):
         with pytest.raises(ExpertUnavailable) as caught:
@@ -99,7 +105,7 @@ async def test_faults_look_like_faults(faults: Faults, reason: Reason) -> None:
 
 async def test_some_faults_are_survived() -> None:
     async with (
-        simulator(replace(SKILL, faults=Faults(server_error=0.1))) as url,
+        simulator(skill_table("m", faults={"http500": "0.1"})) as url,
         client(url, simulated=True, retry=replace(FAST, attempts=6)) as experts,
     ):
         replies = await asyncio.gather(
@@ -133,7 +139,7 @@ async def test_a_taken_port_is_said() -> None:
     async with simulator() as url:
         port = int(url.rsplit(":", 1)[1].removesuffix("/v1"))
         with pytest.raises(SimulatorError, match=f"port {port} on 127.0.0.1 is taken"):
-            await start_simulator(World(seed=1, skills={}), host="127.0.0.1", port=port, time_scale=0)
+            await start_simulator(TABLE, host="127.0.0.1", port=port, time_scale=0)
 
 
 async def test_a_cassette_plays_what_was_recorded(tmp_path: Path) -> None:

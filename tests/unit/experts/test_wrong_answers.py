@@ -3,11 +3,12 @@
 import random
 
 import pytest
+from expert_servers import skill_table
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.experts.simulated import SimulatedTask
-from toolorchestra.experts.skills import Skill, World, is_right, oracle, simulated_answer
+from toolorchestra.experts.skills import is_right, oracle, simulated_answer
 from toolorchestra.experts.wrong import wrong_answer
 from toolorchestra.tasks.answer import extract_answer
 from toolorchestra.tasks.grader import grade
@@ -24,57 +25,46 @@ DATASETS = (
 )
 
 
-def skill(accuracy: float, *, expert: str = "oak") -> Skill:
-    return Skill(
-        expert=expert,
-        accuracy={"chain_sum": accuracy},
-        default_accuracy=accuracy,
-        tokens_out=100,
-        latency_p50_ms=1000,
-        latency_p99_ms=4000,
-    )
-
-
 @pytest.fixture(scope="module")
 def source() -> ReasoningGymSource:
     return ReasoningGymSource(name="puzzles", datasets=DATASETS, size=900, seed=3)
 
 
-@pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_real_scorers_agree_with_the_world(source: ReasoningGymSource, accuracy: float) -> None:
-    world = World(seed=5, skills={"oak": skill(accuracy)})
+@pytest.mark.parametrize("accuracy", ["0", "1"])
+def test_real_scorers_agree_with_the_table(source: ReasoningGymSource, accuracy: str) -> None:
+    table = skill_table("oak", accuracy=accuracy, seed=5)
     for index in range(len(source)):
         task = source.task(index)
-        answer = simulated_answer(world, "oak", SimulatedTask.of(task))
+        answer = simulated_answer(table, "oak", SimulatedTask.of(task))
         outcome = grade(task, extract_answer(answer.text)).outcome
-        assert outcome == accuracy, (task.id, answer.text, task.grader.data["entry"]["answer"])
-        assert answer.right == bool(accuracy)
+        assert outcome == float(accuracy), (task.id, answer.text, task.grader.data["entry"]["answer"])
+        assert answer.right == (accuracy == "1")
 
 
 def test_the_oracle_knows_what_the_simulator_will_say(source: ReasoningGymSource) -> None:
     experts = ("oak", "elm")
-    world = World(seed=1, skills={name: skill(0.5, expert=name) for name in experts})
+    table = skill_table(*experts)
     rights = 0
     for index in range(len(source)):
         task = source.task(index)
-        said = tuple(e for e in experts if simulated_answer(world, e, SimulatedTask.of(task)).right)
-        assert said == oracle(world, task, experts)
+        said = tuple(e for e in experts if simulated_answer(table, e, SimulatedTask.of(task)).right)
+        assert said == oracle(table, task, experts)
         rights += len(said)
     assert 0.42 < rights / (2 * len(source)) < 0.58
 
 
 def test_experts_fail_independently_and_consistently() -> None:
-    world = World(seed=1, skills={name: skill(0.5, expert=name) for name in ("oak", "elm")})
-    oak = [is_right(world, "oak", task_id=f"t{i}", topic="x") for i in range(2000)]
-    elm = [is_right(world, "elm", task_id=f"t{i}", topic="x") for i in range(2000)]
-    assert oak == [is_right(world, "oak", task_id=f"t{i}", topic="x") for i in range(2000)]
+    table = skill_table("oak", "elm")
+    oak = [is_right(table, "oak", task_id=f"t{i}", topic="x") for i in range(2000)]
+    elm = [is_right(table, "elm", task_id=f"t{i}", topic="x") for i in range(2000)]
+    assert oak == [is_right(table, "oak", task_id=f"t{i}", topic="x") for i in range(2000)]
     assert 0.45 < sum(a == b for a, b in zip(oak, elm, strict=True)) / 2000 < 0.55
 
 
 def test_seconds_follow_the_table() -> None:
-    world = World(seed=1, skills={"oak": skill(0.5)})
+    table = skill_table("oak")
     seconds = sorted(
-        simulated_answer(world, "oak", SimulatedTask(id=f"t{i}", topic="x", answer="1")).seconds for i in range(4000)
+        simulated_answer(table, "oak", SimulatedTask(id=f"t{i}", topic="x", answer="1")).seconds for i in range(4000)
     )
     assert 0.93 < seconds[2000] < 1.07
     assert 3.4 < seconds[3960] < 4.7
@@ -119,8 +109,8 @@ def test_awkward_answers_slip(text: str) -> None:
 
 
 def test_without_a_right_answer_everyone_is_wrong() -> None:
-    world = World(seed=1, skills={"oak": skill(1.0)})
-    answer = simulated_answer(world, "oak", SimulatedTask(id="t", topic="x", answer=None))
+    table = skill_table("oak", accuracy="1")
+    answer = simulated_answer(table, "oak", SimulatedTask(id="t", topic="x", answer=None))
     assert not answer.right
     assert extract_answer(answer.text) == "unknown"
 

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.experts.simulator import MAX_HEADER_BYTES, build_app
-from toolorchestra.experts.skills import World
 
 
 class SimulatorError(Exception):
     """The simulator cannot serve. The text says what to do."""
 
 
-async def start_simulator(world: World, *, host: str, port: int, time_scale: float) -> tuple[web.AppRunner, str]:
+async def start_simulator(table: SkillTable, *, host: str, port: int, time_scale: float) -> tuple[web.AppRunner, str]:
     """Bind and serve; gives the runner (`await runner.cleanup()` ends it) and the base URL, `/v1` included.
 
     Port 0 takes a free one.
@@ -26,7 +26,7 @@ async def start_simulator(world: World, *, host: str, port: int, time_scale: flo
         SimulatorError: the address cannot be bound.
     """
     # Requests are many and small: an access log would be the most of it.
-    app = build_app(world, time_scale=time_scale)
+    app = build_app(table, time_scale=time_scale)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, max_field_size=MAX_HEADER_BYTES)
     await runner.setup()
     try:
@@ -40,14 +40,14 @@ async def start_simulator(world: World, *, host: str, port: int, time_scale: flo
 
 
 async def serve_until_signalled(
-    world: World, *, host: str, port: int, time_scale: float, started: Callable[[str], None]
+    table: SkillTable, *, host: str, port: int, time_scale: float, started: Callable[[str], None]
 ) -> None:
     """Serve until SIGINT or SIGTERM. `started` is told the base URL once requests are answered."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    runner, url = await start_simulator(world, host=host, port=port, time_scale=time_scale)
+    runner, url = await start_simulator(table, host=host, port=port, time_scale=time_scale)
     started(url)
     try:
         await stop.wait()

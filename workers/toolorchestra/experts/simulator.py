@@ -14,11 +14,13 @@ from typing import Any
 
 from aiohttp import web
 
-from toolorchestra.experts.metering import estimated_tokens
+from toolorchestra.api.skill_table import Faults, SimulatedExpert, SkillTable
+from toolorchestra.experts.chat import ChatRequest
+from toolorchestra.experts.metering import TEMPLATE_TOKENS, estimated_tokens
 from toolorchestra.experts.simulated import SECONDS_HEADER, TASK_HEADER, SimulatedTask
-from toolorchestra.experts.skills import Faults, SimulatedAnswer, Skill, World, simulated_answer
+from toolorchestra.experts.skills import SimulatedAnswer, simulated_answer
 
-WORLD = web.AppKey("world", World)
+_TABLE = web.AppKey("table", SkillTable)
 _TIME_SCALE = web.AppKey("time_scale", float)
 _FAULTS = web.AppKey("faults", random.Random)
 
@@ -27,7 +29,7 @@ MAX_HEADER_BYTES = 256 * 1024
 _HANG_SECONDS = 3600.0
 
 
-def build_app(world: World, *, time_scale: float) -> web.Application:
+def build_app(table: SkillTable, *, time_scale: float) -> web.Application:
     """The server's application: `/v1/chat/completions`, `/v1/models`, `/health`.
 
     `time_scale` multiplies every latency before it is slept (0: no sleep); replies report the unscaled seconds.
@@ -35,7 +37,7 @@ def build_app(world: World, *, time_scale: float) -> web.Application:
     if not (math.isfinite(time_scale) and time_scale >= 0):
         raise ValueError(f"time scale {time_scale}: a number of at least 0 is wanted")
     app = web.Application(client_max_size=64 * 1024 * 1024)
-    app[WORLD], app[_TIME_SCALE], app[_FAULTS] = world, time_scale, random.Random(world.seed)
+    app[_TABLE], app[_TIME_SCALE], app[_FAULTS] = table, time_scale, random.Random(table.spec.seed)
     app.add_routes(
         [
             web.post("/v1/chat/completions", chat_completions),
@@ -47,25 +49,25 @@ def build_app(world: World, *, time_scale: float) -> web.Application:
 
 
 async def health(request: web.Request) -> web.Response:
-    world = request.app[WORLD]
-    return web.json_response({"status": "ok", "simulated": True, "experts": sorted(world.skills), "seed": world.seed})
+    table = request.app[_TABLE]
+    return web.json_response({"status": "ok", "simulated": True, "experts": _models(table), "seed": table.spec.seed})
 
 
 async def models(request: web.Request) -> web.Response:
-    data = [{"id": name, "object": "model", "owned_by": "simulator"} for name in sorted(request.app[WORLD].skills)]
+    data = [{"id": name, "object": "model", "owned_by": "simulator"} for name in _models(request.app[_TABLE])]
     return web.json_response({"object": "list", "data": data})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    world, scale = request.app[WORLD], request.app[_TIME_SCALE]
+    table, scale = request.app[_TABLE], request.app[_TIME_SCALE]
     try:
         body = await request.json(loads=json.loads)
-        model, messages = body["model"], body["messages"]
+        model, messages = body["model"], list(body["messages"])
     except (ValueError, KeyError, TypeError):
         return _error(400, "invalid_request", "a JSON object with `model` and `messages` is wanted")
-    skill = world.skills.get(model)
-    if skill is None:
-        known = ", ".join(sorted(world.skills))
+    expert = table.expert(model)
+    if expert is None:
+        known = ", ".join(_models(table))
         return _error(404, "model_not_found", f"the skill table has no expert {model!r}; it has {known}")
     if body.get("stream"):
         return _error(400, "unsupported_value", "the simulator does not stream")
@@ -73,13 +75,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         task = _task(request, messages)
     except ValueError as error:
         return _error(400, "invalid_request", f"{TASK_HEADER}: {error}")
-    fault = await _fault(request.app[_FAULTS], skill.faults)
+    fault = await _fault(request.app[_FAULTS], expert.faults)
     if fault is not None:
         return fault
-    answer = simulated_answer(world, model, task)
+    answer = simulated_answer(table, model, task)
     if scale > 0:
         await asyncio.sleep(answer.seconds * scale)
-    return _completion(skill, answer, body=body)
+    return _completion(expert, answer, body=body)
 
 
 def _task(request: web.Request, messages: Any) -> SimulatedTask:
@@ -93,35 +95,36 @@ def _task(request: web.Request, messages: Any) -> SimulatedTask:
 async def _fault(rng: random.Random, faults: Faults) -> web.Response | None:
     """One draw decides which fault this request meets, if any."""
     draw = rng.random()
-    for kind in ("server_error", "throttled", "garbage", "empty", "hang"):
-        draw -= getattr(faults, kind)
+    for kind in ("http500", "http429", "garbage", "hang"):
+        draw -= float(getattr(faults, kind))
         if draw < 0:
             break
     else:
         return None
     match kind:
-        case "server_error":
+        case "http500":
             return _error(500, "server_error", "simulated fault")
-        case "throttled":
+        case "http429":
             return _error(429, "rate_limit_exceeded", "simulated fault", headers={"Retry-After": "1"})
         case "garbage":
             return web.Response(text="<html>simulated fault</html>", content_type="text/html")
-        case "empty":
-            return web.Response(body=b"", content_type="application/json")
         case _:
             await asyncio.sleep(_HANG_SECONDS)
             return _error(504, "timeout", "simulated fault")
 
 
-def _completion(skill: Skill, answer: SimulatedAnswer, *, body: dict[str, Any]) -> web.Response:
+def _completion(expert: SimulatedExpert, answer: SimulatedAnswer, *, body: dict[str, Any]) -> web.Response:
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or answer.tokens_out
-    tokens_in = estimated_tokens(len(json.dumps(body["messages"], ensure_ascii=False).encode()))
+    prompt_bytes = ChatRequest(messages=tuple(body["messages"])).size_bytes
+    # No real server counts more than a token a byte and its template: what a client reserves must stay a bound.
+    most = prompt_bytes + TEMPLATE_TOKENS
+    tokens_in = estimated_tokens(prompt_bytes) if expert.tokens_in is None else min(expert.tokens_in, most)
     tokens_out = min(answer.tokens_out, int(limit))
     completion = {
         "id": f"simulated-{time.monotonic_ns()}",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": skill.expert,
+        "model": expert.name,
         "choices": [
             {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": "stop"},
         ],
@@ -134,3 +137,7 @@ def _completion(skill: Skill, answer: SimulatedAnswer, *, body: dict[str, Any]) 
 def _error(status: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> web.Response:
     error = {"error": {"message": message, "type": code, "code": code}, "simulated": True}
     return web.json_response(error, status=status, headers=headers)
+
+
+def _models(table: SkillTable) -> list[str]:
+    return [expert.name for expert in table.spec.experts]

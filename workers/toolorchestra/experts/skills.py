@@ -8,51 +8,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from toolorchestra.api.skill_table import LatencyProfile, SimulatedExpert, SkillTable
 from toolorchestra.experts.simulated import SimulatedTask
 from toolorchestra.experts.wrong import wrong_answer
 from toolorchestra.tasks.task import Task
 
 _Z99 = 2.3263478740408408
 """Standard normal quantile of 0.99: a log-normal with median p50 has its 99th percentile at p50·exp(z·σ)."""
-
-
-@dataclass(frozen=True)
-class Faults:
-    """Shares of requests that fail in each way; the rest are answered. Drawn per request, so a retry may pass."""
-
-    server_error: float = 0.0
-    throttled: float = 0.0
-    garbage: float = 0.0
-    empty: float = 0.0
-    hang: float = 0.0
-    """No answer at all until the client gives up."""
-
-
-@dataclass(frozen=True)
-class Skill:
-    """One simulated expert. Accuracies lie in [0, 1]; `accuracy` is by topic, `default_accuracy` for any other."""
-
-    expert: str
-    accuracy: Mapping[str, float]
-    default_accuracy: float
-    tokens_out: int
-    latency_p50_ms: float
-    latency_p99_ms: float
-    faults: Faults = field(default_factory=Faults)
-
-    def accuracy_on(self, topic: str) -> float:
-        return self.accuracy.get(topic, self.default_accuracy)
-
-
-@dataclass(frozen=True)
-class World:
-    """A seed and the skills of every expert, by the model name that requests use."""
-
-    seed: int
-    skills: Mapping[str, Skill]
 
 
 @dataclass(frozen=True)
@@ -65,27 +30,40 @@ class SimulatedAnswer:
     seconds: float
 
 
-def is_right(world: World, expert: str, *, task_id: str, topic: str) -> bool:
-    """Whether the expert gets this task right. KeyError for an expert that the world does not have."""
-    draw = random.Random(f"{world.seed}/{expert}/{task_id}/right").random()
-    return draw < world.skills[expert].accuracy_on(topic)
+def is_right(table: SkillTable, model: str, *, task_id: str, topic: str) -> bool:
+    """Whether the expert that serves `model` gets this task right; KeyError where the table has none."""
+    draw = random.Random(f"{table.spec.seed}/{model}/{task_id}/right").random()
+    return draw < float(expert_of(table, model).accuracy_of(topic))
 
 
-def simulated_answer(world: World, expert: str, task: SimulatedTask) -> SimulatedAnswer:
-    """The expert's whole answer. Tokens spread ±25 % about the table's mean, seconds log-normally about its median."""
-    skill = world.skills[expert]
-    right = task.answer is not None and is_right(world, expert, task_id=task.id, topic=task.topic)
-    rng = random.Random(f"{world.seed}/{expert}/{task.id}/answer")
-    sigma = math.log(max(1.0, skill.latency_p99_ms / skill.latency_p50_ms)) / _Z99
-    seconds = skill.latency_p50_ms / 1000 * math.exp(sigma * rng.gauss(0.0, 1.0))
-    tokens = max(1, round(skill.tokens_out * rng.uniform(0.75, 1.25)))
+def simulated_answer(table: SkillTable, model: str, task: SimulatedTask) -> SimulatedAnswer:
+    """The expert's whole answer. Tokens spread ±25 % about the table's number, seconds follow its latency profile."""
+    expert = expert_of(table, model)
+    right = task.answer is not None and is_right(table, model, task_id=task.id, topic=task.topic)
+    rng = random.Random(f"{table.spec.seed}/{model}/{task.id}/answer")
+    seconds = _seconds(expert.latency_milliseconds, rng)
+    tokens = max(1, round(expert.tokens_out_of(task.topic) * rng.uniform(0.75, 1.25)))
     final = task.answer if right and task.answer is not None else wrong_answer(task.answer, rng)
     return SimulatedAnswer(text=_reply(final), right=right, tokens_out=tokens, seconds=seconds)
 
 
-def oracle(world: World, task: Task, experts: Iterable[str]) -> tuple[str, ...]:
-    """Which of `experts` (model names) are right on the task, in the given order."""
-    return tuple(e for e in experts if is_right(world, e, task_id=task.id, topic=task.topic))
+def oracle(table: SkillTable, task: Task, models: Iterable[str]) -> tuple[str, ...]:
+    """Which of `models` (pools' `endpoint.model`) are right on the task, in the given order. Never calls anyone."""
+    return tuple(m for m in models if is_right(table, m, task_id=task.id, topic=task.topic))
+
+
+def expert_of(table: SkillTable, model: str) -> SimulatedExpert:
+    """The expert that serves `model`; KeyError names those there are."""
+    expert = table.expert(model)
+    if expert is None:
+        known = ", ".join(expert.name for expert in table.spec.experts)
+        raise KeyError(f"the skill table has no expert {model!r}; it has {known}")
+    return expert
+
+
+def _seconds(latency: LatencyProfile, rng: random.Random) -> float:
+    sigma = math.log(latency.p99 / latency.p50) / _Z99
+    return latency.p50 / 1000 * math.exp(sigma * rng.gauss(0.0, 1.0))
 
 
 def _reply(answer: str) -> str:
