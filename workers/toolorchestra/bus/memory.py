@@ -182,16 +182,15 @@ class MemoryBus:
         self._queue.append(task.id)
         self._wake()
 
-    async def cancel(self, ids: Iterable[str]) -> int:
+    async def cancel(self, ids: Iterable[str]) -> None:
         self._check_open()
         found = [task for id_ in ids if (task := self._tasks.get(id_)) is not None]
         for task in found:
             self._settle(task)
         self._queue = deque(id_ for id_ in self._queue if id_ in self._tasks)
-        return len(found)
 
-    async def drain(self) -> int:
-        return await self.cancel(list(self._tasks))
+    async def drain(self) -> None:
+        await self.cancel(list(self._tasks))
 
     async def results(self) -> AsyncIterator[Received]:
         # What a former consumer has seen and not acked comes first, as after a controller's restart.

@@ -137,15 +137,15 @@ class ControllerBus(Protocol):
         """Queue a task. Idempotent by id. BusFull: refused, not taken. BusUnavailable: unknown, submit it again."""
         ...
 
-    async def cancel(self, ids: Iterable[str]) -> int:
-        """Drop the tasks of dead issues that no worker has leased for good; how many were dropped.
+    async def cancel(self, ids: Iterable[str]) -> None:
+        """Drop the tasks of dead issues; unknown ids are none of its business.
 
-        One that is being worked on may still send a result, which is then late.
+        One that is being worked on is not delivered again, but may still send a result, which is then late.
         """
         ...
 
-    async def drain(self) -> int:
-        """Drop all tasks; how many."""
+    async def drain(self) -> None:
+        """Drop all tasks, as `cancel` does."""
         ...
 
     def results(self) -> AsyncIterator[Received]:

@@ -1,0 +1,130 @@
+"""What the controller has received and not yet acked: kept alive on the server, handed out once, in order of arrival.
+
+Invariant: a message is in the inbox from its first delivery until `forget`; redeliveries of it only renew its ack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
+
+from toolorchestra.bus.connection import Connection
+from toolorchestra.bus.protocol import BusError, Received
+from toolorchestra.bus.pull import Pull
+from toolorchestra.bus.streams import CONTROLLER
+
+_log = logging.getLogger(__name__)
+
+Read = Callable[[Msg, int], Awaitable[Received | None]]
+"""(message, token) → what it says; None: nothing worth telling, ack it."""
+
+_BATCH = 64
+_EXPIRY = 5.0
+
+
+class Inbox:
+    """Fed by one pull loop per stream."""
+
+    def __init__(self) -> None:
+        self._tokens = itertools.count(1)
+        self._unacked: dict[int, tuple[Received, Msg]] = {}
+        self._by_sequence: dict[tuple[str, int], int] = {}
+        self._unseen: deque[int] = deque()
+        self._changed = asyncio.Event()
+        self._pulls: list[Pull] = []
+        self._loops: list[asyncio.Task[None]] = []
+        self._error: Exception | None = None
+        self._closed = False
+
+    async def listen(self, connection: Connection, *, stream: str, read: Read) -> None:
+        """Start to pull from `stream`'s controller consumer. BusGone where it does not exist."""
+        pull = Pull(connection, stream=stream, consumer=CONTROLLER)
+        info = await pull.bind()
+        self._pulls.append(pull)
+        keep = (info.config.ack_wait or 30.0) / 3
+        self._loops.append(asyncio.create_task(self._guard(self._feed(pull, read)), name=f"pull {stream}"))
+        self._loops.append(
+            asyncio.create_task(self._guard(self._keep_alive(stream, every=keep)), name=f"keep {stream}")
+        )
+
+    async def _guard(self, loop: Awaitable[None]) -> None:
+        """A loop's failure is the reader's: it surfaces in `messages`."""
+        try:
+            await loop
+        except Exception as error:
+            self._error = error
+            self._changed.set()
+
+    async def _feed(self, pull: Pull, read: Read) -> None:
+        while True:
+            for msg in await pull.fetch(max_n=_BATCH, expiry=_EXPIRY):
+                await self._take(msg, read)
+
+    async def _take(self, msg: Msg, read: Read) -> None:
+        key = (msg.metadata.stream, msg.metadata.sequence.stream)
+        token = self._by_sequence.get(key)
+        if token is not None:
+            self._unacked[token] = (self._unacked[token][0], msg)
+            return
+        token = next(self._tokens)
+        received = await read(msg, token)
+        if received is None:
+            await msg.ack()
+            return
+        self._by_sequence[key] = token
+        self._unacked[token] = (received, msg)
+        self._unseen.append(token)
+        self._changed.set()
+
+    async def _keep_alive(self, stream: str, *, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            for _, msg in list(self._unacked.values()):
+                if msg.metadata.stream == stream:
+                    await msg.in_progress()
+
+    async def messages(self) -> AsyncIterator[Received]:
+        """What is unacked already, then what comes. Raises what stopped the loops; ends when closed."""
+        self._unseen = deque(self._unacked)
+        while not self._closed:
+            if self._unseen:
+                held = self._unacked.get(self._unseen.popleft())
+                if held is not None:
+                    yield held[0]
+            elif self._error is not None:
+                if isinstance(self._error, ConnectionClosedError):
+                    return
+                raise self._error
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def forget(self, token: int) -> Msg | None:
+        """Take a message out, to be acked; None where it was acked already."""
+        held = self._unacked.pop(token, None)
+        if held is None:
+            return None
+        msg = held[1]
+        self._by_sequence.pop((msg.metadata.stream, msg.metadata.sequence.stream), None)
+        return msg
+
+    async def close(self) -> None:
+        """Stop the loops and give back what is unacked, so that the next controller need not wait for it."""
+        self._closed = True
+        self._changed.set()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        try:
+            for pull in self._pulls:
+                await pull.close()
+            for _, msg in self._unacked.values():
+                await msg.nak()
+        except (BusError, ConnectionClosedError) as error:
+            _log.debug("nats: not given back: %r", error)

@@ -1,0 +1,291 @@
+"""RolloutBus on NATS JetStream: the one place where the bus's promises meet nats-py.
+
+How the promises are kept:
+
+- A result is published with its id and its PubAck awaited before the task is acked; a crash in between leads to a
+  second result, which the stream's duplicate window collapses or the journal recognises.
+- A refused task was not taken. A server may remember the id of a publish that it refused, and then answer its
+  repetition with `duplicate`; after a failed attempt such an answer is believed only where the task is really there.
+- The server redelivers to this very process when its loop hung: the lease or result that is held already is kept, with
+  the newer delivery's ack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from functools import partial
+from uuid import uuid4
+
+from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
+from nats.js.api import Header, PubAck
+from nats.js.errors import NotFoundError
+
+from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts
+from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
+from toolorchestra.bus.inbox import Inbox
+from toolorchestra.bus.payloads import INLINE_BYTES, PAYLOAD_HEADER, PayloadDamaged, Payloads
+from toolorchestra.bus.protocol import (
+    HANDED_BACK,
+    LOST,
+    BusError,
+    BusUnavailable,
+    Change,
+    Depth,
+    Lease,
+    Received,
+    ResultKind,
+    same_id,
+)
+from toolorchestra.bus.pull import Pull
+from toolorchestra.bus.state import State
+from toolorchestra.bus.streams import WORKERS, Names
+from toolorchestra.telemetry.propagation import inject
+
+_log = logging.getLogger(__name__)
+
+_UNSETTLED: tuple[type[Exception], ...] = (BusError, PayloadDamaged, NotFoundError, *TRANSIENT)
+
+
+class NatsBus:
+    """See `RolloutBus`. Made by `NatsBus.connect`."""
+
+    def __init__(self, connection: Connection, *, uid: str) -> None:
+        self._connection, self._names, self._js = connection, Names(uid), connection.js
+        self._payloads = Payloads(connection, name=self._names.payloads)
+        self._state = State(connection, name=self._names.state)
+        self._tasks = Pull(connection, stream=self._names.tasks, consumer=WORKERS)
+        self._max_deliver = 0
+        self._leased: dict[int, Msg] = {}
+        self._unsure: set[str] = set()
+        """Message ids of which an attempt failed: the server may have taken it, refused it, or half of each."""
+        self._inbox: Inbox | None = None
+
+    @classmethod
+    async def connect(cls, url: str, *, uid: str, name: str = "", timeouts: Timeouts | None = None) -> NatsBus:
+        """Connect and bind. BusUnavailable: nothing answers at `url`; BusGone: nobody has made the streams of `uid`."""
+        connection = await Connection.open(url, name=name or f"toolorchestra-{uid}", timeouts=timeouts or Timeouts())
+        bus = cls(connection, uid=uid)
+        try:
+            info = await bus._tasks.bind()
+            bus._max_deliver = info.config.max_deliver or 1
+            await bus._state.bind()
+        except BaseException:
+            await connection.close()
+            raise
+        return bus
+
+    # ── worker ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def lease(self, *, max_n: int, expiry: float) -> list[Lease]:
+        messages = await self._tasks.fetch(max_n=max_n, expiry=expiry)
+        return [lease for msg in messages if (lease := await self._open_task(msg)) is not None]
+
+    async def _open_task(self, msg: Msg) -> Lease | None:
+        token, delivery = msg.metadata.sequence.stream, msg.metadata.num_delivered
+        if token in self._leased:
+            _log.warning("%s was delivered again while it is worked on here: heartbeats came too late", msg.subject)
+            self._leased[token] = msg
+            return None
+        try:
+            envelope = await self._read(msg)
+        except (EnvelopeError, PayloadDamaged) as error:
+            await self._bury(msg, str(error))
+            return None
+        self._leased[token] = msg
+        return Lease(token=token, envelope=envelope, delivery=delivery, last=delivery >= self._max_deliver)
+
+    async def _bury(self, msg: Msg, reason: str) -> None:
+        """A task that no worker can read is dead at once; its id is the subject's tail."""
+        purpose, _, id_ = msg.subject.removeprefix(self._names.task_subject(purpose="", id_="")[:-1]).partition(".")
+        _log.error("unreadable task %s: %s", id_, reason)
+        await self._send(ResultKind.DEAD, Envelope(id=id_, purpose=purpose, reason=reason))
+        await self._settle(msg)
+
+    async def heartbeat(self, lease: Lease) -> None:
+        if (msg := self._leased.get(lease.token)) is not None:
+            try:
+                await msg.in_progress()
+            except ConnectionClosedError as error:
+                raise BusUnavailable(f"the connection to {self._connection.url} is closed") from error
+
+    async def complete(self, lease: Lease, result: Envelope) -> None:
+        await self._finish(lease, ResultKind.COMPLETED, result)
+
+    async def defer(self, lease: Lease, result: Envelope) -> None:
+        await self._finish(lease, ResultKind.DEFERRED, result)
+
+    async def fail(self, lease: Lease, result: Envelope) -> None:
+        if lease.last:
+            await self._finish(lease, ResultKind.DEAD, result)
+        elif (msg := self._leased.pop(lease.token, None)) is not None:
+            _log.warning("%s failed at delivery %d: %s", lease.envelope.id, lease.delivery, result.reason)
+            await msg.nak(delay=self._connection.timeouts.retry_delay)
+
+    async def hand_back(self, lease: Lease) -> None:
+        if lease.last:
+            await self._finish(lease, ResultKind.DEFERRED, without_body(lease.envelope, reason=HANDED_BACK))
+        elif (msg := self._leased.pop(lease.token, None)) is not None:
+            await msg.nak()
+
+    async def _finish(self, lease: Lease, kind: ResultKind, result: Envelope) -> None:
+        same_id(lease, result)
+        await self._send(kind, result)
+        if (msg := self._leased.pop(lease.token, None)) is not None:
+            await self._settle(msg)
+
+    async def _settle(self, msg: Msg) -> None:
+        """Ack and wait for the server's word. Without it the message comes again, which the ids make harmless."""
+        payload = (msg.headers or {}).get(PAYLOAD_HEADER)
+        try:
+            await self._connection.patiently("ack", lambda: msg.ack_sync(timeout=self._connection.timeouts.request))
+            if payload:
+                await self._payloads.remove(payload)
+        except _UNSETTLED as error:
+            _log.warning("%s was settled, but its message may come again: %s", msg.subject, error)
+
+    # ── controller ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, task: Envelope) -> None:
+        names = self._names
+        subject = names.task_subject(purpose=task.purpose, id_=task.id)
+        ack = await self._publish(subject, task, stream=names.tasks, message_id=task.id)
+        if ack.duplicate and task.id in self._unsure and not await self._is_queued(subject):
+            _log.info("%s: the server remembers a publish that it refused; sent under another message id", task.id)
+            await self._publish(subject, task, stream=names.tasks, message_id=f"{task.id}~{uuid4().hex[:8]}")
+        self._unsure.discard(task.id)
+
+    async def _is_queued(self, subject: str) -> bool:
+        try:
+            await self._connection.patiently("look up", lambda: self._js.get_last_msg(self._names.tasks, subject))
+        except NotFoundError:
+            return False
+        return True
+
+    async def cancel(self, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            await self._purge(self._names.task_subject(purpose="*", id_=id_))
+
+    async def drain(self) -> None:
+        await self._purge(self._names.task_subject(purpose="*", id_=">"))
+
+    async def _purge(self, subject: str) -> None:
+        await self._connection.patiently("purge", lambda: self._js.purge_stream(self._names.tasks, subject=subject))
+
+    async def results(self) -> AsyncIterator[Received]:
+        if self._inbox is None:
+            inbox = Inbox()
+            names = self._names
+            await inbox.listen(self._connection, stream=names.results, read=self._read_result)
+            await inbox.listen(self._connection, stream=names.dead, read=self._read_result)
+            await inbox.listen(self._connection, stream=names.advisories, read=self._read_advisory)
+            self._inbox = inbox
+        async for received in self._inbox.messages():
+            yield received
+
+    async def _read_result(self, msg: Msg, token: int) -> Received | None:
+        parts = msg.subject.split(".")
+        kind, id_at = (ResultKind.DEAD, 3) if parts[2] == "dead" else (ResultKind(parts[3]), 4)
+        try:
+            return Received(token=token, kind=kind, envelope=await self._read(msg))
+        except (EnvelopeError, PayloadDamaged) as error:
+            _log.error("unreadable result %s: %s", msg.subject, error)
+            envelope = Envelope(id=".".join(parts[id_at:]), reason=f"unreadable {kind} result: {error}")
+            return Received(token=token, kind=ResultKind.DEAD, envelope=envelope)
+
+    async def _read_advisory(self, msg: Msg, token: int) -> Received | None:
+        """The backstop: a task whose last worker vanished stays in the stream, and the server says its number."""
+        number = int(json.loads(msg.data)["stream_seq"])
+        try:
+            raw = await self._connection.patiently("look up", lambda: self._js.get_msg(self._names.tasks, number))
+        except NotFoundError:
+            return None
+        task = decode(raw.headers, b"")
+        return Received(token=token, kind=ResultKind.DEAD, envelope=without_body(task, reason=LOST))
+
+    async def ack(self, received: Received) -> None:
+        msg = self._inbox.forget(received.token) if self._inbox is not None else None
+        if msg is None:
+            return
+        if msg.subject.startswith("$JS."):
+            number = int(json.loads(msg.data)["stream_seq"])
+            with contextlib.suppress(NotFoundError):
+                await self._connection.patiently("forget", lambda: self._js.delete_msg(self._names.tasks, number))
+        await self._settle(msg)
+
+    async def depth(self) -> Depth:
+        tasks = await self._connection.patiently("depth", lambda: self._js.consumer_info(self._names.tasks, WORKERS))
+        results = 0
+        for stream in (self._names.results, self._names.dead, self._names.advisories):
+            results += (await self._connection.patiently("depth", partial(self._js.stream_info, stream))).state.messages
+        return Depth(queued=tasks.num_pending or 0, leased=tasks.num_ack_pending or 0, results=results)
+
+    # ── shared state ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def put(self, key: str, value: bytes) -> None:
+        await self._state.put(key, value)
+
+    async def get(self, key: str) -> bytes | None:
+        return await self._state.get(key)
+
+    async def delete(self, key: str) -> None:
+        await self._state.delete(key)
+
+    def watch(self, prefix: str = "") -> AsyncIterator[Change]:
+        return self._state.watch(prefix)
+
+    async def close(self) -> None:
+        if self._inbox is not None:
+            await self._inbox.close()
+        if self._connection.client.is_connected:
+            await self._tasks.close()
+        await self._connection.close()
+
+    # ── envelopes on the wire ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _send(self, kind: ResultKind, result: Envelope) -> None:
+        names = self._names
+        if kind is ResultKind.DEAD:
+            subject, stream = names.dead_subject(id_=result.id), names.dead
+        else:
+            subject, stream = names.result_subject(kind=kind, id_=result.id), names.results
+        await self._publish(subject, result, stream=stream, message_id=result.id)
+
+    async def _publish(self, subject: str, envelope: Envelope, *, stream: str, message_id: str) -> PubAck:
+        """Store a message, its large body first. What the server did not take leaves no body behind."""
+        headers, body = encode(replace(envelope, headers=inject(envelope.headers)))
+        headers[Header.MSG_ID.value] = message_id
+        payload = ""
+        if len(body) > INLINE_BYTES:
+            large = body
+            payload = await self._connection.patiently("store a body", lambda: self._payloads.stow(envelope.id, large))
+            headers[PAYLOAD_HEADER], body = payload, b""
+
+        async def attempt() -> PubAck:
+            try:
+                return await self._js.publish(subject, body, stream=stream, headers=dict(headers))
+            except Exception:
+                self._unsure.add(message_id)
+                raise
+
+        stored = False
+        try:
+            ack = await self._connection.patiently(f"publish {subject}", attempt)
+            stored = not ack.duplicate
+        finally:
+            if payload and not stored:
+                with contextlib.suppress(*TRANSIENT, ConnectionClosedError):
+                    await self._payloads.remove(payload)
+        return ack
+
+    async def _read(self, msg: Msg) -> Envelope:
+        headers = msg.headers or {}
+        envelope = decode(headers, msg.data)
+        if (payload := headers.get(PAYLOAD_HEADER)) is not None:
+            body = await self._connection.patiently("read a body", lambda: self._payloads.fetch(payload))
+            envelope = replace(envelope, body=body)
+        return envelope
