@@ -1,0 +1,21 @@
+"""Random training samples over the tiny model's vocabulary."""
+
+from __future__ import annotations
+
+import random
+
+from toolorchestra.train.batch import TrainSample
+
+
+def random_sample(rng: random.Random, length: int, *, vocabulary: int = 256) -> TrainSample:
+    """Two sampled spans with a tool's answer between them, log probabilities near a random policy's."""
+    ids = [rng.randrange(vocabulary) for _ in range(length)]
+    mask = [False] + [rng.random() < 0.5 for _ in range(length - 1)]
+    mask[-1] = True
+    logprobs = [rng.gauss(-5.5, 0.3) if trained else 0.0 for trained in mask]
+    return TrainSample(ids, mask, logprobs, rng.gauss(0, 1))
+
+
+def random_batch(seed: int, count: int, *, shortest: int = 2, longest: int = 120) -> list[TrainSample]:
+    rng = random.Random(seed)
+    return [random_sample(rng, rng.randint(shortest, longest)) for _ in range(count)]

@@ -1,0 +1,109 @@
+"""The control guard against Starlette's real router, over real sockets where it matters."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment
+from toolorchestra.train.engine_middleware import OPEN_ROUTES, SECRET_ENV, SECRET_HEADER, ControlGuard
+
+CONTROL = [
+    ("POST", "/pause"),
+    ("POST", "/resume"),
+    ("POST", "/update_weights"),
+    ("POST", "/collective_rpc"),
+    ("GET", "/weight_info"),
+    ("POST", "/health"),
+    ("GET", "/inference/v1/generate"),
+    ("POST", "/inference/v1/generate/"),
+    ("POST", "//pause"),
+    ("POST", "/v1/load_lora_adapter"),
+    ("OPTIONS", "/pause"),
+    ("HEAD", "/pause"),
+]
+
+
+async def answer(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("reached")
+
+
+async def speak(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.close()
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setenv(SECRET_ENV, "s3cret")
+    methods = ["GET", "POST", "OPTIONS", "HEAD"]
+    app = Starlette(
+        routes=[WebSocketRoute("/v1/realtime", speak), Mount("/", Route("/{path:path}", answer, methods=methods))]
+    )
+    return TestClient(ControlGuard(app))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(OPEN_ROUTES))
+def test_anyone_may_generate_and_read_health(client: TestClient, method: str, path: str) -> None:
+    assert client.request(method, path).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), CONTROL)
+def test_all_else_needs_the_secret(client: TestClient, method: str, path: str) -> None:
+    assert client.request(method, path).status_code == 403
+    assert client.request(method, path, headers={SECRET_HEADER: "wrong"}).status_code == 403
+    assert client.request(method, path, headers={SECRET_HEADER: "s3cret"}).status_code == 200
+
+
+def test_two_headers_are_refused(client: TestClient) -> None:
+    headers = [(SECRET_HEADER, "wrong"), (SECRET_HEADER, "s3cret")]
+    assert client.post("/pause", headers=headers).status_code == 403
+
+
+def test_websockets_need_the_secret(client: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/realtime"):
+        pass
+    with client.websocket_connect("/v1/realtime", headers={SECRET_HEADER: "s3cret"}):
+        pass
+
+
+def test_without_a_secret_the_guard_fails_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SECRET_ENV, raising=False)
+    client = TestClient(ControlGuard(Starlette(routes=[Route("/pause", answer, methods=["POST"])])))  # type: ignore[arg-type]
+    assert client.post("/pause", headers={SECRET_HEADER: ""}).status_code == 403
+
+
+def test_arguments_and_environment() -> None:
+    config = EngineConfig(model_dir="/models/tiny", max_model_len=512, threads=2, extra_args=("--x", "1"))
+    arguments = engine_arguments(config, port=8123)
+    text = " ".join(arguments)
+    for wanted in (
+        "--model /models/tiny",
+        "--port 8123",
+        "--max-model-len 512",
+        "--generation-config vllm",
+        "--enable-scale-out",
+        "--middleware toolorchestra.train.engine_middleware.ControlGuard",
+        '{"backend": "toolorchestra_snapshot"}',
+        "--enforce-eager",
+    ):
+        assert wanted in text
+    assert arguments[-2:] == ["--x", "1"]
+    environment = engine_environment(config, secret="k", base={"VLLM_CPU_KVCACHE_SPACE": "", "HOME": "/root"})
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment
+    assert environment["HOME"] == "/root"
+    assert environment[SECRET_ENV] == "k"
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert "k" not in text.split()
+
+
+def test_a_cuda_engine_takes_vllms_own_transfer() -> None:
+    text = " ".join(engine_arguments(EngineConfig(model_dir="m", device="cuda", tensor_parallel_size=2), port=1))
+    assert '{"backend": "nccl"}' in text
+    assert "--tensor-parallel-size 2" in text
+    assert "--enforce-eager" not in text

@@ -1,0 +1,96 @@
+"""Packed equals dense: the same model, one sequence at a time through transformers' own attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from support.train_samples import random_batch
+from toolorchestra.train.attention import MAX_PADDING, Documents, group_documents, grouped_attention
+from toolorchestra.train.batch import TrainSample
+from toolorchestra.train.model import ModelError, Policy, load_policy
+from toolorchestra.train.packing import pack, token_weights
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=50))
+def test_groups_cover_the_documents_in_order_with_little_padding(lengths: list[int]) -> None:
+    groups = group_documents(lengths)
+    assert [n for group in groups for n in group.lengths] == lengths
+    start = 0
+    for group in groups:
+        assert group.start == start
+        start += group.tokens
+        assert group.count * group.longest - group.tokens <= MAX_PADDING * group.tokens
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 1000))
+def test_a_document_sees_only_its_own_past(lengths: list[int], seed: int) -> None:
+    """Every document alone gives the same as all packed, to float32 rounding; grouped query heads included."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(lengths)
+    query = torch.randn(tokens, 4, 8, generator=generator)
+    key, value = (torch.randn(tokens, 2, 8, generator=generator) for _ in range(2))
+    packed = grouped_attention(query, key, value, Documents(tuple(lengths), torch.device("cpu")), None)
+    start = 0
+    for length in lengths:
+        q, k, v = (t[start : start + length] for t in (query, key, value))
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) / 8**0.5
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        want = torch.einsum("hqk,khd->qhd", scores.masked_fill(~causal, float("-inf")).softmax(-1), v)
+        torch.testing.assert_close(packed[start : start + length], want, atol=1e-5, rtol=1e-5)
+        start += length
+
+
+def dense_logprobs(folder: Path, samples: list[TrainSample]) -> torch.Tensor:
+    """[N] by transformers itself, one unpadded sequence at a time."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    parts = []
+    with torch.no_grad():
+        for sample in samples:
+            ids = torch.tensor(sample.token_ids)
+            log_p = model(ids[None]).logits[0].log_softmax(-1)[:-1].gather(1, ids[1:, None]).squeeze(1)
+            parts.append(log_p[torch.tensor(sample.loss_mask)[1:]])
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_logprobs_equal_dense_ones(tied: bool, tiny: Path, tiny_tied: Path) -> None:
+    folder = tiny_tied if tied else tiny
+    samples = sorted(random_batch(1, 24), key=lambda s: len(s.token_ids))
+    logprobs, entropy = load_policy(folder)(pack(samples, token_weights(samples, "token_mean")))
+    torch.testing.assert_close(logprobs, dense_logprobs(folder, samples), atol=1e-5, rtol=0)
+    assert (entropy > 0).all()
+
+
+def gradients(policy: Policy, samples: list[TrainSample]) -> dict[str, torch.Tensor]:
+    policy.zero_grad(set_to_none=True)
+    logprobs, entropy = policy(pack(samples, token_weights(samples, "token_mean")))
+    (logprobs.mean() + 0.3 * entropy.mean()).backward()
+    return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_gradients_equal_those_of_one_sequence_at_a_time(tiny_tied: Path, checkpointing: bool) -> None:
+    samples = sorted(random_batch(2, 9, longest=60), key=lambda s: len(s.token_ids))
+    policy = load_policy(tiny_tied, gradient_checkpointing=checkpointing).train()
+    got = gradients(policy, samples)
+    trained = [sample.trained_tokens for sample in samples]
+    want: dict[str, torch.Tensor] = {}
+    for sample, count in zip(samples, trained, strict=True):
+        for name, grad in gradients(policy, [sample]).items():
+            want[name] = want.get(name, torch.zeros_like(grad)) + grad * count / sum(trained)
+    assert got.keys() == want.keys() == dict(policy.named_parameters()).keys()
+    for name, grad in got.items():
+        torch.testing.assert_close(grad, want[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_policy(tmp_path)
