@@ -17,8 +17,12 @@ OpenURI = Callable[[str], Path]
 """Where a `pvc://`, `s3://` or `file://` URI lies on this machine."""
 
 
-def build_suite(tasks: Tasks, *, open_uri: OpenURI, seed: int, skip_invalid: bool = False) -> Suite:
+def build_suite(
+    tasks: Tasks, *, open_uri: OpenURI, seed: int, skip_invalid: bool = False, evaluation: bool = False
+) -> Suite:
     """All sources opened and checked, before anything is spent; what is wrong with all of them is said at once.
+
+    `evaluation`: these are an evaluation suite's own tasks, all of them held out.
 
     Raises:
         TaskFileError: malformed lines only, of one or several files.
@@ -34,7 +38,8 @@ def build_suite(tasks: Tasks, *, open_uri: OpenURI, seed: int, skip_invalid: boo
             errors.append(error)
     if errors:
         raise _together(errors)
-    return Suite(sources=sources, held_out_fraction=tasks.held_out_fraction, seed=seed)
+    fraction = Decimal(1) if evaluation else tasks.held_out_fraction
+    return Suite(sources=sources, held_out_fraction=fraction, seed=seed)
 
 
 def open_source(spec: SourceSpec, *, open_uri: OpenURI, skip_invalid: bool = False) -> TaskSource:

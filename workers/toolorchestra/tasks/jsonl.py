@@ -82,7 +82,7 @@ class JSONLSource:
 def parse_line(line: bytes, *, name: str, file: str, number: int) -> tuple[Task | None, list[LineProblem]]:
     """One line as a task, or everything wrong with it. `source` is always the source's own name."""
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return None, [LineProblem(file, number, "", "not UTF-8 text")]
     except json.JSONDecodeError as error:

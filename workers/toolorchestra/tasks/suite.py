@@ -39,7 +39,7 @@ class _Place:
 
 
 class Suite:
-    """The tasks of a training.
+    """The tasks of a training; with `held_out_fraction` 1 those of an evaluation, and there is no training stream.
 
     Raises:
         SourceError: no source, a weight that is not positive, two tasks of one id, or a source without training tasks.
@@ -48,8 +48,8 @@ class Suite:
     def __init__(self, *, sources: Sequence[WeightedSource], held_out_fraction: Decimal, seed: int) -> None:
         if not sources or any(s.weight <= 0 for s in sources):
             raise SourceError("a suite needs at least one source, each with a weight above 0")
-        if not 0 <= held_out_fraction < 1:
-            raise SourceError(f"heldOutFraction is {held_out_fraction}; it lies in [0, 1)")
+        if not 0 <= held_out_fraction <= 1:
+            raise SourceError(f"heldOutFraction is {held_out_fraction}; it lies in [0, 1]")
         self._sources = [s.source for s in sources]
         self._seed = seed
         self._block = _slots([s.weight for s in sources])
@@ -69,7 +69,7 @@ class Suite:
                 else:
                     self._train[which].append(index)
         empty = [s.name for s, train in zip(self._sources, self._train, strict=True) if not train]
-        if empty:
+        if empty and held_out_fraction < 1:
             raise SourceError(
                 f"no training task is left in source {', '.join(empty)}: lower heldOutFraction, or add tasks"
             )
@@ -88,7 +88,12 @@ class Suite:
         return len(self._held_out)
 
     def train_task(self, cursor: int) -> Task:
-        """Task number `cursor` of the infinite training stream; every source is shuffled anew each epoch."""
+        """Task number `cursor` of the infinite training stream; every source is shuffled anew each epoch.
+
+        IndexError where all tasks are held out.
+        """
+        if not self.train_size:
+            raise IndexError("all tasks of this suite are held out")
         block, slot = divmod(cursor, len(self._block))
         mix = self._mix(block)
         which = mix[slot]
@@ -119,8 +124,11 @@ class Suite:
 
 
 def is_held_out(task: Task, fraction: Decimal) -> bool:
-    """Whether a task is held out: what the task itself says (`split: heldOut`), else its text's hash decides."""
-    if "split" in task.model_fields_set:
+    """Whether a task is held out: what the task itself says (`split: heldOut`), else its text's hash decides.
+
+    A fraction of 1 holds out everything, whatever a task says.
+    """
+    if fraction < 1 and "split" in task.model_fields_set:
         return task.split == "heldOut"
     return int.from_bytes(_digest(task)[:4], "big") < int(fraction * _BUCKETS)
 

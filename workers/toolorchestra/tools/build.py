@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from toolorchestra.api.model import ExpertPrice, TokenPrice
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.suite import Suite as EvaluationSuite
 from toolorchestra.api.toolset import PriceBook as PriceBookSpec
 from toolorchestra.api.toolset import Tools
 from toolorchestra.tools.catalog import ANSWER, Catalog, CatalogError, ExpertTool
@@ -52,8 +53,10 @@ def build_catalog(pools: Iterable[ExpertPool], *, descriptions: Mapping[str, str
     return Catalog(experts)
 
 
-def build_sampler(catalog: Catalog, tools: Tools, *, policy_price: Price) -> ViewSampler:
-    """The sampler that `spec.tools` describes.
+def build_sampler(
+    catalog: Catalog, tools: Tools, *, policy_price: Price, suite: EvaluationSuite | None = None
+) -> ViewSampler:
+    """The sampler that `spec.tools` describes; price books and aliases of an evaluation suite win over its own.
 
     Raises:
         CatalogError: the randomisation does not fit the catalogue, or functions are asked for.
@@ -62,13 +65,15 @@ def build_sampler(catalog: Catalog, tools: Tools, *, policy_price: Price) -> Vie
         names = ", ".join(function.name for function in tools.functions)
         raise CatalogError(f"spec.tools.functions: {names}: only experts can be tools as yet; leave functions out")
     randomize = tools.randomize
+    price_books = (suite.price_books if suite else None) or randomize.price_books
+    alias_names = (suite.alias_names if suite else None) or randomize.alias_names
     return ViewSampler(
         catalog,
         policy_price=policy_price,
         min_tools=randomize.min_tools,
-        price_books=[_book(book) for book in randomize.price_books],
+        price_books=[_book(book) for book in price_books],
         aliases=randomize.aliases,
-        alias_names=randomize.alias_names,
+        alias_names=alias_names,
     )
 
 
