@@ -20,6 +20,7 @@ from toolorchestra.api.scalars import Key, ObjectName, Quantity
 
 GROUP = "toolorchestra.dev"
 VERSION = "v1alpha1"
+CATEGORY = "toolorchestra"
 API_VERSION = f"{GROUP}/{VERSION}"
 ApiVersion = Literal["toolorchestra.dev/v1alpha1"]
 

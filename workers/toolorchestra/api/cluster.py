@@ -10,7 +10,7 @@ from pydantic import Field
 from toolorchestra.api.base import PARENT, Model, Resources, SecretKeyRef
 from toolorchestra.api.model import Cache, EphemeralClaim, ExistingClaim
 from toolorchestra.api.pool import gpus_match_shards
-from toolorchestra.api.rules import ruled, union
+from toolorchestra.api.rules import NEW_TRAINING, immutable, ruled, union
 from toolorchestra.api.scalars import URI, URL, USD, Count, Fraction, Image, NatsURL, Opaque
 
 
@@ -44,7 +44,9 @@ class RayEngines(Model):
 
 
 class Ray(Model):
-    """The training's Ray cluster."""
+    """The training's Ray cluster; changes only while the training is suspended."""
+
+    model_config = ruled(immutable("provider", "modelCache", why=NEW_TRAINING))
 
     provider: Literal["Auto", "KubeRay", "Builtin"] = "Auto"
     """Who makes the cluster; Auto: KubeRay where it is installed when the training is admitted."""
@@ -59,7 +61,7 @@ class Ray(Model):
     model_cache: Cache | None = None
     """Volume for the initial weights and compiled code; absent: none."""
     pod_template: Opaque | None = None
-    """Overlay on all its pods; a change takes effect with the next attempt."""
+    """Overlay on all its pods."""
 
 
 class Messaging(Model):
@@ -78,7 +80,10 @@ class Messaging(Model):
 class Storage(Model):
     """Where checkpoints and the journal lie."""
 
-    model_config = ruled(union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim", URI="uri"))
+    model_config = ruled(
+        union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim", URI="uri"),
+        immutable("type", "ephemeralClaim", "existingClaim", "uri", "secretRef", why=NEW_TRAINING),
+    )
 
     type: Literal["EphemeralClaim", "ExistingClaim", "URI"] = "EphemeralClaim"
     """A volume made for the training, one that is there already, or an object store."""

@@ -23,6 +23,20 @@ TrainingConditionType = Literal[
     "Suspended",
 ]
 
+TRAINING_CONDITION_ORDER: tuple[TrainingConditionType, ...] = (
+    "Failed",
+    "Complete",
+    "Suspended",
+    "Running",
+    "ClusterReady",
+    "ExpertsReady",
+    "MessagingReady",
+    "QuotaReserved",
+    "Accepted",
+)
+"""Order in which a training's conditions are written, the most telling first: the Status column of `kubectl get` shows
+the first one that is True, so there is no phase to keep."""
+
 CONDITION_LIST: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 

@@ -130,7 +130,7 @@ class VLLM(Model):
             ),
             at="extraArgs",
         ),
-        immutable(optional=("cache",), why=NEW_POOL),
+        immutable("cache", why=NEW_POOL),
     )
 
     model: ModelSource

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from toolorchestra.api.base import PARENT, Model
+from toolorchestra.api.rules import NEW_TRAINING, immutable, ruled
 from toolorchestra.api.scalars import USD, Count, Opaque, Replicas, Seconds
 
 
@@ -25,6 +26,17 @@ class EpisodeBudget(Model):
 
 class Rollout(Model):
     """How episodes are run."""
+
+    model_config = ruled(
+        immutable(
+            "maxTurns",
+            "maxPromptTokens",
+            "maxResponseTokens",
+            "episodeTimeoutSeconds",
+            "episodeBudget",
+            why=NEW_TRAINING,
+        )
+    )
 
     workers: Replicas = 2
     """Worker processes."""

@@ -14,6 +14,8 @@ from pydantic import ConfigDict
 
 Check = Callable[[Mapping[str, Any]], bool]
 
+NEW_TRAINING = "make a new training (initFrom can continue from this one)"
+
 VALIDATIONS = "x-kubernetes-validations"
 
 _checks: dict[str, Check] = {}
@@ -69,23 +71,14 @@ def union(**members: str | None) -> list[dict[str, str]]:
     return rules
 
 
-def immutable(*fields: str, optional: tuple[str, ...] = (), why: str) -> list[dict[str, str]]:
-    """Rules that refuse a change of these fields; `optional` ones may be absent, but not come or go."""
-    rules = [
+def immutable(*fields: str, why: str, unless: str = "") -> list[dict[str, str]]:
+    """Rules that refuse a change of these fields, their coming and their going; `unless` is a CEL way out."""
+    return [
         {
-            "rule": f"self.{field} == oldSelf.{field}",
+            "rule": (f"{unless} || " if unless else "")
+            + f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
             "message": f"{field} is immutable: {why}",
             "fieldPath": f".{field}",
         }
         for field in fields
     ]
-    rules += [
-        {
-            "rule": f"has(self.{field}) == has(oldSelf.{field})"
-            f" && (!has(self.{field}) || self.{field} == oldSelf.{field})",
-            "message": f"{field} is immutable: {why}",
-            "fieldPath": f".{field}",
-        }
-        for field in optional
-    ]
-    return rules

@@ -58,7 +58,15 @@ def _structural(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
         result["additionalProperties"] = _structural(extra, definitions)
     elif extra is True:
         result["x-kubernetes-preserve-unknown-fields"] = True
-    return result
+    return {key: result[key] for key in sorted(result, key=_rank)}
+
+
+def _rank(keyword: str) -> tuple[int, str]:
+    """A fixed order of keywords, so that the files do not depend on a library's: what it is first, its parts last."""
+    parts = ("items", "additionalProperties", "required", "properties")
+    if keyword in parts:
+        return 2 + parts.index(keyword), keyword
+    return (0, "") if keyword == "type" else (1, keyword)
 
 
 def with_defaults(schema: Schema, data: Any) -> Any:

@@ -1,8 +1,9 @@
 """SkillTable: what simulated experts can do, how long they take and how they fail. Local only, no custom resource.
 
 Read it as `table.spec.{seed, experts}`, `table.expert(model)`, and per expert `accuracy_of(topic)`,
-`tokens_out_of(topic)`, `tokens_in` (None: the prompt's own), `latency_milliseconds.{p50, p99}`, `faults.{http500, http429, garbage, hang}`
-(fractions of calls, Decimals). `name` is the model that a request asks for: an Endpoint pool's `endpoint.model`.
+`tokens_out_of(topic)`, `tokens_in` (None: the prompt's own), `latency_milliseconds.{p50, p99}` and
+`faults.{http500, http429, garbage, hang}` (fractions of calls, Decimals). `name` is the model that a request asks for:
+an Endpoint pool's `endpoint.model`.
 """
 
 from __future__ import annotations

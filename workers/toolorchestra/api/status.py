@@ -75,8 +75,6 @@ class OrchestratorTrainingStatus(Model):
     """Generation of the spec that this status is about."""
     conditions: tuple[TrainingCondition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
     """State, aspect by aspect."""
-    summary: ShortText | None = None
-    """The conditions in one word: the Status column. Never read back."""
     attempt: NonNegative | None = None
     """Number of the current attempt."""
     step: NonNegative | None = None

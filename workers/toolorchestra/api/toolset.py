@@ -1,8 +1,9 @@
 """`spec.tools`: which experts and functions an episode may see, and how that varies per instance.
 
 `tools.experts.{type, selector, names}`; `tools.functions[i].{name, type, price, web_search, retrieval,
-code_interpreter}`; `tools.randomize.{min_tools, price_books: [{name, prices: [{name, input_usd_per_million_tokens, …}]}], aliases,
-alias_names}`. A price that a book leaves out stays the tool's own; `policy` names the orchestrator itself.
+code_interpreter}`; `tools.randomize.{min_tools, price_books, aliases, alias_names}`, where a price book is `{name,
+prices: [{name, input_usd_per_million_tokens, …}]}`. A price that a book leaves out stays the tool's own; `policy`
+names the orchestrator itself.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from toolorchestra.api.model import ModelSource, TokenPrice
 from toolorchestra.api.resource import Resource
 from toolorchestra.api.reward import Preferences, Reward
 from toolorchestra.api.rollout import Rollout
-from toolorchestra.api.rules import immutable, rule, ruled, union
+from toolorchestra.api.rules import NEW_TRAINING, immutable, rule, ruled, union
 from toolorchestra.api.scalars import (
     Bool,
     Count,
@@ -36,8 +36,6 @@ from toolorchestra.api.status import OrchestratorTrainingStatus
 from toolorchestra.api.suite import Suite
 from toolorchestra.api.task_sources import Tasks
 from toolorchestra.api.toolset import Tools
-
-NEW_TRAINING = "make a new training (initFrom can continue from this one)"
 
 
 class PolicyModel(ModelSource):
@@ -102,18 +100,24 @@ class OrchestratorTrainingSpec(Model):
     model_config = ruled(
         immutable(
             "model",
+            "initFrom",
+            "warmStart",
             "tasks",
             "models",
             "tools",
+            "preferences",
             "reward",
             "algorithm",
             "messaging",
             "checkpoint",
+            "export",
             "evaluation",
             "telemetry",
-            optional=("initFrom", "warmStart", "preferences", "export", "queueName", "priorityClassName"),
+            "queueName",
+            "priorityClassName",
             why=NEW_TRAINING,
         ),
+        immutable("ray", why="suspend the training first; the next attempt uses the change", unless="oldSelf.suspend"),
         rule(
             "self.algorithm.maxStaleness > 0 || self.algorithm.onStale == 'Wait'",
             "with maxStaleness 0 nothing is ever stale: onStale Drop has nothing to drop",
