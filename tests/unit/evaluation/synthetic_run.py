@@ -35,9 +35,13 @@ def write_run(root: Path, *, steps: int = 120, tasks: int = 320) -> RunDir:
     run.manifest.write_text(json.dumps(manifest()))
     run.set_status(
         {
+            "state": "Complete",
+            "message": "all steps are done",
+            "steps": steps,
             "step": steps,
             "spentUSD": "0.42",
-            "conditions": [{"type": "Complete", "status": "True", "reason": "StepsDone"}],
+            "bus": {"kind": "JetStream", "sent": 900, "received": 899},
+            "engines": {"engine-0": {"state": "ready", "version": f"0-{steps}", "restarts": 1}},
         }
     )
     rng = random.Random(0)
@@ -49,6 +53,9 @@ def write_run(root: Path, *, steps: int = 120, tasks: int = 320) -> RunDir:
     write_journal(run, steps=min(steps, 40))
     for system, traces in evaluation(tasks=tasks).items():
         write_traces(run.evaluations / "heldOut" / f"{system}.traces", traces)
+    for step in range(10, steps, 10):
+        lucky = [trace(task=t, pool=rng.choice(("generalist", SPECIALIST[t % 4]))) for t in range(100)]
+        write_traces(root / "evaluations-during" / "heldOut" / f"policy-{step:06d}.traces", lucky)
     return run
 
 
@@ -61,7 +68,6 @@ def manifest() -> dict[str, Any]:
         "training": {"kind": "OrchestratorTraining", "metadata": {"name": "demo"}, "spec": SPEC},
         "pools": pools,
         "versions": {"vllm": "0.32.0", "torch": "2.13.0", "ray": "2.60.0", "nats-server": "2.15.1"},
-        "bus": "NATS JetStream",
         "started": START,
     }
 
@@ -89,7 +95,15 @@ def metric_row(step: int, *, steps: int, rng: random.Random) -> dict[str, Any]:
         "groups_dropped": {"uninformative": 2},
         "endings": {"answered": 240, "turn_limit": 6, "unparseable": 10},
         "calls": {name: max(0, round(n + rng.gauss(0, 4))) for name, n in shares.items()},
-        "seconds": {"generate_wait": 0.7, "pack": 0.1, "train": 2.6, "sync": 0.3, "checkpoint": 0.05, "reward": 0.02},
+        "seconds": {
+            "generate_wait": 0.7,
+            "pack": 0.1,
+            "train": 2.6,
+            "sync": 0.3,
+            "checkpoint": 0.05,
+            "reward": 0.02,
+            "total": 3.9,
+        },
         "trainer_idle_fraction": max(0, 0.12 - 0.08 * learned + rng.gauss(0, 0.02)),
         "engine_busy_fraction": min(1, 0.8 + rng.gauss(0, 0.04)),
         "spent_usd": 0.42 * step / steps,

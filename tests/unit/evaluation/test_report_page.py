@@ -55,8 +55,23 @@ def test_facts_come_from_the_runs_files(report: dict[str, Any]) -> None:
     assert facts["vllmVersion"] == "0.32.0"
     assert facts["weightPushes"] == STEPS
     assert facts["policyVersionsSeen"] == [f"0-{i}" for i in range(STEPS + 1)]
-    assert facts["episodesOverBus"] == (2 * STEPS + 1) * GROUP_SIZE + 1
+    assert facts["resultsInJournal"] == (2 * STEPS + 1) * GROUP_SIZE + 1
+    assert (facts["bus"], facts["episodesOverBus"], facts["engineRestarts"]) == ("JetStream", 899, 1)
     assert facts["simulatedExperts"] == ["counter", "generalist", "sorter", "speller"]
+
+
+def test_progress_runs_from_the_initial_policy_to_the_last(report: dict[str, Any]) -> None:
+    rows = {r["system"]: r for r in report["evaluations"]}
+    progress = report["progress"]
+    assert [p["step"] for p in progress] == [0, 10, 20, 30, 40]
+    assert progress[0]["accuracy"] == rows["initialPolicy"]["accuracy"]
+    assert progress[-1]["nominalUSDPerTask"] == rows["policy"]["nominalUSDPerTask"]
+
+
+def test_time_is_split_without_remainder(report: dict[str, Any]) -> None:
+    seconds = report["secondsByUse"]
+    assert "total" not in seconds
+    assert sum(seconds.values()) == pytest.approx(3.9 * STEPS)
 
 
 def test_the_ledgers_account_is_shown(report: dict[str, Any]) -> None:
@@ -95,13 +110,13 @@ def test_the_page_is_self_contained(page: str) -> None:
     parsed = Page(page)
     assert parsed.requests == []
     assert "script" not in parsed.tags
-    assert parsed.tags.count("svg") == 10
+    assert parsed.tags.count("svg") == 11
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
 
 
 def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
-    assert len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 10
+    assert len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 11
     clips = re.findall(r'<clipPath id="([^"]+)"', page)
     assert len(clips) == len(set(clips))
 
@@ -112,7 +127,7 @@ def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
         "Simulated experts.",
         "On 320 tasks of heldOut the policy is right in",
         "vLLM 0.32.0",
-        "came over NATS JetStream",
+        "came over JetStream",
         "always:generalist",
         '<span class="badge right">',
         '<span class="badge wrong">',
@@ -161,7 +176,7 @@ def test_a_damaged_run_gets_a_message(tmp_path: Path) -> None:
 def test_runs_are_listed_and_shown(run: RunDir) -> None:
     folder = str(run.root.parent)
     listed = CliRunner().invoke(app, ["runs", "list", "--runs", folder]).stdout
-    assert re.search(r"demo-1 .*Complete \(StepsDone\) +40/120 ", listed)
+    assert re.search(r"demo-1 .*Complete +40/40 ", listed)
     shown = json.loads(CliRunner().invoke(app, ["runs", "show", "demo-1", "--runs", folder, "--json"]).stdout)
     assert (shown["step"], shown["spentUSD"]) == (STEPS, 0.42)
     assert "version 0-40 is live" in shown["events"][-1]

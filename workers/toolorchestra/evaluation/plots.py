@@ -127,6 +127,31 @@ def learning_curves(rows: Rows) -> str:
     return figure_svg(figure, title="Learning curves", description="Reward, accuracy, cost and entropy by step")
 
 
+def held_out_progress(progress: Rows, evaluations: Rows) -> str:
+    """The policy's held-out accuracy (with 95% band) and cost while it trained, beside the best single expert's."""
+    suite = progress[0]["suite"]
+    rows = [r for r in progress if r["suite"] == suite]
+    best = next((r for r in evaluations if r["suite"] == suite and r["system"] == BEST_EXPERT), None)
+    steps = [r["step"] for r in rows]
+    with mpl.rc_context(_STYLE):
+        figure, (accuracy, cost) = _figure(9, 2.8, columns=2)
+        accuracy.set_title(f"Accuracy on {suite} (held out)")
+        low, high = zip(*(r["accuracyInterval"] for r in rows), strict=True)
+        accuracy.fill_between(steps, low, high, color=GREEN, alpha=0.16, linewidth=0)
+        accuracy.plot(steps, [r["accuracy"] for r in rows], color=GREEN, marker="o", markersize=4, label="policy")
+        accuracy.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+        cost.set_title(f"Nominal cost per task on {suite}")
+        cost.plot(steps, [r["nominalUSDPerTask"] for r in rows], color=RUST, marker="o", markersize=4, label="policy")
+        cost.yaxis.set_major_formatter(FuncFormatter(dollars))
+        cost.set_ylim(bottom=0)
+        for ax, key in ((accuracy, "accuracy"), (cost, "nominalUSDPerTask")):
+            if best is not None:
+                ax.axhline(best[key], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="bestExpert")
+            ax.legend(loc="best")
+            _step_axis(ax)
+    return figure_svg(figure, title="Held-out progress", description="Accuracy and cost of the policy by step")
+
+
 def optimiser_curves(rows: Rows) -> str:
     """Loss, gradient norm, KL and the share of valid outputs over steps."""
     with mpl.rc_context(_STYLE):

@@ -16,8 +16,9 @@ from toolorchestra.evaluation.attempt import attempts_of
 from toolorchestra.evaluation.baselines import BEST_EXPERT, POLICY
 from toolorchestra.evaluation.episodes import find_decoder, pick, readable
 from toolorchestra.evaluation.evaluate import evaluate_suite
-from toolorchestra.evaluation.facts import PUSH_EVENTS, dollars_by_use, ledger_account, run_facts
+from toolorchestra.evaluation.facts import PUSH_EVENTS, dollars_by_use, ledger_account, run_facts, seconds_by_use
 from toolorchestra.evaluation.gates import gates
+from toolorchestra.evaluation.progress import progress
 from toolorchestra.evaluation.reward_scale import DESCRIPTION, RAW_DESCRIPTION
 from toolorchestra.evaluation.run_data import RunData, read_run
 from toolorchestra.train.run_dir import write_atomically
@@ -53,9 +54,10 @@ def report_json(data: RunData) -> Json:
         "account": ledger_account(data),
         "endings": dict(data.total("endings").most_common()),
         "groupsDropped": dict(data.total("groups_dropped").most_common()),
-        "secondsByUse": dict(data.total("seconds").most_common()),
+        "secondsByUse": seconds_by_use(data),
         "actualUSDByUse": dollars_by_use(data),
         "training": dict(data.metrics[-1]) if data.metrics else None,
+        "progress": progress(data),
     }
     for suite, systems in data.evaluations.items():
         attempts = {system: attempts_of(traces) for system, traces in systems.items()}
@@ -119,6 +121,7 @@ def _plots(data: RunData, report: Mapping[str, Any]) -> dict[str, str]:
     rows = data.metrics
     return {
         "learning": plots.learning_curves(rows),
+        "progress": plots.held_out_progress(report["progress"], report["evaluations"]) if report["progress"] else "",
         "optimiser": plots.optimiser_curves(rows),
         "calls": plots.calls_over_time(rows),
         "latency": plots.latency_and_staleness(rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from toolorchestra.rewards.registry import RewardConfig, reward_config
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.history import Account, account, read_history
-from toolorchestra.train.journal import read_frames
+from toolorchestra.train.journal import Kind, read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 
 TRACE_SAMPLE = 800
 """Accepted traces that a report decodes, spread evenly over the run."""
+
+DURING = "evaluations-during"
+"""Folder of `<suite>/policy-<step>.traces`: the policy as it was at that step."""
 
 Row = Mapping[str, Any]
 
@@ -46,6 +50,8 @@ class RunData:
     training_usd: float
     sample: Sequence[Trace]
     evaluations: Mapping[str, Mapping[str, Sequence[Trace]]]
+    during: Mapping[str, Mapping[int, Sequence[Trace]]]
+    """The policy's evaluations while it trained: suite → step → traces."""
 
     @property
     def seed(self) -> int:
@@ -90,6 +96,7 @@ def read_run(root: Path) -> RunData:
     spec = training_spec(manifest)
     frames = accepted_frames(run.journal)
     history = read_history(read_frames(run.journal))
+    results = (frame for frame in read_frames(run.journal) if frame.kind is not Kind.NOTE)
     stride = max(1, len(frames) // TRACE_SAMPLE)
     return RunData(
         run=run,
@@ -103,9 +110,13 @@ def read_run(root: Path) -> RunData:
         incarnations=len(history.incarnations),
         unscored=history.unscored,
         late=history.late,
-        training_usd=float(history.spent),
+        training_usd=float(sum(Decimal(frame.head["usd"]) for frame in results)),
         sample=[decode_trace(frame.body) for frame in frames[::stride]],
         evaluations=evaluation_traces(run.evaluations),
+        during={
+            suite: {int(name.rpartition("-")[2]): traces for name, traces in systems.items()}
+            for suite, systems in evaluation_traces(run.root / DURING).items()
+        },
     )
 
 
