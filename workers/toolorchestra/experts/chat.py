@@ -29,7 +29,7 @@ class ChatRequest:
     def size_bytes(self) -> int:
         """UTF-8 bytes of all text: no byte-level tokenizer makes more tokens of it than that."""
         text = [json.dumps(m, ensure_ascii=False) for m in (*self.messages, *self.tools)]
-        return sum(len(part.encode()) for part in text)
+        return sum(len(part.encode("utf-8", "surrogatepass")) for part in text)
 
 
 @dataclass(frozen=True)
