@@ -1,0 +1,97 @@
+"""One and two CPU trainers under a real Ray: equal losses, gradient norms and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from support.train_samples import random_batch
+from toolorchestra.train.batch import StepConfig
+from toolorchestra.train.checkpoint import CheckpointStore
+from toolorchestra.train.trainer import NonFiniteStep, Trainer, TrainerConfig
+from toolorchestra.train.trainer_group import TrainerGroup, TrainerLost
+from toolorchestra.train.warm_start import supervised_sample, supervised_step
+
+pytestmark = pytest.mark.real
+
+CONFIG = StepConfig(lr=1e-4, token_budget=700, entropy_coefficient=0.01)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def settings(folder: Path) -> TrainerConfig:
+    return TrainerConfig(model_dir=str(folder), device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied: Path, tmp_path: Path) -> None:
+    folder = tiny_tied if tied else tiny
+    samples = random_batch(20, 30)
+    # Fewer sequences than ranks x micro-batches: one rank runs on nothing and still takes part.
+    lone = random_batch(21, 1)
+    one, group = Trainer(settings(folder)), TrainerGroup(settings(folder), size=2)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    try:
+        group.set_rng(1)
+        for batch in (samples, lone, samples):
+            want, got = one.step(batch, CONFIG), group.step(batch, CONFIG)
+            assert got.loss == pytest.approx(want.loss, abs=1e-6)
+            assert got.grad_norm == pytest.approx(want.grad_norm, rel=1e-5)
+            assert got.entropy == pytest.approx(want.entropy, rel=1e-5)
+            assert got.ratio_max == pytest.approx(want.ratio_max, rel=1e-4)
+            assert (got.tokens, got.trained_tokens) == (want.tokens, want.trained_tokens)
+        snapshot = group.snapshot(tmp_path / "0-3", version="0-3")
+        after = load_file(snapshot.file)
+        for name, tensor in one.full_tensors():
+            torch.testing.assert_close(after[name], tensor, atol=2e-6, rtol=0)
+        own = one.logprobs(samples)
+        for index, values in enumerate(group.logprobs(samples)):
+            assert values == pytest.approx(own[index], abs=1e-4)
+        imitated = [supervised_sample(s.token_ids, s.loss_mask) for s in samples]
+        assert group.supervised_step(imitated, CONFIG).loss == pytest.approx(
+            supervised_step(one, imitated, CONFIG).loss, abs=1e-5
+        )
+        # A checkpoint of two ranks loads in one, and the other way round.
+        group.save(store.begin(4))
+        two = store.commit(4, job={})
+        fresh = Trainer(settings(folder))
+        fresh.load(two.path)
+        assert fresh.step(samples, CONFIG).loss == pytest.approx(group.step(samples, CONFIG).loss, abs=1e-6)
+        fresh.save(store.begin(5))
+        group.load(store.commit(5, job={}).path)
+        assert group.step(samples, CONFIG).grad_norm == pytest.approx(fresh.step(samples, CONFIG).grad_norm, rel=1e-5)
+        group.export(tmp_path / "export")
+        assert (tmp_path / "export" / "tokenizer.json").exists()
+    finally:
+        group.close()
+
+
+def test_failures_of_the_group_are_typed(cluster: None, tiny: Path) -> None:
+    samples = random_batch(22, 6)
+    group = TrainerGroup(settings(tiny), size=2)
+    try:
+        with pytest.raises(NonFiniteStep):
+            group.step([dataclasses.replace(samples[0], advantage=float("inf"))], CONFIG)
+        group.step(samples, CONFIG)
+        ray.kill(group._actors[1])
+        with pytest.raises(TrainerLost):
+            group.step(samples, CONFIG)
+    finally:
+        group.close()
+
+
+def test_no_room_is_an_error_and_not_a_wait_for_ever(cluster: None, tiny: Path) -> None:
+    with pytest.raises(TimeoutError, match="no room"):
+        TrainerGroup(settings(tiny), size=os.cpu_count() or 1, cpus_per_trainer=64, ready_timeout=1)
