@@ -1,0 +1,139 @@
+"""Tracing is set up here and nowhere else, from the standard environment variables. Without any: nothing is exported.
+
+| variable | meaning |
+| --- | --- |
+| `OTEL_SDK_DISABLED` | `true`: nothing at all |
+| `OTEL_TRACES_EXPORTER` | `none` (default), `console`, `jsonl`, `memory`, `otlp`; several with commas |
+| `OTEL_EXPORTER_OTLP_*` | the collector, as the SDK reads them; `http/protobuf` only |
+| `OTEL_TRACES_SAMPLER_ARG` | share of *groups* that are recorded, 0 to 1 |
+| `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | the resource |
+| `TOOLORCHESTRA_TRACES_FILE` | where `jsonl` writes |
+| `TOOLORCHESTRA_SPANS` | `off`, `default`, `per_turn`, `all` |
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from toolorchestra.telemetry.groups import SPANS_VARIABLE, SpanGroup, enable
+
+if TYPE_CHECKING:
+    # The SDK is an extra: a process that exports nothing does not need it.
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+TRACES_FILE_VARIABLE = "TOOLORCHESTRA_TRACES_FILE"
+EXPORTERS = ("none", "console", "jsonl", "memory", "otlp")
+
+
+class TelemetryError(ValueError):
+    """A variable that cannot be obeyed; the message names it and what would be right."""
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What was set up. `memory` holds the finished spans where the memory exporter was asked for."""
+
+    exporters: tuple[str, ...] = ()
+    provider: TracerProvider | None = None
+    memory: InMemorySpanExporter | None = field(default=None)
+
+    def shutdown(self) -> None:
+        """Export what is finished and stop. Call it before the process ends."""
+        if self.provider is not None:
+            self.provider.shutdown()
+
+
+def configure(
+    *,
+    service: str,
+    attributes: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    install: bool = True,
+) -> Telemetry:
+    """Set up tracing for this process; `install=False` leaves the global provider alone (for tests).
+
+    Raises TelemetryError before anything is set up.
+    """
+    env = os.environ if environ is None else environ
+    try:
+        group = SpanGroup.parse(env.get(SPANS_VARIABLE) or "default")
+    except ValueError as error:
+        raise TelemetryError(str(error)) from error
+    exporters = _exporters(env)
+    ratio = _ratio(env)
+    enable(group)
+    if not exporters or group is SpanGroup.OFF or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Telemetry()
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBased
+
+    from toolorchestra.telemetry.sampling import GroupSampler
+
+    resource = Resource.create({"service.name": env.get("OTEL_SERVICE_NAME") or service, **(attributes or {})})
+    provider = TracerProvider(resource=resource, sampler=ParentBased(GroupSampler(ratio)), shutdown_on_exit=True)
+    memory = None
+    for name in exporters:
+        processor, kept = _processor(name, env)
+        provider.add_span_processor(processor)
+        memory = kept or memory
+    if install:
+        trace.set_tracer_provider(provider)
+    return Telemetry(exporters=exporters, provider=provider, memory=memory)
+
+
+def _exporters(env: Mapping[str, str]) -> tuple[str, ...]:
+    asked = [part.strip() for part in (env.get("OTEL_TRACES_EXPORTER") or "none").split(",")]
+    if unknown := [part for part in asked if part not in EXPORTERS]:
+        raise TelemetryError(f"OTEL_TRACES_EXPORTER={','.join(unknown)!r}: want {', '.join(EXPORTERS)}")
+    if "jsonl" in asked and not env.get(TRACES_FILE_VARIABLE):
+        raise TelemetryError(f"OTEL_TRACES_EXPORTER=jsonl needs {TRACES_FILE_VARIABLE}, the file to write to")
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if "otlp" in asked and env.get(variable, "http/protobuf") != "http/protobuf":
+            raise TelemetryError(f"{variable}={env[variable]!r}: only http/protobuf is built in")
+    return tuple(part for part in asked if part != "none")
+
+
+def _ratio(env: Mapping[str, str]) -> float:
+    sampler = env.get("OTEL_TRACES_SAMPLER", "")
+    if sampler.endswith("always_off"):
+        return 0.0
+    text = env.get("OTEL_TRACES_SAMPLER_ARG") or "1"
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise TelemetryError(f"OTEL_TRACES_SAMPLER_ARG={text!r}: want a share between 0 and 1")
+    return 1.0 if sampler.endswith("always_on") else ratio
+
+
+def _processor(name: str, env: Mapping[str, str]) -> tuple[SpanProcessor, InMemorySpanExporter | None]:
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+
+    from toolorchestra.telemetry.exporters import JsonlSpanExporter, TreeSpanExporter
+
+    match name:
+        case "console":
+            return SimpleSpanProcessor(TreeSpanExporter()), None
+        case "jsonl":
+            return BatchSpanProcessor(JsonlSpanExporter(Path(env[TRACES_FILE_VARIABLE]))), None
+        case "memory":
+            from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+            kept = InMemorySpanExporter()
+            return SimpleSpanProcessor(kept), kept
+        case _:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+            return BatchSpanProcessor(OTLPSpanExporter()), None
