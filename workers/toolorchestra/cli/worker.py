@@ -15,9 +15,12 @@ from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
 from toolorchestra.policy.renderer import RendererError
 from toolorchestra.policy.template import TemplateError
+from toolorchestra.process import die_with_parent
 from toolorchestra.rollout.pools import PoolFileError, read_pools
-from toolorchestra.rollout.process import die_with_parent, serve
+from toolorchestra.rollout.process import serve
 from toolorchestra.rollout.worker import WorkerSettings
+from toolorchestra.telemetry.logs import configure_logs
+from toolorchestra.telemetry.setup import TelemetryError, configure
 
 
 def worker(
@@ -37,11 +40,15 @@ def worker(
     Without --model it can run baselines only. API keys come from the environment variables that the pool file names.
     """
     if with_parent:
+        parent = os.getppid()
         die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if os.getppid() != parent:  # it died before we could ask, so no signal will come
+            raise typer.Exit(1)
+    configure_logs(service="worker")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
     settings = WorkerSettings(concurrency=concurrency, grace_seconds=grace)
     try:
+        telemetry = configure(service="toolorchestra-worker", attributes={"toolorchestra.training": uid})
         endpoints = read_pools(pools, environment=os.environ)
 
         async def run() -> int:
@@ -49,8 +56,9 @@ def worker(
             return await serve(bus, name=name, endpoints=endpoints, model=model, settings=settings)
 
         finished = asyncio.run(run())
-    except (PoolFileError, RendererError, TemplateError, BusError) as error:
+    except (PoolFileError, RendererError, TemplateError, BusError, TelemetryError) as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from error
+    telemetry.shutdown()
     logging.getLogger(__name__).info("worker %s: %d episodes finished", name, finished)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
-from opentelemetry import propagate
 
 from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.telemetry.propagation import inject
 
 UNLABELLED = "default"
 """vLLM's weight label before the first weight update; such weights are the ones the engine was started with."""
@@ -119,12 +119,10 @@ class VLLMEngine:
         EngineRefusedConnection: nothing was generated; EngineLost: something may have been, but none of it is usable.
         """
         begin = time.monotonic()
-        headers: dict[str, str] = {}
-        propagate.inject(headers)
         body = {"token_ids": list(prompt), "sampling_params": parameters.wire(), "stream": False}
         try:
             async with self._session.post(
-                f"{self.url}/inference/v1/generate", json=body, headers=headers, timeout=self._timeout
+                f"{self.url}/inference/v1/generate", json=body, headers=inject(), timeout=self._timeout
             ) as response:
                 if response.status == 503:
                     raise EngineRefusedConnection(f"engine {self.url} is not serving (503)")

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from opentelemetry import trace as otel
-
 from toolorchestra.experts.chat import ChatRequest, Experts
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable
 from toolorchestra.experts.usage import Usage
@@ -22,11 +20,10 @@ from toolorchestra.rollout.end import End
 from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Call, Ending, Meter
 from toolorchestra.tasks.task import Task
+from toolorchestra.telemetry.spans import chat_span, end_chat, fail, tool_span
 from toolorchestra.tools.view import ExpertView
 
 Status = Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
-
-_tracer = otel.get_tracer("toolorchestra.rollout")
 
 
 @dataclass(frozen=True)
@@ -87,15 +84,25 @@ async def execute(requests: Sequence[ExpertRequest], *, experts: Experts, purse:
 
 
 async def _call(request: ExpertRequest, *, experts: Experts, task: Task) -> Call:
-    with _tracer.start_as_current_span(f"execute_tool {request.tool}") as span:
-        pool = request.expert.pool
+    pool = request.expert.pool
+    with tool_span(tool=request.tool, alias=request.expert.alias), chat_span(model=pool, pool=pool) as span:
         try:
             reply = await experts.ask(pool=pool, request=request.chat, price=request.expert.price, task=task)
         except ExpertUnavailable as error:
-            call = request.record("unavailable", str(error), usage=error.usage)
+            fail(span, error)
+            return request.record("unavailable", str(error), usage=error.usage)
         except ExpertRefused as error:
             call = request.record("refused", error.observation, usage=error.usage)
         else:
             call = request.record("ok", reply.text, usage=reply.usage)
-        span.set_attributes({"toolorchestra.pool": pool, "toolorchestra.status": call.status})
+        meter = call.meter
+        end_chat(
+            span,
+            input_tokens=meter.tokens_in,
+            output_tokens=meter.tokens_out,
+            cached_tokens=meter.tokens_cached,
+            nominal_usd=meter.nominal_usd,
+            actual_usd=meter.actual_usd,
+            service_seconds=meter.service_seconds,
+        )
         return call

@@ -29,11 +29,12 @@ from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Ending, Meter, Sample, Trace, Turn
 from toolorchestra.tasks.grader import Grade, GraderFailure
 from toolorchestra.tasks.task import Task
+from toolorchestra.telemetry import names
+from toolorchestra.telemetry.propagation import trace_id
+from toolorchestra.telemetry.spans import annotate, chat_span, end_chat, grade_span
 
 Grading = Callable[[Task, str | None], Awaitable[Grade]]
 """Judge an answer off the event loop; raises GraderFailure."""
-
-_tracer = otel.get_tracer("toolorchestra.rollout")
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,20 @@ class Episode:
     async def run(self) -> Trace:
         """Play to the end and grade. Only a cancellation from outside (not through `cancel`) raises."""
         started_at, begin = time.time(), time.monotonic()
-        with _tracer.start_as_current_span("invoke_agent") as span:
-            self._task = asyncio.current_task()
-            end = await self._bounded()
-            graded, end = await self._score(end)
-            trace = self._trace(
-                end, graded=graded, started_at=started_at, wall_seconds=time.monotonic() - begin, span=span
-            )
-            span.set_attributes(
-                {
-                    "toolorchestra.task": trace.task_id,
-                    "toolorchestra.issue": trace.issue,
-                    "toolorchestra.ending": trace.ending.value,
-                    "toolorchestra.turns": len(trace.turns),
-                    "toolorchestra.cost_usd": float(trace.components.cost_usd),
-                }
-            )
+        self._task = asyncio.current_task()
+        end = await self._bounded()
+        graded, end = await self._score(end)
+        trace = self._trace(end, graded=graded, started_at=started_at, wall_seconds=time.monotonic() - begin)
+        annotate(
+            otel.get_current_span(),
+            {
+                names.TASK: trace.task_id,
+                names.ENDING: trace.ending.value,
+                names.NOMINAL_USD: trace.components.cost_usd,
+                names.ACTUAL_USD: trace.components.actual_usd,
+                names.SERVICE_SECONDS: trace.components.service_seconds,
+            },
+        )
         return trace
 
     async def _bounded(self) -> End:
@@ -171,10 +170,15 @@ class Episode:
             seed=sampling.seed + number,
         )
         self._phase, self._generating = f"generation of turn {number + 1}", True
-        with _tracer.start_as_current_span("chat policy", kind=otel.SpanKind.CLIENT) as span:
+        with chat_span(model="policy") as span:
             generation = await engine.generate(prompt, parameters=parameters, version=self._order.version)
-            span.set_attributes(
-                {"gen_ai.usage.input_tokens": len(prompt), "gen_ai.usage.output_tokens": len(generation.token_ids)}
+            end_chat(
+                span,
+                input_tokens=len(prompt),
+                output_tokens=len(generation.token_ids),
+                cached_tokens=generation.tokens_cached,
+                finish_reason="length" if generation.truncated else "stop",
+                service_seconds=generation.service_seconds,
             )
         self._generating = False
         return generation
@@ -237,16 +241,15 @@ class Episode:
         if end.ending is not Ending.ANSWERED:
             return None, end
         try:
-            with _tracer.start_as_current_span("grade"):
+            with grade_span(grader=self._order.task.grader.type) as span:
                 grade = await self._host.grade(self._order.task, end.answer)
+                annotate(span, {names.SCORE: grade.score})
         except GraderFailure as error:
             return None, End(Ending.GRADER_FAILURE, str(error), answer=end.answer)
         return grade.outcome, end
 
-    def _trace(
-        self, end: End, *, graded: float | None, started_at: float, wall_seconds: float, span: otel.Span
-    ) -> Trace:
-        order, context = self._order, span.get_span_context()
+    def _trace(self, end: End, *, graded: float | None, started_at: float, wall_seconds: float) -> Trace:
+        order = self._order
         samples: tuple[Sample, ...] = self._mode.samples if self._mode is not None else ()
         return Trace(
             issue=order.issue,
@@ -267,6 +270,6 @@ class Episode:
             components=components_of(self._turns, ending=end.ending, graded=graded, wall_seconds=wall_seconds),
             forks=self._mode.forks if self._mode is not None else 0,
             worker=self._host.worker,
-            trace_id=otel.format_trace_id(context.trace_id) if context.is_valid else None,
+            trace_id=trace_id(),
             started_at=started_at,
         )

@@ -1,4 +1,4 @@
-"""A worker as a process: its parts put together, signals, and dying with the parent.
+"""A worker as a process: its parts put together, and signals.
 
 Invariant: SIGTERM or SIGINT stops leasing and lets episodes finish within the grace; a second one ends the process now,
 and redelivery brings its episodes to another worker.
@@ -7,11 +7,8 @@ and redelivery brings its episodes to another worker.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +26,6 @@ from toolorchestra.rollout.grading import ThreadedGrading
 from toolorchestra.rollout.routing import follow_routing
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 
-_PR_SET_PDEATHSIG = 1
 _KEEPALIVE_SECONDS = 60.0
 """Well below vLLM's own (VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600): the client closes idle connections, never the server."""
 
@@ -96,19 +92,3 @@ def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
     for each in signals:
         loop.add_signal_handler(each, first)
     return release
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies: an orphan has nobody to work for, leases expire.
-
-    The parent is the *thread* that started it (prctl(2)): start workers from a thread that lives as long as the run.
-    """
-    if not sys.platform.startswith("linux"):
-        _log.warning("no parent-death signal on %s: an orphaned worker goes on until it is stopped", sys.platform)
-        return
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it died between the two calls, so no signal will come
-        raise SystemExit("the parent process is gone")

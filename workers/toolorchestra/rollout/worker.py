@@ -22,7 +22,7 @@ from toolorchestra.bus.protocol import BusError, Lease, WorkerBus
 from toolorchestra.rollout.codec import decode_order, encode_trace
 from toolorchestra.rollout.episode import Episode, Host
 from toolorchestra.rollout.trace import Ending, Trace
-from toolorchestra.telemetry.propagation import attached
+from toolorchestra.telemetry.spans import agent_span
 
 ORDER_CONTENT = "order/1"
 TRACE_CONTENT = "trace/1"
@@ -45,7 +45,8 @@ class WorkerSettings:
     heartbeat_seconds: float = 20.0
     lease_expiry_seconds: float = 5.0
     grace_seconds: float = 25.0
-    """How long episodes may go on after `stop`; below the supervisor's own patience (30 s on Kubernetes)."""
+    """How long episodes may go on after `stop`. Stopping takes at most this or `lease_expiry_seconds`, whichever is
+    longer, and what handing back takes: stay below the supervisor's own patience (30 s on Kubernetes)."""
     lag_interval_seconds: float = 0.5
 
 
@@ -65,6 +66,7 @@ class Worker:
         self._settings = settings or WorkerSettings()
         self._encode = encode
         self._stopping = asyncio.Event()
+        self._stopped_at = time.monotonic()
         self._room = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._playing: set[asyncio.Task[None]] = set()
@@ -75,6 +77,8 @@ class Worker:
 
     def stop(self) -> None:
         """Lease nothing more; `run` returns when what runs has finished or was handed back. Idempotent."""
+        if not self._stopping.is_set():
+            self._stopped_at = time.monotonic()
         self._stopping.set()
         self._room.set()
 
@@ -88,29 +92,19 @@ class Worker:
             lag.cancel()
 
     async def _lease_until_stopped(self) -> None:
-        stopped = asyncio.create_task(self._stopping.wait())
-        try:
-            while not self._stopping.is_set():
-                free = self._settings.concurrency - len(self._running)
-                if free <= 0:
-                    self._room.clear()
-                    await self._room.wait()
-                    continue
-                leasing = asyncio.create_task(
-                    self._bus.lease(max_n=min(MAX_FETCH, free), expiry=self._settings.lease_expiry_seconds)
-                )
-                await asyncio.wait({leasing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not leasing.done():
-                    # What the pull may still bring is the bus's to hand back when it closes.
-                    leasing.cancel()
-                    return
-                for lease in leasing.result():
-                    if self._stopping.is_set():
-                        await self._bus.hand_back(lease)
-                    else:
-                        self._start(lease)
-        finally:
-            stopped.cancel()
+        """The last pull is waited for, never cancelled: what is handed back could be delivered to it again."""
+        while not self._stopping.is_set():
+            free = self._settings.concurrency - len(self._running)
+            if free <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            expiry = self._settings.lease_expiry_seconds
+            for lease in await self._bus.lease(max_n=min(MAX_FETCH, free), expiry=expiry):
+                if self._stopping.is_set():
+                    await self._bus.hand_back(lease)
+                else:
+                    self._start(lease)
 
     def _start(self, lease: Lease) -> None:
         task = asyncio.create_task(self._hold(lease))
@@ -127,8 +121,9 @@ class Worker:
 
     async def _wind_down(self) -> None:
         """Within the grace episodes finish; what is left then is handed back."""
+        left = self._stopped_at + self._settings.grace_seconds - time.monotonic()
         if self._running:
-            await asyncio.wait(self._running, timeout=self._settings.grace_seconds)
+            await asyncio.wait(self._running, timeout=max(0.0, left))
         for task in list(self._playing):
             task.cancel()
         if self._running:
@@ -140,7 +135,10 @@ class Worker:
         """Work on a lease while a heartbeat keeps it ours."""
         heart = asyncio.create_task(self._beat(lease))
         try:
-            with attached(lease.envelope.headers):
+            envelope = lease.envelope
+            with agent_span(
+                issue=envelope.id, headers=envelope.headers, purpose=envelope.purpose, delivery=lease.delivery
+            ):
                 await self._work(lease)
         except asyncio.CancelledError:
             async with asyncio.timeout(_HAND_BACK_SECONDS):  # the broker may be gone too

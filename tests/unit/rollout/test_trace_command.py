@@ -1,0 +1,79 @@
+"""`orchestra trace RUN EPISODE` on a journal as the controller writes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from episode_world import CHAT_TASK, FakeExperts, answer, ask, host_of, order_of, play
+from typer.testing import CliRunner
+
+from toolorchestra.cli.main import app
+from toolorchestra.rollout.codec import encode_trace
+from toolorchestra.train.journal import Journal, Kind
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> Path:
+    (tmp_path / "manifest.json").write_text("{}")
+    journal = Journal(tmp_path / "journal" / "journal.bin")
+    journal.note("incarnation", number=0)
+    qa = await play(order_of(issue="uid.3.1.0.0"), host_of(["[bold]nonsense[/bold]", answer("oak")]))
+    experts = FakeExperts({"pool-dear": "long " * 1000})
+    chat = await play(order_of(CHAT_TASK, issue="uid.4.0.0.2"), host_of([ask(("elm", "2+2?")), "4"], experts=experts))
+    lost = await play(order_of(issue="uid.5.0.0.0"), host_of([]))
+    journal.append(Kind.ACCEPTED, {"issue": qa.issue}, encode_trace(qa))
+    journal.append(Kind.ACCEPTED, {"issue": chat.issue}, encode_trace(chat))
+    journal.append(Kind.UNSCORED, {"issue": lost.issue}, encode_trace(lost))
+    journal.close()
+    return tmp_path
+
+
+def printed(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["trace", *map(str, arguments)], env={"COLUMNS": "160", "NO_COLOR": "1"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_an_episode_is_told_in_order(run: Path) -> None:
+    text = printed(run, "3.1")
+    told = [
+        "uid.3.1.0.0",
+        "2 + 2?",
+        "good at all",
+        "turn 1: the policy wrote",
+        "refused: no_call",
+        "[bold]nonsense[/bold]",
+        "turn 2: the policy wrote",
+        "answer: pool-cheap (as oak) ok",
+        "answered",
+        "outcome 1",
+    ]
+    assert [text.find(part) for part in told] == sorted(text.find(part) for part in told)
+    assert all(part in text for part in told)
+
+
+def test_long_texts_are_cut_unless_asked_for(run: Path) -> None:
+    assert "characters more; --full shows them" in printed(run, "4.0")
+    assert "characters more" not in printed(run, "4.0", "--full")
+
+
+def test_an_unscored_episode_says_why(run: Path) -> None:
+    text = printed(run, "uid.5.0.0.0")
+    assert "engine_lost" in text
+    assert "not scored" in text
+    assert "the fake engine's script has run out" in text
+
+
+def test_the_record_as_json(run: Path) -> None:
+    assert json.loads(printed(run, "3.1", "--json"))["issue"] == "uid.3.1.0.0"
+
+
+def test_without_an_episode_all_are_listed(run: Path) -> None:
+    text = printed(run)
+    assert [word in text for word in ("3.1", "4.0", "5.0", "engine_lost", "pool-dear ×1")] == [True] * 5
+
+
+def test_an_unknown_episode_is_a_message(run: Path) -> None:
+    assert "no episode '9.9'" in printed(run, "9.9", code=2)
