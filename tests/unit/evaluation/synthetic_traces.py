@@ -88,6 +88,7 @@ def trace(
     return Trace(
         issue=f"demo.{task if group is None else group}.{sample}.0.0",
         task_id=f"{TOPICS[task % 4]}-{task}",
+        instruction=f"Please do {TOPICS[task % 4]} number {task} <now>.",
         source="puzzles",
         topic=TOPICS[task % 4],
         purpose=purpose,

@@ -133,6 +133,7 @@ def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
         '<span class="badge wrong">',
         "the counts add up",
         "&lt;think&gt;",
+        "Please do chain_sum number 160 &lt;now&gt;.",
     ],
 )
 def test_the_page_says(page: str, text: str) -> None:
@@ -143,7 +144,8 @@ def test_a_run_that_has_only_begun_still_has_a_page(tmp_path: Path) -> None:
     root = tmp_path / "young"
     root.mkdir()
     (root / "manifest.json").write_text("{}")
-    report = write_report(root)
+    assert CliRunner().invoke(app, ["report", str(root)]).exit_code == 0
+    report = json.loads((root / "report.json").read_text())
     assert (report["evaluations"], report["gates"], report["account"]) == ([], [], None)
     page = (root / "report.html").read_text()
     assert "This run has not been evaluated yet." in page
@@ -157,11 +159,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_report_command_prints_the_bars_and_can_check_them(run: RunDir) -> None:
-    result = CliRunner().invoke(app, ["report", str(run.root)])
-    assert result.exit_code == 0
+    result = CliRunner().invoke(app, ["report", str(run.root), "--check"])
+    assert result.exit_code == 1
     assert "MISS  policy's cost over bestExpert's: 0.36" in result.stdout
     assert result.stdout.splitlines()[-1] == f"report: {run.root / 'report.html'}"
-    assert CliRunner().invoke(app, ["report", str(run.root), "--check"]).exit_code == 1
 
 
 def test_a_damaged_run_gets_a_message(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def with_cost(group: GroupComponents, index: int, cost: float) -> GroupComponent
 
 
 @pytest.mark.parametrize("combiner", GATED, ids=repr)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(group=groups, cost=dollars, data=st.data())
 def test_a_wrong_episodes_reward_does_not_depend_on_its_cost(
     combiner: Combiner, group: GroupComponents, cost: float, data: st.DataObject
@@ -61,7 +61,7 @@ def test_a_wrong_episodes_reward_does_not_depend_on_its_cost(
 
 
 @pytest.mark.parametrize("combiner", GATED, ids=repr)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(group=groups)
 def test_no_right_sibling_ranks_below_a_wrong_one(combiner: Combiner, group: GroupComponents) -> None:
     rewards = one(combiner, group).rewards
@@ -72,7 +72,7 @@ def test_no_right_sibling_ranks_below_a_wrong_one(combiner: Combiner, group: Gro
 
 
 @pytest.mark.parametrize("combiner", ALL, ids=repr)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(group=groups, rise=dollars, data=st.data())
 def test_a_reward_never_rises_with_its_own_cost(
     combiner: Combiner, group: GroupComponents, rise: float, data: st.DataObject
@@ -83,7 +83,7 @@ def test_a_reward_never_rises_with_its_own_cost(
 
 
 @pytest.mark.parametrize("combiner", ALL, ids=repr)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(group=groups, data=st.data())
 def test_siblings_can_be_permuted(combiner: Combiner, group: GroupComponents, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(group.episodes))))
@@ -95,7 +95,7 @@ def test_siblings_can_be_permuted(combiner: Combiner, group: GroupComponents, da
 
 
 @pytest.mark.parametrize("combiner", SCALABLE, ids=repr)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(group=groups, cost=st.sampled_from([1e-6, 0.5, 100.0]), latency=st.sampled_from([1e-3, 60.0]))
 def test_components_can_be_rescaled(combiner: Combiner, group: GroupComponents, cost: float, latency: float) -> None:
     scaled = [replace(e, cost=e.cost * cost, latency=e.latency * latency) for e in group.episodes]

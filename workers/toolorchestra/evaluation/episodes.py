@@ -68,6 +68,7 @@ def readable(trace: Trace, *, decode: Decode | None) -> dict[str, Any]:
         "issue": trace.issue,
         "task": trace.task_id,
         "topic": trace.topic,
+        "instruction": clip(trace.instruction),
         "purpose": trace.purpose,
         "ending": trace.ending.value,
         "detail": trace.detail,

@@ -143,12 +143,13 @@ def held_out_progress(progress: Rows, evaluations: Rows) -> str:
         cost.set_title(f"Nominal cost per task on {suite}")
         cost.plot(steps, [r["nominalUSDPerTask"] for r in rows], color=RUST, marker="o", markersize=4, label="policy")
         cost.yaxis.set_major_formatter(FuncFormatter(dollars))
-        cost.set_ylim(bottom=0)
         for ax, key in ((accuracy, "accuracy"), (cost, "nominalUSDPerTask")):
             if best is not None:
                 ax.axhline(best[key], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="bestExpert")
-            ax.legend(loc="best")
             _step_axis(ax)
+        cost.set_ylim(bottom=0)
+        for ax in (accuracy, cost):
+            ax.legend(loc="best")
     return figure_svg(figure, title="Held-out progress", description="Accuracy and cost of the policy by step")
 
 
@@ -307,7 +308,7 @@ def bars(values: Mapping[str, float], *, title: str, unit: str, what: str, width
             for i, (_, value) in enumerate(shown):
                 ax.annotate(f" {_amount(value, unit)} · {value / total:.0%}", (value, i), va="center", fontsize=8.5)
             ax.set_xlim(0, shown[-1][1] * 1.5)
-            ax.set_ylim(-0.6, max(len(shown), 3) - 0.4)
+            ax.set_ylim(min(len(shown), 3) - 3.6, len(shown) - 0.4)
             ax.set_xticks([])
             ax.grid(visible=False)
             ax.spines["bottom"].set_visible(False)
