@@ -77,9 +77,7 @@ async def run_episode(bus: MemoryBus) -> str | None:
             spans.annotate(grade, {names.SCORE: 1.0})
         await bus.complete(lease, Envelope(id=lease.envelope.id, body=b"trace"))
     received = await anext(bus.results())
-    assert trace.get_current_span(extract(received.envelope.headers)).get_span_context().trace_id == int(
-        stored or "0", 16
-    )
+    assert trace_id(extract(received.envelope.headers)) == stored
     components = {"outcome": 1.0, "cost": Decimal("0.001"), "latency": None}
     spans.end_episode(root, ending="answered", issue=lease.envelope.id, staleness=0, components=components)
     return stored
