@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from toolorchestra.api.scalars import Key, ObjectName, Quantity
+from toolorchestra.api.scalars import Key, LabelValue, ObjectName, Quantity
 
 GROUP = "toolorchestra.dev"
 VERSION = "v1alpha1"
@@ -102,14 +102,14 @@ class LabelSelectorRequirement(Model):
     """Label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How the label is compared with `values`."""
-    values: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=32)] = ()
     """Values for In and NotIn; empty for the others."""
 
 
 class LabelSelector(Model):
     """Which objects, by their labels; everything given must hold, and an empty selector matches all."""
 
-    match_labels: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
     """Labels with the values they must have."""
     match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=16)] = ()
     """Further conditions."""

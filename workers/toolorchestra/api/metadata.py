@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from toolorchestra.api.base import Model
-from toolorchestra.api.scalars import Int, Name, ObjectName
-
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+from toolorchestra.api.scalars import Int, LabelValue, Name, ObjectName
 
 
 class ObjectMeta(Model):

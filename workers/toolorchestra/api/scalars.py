@@ -162,6 +162,12 @@ ModelURI = Annotated[
 ]
 URL = Annotated[str, PatternText(r"^https?://[^\s]+$", "a URL: http://… or https://…", 1024)]
 NatsURL = Annotated[str, PatternText(r"^(nats|tls|wss?)://[^\s]+$", "a NATS URL such as nats://host:4222", 1024)]
+LabelValue = Annotated[
+    str,
+    PatternText(
+        r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "a label's value: at most 63 letters, digits, -._", 63
+    ),
+]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 LongText = Annotated[str, Field(max_length=32768)]
