@@ -140,6 +140,15 @@ def test_models_and_schema_agree_on_mutated_examples(case: tuple[str, Any]) -> N
     assert bool(by_models) == bool(by_schema), (by_models, by_schema)
 
 
+@pytest.mark.parametrize("value", [-1, "-1", 1.5, "8GiB", "lots", True, [], {}])
+def test_both_refuse_what_is_no_quantity(value: Any) -> None:
+    data = copy.deepcopy(next(one for one in EXAMPLES if "vllm" in one["spec"]))
+    data["spec"]["vllm"]["resources"]["limits"]["memory"] = value
+    schema = structural_schema(KINDS[data["kind"]])["properties"]["spec"]
+    assert refused_by_schema(schema, data["spec"])
+    assert read_resource(Document(file="x.yaml", index=1, data=data))[1]
+
+
 @pytest.mark.parametrize("data", EXAMPLES, ids=lambda data: data["kind"])
 def test_an_example_as_it_is_passes_both(data: Any) -> None:
     schema = structural_schema(KINDS[data["kind"]])["properties"]["spec"]

@@ -100,6 +100,7 @@ class QuantityText:
         return {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
             "pattern": self.pattern,
             "maxLength": self.max_length,
         }
