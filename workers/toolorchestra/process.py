@@ -112,6 +112,12 @@ class Child:
         self.kill()
         return await self.wait()
 
+    def signal(self, sig: signal.Signals) -> None:
+        """Send a signal to the process; nothing where it has ended."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
     def kill(self) -> None:
         """Kill the process group at once: what the child has spawned goes with it."""
         if self._process is not None:

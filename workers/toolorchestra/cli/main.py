@@ -76,3 +76,7 @@ def orchestra(
 def main() -> None:
     """The console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -76,7 +76,7 @@ class NatsServer:
         self._chosen = port != 0
         self._child: Child | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._up = asyncio.Event()
+        self._up, self._news = asyncio.Event(), asyncio.Event()
         self.restarts = 0
         self.failure: NatsServerError | None = None
         """Why supervision gave up; None while all is well."""
@@ -188,10 +188,13 @@ class NatsServer:
                 child.kill()
                 continue
             self._up.set()
+            self._news.set()
+            self._news = asyncio.Event()
 
-    async def wait_up(self) -> None:
-        """Return when the server is (again) ready."""
-        await self._up.wait()
+    async def restarted(self, *, after: int) -> None:
+        """Return when it is ready and was restarted more often than `after` times."""
+        while self.restarts <= after or not self._up.is_set():
+            await self._news.wait()
 
     async def stop(self) -> None:
         """Stop it for good: it flushes its store. Idempotent."""

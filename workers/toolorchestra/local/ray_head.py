@@ -6,9 +6,10 @@ Ray's own processes share its fate (Ray starts them with a parent-death signal),
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -17,7 +18,7 @@ from toolorchestra.train.run_dir import write_atomically
 
 
 def main() -> None:
-    """`python -m toolorchestra.local.ray_head --ready FILE --cpus N`: serve until SIGTERM; FILE gets the address."""
+    """`python -m toolorchestra.local.ray_head --ready FILE --cpus N`: serve until SIGTERM; FILE says where."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--cpus", type=int, required=True, help="logical CPUs: one per actor, not cores")
@@ -25,18 +26,17 @@ def main() -> None:
     args = parser.parse_args()
     die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    context = ray.init(
+    context: Any = ray.init(
         num_cpus=args.cpus,
         num_gpus=args.gpus,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=256 * 1024**2,
     )
-    session = Path(context.address_info["session_dir"])
-    write_atomically(args.ready, context.address_info["gcs_address"])
+    info = {"address": context.address_info["gcs_address"], "session": context.address_info["session_dir"]}
+    write_atomically(args.ready, json.dumps(info))
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
-    shutil.rmtree(session, ignore_errors=True)
 
 
 if __name__ == "__main__":

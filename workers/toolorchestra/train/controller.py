@@ -75,6 +75,11 @@ class Controller:
     _unscored: Counter[str] = field(default_factory=Counter[str])
     _evaluations: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def stop(self) -> None:
+        """End between two steps: `step` raises Stopped."""
+        self.stopping = True
+        self._wake.set()
+
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def take(self, deliveries: list[Delivery]) -> None:
@@ -277,8 +282,7 @@ class Controller:
         """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
         await self._flush()
         ledger = self.books.ledger
-        folder = self.run.checkpoints / f"step-{ledger.step:06d}"
-        manifest = {
+        job = {
             "step": ledger.step,
             "incarnation": ledger.incarnation,
             "journal_offset": self.books.journal.offset,
@@ -288,7 +292,7 @@ class Controller:
             "metrics_offset": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
             "seed": self.world.seed,
         }
-        await self.trainers.save(folder, manifest)
+        folder = await self.trainers.save(ledger.step, job)
         self.books.journal.note("checkpoint", step=ledger.step, folder=folder.name)
         await self._flush()
         return folder

@@ -110,8 +110,8 @@ class Ledger:
     incarnation: int = 0
     step: int = 0
     next_group: int = 0
-    closed: bool = False
-    """True: admit nothing more (last steps, spend cap, shutting down)."""
+    steps: int | None = None
+    """The training's last step: groups that no step would use are not opened."""
     groups: dict[int, Group] = field(default_factory=dict[int, Group])
     filtered: int = 0
     """Groups that the filters or missing siblings removed since the last step."""
@@ -128,8 +128,10 @@ class Ledger:
             room -= self.filtered
         elif self.filtered >= MAX_REFILL * self.config.groups_per_step:
             room = 0
+        if self.steps is not None:
+            room = min(room, (self.steps - self.step) * self.config.groups_per_step - len(self.groups))
         issues: list[Issue] = []
-        for _ in range(0 if self.closed else max(0, room)):
+        for _ in range(max(0, room)):
             if self.out_of_money:
                 break
             group = self._open(self.next_group)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from toolorchestra.rewards.component import Combiner, GroupComponents, GroupReward
+from toolorchestra.rewards.registry import RewardConfig, build_combiner, task_weights
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.assemble import SampleFilters, group_components, train_samples
 from toolorchestra.train.batch import TrainSample
@@ -17,18 +17,18 @@ from toolorchestra.train.world import Instance
 class Rewarding:
     """The training's reward, ready to use."""
 
-    combiner: Combiner
-    weights: Mapping[str, float]
-    """The run's weights; a task with a preference brings its own."""
-    latency: Literal["Service", "WallClock"]
+    config: RewardConfig
     filters: SampleFilters
+    combiner: Combiner = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "combiner", build_combiner(self.config))
 
     def components(self, instance: Instance, traces: Sequence[Trace]) -> GroupComponents:
         """The group's raw components with the weights that hold for it (method.md §3)."""
-        preference = instance.view.preference
-        weights = self.weights if preference is None else {k: float(v) for k, v in preference.weights.items()}
+        weights = task_weights(self.config, instance.view.preference)
         tools = [expert.pool for expert in instance.view.experts]
-        return group_components(traces, weights=weights, tools=tools, latency=self.latency)
+        return group_components(traces, weights=weights, tools=tools, latency=self.config.latency)
 
     def judge(self, group: GroupComponents) -> GroupReward:
         """Whether a group alone is kept; its advantages may still change with its batch."""

@@ -47,7 +47,7 @@ class BusWire:
 
 
 def read_arrival(received: Received) -> Arrival:
-    """Decode a result. `deferred` names the expert in the envelope's reason (empty: a worker was told to stop, which is a loss)."""
+    """Decode a result. The reason of `deferred` is the expert; without one a worker was told to stop: a loss."""
     envelope = received.envelope
     trace = decode_trace(envelope.body) if envelope.body else None
     deferred = received.kind is ResultKind.DEFERRED

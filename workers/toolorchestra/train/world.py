@@ -6,21 +6,17 @@ So a group's instance is never stored: a resume, a re-issue and a report all com
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from toolorchestra.rewards.preferences import PreferenceSplit
+from toolorchestra.rewards.preferences import PreferenceSplit, TemplatePreferences
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import EpisodeLimits, Order
 from toolorchestra.rollout.trace import Sampling
 from toolorchestra.tasks.suite import Suite
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.sampler import ViewSampler
-from toolorchestra.tools.view import InstanceView, Preference
-
-Prefer = Callable[[InstanceView, str, PreferenceSplit], Preference | None]
-"""A preference for an instance, or none: pure in (view, key, split)."""
+from toolorchestra.tools.view import InstanceView
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class World:
     sampler: ViewSampler
     limits: EpisodeLimits
     seed: int
-    prefer: Prefer | None = None
+    preferences: TemplatePreferences | None = None
 
     def instance(self, group: int) -> Instance:
         """Task and view of a training group; the group counter is the suite's cursor."""
@@ -50,8 +46,9 @@ class World:
     ) -> Instance:
         """Draw a task's tools; `key` names the draw."""
         view = (sampler or self.sampler).sample(random.Random(key), tools=task.tools)
-        preference = self.prefer(view, key, split) if self.prefer else None
-        return Instance(task, view.model_copy(update={"preference": preference}) if preference else view)
+        if self.preferences is not None:
+            view = replace(self.preferences, split=split).attach(view, key=key)
+        return Instance(task, view)
 
     def order(self, issue: Issue, *, allowance: Decimal | None = None) -> Order:
         """What a worker needs for one training issue. Siblings differ in their sampling seed only."""

@@ -1,0 +1,107 @@
+"""What `train` and `resume` share: a plan from files, and a run to its end with its exit status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from toolorchestra.api.load import load
+from toolorchestra.api.mistakes import ResourceError
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.cli.train import fail
+from toolorchestra.evaluation.gates import gates
+from toolorchestra.local.launch import report, supervise
+from toolorchestra.local.nats_server import NatsServerError
+from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
+from toolorchestra.local.supervisor import SupervisorError
+from toolorchestra.tasks.source import SourceError
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.settings import SettingsError
+from toolorchestra.train.status import EXIT_CODES
+
+
+def new_plan(
+    files: Sequence[Path],
+    *,
+    name: str | None,
+    simulator: Path | None,
+    time_scale: float,
+    volumes: Sequence[str],
+    seed: int | None,
+    env: Mapping[str, str],
+) -> LocalPlan:
+    """Load and check everything; ends with status 2 and every mistake where something is wrong."""
+    for file in [*files, *([simulator] if simulator else [])]:
+        if not file.exists():
+            fail(f"{file}: no such file")
+    where: dict[str, Path] = {}
+    for volume in volumes:
+        claim, separator, folder = volume.partition("=")
+        if not separator or not Path(folder).is_dir():
+            fail(f"--volume {volume}: want CLAIM=DIR with a folder that exists")
+        where[claim] = Path(folder)
+    try:
+        bundle = load([str(file) for file in files])
+        if simulator is not None:
+            load(str(simulator), resolve=False)
+        plan = plan_of(bundle, name=name, volumes=where, skills=simulator, time_scale=time_scale, environment=env)
+    except (ResourceError, LocalError, SettingsError, SourceError) as error:
+        fail(str(error))
+    return plan if seed is None else with_seed(plan, seed)
+
+
+def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
+    """The plan with another `spec.algorithm.seed`."""
+    from dataclasses import replace
+
+    spec = plan.training.spec
+    algorithm = spec.algorithm.model_copy(update={"seed": seed})
+    training: OrchestratorTraining = plan.training.model_copy(
+        update={"spec": spec.model_copy(update={"algorithm": algorithm})}
+    )
+    return replace(plan, training=training)
+
+
+def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console) -> None:
+    """Supervise, report, and end with the state's exit status."""
+    try:
+        state = supervise(run, plan, console=console)
+    except (SupervisorError, NatsServerError) as error:
+        run.set_status(run.read_status() | {"state": "Failed", "message": str(error)})
+        typer.echo(
+            f"error: {error}\nerror: logs are in {run.logs}; go on with: orchestra resume {_short(run)}", err=True
+        )
+        raise typer.Exit(1) from error
+    message = run.read_status().get("message", "")
+    console.print(f"{state}: {message}" if message else state)
+    if state == "Cancelled":
+        console.print(f"go on with: orchestra resume {_short(run)}")
+    if run.metrics.exists():
+        page = report(run)
+        console.print(f"report: {_relative(page)}")
+        _print_gates(run, console)
+    console.print(f"run: {_short(run)}")
+    raise typer.Exit(EXIT_CODES[state])
+
+
+def _print_gates(run: RunDir, console: Console) -> None:
+    import json
+
+    found = json.loads((run.root / "report.json").read_text())
+    for gate in gates(found):
+        console.print(gate.line())
+
+
+def _short(run: RunDir) -> str:
+    return _relative(run.root)
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(os.getcwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,61 @@
+"""`orchestra train`: run an OrchestratorTraining on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+
+def train(
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("-f", "--file", help="YAML with the training and its pools; may be given again.", metavar="FILE"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Which training, where the files hold several.")] = None,
+    simulator: Annotated[
+        Path | None, typer.Option(help="Skill table for the experts whose URL's host is `simulator`.", metavar="FILE")
+    ] = None,
+    time_scale: Annotated[float, typer.Option(help="Share of its latency that the simulator sleeps.", min=0.0)] = 0.0,
+    volume: Annotated[
+        list[str] | None, typer.Option(help="Where a claim lies here: CLAIM=DIR; may be given again.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,
+) -> None:
+    """Train an orchestrator on this machine: the same YAML as on a cluster.
+
+    Starts a nats-server, Ray, vLLM, rollout workers and (with --simulator) simulated experts, shows how far it is, and
+    ends with a report. Ctrl-C once stops after the current step with a checkpoint; twice, at once.
+    """
+    if resume is not None:
+        from toolorchestra.cli.resume import resume as resume_run
+
+        resume_run(resume)
+        return
+    if not files:
+        fail("give the training: orchestra train -f training.yaml [-f pools.yaml] [--simulator skills.yaml]")
+    console = Console()
+    from toolorchestra.cli.running import new_plan, run_to_the_end
+
+    plan = new_plan(
+        files, name=name, simulator=simulator, time_scale=time_scale, volumes=volume or [], seed=seed, env=os.environ
+    )
+    if check:
+        console.print(f"{plan.training.metadata.name}: could run here")
+        return
+    from toolorchestra.local.launch import new_run
+
+    run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, line by line, and end with status 2."""
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,142 @@
+"""The live display of a run: a panel on a terminal, a line per step elsewhere. Reads the run's folder, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from toolorchestra.train.run_dir import RunDir
+
+REFRESH_SECONDS = 0.5
+
+
+class Follower:
+    """New lines of a run's JSONL files since the last look."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._metrics = self._size(run.metrics)
+        self._events = self._size(run.events)
+
+    @staticmethod
+    def _size(path: Any) -> int:
+        return int(path.stat().st_size) if path.exists() else 0
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        self._metrics, rows = _new_lines(self._run.metrics, self._metrics)
+        yield from rows
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        self._events, rows = _new_lines(self._run.events, self._events)
+        yield from rows
+
+
+def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
+    if not path.exists():
+        return offset, []
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return offset + len(whole), [json.loads(line) for line in whole.splitlines()]
+
+
+def step_line(row: dict[str, Any], steps: int) -> str:
+    """One step in one line."""
+    return (
+        f"step {row['step']:>4}/{steps}  reward {row['reward_mean']:.3f}  accuracy {row['accuracy']:.3f}"
+        f"  ${row['nominal_usd_per_task']:.6f}/task  entropy {row.get('entropy', float('nan')):.3f}"
+        f"  {row.get('tokens_per_second', 0):,.0f} tok/s  idle {row['trainer_idle_fraction']:.0%}"
+        f"  stale {row['staleness_mean']:.1f}  {row['seconds']['total']:.1f} s"
+    )
+
+
+class Display:
+    """`show()` until cancelled."""
+
+    def __init__(self, run: RunDir, *, steps: int, console: Console) -> None:
+        self._run, self._steps, self._console = run, steps, console
+        self._follow = Follower(run)
+        self._rows: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+        self._message = ""
+
+    def say(self, message: str) -> None:
+        """A line for a person, above the panel."""
+        self._console.print(Text(message))
+
+    async def show(self) -> None:
+        """Follow the run."""
+        if self._console.is_terminal:
+            with Live(self._panel(), console=self._console, refresh_per_second=4, transient=True) as live:
+                while True:
+                    self._look()
+                    live.update(self._panel())
+                    await asyncio.sleep(REFRESH_SECONDS)
+        while True:
+            for row in self._look():
+                self.say(step_line(row, self._steps))
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def finish(self) -> None:
+        """What came after the last look."""
+        for row in self._look():
+            if not self._console.is_terminal:
+                self.say(step_line(row, self._steps))
+
+    def _look(self) -> list[dict[str, Any]]:
+        for event in self._follow.events():
+            if event["event"] in ("restart", "engine", "failure", "evaluation", "incarnation"):
+                self.say(f"· {event['message']}")
+        message = self._run.read_status().get("message", "")
+        if message and message != self._message and not self._console.is_terminal:
+            self.say(f"· {message}")
+        self._message = message
+        rows = [row for row in self._follow.metrics() if "reward_mean" in row]
+        self._rows += rows
+        return rows
+
+    def _panel(self) -> RenderableType:
+        status = self._run.read_status()
+        step = int(status.get("step", 0))
+        head = Text.assemble(
+            (self._run.name, "bold"),
+            f"  {status.get('state', 'Starting')}  step {step}/{self._steps}  {self._eta(step)}",
+        )
+        table = Table.grid(padding=(0, 3))
+        if self._rows:
+            row = self._rows[-1]
+            seconds = row["seconds"]
+            table.add_row("reward", f"{row['reward_mean']:.3f}", "accuracy", f"{row['accuracy']:.1%}")
+            table.add_row(
+                "$/task", f"{row['nominal_usd_per_task']:.6f}", "spent", f"${float(status.get('spentUSD', 0)):.4f}"
+            )
+            table.add_row(
+                "entropy", f"{row.get('entropy', 0):.3f}", "tokens/s", f"{row.get('tokens_per_second', 0):,.0f}"
+            )
+            table.add_row("valid", f"{row['valid_fraction']:.1%}", "stale", f"{row['staleness_mean']:.1f}")
+            table.add_row("trainer idle", f"{row['trainer_idle_fraction']:.0%}", "s/step", f"{seconds['total']:.1f}")
+            calls = sorted(row["calls"].items(), key=lambda item: -item[1])[:4]
+            share = ", ".join(f"{name} {n / max(1, sum(row['calls'].values())):.0%}" for name, n in calls)
+            table.add_row("experts", share)
+        engines = status.get("engines", {})
+        states = ", ".join(f"{n}: {e['state']} {e['version'] or ''}" for n, e in sorted(engines.items()))
+        bar = ProgressBar(total=max(1, self._steps), completed=step, width=60)
+        return Group(head, bar, table, Text(states, style="dim"), Text(status.get("message", ""), style="dim"))
+
+    def _eta(self, step: int) -> str:
+        if not self._rows or step >= self._steps:
+            return ""
+        recent = self._rows[-10:]
+        each = sum(row["seconds"]["total"] for row in recent) / len(recent)
+        left = int(each * (self._steps - step))
+        return f"about {left // 60} min {left % 60:02d} s left"

@@ -1,0 +1,187 @@
+"""What a training becomes on this machine: its resources with every cluster thing replaced by a local stand-in.
+
+Pure: files are looked at, nothing is started. Everything that is replaced or missing is said, all at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+
+from toolorchestra.api.base import SecretKeyRef
+from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.experts.build import build_endpoint
+from toolorchestra.rollout.pools import PoolEntry, PoolFile
+from toolorchestra.train.settings import settings_of
+
+SIMULATOR_HOST = "simulator"
+"""Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
+
+
+class LocalError(Exception):
+    """The training cannot run here as it is; one line per thing to change."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """A training that can run here. `stand_ins`: what is said once at start."""
+
+    training: OrchestratorTraining
+    pools: tuple[ExpertPool, ...]
+    model_dir: Path
+    volumes: Mapping[str, Path]
+    skills: Path | None
+    time_scale: float
+    stand_ins: tuple[str, ...]
+
+    @property
+    def uses_simulator(self) -> bool:
+        return any(_is_simulator(pool) for pool in self.pools)
+
+    def find(self, uri: str) -> Path:
+        return find_file(uri, self.volumes)
+
+
+def find_file(uri: str, volumes: Mapping[str, Path]) -> Path:
+    """Where a URI lies here; LocalError with what to do."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        return Path(rest)
+    claim, _, path = rest.partition("/")
+    if scheme == "pvc":
+        if claim not in volumes:
+            raise LocalError([f"{uri}: say where claim {claim} lies on this machine: --volume {claim}=DIR"])
+        return volumes[claim] / path
+    raise LocalError([f"{uri}: {scheme}:// cannot be read on one machine; download it and use file:// or pvc://"])
+
+
+def plan_of(
+    bundle: Bundle,
+    *,
+    name: str | None,
+    volumes: Mapping[str, Path],
+    skills: Path | None,
+    time_scale: float,
+    environment: Mapping[str, str],
+) -> LocalPlan:
+    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through."""
+    training = bundle.training(name)
+    pools = bundle.experts(training.spec.tools)
+    problems: list[str] = []
+    model_dir = Path()
+    try:
+        model_dir = find_file(training.spec.model.uri, volumes).resolve()
+    except LocalError as error:
+        problems += error.problems
+    else:
+        if not (model_dir / "config.json").is_file():
+            problems.append(f"spec.model.uri: {training.spec.model.uri}: no config.json there: not a model folder")
+    for pool in pools:
+        problems += _pool_problems(pool, skills=skills, environment=environment)
+    if training.spec.init_from is not None:
+        problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
+    if problems:
+        raise LocalError(problems)
+    plan = LocalPlan(
+        training=training,
+        pools=pools,
+        model_dir=model_dir,
+        volumes=volumes,
+        skills=skills,
+        time_scale=time_scale,
+        stand_ins=tuple(_stand_ins(training)),
+    )
+    settings_of(
+        training, pools, find=plan.find
+    )  # tasks, tools, suites: malformed ones are refused before anything starts
+    return plan
+
+
+def _is_simulator(pool: ExpertPool) -> bool:
+    return pool.spec.endpoint is not None and urlsplit(pool.spec.endpoint.url).hostname == SIMULATOR_HOST
+
+
+def _pool_problems(pool: ExpertPool, *, skills: Path | None, environment: Mapping[str, str]) -> list[str]:
+    name, endpoint = pool.metadata.name, pool.spec.endpoint
+    if endpoint is None:
+        return [f"ExpertPool {name}: type VLLM is not started locally yet; serve it and use type Endpoint with its URL"]
+    if _is_simulator(pool) and skills is None:
+        return [f"ExpertPool {name}: its URL's host is `{SIMULATOR_HOST}`: start one with --simulator skills.yaml"]
+    reference = endpoint.api_key_secret_ref
+    if reference is not None and not environment.get(secret_variable(reference)):
+        variable = secret_variable(reference)
+        return [f"ExpertPool {name}: secret {reference.name}/{reference.key}: set {variable} in the environment"]
+    return []
+
+
+def secret_variable(reference: SecretKeyRef) -> str:
+    """The environment variable that stands for a secret's key on one machine: `SECRET_<NAME>_<KEY>`."""
+    return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{reference.name}_{reference.key}".upper())
+
+
+def _stand_ins(training: OrchestratorTraining) -> list[str]:
+    spec = training.spec
+    said = ["messaging: a nats-server of this run's own", "ray: a local Ray, its actors as processes here"]
+    said.append("storage: the run's folder")
+    ignored: dict[str, object] = {"queueName": spec.queue_name, "priorityClassName": spec.priority_class_name}
+    ignored |= {"messaging.url": spec.messaging.url, "storage": spec.storage.existing_claim or spec.storage.uri}
+    said += [f"{name}: ignored on one machine" for name, value in ignored.items() if value]
+    return said
+
+
+def with_simulator(pool: ExpertPool, url: str) -> ExpertPool:
+    """The pool with its endpoint at the local simulator, if that is where it points."""
+    endpoint = pool.spec.endpoint
+    if endpoint is None or not _is_simulator(pool):
+        return pool
+    there, here = urlsplit(endpoint.url), urlsplit(url)
+    moved = urlunsplit((here.scheme, here.netloc, there.path, there.query, ""))
+    return pool.model_copy(
+        update={"spec": pool.spec.model_copy(update={"endpoint": endpoint.model_copy(update={"url": moved})})}
+    )
+
+
+def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
+    """What the workers are told of the experts. Keys stay in the environment."""
+    return PoolFile(pools=tuple(_entry(pool, workers=workers) for pool in pools))
+
+
+def _entry(pool: ExpertPool, *, workers: int) -> PoolEntry:
+    endpoint = build_endpoint(pool, secrets=lambda _: "", clients=workers)
+    reference = pool.spec.endpoint.api_key_secret_ref if pool.spec.endpoint else None
+    return PoolEntry(
+        pool=endpoint.pool,
+        url=endpoint.url,
+        model=endpoint.model,
+        price=endpoint.price,
+        limits=endpoint.limits,
+        api_key_env=secret_variable(reference) if reference else None,
+        parameters=dict(endpoint.parameters),
+        parameter_names=dict(endpoint.parameter_names),
+        simulated=endpoint.simulated,
+        timeout_seconds=endpoint.timeout_seconds,
+    )
+
+
+def dump(resource: Any) -> dict[str, Any]:
+    """A resource as YAML would have it."""
+    found: dict[str, Any] = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return found
+
+
+def write_resources(path: Path, training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> None:
+    """The resolved resources, for the driver and for people."""
+    documents = [dump(training), *(dump(pool) for pool in pools)]
+    path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,230 @@
+"""The supervisor of a run on one machine: starts its processes, restarts the dead, ends them all.
+
+nats-server, simulator, workers and Ray go on over a controller's death; the controller is started again as a new
+incarnation, at most `backoffLimit` times. Every process has a parent-death signal, so that nothing outlives a killed
+supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import nats
+
+from toolorchestra.bus.streams import StreamSettings, make_streams
+from toolorchestra.local.nats_server import NatsServer
+from toolorchestra.local.plan import LocalPlan, pool_file, with_simulator, write_resources
+from toolorchestra.process import Child, tail
+from toolorchestra.train.driver import DriverConfig
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.status import EXIT_CODES, State
+
+READY_SECONDS = 120.0
+POLL_SECONDS = 0.05
+QUICK_SECONDS = 5.0
+"""A process that dies within this time of its start, several times in a row, will not get better by itself."""
+QUICK_LIMIT = 5
+GRACE_SECONDS = 20.0
+
+
+class SupervisorError(Exception):
+    """A process of the run cannot be kept alive; the message has its last words."""
+
+
+def _ray_environment() -> dict[str, str]:
+    """Ray's processes of one run share a token of their own: nobody else on the machine can use its Ray."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_DISABLE_IMPORT_WARNING": "1"}
+
+
+@dataclass
+class Supervisor:
+    """One run. `say` tells a person what happened."""
+
+    plan: LocalPlan
+    run: RunDir
+    uid: str
+    say: Callable[[str], None]
+    _driver: Child | None = None
+    _ray_env: dict[str, str] = field(default_factory=_ray_environment)
+    _interrupts: int = 0
+    _children: list[Child] = field(default_factory=list[Child])
+    _watchers: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+
+    async def supervise(self) -> State:
+        """Run to the end; the state that it ended in."""
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sig, self._interrupted)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._end)
+            config = await self._start(stack)
+            return await self._incarnations(config)
+
+    # ── starting ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _start(self, stack: AsyncExitStack) -> DriverConfig:
+        rollout = self.plan.training.spec.rollout
+        server = NatsServer(directory=self.run.root / "nats")
+        await stack.enter_async_context(server)
+        await self._make_streams(server.url, slots=rollout.workers * rollout.concurrency_per_worker)
+        pools = self.plan.pools
+        if self.plan.uses_simulator:
+            url = await self._start_simulator()
+            pools = tuple(with_simulator(pool, url) for pool in pools)
+        write_resources(self.run.root / "resources.yaml", self.plan.training, pools)
+        pool_file(pools, workers=rollout.workers).write(self.run.root / "pools.json")
+        for i in range(rollout.workers):
+            self._keep(self._worker(i, server.url))
+        address = await self._start_ray(stack)
+        config = DriverConfig(
+            uid=self.uid,
+            run=self.run.root,
+            nats_url=server.url,
+            ray_address=address,
+            resources=(self.run.root / "resources.yaml",),
+            model_dir=self.plan.model_dir,
+            volumes=dict(self.plan.volumes),
+        )
+        config.write(self.run.root / "driver.json")
+        return config
+
+    async def _make_streams(self, url: str, *, slots: int) -> None:
+        client = await nats.connect(url)
+        settings = StreamSettings(max_ack_pending=max(16, int(slots * 1.2)))
+        await make_streams(client.jetstream(), uid=self.uid, settings=settings)
+        await client.close()
+
+    async def _start_simulator(self) -> str:
+        assert self.plan.skills is not None
+        log = self.run.logs / "simulator.log"
+        port = _free_port()
+        argv = [*_orchestra(), "simulate", "-f", str(self.plan.skills), "--port", str(port)]
+        child = Child(name="simulator", argv=[*argv, "--time-scale", str(self.plan.time_scale)], log=log)
+        self._keep(child)
+        await self._ready("the simulator", child, lambda: _listens(port))
+        return f"http://127.0.0.1:{port}"
+
+    def _worker(self, number: int, nats_url: str) -> Child:
+        rollout = self.plan.training.spec.rollout
+        name = f"worker-{number}"
+        argv = [*_orchestra(), "worker", "--nats", nats_url, "--uid", self.uid, "--name", name]
+        argv += ["--pools", str(self.run.root / "pools.json"), "--model", str(self.plan.model_dir)]
+        argv += ["--concurrency", str(rollout.concurrency_per_worker)]
+        return Child(name=name, argv=argv, log=self.run.logs / f"{name}.log")
+
+    async def _start_ray(self, stack: AsyncExitStack) -> str:
+        ready = self.run.root / "ray.json"
+        ready.unlink(missing_ok=True)
+        spec = self.plan.training.spec.ray
+        cpus = spec.trainers.replicas + spec.engines.replicas + 1
+        argv = [sys.executable, "-m", "toolorchestra.local.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
+        child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env)
+        child.start()
+        self._children.append(child)
+        await self._ready("Ray", child, ready.exists)
+        info = json.loads(ready.read_text())
+        stack.callback(shutil.rmtree, info["session"], ignore_errors=True)
+        return str(info["address"])
+
+    async def _ready(self, what: str, child: Child, test: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not test():
+            if not child.alive or time.monotonic() > deadline:
+                raise SupervisorError(f"{what} did not come up:\n{tail(child.log)}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    # ── keeping alive ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keep(self, child: Child) -> None:
+        """Start a child and start it again whenever it dies."""
+        child.start()
+        self._children.append(child)
+        self._watchers.append(asyncio.create_task(self._restart(child)))
+
+    async def _restart(self, child: Child) -> None:
+        quick = 0
+        while True:
+            began = time.monotonic()
+            code = await child.wait()
+            quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
+            self.run.event("restart", f"{child.name} ended with status {code}; starting it again", process=child.name)
+            if quick >= QUICK_LIMIT:
+                raise SupervisorError(f"{child.name} dies again and again:\n{tail(child.log)}")
+            child.start()
+
+    async def _incarnations(self, config: DriverConfig) -> State:
+        backoff = self.plan.training.spec.backoff_limit
+        argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(self.run.root / "driver.json")]
+        ended: dict[int, State] = {code: state for state, code in EXIT_CODES.items() if state != "Failed"}
+        log = self.run.logs / "controller.log"
+        for failures in range(backoff + 1):
+            driver = Child(name="controller", argv=argv, log=log, env=self._ray_env)
+            driver.start()
+            self._driver = driver
+            self._children.append(driver)
+            code = await self._first_of(driver)
+            if self._interrupts and code not in ended:
+                return "Cancelled"
+            if code in ended:
+                return ended[code]
+            self.run.event("failure", f"the controller ended with status {code}", log=tail(log, lines=6))
+            if failures < backoff:
+                self.say(f"the controller ended with status {code}; going on from the last checkpoint")
+        raise SupervisorError(f"the controller failed {backoff + 1} times; its last words:\n{tail(log)}")
+
+    async def _first_of(self, driver: Child) -> int:
+        """The driver's exit status; SupervisorError where another process cannot be kept alive."""
+        wait = asyncio.create_task(driver.wait())
+        await asyncio.wait({wait, *self._watchers}, return_when=asyncio.FIRST_COMPLETED)
+        for watcher in self._watchers:
+            if watcher.done() and (error := watcher.exception()) is not None:
+                wait.cancel()
+                raise error
+        return await wait
+
+    # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _interrupted(self) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1 and self._driver is not None and self._driver.alive:
+            self.say("stopping after this step, with a checkpoint … (Ctrl-C again: at once)")
+            self._driver.signal(signal.SIGTERM)
+            return
+        for child in reversed(self._children):
+            child.kill()
+
+    async def _end(self) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        alive = [child for child in reversed(self._children) if child.alive]
+        await asyncio.gather(*(child.stop(grace=GRACE_SECONDS) for child in alive))
+        for child in self._children:
+            child.kill()
+
+
+def _orchestra() -> list[str]:
+    return [sys.executable, "-m", "toolorchestra.cli.main"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

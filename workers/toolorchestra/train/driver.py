@@ -1,0 +1,100 @@
+"""The driver: the process that is one incarnation of a training. Locally the supervisor starts it, on a cluster RayJob.
+
+It brings engines and trainers up on a Ray cluster that is already there, restores the last checkpoint, runs the
+controller to its end, and leaves with an exit status that says how it ended (status.py). It never restarts itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from toolorchestra.process import die_with_parent
+from toolorchestra.train.controller import Paused, Stopped
+from toolorchestra.train.job import Job
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.status import EXIT_CODES, State
+from toolorchestra.train.trainer_group import TrainerLost
+
+_log = logging.getLogger(__name__)
+
+
+class DriverConfig(BaseModel):
+    """What the driver is told by whoever starts it; `resources` are the resolved YAML files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: str
+    run: Path
+    nats_url: str
+    ray_address: str
+    resources: tuple[Path, ...]
+    model_dir: Path
+    volumes: dict[str, Path] = {}
+    device: str = "cpu"
+    threads: int = 2
+    """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
+
+    def write(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> DriverConfig:
+        return cls.model_validate(json.loads(path.read_text()))
+
+
+async def drive(config: DriverConfig) -> State:
+    """Run one incarnation to its end; the state that it ended in."""
+    run = RunDir(config.run)
+    job = Job(config=config, run=run)
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, job.stop)
+    state: State = "Failed"
+    message = ""
+    try:
+        await job.start()
+        await job.train()
+        state, message = "Complete", "all steps are done"
+    except Stopped:
+        await job.save()
+        state, message = "Cancelled", f"stopped at step {job.step}; go on with: orchestra resume {run.root}"
+    except Paused as pause:
+        await job.save()
+        state, message = "Paused", str(pause)
+    except TrainerLost as lost:
+        message = f"a trainer died: {lost}"
+        _log.error("%s", message)
+    finally:
+        await job.close(keep_engines=state == "Failed")
+        job.status.set(state, message=message)
+        run.event("ended", message or state, state=state, step=job.step)
+    return state
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m toolorchestra.train.driver --config FILE`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    args = parser.parse_args(argv)
+    die_with_parent()
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.Formatter.converter = time.gmtime
+    state = asyncio.run(drive(DriverConfig.read(args.config)))
+    sys.stdout.flush()
+    os._exit(EXIT_CODES[state])  # Ray's and gRPC's threads must not keep a finished driver alive
+
+
+if __name__ == "__main__":
+    main()

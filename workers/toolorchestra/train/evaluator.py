@@ -1,0 +1,150 @@
+"""Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
+
+Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
+What infrastructure failed is sent again, at most `MAX_ISSUES` times, then left out and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.order import Order
+from toolorchestra.rollout.trace import Sampling
+from toolorchestra.train.issues import MAX_ISSUES
+from toolorchestra.train.journal import Journal, Kind
+from toolorchestra.train.ports import Delivery, Wire
+from toolorchestra.train.settings import EvaluationSuite
+from toolorchestra.train.world import Instance, World, sampling_seed
+
+WINDOW = 512
+"""Orders under way at a time: enough to keep every worker busy, far below the stream's limit."""
+RETRY_SECONDS = 2.0
+"""Pause before an episode is sent again after an expert's outage."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system on one suite. `version` pins the policy's weights; None for systems that do not use them."""
+
+    suite: EvaluationSuite
+    system: str
+    name: str
+    """Name in reports and files: the system, or `initialPolicy`."""
+    version: str | None = None
+
+
+@dataclass
+class _Attempt:
+    order: Order
+    done: asyncio.Future[Delivery]
+
+
+@dataclass
+class Evaluator:
+    """Runs jobs; results are handed in by whoever reads the bus."""
+
+    wire: Wire
+    world: World
+    uid: str
+    incarnation: int
+    allowance: Decimal | None = None
+    spent: Decimal = Decimal(0)
+    """Actual dollars of the evaluations so far."""
+    left_out: int = 0
+    _serial: int = 0
+    _waiting: dict[Issue, _Attempt] = field(default_factory=dict[Issue, _Attempt])
+
+    def owns(self, issue: Issue) -> bool:
+        return issue.episode.uid.startswith(f"{self.uid}-e")
+
+    async def take(self, delivery: Delivery) -> None:
+        """A result of an evaluation, of this incarnation or an earlier one (which is dropped)."""
+        attempt = self._waiting.pop(delivery.arrival.issue, None)
+        if delivery.arrival.trace is not None:
+            self.spent += delivery.arrival.trace.components.actual_usd
+        if attempt is not None and not attempt.done.done():
+            attempt.done.set_result(delivery)
+        await delivery.ack()
+
+    async def run(self, job: Job, *, into: Path) -> int:
+        """Evaluate a job and write `<suite>/<name>.traces` under `into`; returns the number of episodes written."""
+        self._serial += 1
+        uid = f"{self.uid}-e{self.incarnation}x{self._serial}"
+        instances = self._instances(job)
+        window = asyncio.Semaphore(WINDOW)
+        tasks = [self._attempt(job, instance, Episode(uid, i, 0), window) for i, instance in enumerate(instances)]
+        deliveries = [d for d in await asyncio.gather(*tasks) if d is not None]
+        self.left_out += len(instances) - len(deliveries)
+        path = into / job.suite.name / f"{job.name}.traces"
+        await asyncio.to_thread(_write, path, deliveries)
+        return len(deliveries)
+
+    def _instances(self, job: Job) -> list[Instance]:
+        """The suite's instances; the same for every system and every evaluation, so that results are paired."""
+        suite = job.suite
+        key = f"{self.world.seed}/evaluation/{suite.name}"
+        tasks = suite.suite.held_out(suite.size)
+        draws = (
+            self.world.view_of(task, key=f"{key}/{task.id}", sampler=suite.sampler, split="evaluation")
+            for task in tasks
+        )
+        expert = job.system.removeprefix("always:")
+        if expert == job.system:
+            return list(draws)
+        return [d for d in draws if any(e.pool == expert for e in d.view.experts)]
+
+    async def _attempt(
+        self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore
+    ) -> Delivery | None:
+        async with window:
+            for n in range(MAX_ISSUES):
+                issue = Issue(episode, self.incarnation, n)
+                delivery = await self._send(self._order(job, instance, issue))
+                if delivery.arrival.scored:
+                    return delivery
+                if delivery.arrival.deferred_for:
+                    await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    def _order(self, job: Job, instance: Instance, issue: Issue) -> Order:
+        return Order(
+            issue=str(issue),
+            task=instance.task,
+            view=instance.view,
+            limits=self.world.limits,
+            sampling=Sampling(temperature=0.0, seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
+            purpose="evaluate",
+            system=job.system,
+            allowance_usd=self.allowance,
+            version=job.version,
+        )
+
+    async def _send(self, order: Order) -> Delivery:
+        attempt = _Attempt(order, asyncio.get_running_loop().create_future())
+        self._waiting[Issue.parse(order.issue)] = attempt
+        await self.wire.submit(order)
+        return await attempt.done
+
+
+def _write(path: Path, deliveries: Iterable[Delivery]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    journal = Journal(draft)
+    for delivery in deliveries:
+        arrival = delivery.arrival
+        assert arrival.trace is not None
+        head = {"issue": str(arrival.issue), "usd": str(arrival.trace.components.actual_usd)}
+        journal.append(Kind.ACCEPTED, head, arrival.body)
+    journal.close()
+    draft.replace(path)
+
+
+def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[Job]:
+    """Each expert alone on every suite; the other baselines are computed from these (evaluation/baselines.py)."""
+    return [Job(suite, f"always:{pool}", f"always:{pool}") for suite in suites for pool in pools]

@@ -1,0 +1,387 @@
+"""One incarnation put together: bus, Ray, engines, trainers, books, controller, evaluator. Start, train, save, close.
+
+The order of `start` matters twice: engines and trainers load while the baselines are evaluated, and nothing is issued
+before the engines serve the weights that the books believe in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import ray
+
+from toolorchestra.api.load import load
+from toolorchestra.bus.nats import NatsBus
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
+from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
+from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.engine_actor import EngineStatus
+from toolorchestra.train.engine_args import EngineConfig
+from toolorchestra.train.engines import Engines, engine_actors
+from toolorchestra.train.evaluator import Evaluator, baseline_jobs
+from toolorchestra.train.evaluator import Job as EvaluationJob
+from toolorchestra.train.history import History, Recovery, read_history
+from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.ports import Delivery
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.settings import Settings, SettingsError, settings_of
+from toolorchestra.train.status import StatusWriter
+from toolorchestra.train.trainer import TrainerConfig
+from toolorchestra.train.trainer_group import TrainerGroup
+from toolorchestra.train.trainers import AsyncTrainers
+from toolorchestra.train.wire import BusWire
+
+if TYPE_CHECKING:
+    from toolorchestra.train.driver import DriverConfig
+
+_log = logging.getLogger(__name__)
+
+BATCH = 256
+"""Results journalled with one fsync."""
+
+
+@dataclass
+class Job:
+    """The parts of one incarnation, in the order in which they come up."""
+
+    config: DriverConfig
+    run: RunDir
+    status: StatusWriter = field(init=False)
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _controller: Controller | None = None
+    _engines: Engines | None = None
+    _trainers: AsyncTrainers | None = None
+    _bus: NatsBus | None = None
+    _ready_for_results: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        bundle = load([str(path) for path in self.config.resources])
+        self.training = bundle.trainings[0]
+        self.spec = self.training.spec
+        self.pools = bundle.experts(self.spec.tools)
+        self.settings: Settings = settings_of(self.training, self.pools, find=self._find)
+        self.status = StatusWriter(self.run, steps=self.spec.algorithm.steps)
+
+    def _find(self, uri: str) -> Path:
+        scheme, _, rest = uri.partition("://")
+        if scheme == "file":
+            return Path(rest)
+        claim, _, path = rest.partition("/")
+        if scheme == "pvc" and claim in self.config.volumes:
+            return self.config.volumes[claim] / path
+        raise SettingsError(f"{uri}: not on this machine; give --volume {claim}=DIR for pvc://, or use file://")
+
+    @property
+    def step(self) -> int:
+        return self._controller.books.ledger.step if self._controller else 0
+
+    @property
+    def controller(self) -> Controller:
+        if self._controller is None:
+            raise RuntimeError("start() first")
+        return self._controller
+
+    def stop(self) -> None:
+        """End between two steps (a signal came)."""
+        self._stopping.set()
+        if self._controller is not None:
+            self._controller.stop()
+
+    # ── start ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Bring everything up; returns when training can go on."""
+        self.status.set("Starting", message="starting engines and trainers", uid=self.config.uid)
+        store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
+        checkpoint = await asyncio.to_thread(store.latest)
+        self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
+        await self._bus.drain()
+        ray.init(address=self.config.ray_address, namespace=self.config.uid, log_to_driver=False, logging_level=logging.ERROR)
+        self._wire = BusWire(self._bus)
+        self._start_engines()
+        recovery = self._open_books(checkpoint)
+        self._spawn(self._read_results())
+        baselines = asyncio.create_task(self._evaluate_baselines()) if self.spec.evaluation.baselines else None
+        await self._start_trainers(store, checkpoint)
+        self._build_controller()
+        if checkpoint is None:
+            await self._warm_start()
+        await self._unless_stopped(self.controller.first_version())
+        await self._restore(recovery)
+        if checkpoint is None:
+            await self.controller.checkpoint()
+        if baselines is not None:
+            await self._unless_stopped(baselines)
+        await self._evaluate_policy("initialPolicy", once=True)
+
+    def _start_engines(self) -> None:
+        engines = self.spec.ray.engines
+        cuda = self.config.device == "cuda"
+        rollout = self.spec.rollout
+        config = EngineConfig(
+            model_dir=str(self.config.model_dir),
+            device="cuda" if cuda else "cpu",
+            dtype="bfloat16" if cuda else "float32",
+            max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
+            tensor_parallel_size=engines.tensor_parallel_size,
+            threads=self.config.threads,
+        )
+        gpus = float(engines.tensor_parallel_size) if cuda else 0.0
+        actors = engine_actors(count=engines.replicas, config=config, logs=self.run.logs, gpus=gpus)
+        self._engines = Engines(actors, put=self._wire.put, on_change=self._engine_changed)
+        self._spawn(self._engines.start())
+
+    def _engine_changed(self, status: EngineStatus) -> None:
+        known = dict(self.status.fields.get("engines", {}))
+        known[status.name] = {"state": status.state, "version": status.version, "restarts": status.restarts}
+        self.status.fields["engines"] = known | {status.name: known[status.name] | {"serves": status.serves}}
+        if status.state != "ready" or status.version is None:
+            what = status.last_error.splitlines()[0] if status.last_error else ""
+            self.run.event("engine", f"{status.name} is {status.state} {what}".strip(), error=status.last_error)
+
+    def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
+        journal = Journal(self.run.journal)
+        history: History = read_history(read_frames(self.run.journal))
+        step = checkpoint.step if checkpoint else 0
+        self._books, recovery = Bookkeeper.open(
+            config=self.settings.ledger,
+            uid=self.config.uid,
+            journal=journal,
+            history=history,
+            step=step,
+            cap=self.settings.cap,
+            allowance=self.settings.allowance,
+        )
+        self._books.flush()
+        self._books.ledger.steps = self.spec.algorithm.steps
+        self.status.incarnation = recovery.incarnation
+        self.run.event("incarnation", f"incarnation {recovery.incarnation} starts at step {step}", step=step)
+        self._evaluator = Evaluator(
+            wire=self._wire,
+            world=self.settings.world,
+            uid=self.config.uid,
+            incarnation=recovery.incarnation,
+            allowance=self.settings.allowance or None,
+        )
+        return recovery
+
+    async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
+        cuda = self.config.device == "cuda"
+        config = TrainerConfig(
+            model_dir=str(self.config.model_dir),
+            device=self.config.device,
+            threads=None if cuda else self.config.threads,
+            reference=self.spec.algorithm.kl.coefficient > 0,
+        )
+        group = await asyncio.to_thread(
+            TrainerGroup, config, size=self.spec.ray.trainers.replicas, gpus_per_trainer=1.0 if cuda else 0.0
+        )
+        self._trainers = AsyncTrainers(group, store)
+        if checkpoint is not None:
+            await self._trainers.load(checkpoint.path)
+        else:
+            await self._trainers.set_rng(self.spec.algorithm.seed)
+
+    def _build_controller(self) -> None:
+        assert self._trainers is not None
+        assert self._engines is not None
+        algorithm = self.spec.algorithm
+        self._controller = Controller(
+            config=ControllerConfig(
+                steps=algorithm.steps,
+                step=self.settings.step,
+                checkpoint_every=self.spec.checkpoint.every_steps,
+                issue_timeout=3.0 * self.spec.rollout.episode_timeout_seconds + 120.0,
+            ),
+            run=self.run,
+            world=self.settings.world,
+            books=self._books,
+            rewarding=self.settings.rewarding,
+            wire=self._wire,
+            trainers=self._trainers,
+            engines=self._engines,
+            deferrals=Deferrals(probe=self._probe),
+        )
+        if self._stopping.is_set():
+            self._controller.stop()
+
+    async def _warm_start(self) -> None:
+        warm = self.spec.warm_start
+        if warm is None or self._trainers is None:
+            return
+        from toolorchestra.train.warm_traces import warm_batches
+
+        renderer = Renderer.load(self.config.model_dir)
+        seed = self.spec.algorithm.seed
+        batches = warm_batches(self.settings.world, renderer, steps=warm.steps, batch_size=warm.batch_size, seed=seed)
+        for number, batch in enumerate(batches, start=1):
+            if self._stopping.is_set():
+                raise Stopped
+            metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
+            if number % 10 == 0 or number == warm.steps:
+                message = f"warm start: step {number} of {warm.steps}, loss {metrics.loss:.3f}"
+                self.status.set("Starting", message=message)
+
+    async def _restore(self, recovery: Recovery) -> None:
+        wanted = {str(a.issue): a.issue for results in recovery.restore.values() for a in results}
+        for frame in read_frames(self.run.journal):
+            if frame.kind is Kind.ACCEPTED and (issue := wanted.get(frame.head["issue"])):
+                self.controller.traces[issue] = decode_trace(frame.body)
+        self._ready_for_results.set()
+        await self.controller.recover(self._books.restore(recovery, now=time.time()))
+
+    # ── running ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def train(self) -> None:
+        """Steps until the goal; then the last evaluation, checkpoint and export."""
+        algorithm, every = self.spec.algorithm, self.spec.evaluation.every_steps
+        while self.step < algorithm.steps:
+            row = await self._supervised(self.controller.step())
+            self.run.metric(row)
+            self._report(row)
+            if self.step % self.spec.checkpoint.every_steps == 0 or self.step == algorithm.steps:
+                await self.controller.checkpoint()
+            if self.step % every == 0 and self.step < algorithm.steps:
+                await self._evaluate_policy(f"policy-{self.step:06d}", first_only=True)
+        await self._evaluate_policy("policy")
+        await self.save()
+
+    def _report(self, row: dict[str, Any]) -> None:
+        keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
+        metrics = {key: row[key] for key in keys} | {"tokens_per_second": row.get("tokens_per_second", 0.0)}
+        spend = self._books.ledger.spend
+        self.status.set(
+            "Running",
+            step=self.step,
+            policyVersion=row["version"],
+            metrics=metrics,
+            spentUSD=str(spend.settled),
+            bus={"kind": "JetStream", "sent": self._wire.sent, "received": self._wire.received},
+        )
+
+    async def save(self) -> None:
+        """Checkpoint and export what there is; nothing where training never began."""
+        if self._controller is None or self._trainers is None or not self._ready_for_results.is_set():
+            return
+        await self.controller.checkpoint()
+        await self._trainers.export(self.run.export / "last")
+
+    async def close(self, *, keep_engines: bool) -> None:
+        """End what this incarnation started. Engines stay warm for the next one after a failure."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._trainers is not None:
+            self._trainers.close()
+        if self._engines is not None and not keep_engines:
+            await self._engines.stop()
+        if self._bus is not None:
+            await self._bus.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _supervised(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await work, but fail with the first background task that does."""
+        main = asyncio.create_task(work)
+        await asyncio.wait({main, *self._tasks_running()}, return_when=asyncio.FIRST_COMPLETED)
+        for task in self._tasks:
+            if task.done() and (error := task.exception()) is not None:
+                main.cancel()
+                raise error
+        return await main
+
+    def _tasks_running(self) -> list[asyncio.Task[Any]]:
+        return [task for task in self._tasks if not task.done()]
+
+    async def _unless_stopped(self, work: Any) -> Any:
+        """Await work, or raise Stopped as soon as the run is asked to end."""
+        main = asyncio.ensure_future(work)
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({main, stop, *self._tasks_running()}, return_when=asyncio.FIRST_COMPLETED)
+        for task in self._tasks:
+            if task.done() and (error := task.exception()) is not None:
+                raise error
+        if not main.done() and stop.done():
+            main.cancel()
+            raise Stopped
+        stop.cancel()
+        return await main
+
+    # ── results and evaluations ────────────────────────────────────────────────────────────────────────────────
+
+    async def _read_results(self) -> None:
+        queue: asyncio.Queue[Delivery] = asyncio.Queue()
+
+        async def pull() -> None:
+            async for delivery in self._wire.deliveries():
+                queue.put_nowait(delivery)
+
+        puller = asyncio.create_task(pull())
+        self._tasks.append(puller)
+        while True:
+            batch = [await queue.get()]
+            while not queue.empty() and len(batch) < BATCH:
+                batch.append(queue.get_nowait())
+            evaluation = [d for d in batch if self._evaluator.owns(d.arrival.issue)]
+            for delivery in evaluation:
+                await self._evaluator.take(delivery)
+            training = [d for d in batch if not self._evaluator.owns(d.arrival.issue)]
+            if training:
+                await self._ready_for_results.wait()
+                await self.controller.take(training)
+
+    async def _evaluate_baselines(self) -> None:
+        names = [pool.metadata.name for pool in self.pools]
+        for job in baseline_jobs(self.settings.suites, names):
+            if not (self.run.evaluations / job.suite.name / f"{job.name}.traces").exists():
+                await self._evaluator.run(job, into=self.run.evaluations)
+        self._pay_for_evaluations()
+
+    async def _evaluate_policy(self, name: str, *, once: bool = False, first_only: bool = False) -> None:
+        version = str(PolicyVersion(self._books.ledger.incarnation, self.step))
+        suites = self.settings.suites[:1] if first_only else self.settings.suites
+        into = self.run.root / "evaluations-during" if first_only else self.run.evaluations
+        for suite in suites:
+            if once and (into / suite.name / f"{name}.traces").exists():
+                continue
+            self.status.set("Running", message=f"evaluating {name} on {suite.name}")
+            job = EvaluationJob(suite, "policy", name, version=version)
+            written = await self._unless_stopped(self._evaluator.run(job, into=into))
+            self.run.event("evaluation", f"{name} on {suite.name}: {written} tasks", version=version, suite=suite.name)
+        self._pay_for_evaluations()
+
+    def _pay_for_evaluations(self) -> None:
+        spent, self._evaluator.spent = self._evaluator.spent, type(self._evaluator.spent)(0)
+        if spent:
+            self._books.journal.note("spent", what="evaluation", usd=str(spent))
+            self._books.ledger.spend.settle("evaluation", spent)
+            self._books.flush()
+
+    async def _probe(self, pool: str) -> bool:
+        """Whether an expert's endpoint answers at all."""
+        spec = next(p for p in self.pools if p.metadata.name == pool).spec
+        if spec.endpoint is None:
+            return True
+        timeout = aiohttp.ClientTimeout(total=5)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"{spec.endpoint.url}/models") as response,
+            ):
+                return response.status < 500
+        except (aiohttp.ClientError, TimeoutError):
+            return False

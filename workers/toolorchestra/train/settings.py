@@ -1,0 +1,207 @@
+"""From a training's YAML to the parts of a run. Pure but for reading task files; everything that can be refused is
+refused here, before anything is started or spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.suite import Suite as SuiteSpec
+from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
+from toolorchestra.rewards.preferences import TemplatePreferences
+from toolorchestra.rewards.registry import reward_config
+from toolorchestra.rollout.order import EpisodeLimits
+from toolorchestra.tasks.build import build_suite
+from toolorchestra.tasks.source import SourceError
+from toolorchestra.tasks.suite import Suite
+from toolorchestra.tools.build import build_catalog, build_sampler, price_of
+from toolorchestra.tools.catalog import Catalog, CatalogError
+from toolorchestra.tools.sampler import ViewSampler
+from toolorchestra.train.assemble import SampleFilters
+from toolorchestra.train.batch import KLEstimator, StepConfig
+from toolorchestra.train.ledger import LedgerConfig
+from toolorchestra.train.rewarding import Rewarding
+from toolorchestra.train.world import World
+
+DEFAULT_SUITE = "held-out"
+DEFAULT_SUITE_SIZE = 300
+TOKENS_PER_CALL = 16_384
+"""Worst case of a call's tokens where a pool sets no limit."""
+ALMOST_ALL = Decimal("0.999")
+"""Held-out share of a suite's own tasks: a Suite always has a training stream, and here nobody trains on it."""
+
+FindFile = Callable[[str], Path]
+"""Resolves a URI of the YAML to a file or folder here; raises SettingsError with what to do."""
+
+
+class SettingsError(Exception):
+    """The YAML is well-formed, but this run cannot be made of it. The text says what to change."""
+
+
+@dataclass(frozen=True)
+class EvaluationSuite:
+    """A suite to evaluate on: its tasks come from `suite`, its tools from `sampler`."""
+
+    name: str
+    size: int
+    suite: Suite
+    sampler: ViewSampler
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the YAML says of a run, ready to use."""
+
+    world: World
+    rewarding: Rewarding
+    ledger: LedgerConfig
+    step: StepConfig
+    warm_step: StepConfig
+    suites: tuple[EvaluationSuite, ...]
+    cap: Decimal | None
+    allowance: Decimal
+    """Worst case of one episode in actual dollars."""
+
+
+def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile) -> Settings:
+    """Build all parts; SettingsError (or the sources' own errors) where one cannot be."""
+    spec = training.spec
+    if spec.algorithm.objective != "Clipped":
+        raise SettingsError(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
+    if spec.preferences is not None and spec.preferences.uri is not None:
+        raise SettingsError("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
+    limits = episode_limits(spec)
+    try:
+        catalog = build_catalog(pools)
+        sampler = _sampler(spec, catalog)
+        suite = build_suite(spec.tasks, open_uri=find, seed=spec.algorithm.seed)
+        suites = _suites(spec, catalog, suite=suite, find=find)
+    except (CatalogError, SourceError) as error:
+        raise SettingsError(str(error)) from error
+    preferences = None
+    if spec.preferences is not None:
+        preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
+    world = World(suite, sampler, limits, spec.algorithm.seed, preferences)
+    cap = spec.limits.max_spend_usd
+    return Settings(
+        world=world,
+        rewarding=rewarding(spec),
+        ledger=ledger_config(spec),
+        step=step_config(spec),
+        warm_step=warm_step_config(spec),
+        suites=suites,
+        cap=cap,
+        allowance=worst_case_usd(spec, pools) if cap is not None else Decimal(0),
+    )
+
+
+def episode_limits(spec: OrchestratorTrainingSpec) -> EpisodeLimits:
+    rollout = spec.rollout
+    service = rollout.episode_budget.max_service_seconds
+    return EpisodeLimits(
+        max_turns=rollout.max_turns,
+        max_prompt_tokens=rollout.max_prompt_tokens,
+        max_response_tokens=rollout.max_response_tokens,
+        max_usd=rollout.episode_budget.max_usd,
+        max_service_seconds=None if service is None else float(service),
+        timeout_seconds=float(rollout.episode_timeout_seconds),
+    )
+
+
+def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool]) -> Decimal:
+    """Most that one episode can really cost: its budget, or every turn calling the dearest expert to its limits."""
+    budget = spec.rollout.episode_budget.max_usd
+    if budget is not None:
+        return budget
+    dearest = max((_worst_call(pool) for pool in pools), default=Decimal(0))
+    policy = price_of(spec.model.price).of(
+        tokens_in=spec.rollout.max_prompt_tokens, tokens_out=spec.rollout.max_response_tokens
+    )
+    return spec.rollout.max_turns * (dearest + policy)
+
+
+def _worst_call(pool: ExpertPool) -> Decimal:
+    limits = pool.spec.limits
+    return price_of(pool.spec.price).of(
+        tokens_in=limits.max_input_tokens or TOKENS_PER_CALL, tokens_out=limits.max_output_tokens or TOKENS_PER_CALL
+    )
+
+
+def _sampler(spec: OrchestratorTrainingSpec, catalog: Catalog, suite: SuiteSpec | None = None) -> ViewSampler:
+    """The sampler of training instances, or of a suite that brings its own aliases and prices."""
+    tools = spec.tools
+    if suite is not None:
+        own = {"price_books": suite.price_books, "alias_names": suite.alias_names}
+        changes = {name: value for name, value in own.items() if value is not None}
+        tools = tools.model_copy(update={"randomize": tools.randomize.model_copy(update=changes)})
+    return build_sampler(catalog, tools, policy_price=price_of(spec.model.price))
+
+
+def _suites(
+    spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile
+) -> tuple[EvaluationSuite, ...]:
+    """The suites that the YAML names, or the held-out tasks of the training."""
+    if not spec.evaluation.suites:
+        size = min(DEFAULT_SUITE_SIZE, suite.held_out_size)
+        return (EvaluationSuite(DEFAULT_SUITE, size, suite, _sampler(spec, catalog)),) if size else ()
+    found = []
+    for wanted in spec.evaluation.suites:
+        tasks = suite
+        if wanted.tasks is not None:
+            held_out = wanted.tasks.model_copy(update={"held_out_fraction": ALMOST_ALL})
+            tasks = build_suite(held_out, open_uri=find, seed=spec.algorithm.seed)
+        if tasks.held_out_size < wanted.size:
+            raise SettingsError(
+                f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, {tasks.held_out_size} are"
+                " held out: raise spec.tasks.heldOutFraction or the sources' size, or lower the size"
+            )
+        found.append(EvaluationSuite(wanted.name, wanted.size, tasks, _sampler(spec, catalog, wanted)))
+    return tuple(found)
+
+
+def rewarding(spec: OrchestratorTrainingSpec) -> Rewarding:
+    config = reward_config(spec.model_dump(mode="json", by_alias=True, include={"reward", "algorithm"}))
+    filters = spec.algorithm.filters
+    return Rewarding(config, SampleFilters(filters.require_format, filters.require_answer))
+
+
+def ledger_config(spec: OrchestratorTrainingSpec) -> LedgerConfig:
+    algorithm = spec.algorithm
+    return LedgerConfig(
+        groups_per_step=algorithm.groups_per_step,
+        group_size=algorithm.group_size,
+        max_staleness=algorithm.max_staleness,
+        on_stale=algorithm.on_stale,
+        when_short=algorithm.filters.when_short,
+    )
+
+
+_ESTIMATORS: dict[str, KLEstimator] = {"K1": "k1", "K2": "k2", "K3": "k3", "HalfDeltaSquared": "half_delta_squared"}
+
+
+def step_config(spec: OrchestratorTrainingSpec) -> StepConfig:
+    a = spec.algorithm
+    return StepConfig(
+        lr=float(a.learning_rate),
+        clip_low=float(a.clip.low),
+        clip_high=float(a.clip.high),
+        dual_clip=None if a.clip.dual is None else float(a.clip.dual),
+        mask_band=None if a.mask is None else (float(a.mask.low), float(a.mask.high)),
+        entropy_coefficient=float(a.entropy_coefficient),
+        kl_coefficient=float(a.kl.coefficient),
+        kl_estimator=_ESTIMATORS[a.kl.estimator],
+        aggregation="token_mean" if a.aggregation == "TokenMean" else "sequence_mean",
+        max_grad_norm=float(a.max_gradient_norm),
+        weight_decay=float(a.weight_decay),
+        token_budget=a.tokens_per_micro_batch,
+    )
+
+
+def warm_step_config(spec: OrchestratorTrainingSpec) -> StepConfig:
+    a, warm = spec.algorithm, spec.warm_start
+    rate = a.learning_rate if warm is None else warm.learning_rate
+    return StepConfig(lr=float(rate), max_grad_norm=float(a.max_gradient_norm), token_budget=a.tokens_per_micro_batch)
