@@ -161,6 +161,20 @@ def test_everything_that_rules_walk_is_bounded(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", CUSTOM_RESOURCES)
+def test_rules_hold_on_an_empty_parent(kind: Any) -> None:
+    """The API server puts `default: {}` to the rules as it stands, before the defaults inside it are filled in."""
+    for path, node in nodes(root_schema(kind)):
+        for declared in node.get(VALIDATIONS, ()):
+            if "oldSelf" in declared["rule"]:
+                continue
+            for field in set(re.findall(r"\bself\.(\w+)", declared["rule"])):
+                if "default" in node["properties"][field]:
+                    guard = f"!has(self.{field}) || "
+                    assert declared["rule"].startswith("!has(self."), f"{path}: {declared['rule']}"
+                    assert guard in declared["rule"], f"{path}: {declared['rule']} must begin with {guard}"
+
+
+@pytest.mark.parametrize("kind", CUSTOM_RESOURCES)
 def test_one_served_version_in_our_own_category(kind: Any) -> None:
     spec = crd(kind)["spec"]
     assert [version["name"] for version in spec["versions"]] == ["v1alpha1"]

@@ -77,6 +77,7 @@ def gpus_match_shards() -> dict[str, str]:
         " || string(self.resources.limits[gpu]) == string(self.tensorParallelSize))",
         "tensorParallelSize must equal the GPU limit in resources.limits: one shard per GPU",
         check=_one_gpu_per_shard,
+        defaulted=("resources", "tensorParallelSize"),
         at="tensorParallelSize",
     )
 
@@ -129,6 +130,7 @@ class VLLM(Model):
                 not any(arg == flag or arg.startswith(flag + "=") for arg in s["extraArgs"] for flag in OWNED_FLAGS)
             ),
             at="extraArgs",
+            defaulted=("extraArgs",),
         ),
         immutable("cache", why=NEW_POOL),
     )
@@ -203,6 +205,7 @@ class ExpertPoolSpec(Model):
             "a simulated expert is an Endpoint: the simulator is a server like any other",
             check=lambda s: not s["simulated"] or s["type"] == "Endpoint",
             at="simulated",
+            defaulted=("simulated",),
         ),
         immutable("type", "simulated", why=NEW_POOL),
     )

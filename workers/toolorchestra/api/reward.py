@@ -52,12 +52,14 @@ class Reward(Model):
             "weights lie between 0 and 1, except with combiner WeightedSum (which weighs raw dollars and seconds)",
             check=_weights_are_fractions,
             at="weights",
+            defaulted=("combiner", "weights"),
         ),
         rule(
             "self.gate || self.combiner == 'GDPO'",
             "only combiner GDPO has a gate to switch off",
             check=lambda s: s["gate"] or s["combiner"] == "GDPO",
             at="gate",
+            defaulted=("combiner", "gate"),
         ),
     )
 

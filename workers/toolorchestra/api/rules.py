@@ -26,10 +26,15 @@ def check_of(cel: str) -> Check | None:
     return _checks.get(cel)
 
 
-def rule(cel: str, message: str, *, check: Check, at: str = "") -> dict[str, str]:
-    """One rule. `at` is the field that the message is about, relative to the model that declares the rule."""
-    _checks[cel] = check
-    return {"rule": cel, "message": message} | ({"fieldPath": f".{at}"} if at else {})
+def rule(cel: str, message: str, *, check: Check, at: str = "", defaulted: tuple[str, ...] = ()) -> dict[str, str]:
+    """One rule. `at` is the field that the message is about, relative to the model that declares the rule.
+
+    `defaulted` names the fields it reads that have a default: the API server puts a parent's `default: {}` to the
+    rules as it stands, empty, so that the rule must hold where they are absent.
+    """
+    guarded = "".join(f"!has(self.{field}) || " for field in defaulted) + (f"({cel})" if defaulted else cel)
+    _checks[guarded] = check
+    return {"rule": guarded, "message": message} | ({"fieldPath": f".{at}"} if at else {})
 
 
 def ruled(*rules: dict[str, str] | list[dict[str, str]]) -> ConfigDict:
@@ -38,37 +43,38 @@ def ruled(*rules: dict[str, str] | list[dict[str, str]]) -> ConfigDict:
     return ConfigDict(json_schema_extra={VALIDATIONS: [dict(one) for one in flat]})
 
 
-def union(**members: str | None) -> list[dict[str, str]]:
+def union(**members: str) -> list[dict[str, str]]:
     """Rules of a union by `type`: `union(VLLM="vllm", Endpoint="endpoint")`.
 
     The member named by `type` must be there, unless it ends in `?`, and the other types' members must not.
     """
-    rules = []
-    for kind, member in members.items():
-        if member is None:
-            continue
-        field, optional = member.removesuffix("?"), member.endswith("?")
+    return [one for kind, member in members.items() for one in _member(kind, member)]
 
-        def other(s: Mapping[str, Any], kind: str = kind, field: str = field) -> bool:
-            return s["type"] == kind or field not in s
 
-        rules.append(
-            rule(
-                f"self.type == '{kind}' || !has(self.{field})",
-                f"{field} is only for type {kind}",
-                at=field,
-                check=other,
-            )
-        )
-        if not optional:
+def _member(kind: str, member: str) -> list[dict[str, str]]:
+    field, optional = member.removesuffix("?"), member.endswith("?")
 
-            def same(s: Mapping[str, Any], kind: str = kind, field: str = field) -> bool:
-                return s["type"] != kind or field in s
+    def foreign(s: Mapping[str, Any]) -> bool:
+        return s["type"] == kind or field not in s
 
-            rules.append(
-                rule(f"self.type != '{kind}' || has(self.{field})", f"type {kind} needs {field}", check=same, at=field)
-            )
-    return rules
+    def present(s: Mapping[str, Any]) -> bool:
+        return s["type"] != kind or field in s
+
+    only = rule(
+        f"self.type == '{kind}' || !has(self.{field})",
+        f"{field} is only for type {kind}",
+        check=foreign,
+        at=field,
+        defaulted=("type",),
+    )
+    needs = rule(
+        f"self.type != '{kind}' || has(self.{field})",
+        f"type {kind} needs {field}",
+        check=present,
+        at=field,
+        defaulted=("type",),
+    )
+    return [only] if optional else [only, needs]
 
 
 def immutable(*fields: str, why: str, unless: str = "") -> list[dict[str, str]]:

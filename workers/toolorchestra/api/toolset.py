@@ -178,6 +178,7 @@ class Randomize(Model):
             "aliasNames are only used where aliases is true",
             check=lambda s: "aliasNames" not in s or s["aliases"],
             at="aliasNames",
+            defaulted=("aliases",),
         )
     )
 

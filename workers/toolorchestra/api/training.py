@@ -123,12 +123,14 @@ class OrchestratorTrainingSpec(Model):
             "with maxStaleness 0 nothing is ever stale: onStale Drop has nothing to drop",
             check=lambda s: s["algorithm"]["maxStaleness"] > 0 or s["algorithm"]["onStale"] == "Wait",
             at="algorithm.onStale",
+            defaulted=("algorithm",),
         ),
         rule(
             "!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds > self.startDeadlineSeconds",
             "activeDeadlineSeconds must be longer than startDeadlineSeconds",
             check=lambda s: "activeDeadlineSeconds" not in s or s["activeDeadlineSeconds"] > s["startDeadlineSeconds"],
             at="activeDeadlineSeconds",
+            defaulted=("startDeadlineSeconds",),
         ),
     )
 
