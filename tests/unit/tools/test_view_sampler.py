@@ -119,6 +119,8 @@ def test_without_randomisation_all_tools_are_there() -> None:
     view = sampler.sample(random.Random(1), preference=preference)
     assert {e.pool for e in view.experts} == {e.name for e in EXPERTS}
     assert (view.price_book, view.policy_price, view.preference) == (OWN, POLICY_PRICE, preference)
+    firsts = Counter(sampler.sample(random.Random(seed)).experts[0].pool for seed in range(1000))
+    assert all(120 < firsts[e.name] < 280 for e in EXPERTS), "a policy must not learn positions"
     full = sampler.full()
     assert [(e.alias, e.pool) for e in full.experts] == [(e.name, e.name) for e in EXPERTS]
 
