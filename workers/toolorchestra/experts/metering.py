@@ -47,7 +47,9 @@ def tokens_used(verdict: Served | Refused | Failed, *, reserved: int) -> int:
 
 def metered(usage: Usage, served: Served, request: ChatRequest, *, nominal: Price, actual: Price) -> Usage:
     """`usage` with the tokens and dollars of a served completion; tokens nobody reported are estimated."""
-    written = len(served.text.encode("utf-8", "surrogatepass")) + sum(len(c.name) + len(c.arguments) for c in served.tool_calls)
+    written = len(served.text.encode("utf-8", "surrogatepass")) + sum(
+        len(c.name) + len(c.arguments) for c in served.tool_calls
+    )
     tokens_in = estimated_tokens(request.size_bytes) if served.tokens_in is None else served.tokens_in
     tokens_out = estimated_tokens(written) if served.tokens_out is None else served.tokens_out
     return replace(
