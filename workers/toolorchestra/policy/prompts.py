@@ -1,7 +1,7 @@
 """What the policy is told: messages and tool schemas, as data. The base model's own chat template lays them out.
 
-The expert line ends with the alias, because small models find a *value* beside its description more easily than a key
-before it; it names price and latency, because those are what the policy is to weigh.
+The alias stands right after its description, because a small model copies what followed a text that it has just quoted,
+and finds neither a key before it nor a value behind other numbers; price and latency are what the policy is to weigh.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def dollars(amount: Decimal) -> str:
 
 
 def expert_line(expert: ExpertView) -> str:
-    """`- good at sums | in $0.2 out $0.8 | 3 s | model: oak` (dollars per million tokens, expected seconds)."""
+    """`- good at sums | model: oak | in $0.2 out $0.8 | 3 s` (dollars per million tokens, expected seconds)."""
     price = expert.price
     cost = f"in ${dollars(price.input_usd_per_million_tokens)} out ${dollars(price.output_usd_per_million_tokens)}"
     if price.per_call_usd:
         cost += f" call ${dollars(price.per_call_usd)}"
-    return f"- {expert.description} | {cost} | {expert.latency_ms / 1000:g} s | model: {expert.alias}"
+    return f"- {expert.description} | model: {expert.alias} | {cost} | {expert.latency_ms / 1000:g} s"
 
 
 def expert_tool(*, name: str, what: str, view: InstanceView, extra: ToolSchema | None = None) -> ToolSchema:
