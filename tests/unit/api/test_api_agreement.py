@@ -21,7 +21,7 @@ from toolorchestra.api import KINDS
 from toolorchestra.api.documents import Document
 from toolorchestra.api.load import read_resource
 from toolorchestra.api.schema import Path as FieldPath
-from toolorchestra.api.schema import Schema, structural_schema, violations, with_defaults
+from toolorchestra.api.schema import Schema, structural_schema, violations, with_defaults, without_nulls
 
 EXAMPLES = [
     yaml.safe_load(path.read_text()) for path in sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
@@ -125,7 +125,7 @@ def unknown(schema: Schema, data: Any) -> bool:
 def refused_by_schema(schema: Schema, data: Any) -> list[str]:
     if unknown(schema, data):
         return ["unknown field"]
-    filled = with_defaults(schema, data)
+    filled = with_defaults(schema, without_nulls(schema, data))
     errors = [f"{list(error.path)}: {error.message}" for error in OAS30Validator(schema).iter_errors(filled)]
     return errors or [f"{path}: {message}" for path, message in violations(schema, filled)]
 

@@ -129,7 +129,7 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
         ("suspend: 'true'", "spec.suspend", "want true or false (without quotes)"),
         ("queueName: 5", "spec.queueName", "name of a Kubernetes object"),
         ("rollout: [1]", "spec.rollout", "want a mapping with workers"),
-        ("export:", "spec.export", "has no value"),
+        ("export: {uri: }", "spec.export.uri", "is required"),
         ("warmStart: {source: traces.jsonl}", "spec.warmStart.source", "FormatTraces, or the URI"),
         ("reward: {weights: {cost: '2'}}", "spec.reward.weights", "between 0 and 1"),
         ("reward: {combiner: MinMaxDot, gate: false}", "spec.reward.gate", "only combiner GDPO"),
@@ -303,6 +303,12 @@ def test_anchors_and_merges_work_as_with_kubectl(tmp_path: Path) -> None:
     )
     bundle = load(write(tmp_path, merged + "---\n" + other))
     assert bundle.pools[0].spec.price == bundle.pools[1].spec.price
+
+
+def test_a_key_without_a_value_is_absent_as_for_kubectl(tmp_path: Path) -> None:
+    empty = write(tmp_path, TRAINING + "  export:\n  algorithm:\n  checkpoint: {keep: , everySteps: 5}\n")
+    same = write(tmp_path, TRAINING + "  checkpoint: {everySteps: 5}\n", "y.yaml")
+    assert load(empty, resolve=False) == load(same, resolve=False)
 
 
 def test_a_date_is_a_string(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from toolorchestra.api.scalars import Key, LabelValue, ObjectName, Quantity
@@ -42,20 +42,6 @@ class Model(BaseModel):
         serialize_by_alias=True,
         use_attribute_docstrings=True,
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_takes_default(cls, data: Any) -> Any:
-        """A key without a value takes its default, as the API server prunes a null that has one."""
-        if not isinstance(data, Mapping):
-            return data
-        defaulted = {
-            name
-            for attribute, field in cls.model_fields.items()
-            if not field.is_required() and field.get_default(call_default_factory=True) is not None
-            for name in (attribute, field.alias)
-        }
-        return {key: value for key, value in data.items() if value is not None or key not in defaulted}
 
 
 PARENT: dict[str, Any] = {"default": {}}

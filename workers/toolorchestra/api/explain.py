@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -118,20 +118,3 @@ def _wrong_type(value: Any, node: Schema) -> str:
             return f"want a mapping{f' with {keys}' if keys else ''}, got {shown(value)}"
         case _:
             return ""
-
-
-def empties(schema: Schema, data: Any, path: Path = ()) -> Iterator[Path]:
-    """Keys without a value that have no default to take: the API server refuses these nulls."""
-    if isinstance(data, Mapping):
-        if schema.get("x-kubernetes-preserve-unknown-fields"):
-            return
-        for key, value in data.items():
-            sub = schema.get("properties", {}).get(key) or schema.get("additionalProperties")
-            if not isinstance(sub, dict):
-                continue
-            if value is None and "default" not in sub:
-                yield (*path, key)
-            yield from empties(sub, value, (*path, key))
-    elif isinstance(data, list):
-        for index, item in enumerate(data):
-            yield from empties(schema.get("items", {}), item, (*path, index))

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
 from pydantic import ValidationError
 
 from toolorchestra.api.base import API_VERSION
 from toolorchestra.api.bundle import Bundle
 from toolorchestra.api.documents import Document, files_of, read_documents
-from toolorchestra.api.explain import did_you_mean, empties, explain, shown
+from toolorchestra.api.explain import did_you_mean, explain, shown
 from toolorchestra.api.kinds import KINDS
 from toolorchestra.api.mistakes import Mistake, ResourceError
 from toolorchestra.api.resource import Resource
-from toolorchestra.api.schema import Path, structural_schema, violations, with_defaults
+from toolorchestra.api.schema import Path, structural_schema, violations, with_defaults, without_nulls
 
 Loaded = list[tuple[Document, Resource]]
 
@@ -64,16 +65,11 @@ def read_resource(document: Document) -> tuple[Resource | None, list[Mistake]]:
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
         return None, _unknown_kind(document, kind)
+    data = without_nulls(structural_schema(model), document.data)
     try:
-        resource = model.model_validate(document.data, by_alias=True, by_name=False)
+        return model.model_validate(data, by_alias=True, by_name=False), []
     except ValidationError as error:
-        return None, _mistakes(document, model, error)
-    schema = structural_schema(model)
-    empty = [
-        document.mistake(path, "has no value: give it one, or remove the key")
-        for path in empties(schema, document.data)
-    ]
-    return (None, empty) if empty else (resource, [])
+        return None, _mistakes(document, data, model, error)
 
 
 def _unknown_kind(document: Document, kind: object) -> list[Mistake]:
@@ -94,7 +90,7 @@ def _wrong_version(document: Document) -> list[Mistake]:
     return [document.mistake(("apiVersion",), f"{got}: want {API_VERSION}")]
 
 
-def _mistakes(document: Document, model: type[Resource], error: ValidationError) -> list[Mistake]:
+def _mistakes(document: Document, data: Any, model: type[Resource], error: ValidationError) -> list[Mistake]:
     """Everything that is wrong with a document that did not validate.
 
     Pydantic looks at rules over several fields only where all fields are right; so the rules are asked again over the
@@ -104,13 +100,10 @@ def _mistakes(document: Document, model: type[Resource], error: ValidationError)
     found: dict[Path, str] = {}
     for details in error.errors(include_url=False):
         found.setdefault(details["loc"], explain(details, schema))
-    for path, message in violations(schema, with_defaults(schema, document.data)):
+    for path, message in violations(schema, with_defaults(schema, data)):
         wrong_type = (*path[:-1], "type") in found  # then which member belongs to it is anyone's guess
         if not wrong_type and not any(_overlap(path, known) for known in found):
             found[path] = message
-    for path in empties(schema, document.data):
-        if not any(_overlap(path, known) for known in found):
-            found[path] = "has no value: give it one, or remove the key"
     return sorted(
         (document.mistake(path, message) for path, message in found.items()),
         key=lambda mistake: mistake.line or 0,

@@ -69,12 +69,30 @@ def _rank(keyword: str) -> tuple[int, str]:
     return (0, "") if keyword == "type" else (1, keyword)
 
 
+def without_nulls(schema: Schema, data: Any) -> Any:
+    """A copy of the data without keys that have no value: the API server takes them for absent.
+
+    Source: PruneNonNullableNullsWithoutDefaults in k8s.io/apiextensions-apiserver; a null that has a default gets it,
+    which comes to the same.
+    """
+    if isinstance(data, Mapping):
+        known, rest = schema.get("properties", {}), schema.get("additionalProperties")
+        return {
+            key: without_nulls(_property(schema, key), value)
+            for key, value in data.items()
+            if value is not None or not (key in known or rest)
+        }
+    if isinstance(data, list):
+        return [without_nulls(schema.get("items", {}), item) for item in data]
+    return data
+
+
 def with_defaults(schema: Schema, data: Any) -> Any:
-    """A copy of the data with the schema's defaults filled in, nulls that have a default replaced, as on the server."""
+    """A copy of the data, which has no nulls, with the schema's defaults filled in."""
     if isinstance(data, Mapping):
         filled = dict(data)
         for name, sub in schema.get("properties", {}).items():
-            if "default" in sub and filled.get(name) is None:
+            if "default" in sub and name not in filled:
                 filled[name] = deepcopy(sub["default"])
         return {key: with_defaults(_property(schema, key), value) for key, value in filled.items()}
     if isinstance(data, list | tuple):
