@@ -17,6 +17,7 @@ from toolorchestra.api.base import CATEGORY, GROUP, VERSION
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.resource import Resource
 from toolorchestra.api.schema import Schema, structural_schema
+from toolorchestra.api.structural import structural_errors
 from toolorchestra.api.training import OrchestratorTraining
 
 MAX_BYTES = 100_000
@@ -164,6 +165,8 @@ def crd_files() -> dict[str, str]:
     """File name → YAML of every CRD."""
     files = {}
     for kind, facts in FACTS.items():
+        if errors := list(structural_errors(root_schema(kind))):
+            raise ValueError(f"the schema of {kind.__name__} is not structural: {'; '.join(errors)}")
         text = HEADER + yaml.dump(
             crd(kind),
             Dumper=_Dumper,

@@ -36,9 +36,14 @@ the same checks.
 IMMUTABILITY_INTRO = f"""# What may change, and what may not
 
 {GENERATED}
-A change that a running training could not honour is refused by the API server with the message below, never ignored.
-`kubectl apply` of the same file again changes nothing. Everything that is not listed may be changed at any time and
-takes effect without a restart: `suspend`, `limits`, `rollout.workers`, `rollout.concurrencyPerWorker`, deadlines.
+A change that could not be honoured is refused by the API server with a message, never ignored. Applying the same file
+again changes nothing. What is not listed may change at any time:
+
+- of an OrchestratorTraining: `suspend`, `limits`, `rollout.workers`, `rollout.concurrencyPerWorker` and
+  `rollout.podTemplate` (the workers roll), `storage.retentionPolicy`, the deadlines, `backoffLimit`, and how long things
+  are kept; none of it restarts the training;
+- of an ExpertPool: everything else; prices and limits hold for trainings admitted later, and a change under `vllm` rolls
+  the replicas without losing a request.
 """
 
 
@@ -140,7 +145,7 @@ def _immutability() -> str:
     for kind in CUSTOM_RESOURCES:
         for where, message in _rules(structural_schema(kind), "", transitions=True):
             lines.append(f"| {kind.__name__} | `{where}` | {message.partition(': ')[2]} |")
-    lines += ["", "Names, as everywhere in Kubernetes, are immutable too.", ""]
+    lines += ["", "Names are immutable, as everywhere in Kubernetes.", ""]
     return "\n".join(lines)
 
 
