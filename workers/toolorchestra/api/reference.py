@@ -36,14 +36,14 @@ the same checks.
 IMMUTABILITY_INTRO = f"""# What may change, and what may not
 
 {GENERATED}
-A change that could not be honoured is refused by the API server with a message, never ignored. Applying the same file
-again changes nothing. What is not listed may change at any time:
+A change that could not be honoured is refused by the API server with a message, never ignored. Applying the same
+file again changes nothing. What is not listed may change at any time:
 
 - of an OrchestratorTraining: `suspend`, `limits`, `rollout.workers`, `rollout.concurrencyPerWorker` and
-  `rollout.podTemplate` (the workers roll), `storage.retentionPolicy`, the deadlines, `backoffLimit`, and how long things
-  are kept; none of it restarts the training;
-- of an ExpertPool: everything else; prices and limits hold for trainings admitted later, and a change under `vllm` rolls
-  the replicas without losing a request.
+  `rollout.podTemplate` (the workers roll), `storage.retentionPolicy`, the deadlines, `backoffLimit`, and how long
+  things are kept; none of it restarts the training;
+- of an ExpertPool: everything else; prices and limits hold for trainings admitted later, and a change under `vllm`
+  rolls the replicas without losing a request.
 """
 
 
