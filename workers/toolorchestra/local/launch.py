@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-from toolorchestra.evaluation.report import write_report
 from toolorchestra.local.live import Display
 from toolorchestra.local.lock import RunLock
 from toolorchestra.local.plan import LocalPlan, dump
@@ -121,5 +120,7 @@ def _finish_manifest(run: RunDir, state: State, *, seconds: float) -> None:
 
 def report(run: RunDir) -> Path:
     """Write report.html and report.json."""
+    from toolorchestra.evaluation.report import write_report  # matplotlib: only when there is something to draw
+
     write_report(run.root)
     return run.root / "report.html"

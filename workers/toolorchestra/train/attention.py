@@ -118,10 +118,12 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> T
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float | None) -> Tensor:
     """Per-document causal attention by SDPA: query [T, heads, dim], key, value [T, kv heads, dim] → [T, heads, dim]."""
     outputs = []
-    for group, gather in zip(documents.groups, documents.gather, strict=True):
-        part = [t.narrow(0, group.start, group.tokens) for t in (query, key, value)]
+    # split and not narrow: its backward is one concatenation, narrow's is one zero-filled tensor of full size per group
+    sizes = [group.tokens for group in documents.groups]
+    parts = zip(*(t.split(sizes) for t in (query, key, value)), strict=True)
+    for group, gather, part in zip(documents.groups, documents.gather, parts, strict=True):
         if gather is not None:
-            part = [t.index_select(0, gather[0]) for t in part]
+            part = tuple(t.index_select(0, gather[0]) for t in part)
         q, k, v = (t.view(group.count, group.longest, *t.shape[1:]) for t in part)
         out = _causal(q, k, v, scale).flatten(0, 1)
         outputs.append(out if gather is None else out.index_select(0, gather[1]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -17,10 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+import ray
 
 from toolorchestra.process import die_with_parent
 from toolorchestra.train.controller import Paused, Stopped
+from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.status import EXIT_CODES, State
@@ -29,34 +29,12 @@ from toolorchestra.train.trainer_group import TrainerLost
 _log = logging.getLogger(__name__)
 
 
-class DriverConfig(BaseModel):
-    """What the driver is told by whoever starts it; `resources` are the resolved YAML files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    uid: str
-    run: Path
-    nats_url: str
-    ray_address: str
-    resources: tuple[Path, ...]
-    model_dir: Path
-    volumes: dict[str, Path] = {}
-    device: str = "cpu"
-    threads: int = 2
-    """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
-
-    def write(self, path: Path) -> None:
-        path.write_text(self.model_dump_json(indent=1))
-
-    @classmethod
-    def read(cls, path: Path) -> DriverConfig:
-        return cls.model_validate(json.loads(path.read_text()))
-
-
 async def drive(config: DriverConfig) -> State:
     """Run one incarnation to its end; the state that it ended in."""
     run = RunDir(config.run)
+    ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
     job = Job(config=config, run=run)
+    # After ray.init, which installs a handler of its own that ends the process on the spot.
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, job.stop)

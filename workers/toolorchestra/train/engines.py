@@ -69,6 +69,7 @@ class Engines:
         self._paused = False
         for i, status in enumerate(statuses):
             await self._seen(i, status)
+        await self._publish()  # also where a watcher saw the new status first: the pause ends here
         async with self._ready:
             await self._ready.wait_for(lambda: any(s.version == snapshot.version for s in self.statuses))
 

@@ -12,10 +12,9 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
-import ray
 
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
@@ -26,6 +25,7 @@ from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
 from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engines import Engines, engine_actors
@@ -41,9 +41,6 @@ from toolorchestra.train.trainer import TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.trainers import AsyncTrainers
 from toolorchestra.train.wire import BusWire
-
-if TYPE_CHECKING:
-    from toolorchestra.train.driver import DriverConfig
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +105,6 @@ class Job:
         checkpoint = await asyncio.to_thread(store.latest)
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
         await self._bus.drain()
-        ray.init(address=self.config.ray_address, namespace=self.config.uid, log_to_driver=False, logging_level=logging.ERROR)
         self._wire = BusWire(self._bus)
         self._start_engines()
         recovery = self._open_books(checkpoint)

@@ -1,0 +1,33 @@
+"""What a driver is told by whoever starts it: the supervisor on one machine, the operator on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DriverConfig(BaseModel):
+    """`resources` are the resolved YAML files: one training and its pools."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: str
+    run: Path
+    nats_url: str
+    ray_address: str
+    resources: tuple[Path, ...]
+    model_dir: Path
+    volumes: dict[str, Path] = Field(default_factory=dict)
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 2
+    """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> DriverConfig:
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
