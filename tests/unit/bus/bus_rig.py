@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import nats
 
@@ -17,6 +18,7 @@ from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 
 QUICK = Timeouts(connect=5, request=1, deadline=20, reconnect_wait=0.05, retry_delay=0.05)
+T = TypeVar("T")
 _UIDS = itertools.count()
 
 
@@ -71,3 +73,11 @@ async def take(bus: RolloutBus, n: int = 1) -> list[Lease]:
 async def collect(results: AsyncIterator[Received], n: int) -> list[Received]:
     async with asyncio.timeout(10):
         return [await anext(results) for _ in range(n)]
+
+
+async def eventually(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:
+    """Ask a server until what it says holds: it has no event for that."""
+    async with asyncio.timeout(10):
+        while not holds(answer := await ask()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +24,7 @@ from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_USER_INFO = re.compile(r"://[^/\s,@]*@")
 _STORE_FAILED = 10077
 """JSStreamStoreFailedF: `discard=new` answers with it, and with "maximum messages/bytes exceeded"."""
 _NOT_FOUND = (10059, 10014)
@@ -65,7 +67,9 @@ class Connection:
     """Made by `Connection.open`; `client` is nats-py's. `epoch` counts reconnects."""
 
     def __init__(self, client: Client, *, url: str, timeouts: Timeouts) -> None:
-        self.client, self.url, self.timeouts = client, url, timeouts
+        self.client, self.timeouts = client, timeouts
+        self.url = _USER_INFO.sub("://", url)
+        """For messages: without a user, a password or a token."""
         self.js = client.jetstream(timeout=timeouts.request)
         self.epoch = 0
         self._up = asyncio.Event()
@@ -73,19 +77,19 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str, *, name: str, timeouts: Timeouts) -> Connection:
-        """Connect; BusUnavailable where nothing answers at `url` within `timeouts.connect`."""
+        """Connect to `url` (or several, with commas); BusUnavailable: nothing answers within `timeouts.connect`."""
         client = Client()
         connection = cls(client, url=url, timeouts=timeouts)
 
         async def reconnected() -> None:
             connection.epoch += 1
             connection._up.set()
-            _log.info("nats: reconnected to %s", url)
+            _log.info("nats: reconnected to %s", connection.url)
 
         async def disconnected() -> None:
             connection._up.clear()
             if not client.is_closed:
-                _log.warning("nats: lost the connection to %s; reconnecting", url)
+                _log.warning("nats: lost the connection to %s; reconnecting", connection.url)
 
         async def closed() -> None:
             connection._up.set()
@@ -96,7 +100,7 @@ class Connection:
         try:
             async with asyncio.timeout(timeouts.connect):
                 await client.connect(
-                    url,
+                    [part.strip() for part in url.split(",")],
                     name=name,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=timeouts.reconnect_wait,  # type: ignore[arg-type]
@@ -109,7 +113,9 @@ class Connection:
         except (OSError, TimeoutError, nats.errors.Error) as error:
             with contextlib.suppress(Exception):
                 await client.close()
-            raise BusUnavailable(f"no NATS server answers at {url} ({error or type(error).__name__})") from error
+            raise BusUnavailable(
+                f"no NATS server answers at {connection.url} ({error or type(error).__name__})"
+            ) from error
         return connection
 
     async def wait_until_up(self, limit: float) -> bool:
@@ -149,4 +155,6 @@ class Connection:
         if self.client.is_connected:
             with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
                 await self.client.flush(timeout=2)
-        await self.client.close()
+        # Closing drains a socket that may be broken already.
+        with contextlib.suppress(OSError):
+            await self.client.close()

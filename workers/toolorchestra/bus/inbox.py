@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 
 from toolorchestra.bus.connection import Connection
-from toolorchestra.bus.protocol import BusError, Received
+from toolorchestra.bus.protocol import BusError, BusUnavailable, Received
 from toolorchestra.bus.pull import Pull
 from toolorchestra.bus.streams import CONTROLLER
 
@@ -39,7 +39,7 @@ class Inbox:
         self._changed = asyncio.Event()
         self._pulls: list[Pull] = []
         self._loops: list[asyncio.Task[None]] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._closed = False
 
     async def listen(self, connection: Connection, *, stream: str, read: Read) -> None:
@@ -48,23 +48,26 @@ class Inbox:
         info = await pull.bind()
         self._pulls.append(pull)
         keep = (info.config.ack_wait or 30.0) / 3
-        self._loops.append(asyncio.create_task(self._guard(self._feed(pull, read)), name=f"pull {stream}"))
-        self._loops.append(
-            asyncio.create_task(self._guard(self._keep_alive(stream, every=keep)), name=f"keep {stream}")
-        )
+        for name, loop in (
+            ("pull", self._feed(pull, read)),
+            ("keep", self._keep_alive(connection, stream, every=keep)),
+        ):
+            self._loops.append(asyncio.create_task(loop, name=f"{name} {stream}"))
+            self._loops[-1].add_done_callback(self._ended)
 
-    async def _guard(self, loop: Awaitable[None]) -> None:
+    def _ended(self, loop: asyncio.Task[None]) -> None:
         """A loop's failure is the reader's: it surfaces in `messages`."""
-        try:
-            await loop
-        except Exception as error:
-            self._error = error
+        if not loop.cancelled():
+            self._error = loop.exception()
             self._changed.set()
 
     async def _feed(self, pull: Pull, read: Read) -> None:
         while True:
             for msg in await pull.fetch(max_n=_BATCH, expiry=_EXPIRY):
-                await self._take(msg, read)
+                try:
+                    await self._take(msg, read)
+                except BusUnavailable as error:
+                    _log.warning("%s could not be read; it will come again: %s", msg.subject, error)
 
     async def _take(self, msg: Msg, read: Read) -> None:
         key = (msg.metadata.stream, msg.metadata.sequence.stream)
@@ -82,11 +85,11 @@ class Inbox:
         self._unseen.append(token)
         self._changed.set()
 
-    async def _keep_alive(self, stream: str, *, every: float) -> None:
+    async def _keep_alive(self, connection: Connection, stream: str, *, every: float) -> None:
         while True:
             await asyncio.sleep(every)
             for _, msg in list(self._unacked.values()):
-                if msg.metadata.stream == stream:
+                if msg.metadata.stream == stream and connection.client.is_connected:
                     await msg.in_progress()
 
     async def messages(self) -> AsyncIterator[Received]:
@@ -98,8 +101,6 @@ class Inbox:
                 if held is not None:
                     yield held[0]
             elif self._error is not None:
-                if isinstance(self._error, ConnectionClosedError):
-                    return
                 raise self._error
             else:
                 self._changed.clear()

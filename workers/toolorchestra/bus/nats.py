@@ -12,6 +12,7 @@ How the promises are kept:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -61,6 +62,8 @@ class NatsBus:
         self._tasks = Pull(connection, stream=self._names.tasks, consumer=WORKERS)
         self._max_deliver = 0
         self._leased: dict[int, Msg] = {}
+        self._unacked: set[int] = set()
+        """Tasks that are answered, but whose ack a restarted server did not understand: acked when they come again."""
         self._unsure: set[str] = set()
         """Message ids of which an attempt failed: the server may have taken it, refused it, or half of each."""
         self._inbox: Inbox | None = None
@@ -87,6 +90,10 @@ class NatsBus:
 
     async def _open_task(self, msg: Msg) -> Lease | None:
         token, delivery = msg.metadata.sequence.stream, msg.metadata.num_delivered
+        if token in self._unacked:
+            if await self._settle(msg):
+                self._unacked.discard(token)
+            return None
         if token in self._leased:
             _log.warning("%s was delivered again while it is worked on here: heartbeats came too late", msg.subject)
             self._leased[token] = msg
@@ -95,6 +102,9 @@ class NatsBus:
             envelope = await self._read(msg)
         except (EnvelopeError, PayloadDamaged) as error:
             await self._bury(msg, str(error))
+            return None
+        except BusUnavailable as error:
+            _log.warning("%s could not be read; it will be delivered again: %s", msg.subject, error)
             return None
         self._leased[token] = msg
         return Lease(token=token, envelope=envelope, delivery=delivery, last=delivery >= self._max_deliver)
@@ -107,11 +117,10 @@ class NatsBus:
         await self._settle(msg)
 
     async def heartbeat(self, lease: Lease) -> None:
-        if (msg := self._leased.get(lease.token)) is not None:
-            try:
-                await msg.in_progress()
-            except ConnectionClosedError as error:
-                raise BusUnavailable(f"the connection to {self._connection.url} is closed") from error
+        msg = self._leased.get(lease.token)
+        # While the broker is away its redelivery clock does not run, and buffered heartbeats would be worthless.
+        if msg is not None and await self._connection.wait_until_up(0):
+            await msg.in_progress()
 
     async def complete(self, lease: Lease, result: Envelope) -> None:
         await self._finish(lease, ResultKind.COMPLETED, result)
@@ -135,18 +144,24 @@ class NatsBus:
     async def _finish(self, lease: Lease, kind: ResultKind, result: Envelope) -> None:
         same_id(lease, result)
         await self._send(kind, result)
-        if (msg := self._leased.pop(lease.token, None)) is not None:
-            await self._settle(msg)
+        if (msg := self._leased.pop(lease.token, None)) is not None and not await self._settle(msg):
+            self._unacked.add(lease.token)
 
-    async def _settle(self, msg: Msg) -> None:
-        """Ack and wait for the server's word. Without it the message comes again, which the ids make harmless."""
+    async def _settle(self, msg: Msg) -> bool:
+        """Ack and wait for the server's word; without it the message comes again, which the ids make harmless.
+
+        A server that was killed may have forgotten the delivery, and never answers its ack.
+        """
         payload = (msg.headers or {}).get(PAYLOAD_HEADER)
         try:
-            await self._connection.patiently("ack", lambda: msg.ack_sync(timeout=self._connection.timeouts.request))
-            if payload:
-                await self._payloads.remove(payload)
+            async with asyncio.timeout(2 * self._connection.timeouts.request):
+                await self._connection.patiently("ack", lambda: msg.ack_sync(timeout=self._connection.timeouts.request))
+                if payload:
+                    await self._payloads.remove(payload)
         except _UNSETTLED as error:
-            _log.warning("%s was settled, but its message may come again: %s", msg.subject, error)
+            _log.warning("%s is done, but its message may come again: %s", msg.subject, error or type(error).__name__)
+            return False
+        return True
 
     # ── controller ─────────────────────────────────────────────────────────────────────────────────────────────
 

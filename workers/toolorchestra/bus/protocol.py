@@ -4,7 +4,8 @@ Invariants of every implementation:
 
 - At least once: a submitted task is leased until one lease of it is settled, or it is dead; nothing that was
   acknowledged to the sender is lost.
-- One result per id: the first result of an issue stands, later ones collapse (an optimisation: the journal decides).
+- One result per id: the first result of an issue stands, later ones collapse. This is an optimisation: after a broker
+  was killed a result may come a second time, acked or not. The journal decides.
 - `submit` is idempotent by id; a submit that raised was not taken, and the same id may be submitted again.
 - A task is delivered at most `max_deliver` times. Whoever holds the last delivery and vanishes makes it dead.
 - Bodies are opaque; large ones travel beside the message and arrive whole or not at all.

@@ -1,0 +1,292 @@
+"""The bus on a real nats-server that is killed, refuses, or lies about a body."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import nats
+import pytest
+from bus_rig import QUICK, Make, collect, eventually, result, take, task
+from nats.js import JetStreamContext
+
+from toolorchestra.bus.nats import NatsBus
+from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind
+from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, make_streams, remove_streams
+from toolorchestra.local.nats_server import NatsServer, free_port
+
+
+async def kill(server: NatsServer) -> None:
+    """kill -9, and wait until the supervisor has it up again."""
+    starts = server.restarts
+    os.kill(server.pid, signal.SIGKILL)
+    async with asyncio.timeout(15):
+        await server.restarted(after=starts)
+
+
+@contextlib.asynccontextmanager
+async def raw(server: NatsServer) -> AsyncIterator[JetStreamContext]:
+    client = await nats.connect(server.url)
+    yield client.jetstream()
+    await client.close()
+
+
+async def test_nothing_is_lost_when_the_server_is_killed(nats_make: Make, server: NatsServer) -> None:
+    """30 tasks, two workers, three kills: every issue ends with a result (one that comes twice is the journal's)."""
+    rig = await nats_make(ack_wait=2)
+    controller, workers = await rig.bus(), [await rig.bus(), await rig.bus()]
+    expected = {task(n).id for n in range(30)}
+    got: list[Received] = []
+
+    async def work(bus: NatsBus) -> None:
+        while True:
+            for lease in await bus.lease(max_n=3, expiry=1):
+                await bus.heartbeat(lease)
+                await bus.complete(lease, result(lease))
+
+    async def read() -> None:
+        async for received in controller.results():
+            got.append(received)
+            await controller.ack(received)
+            if {r.envelope.id for r in got} == expected:
+                return
+
+    loops = [asyncio.create_task(work(bus)) for bus in workers]  # type: ignore[arg-type]
+    reader = asyncio.create_task(read())
+    for n in range(30):
+        await controller.submit(task(n))
+        if n in (5, 15, 29):
+            await kill(server)
+    async with asyncio.timeout(30):
+        await reader
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    assert {r.kind for r in got} == {ResultKind.COMPLETED}
+    assert {r.envelope.id for r in got} == expected
+
+
+async def test_an_id_that_the_server_remembers_from_a_refusal_is_not_swallowed(
+    nats_make: Make, server: NatsServer
+) -> None:
+    """What a clustered server may do: keep the id of a publish that it then refuses, and answer `duplicate` later."""
+    rig = await nats_make(max_tasks=1)
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    with pytest.raises(BusFull):
+        await bus.submit(task(2))
+    await bus.drain()
+    names = Names(rig.uid)
+    async with raw(server) as js:
+        subject = names.task_subject(purpose="train", id_=task(2).id)
+        ack = await js.publish(subject, b"", headers={"Nats-Msg-Id": task(2).id})
+        await js.delete_msg(names.tasks, ack.seq)
+        assert (await js.publish(subject, b"", headers={"Nats-Msg-Id": task(2).id})).duplicate
+    await bus.submit(task(2))
+    (lease,) = await take(bus)
+    assert lease.envelope == task(2)
+
+
+async def test_a_publish_waits_for_the_server(nats_make: Make, server: NatsServer) -> None:
+    bus = await (await nats_make()).bus()
+    os.kill(server.pid, signal.SIGKILL)
+    await bus.submit(task(1))
+    await bus.put("progress", b"1")
+    assert len(await take(bus)) == 1
+    assert await bus.get("progress") == b"1"
+
+
+async def test_a_watch_survives_the_server(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make()
+    one, other = await rig.bus(), await rig.bus()
+    await one.put("engines.a", b"0-1")
+    watch = other.watch("engines.")
+    async with asyncio.timeout(20):
+        assert await anext(watch) == Change(key="engines.a", value=b"0-1")
+        await kill(server)
+        await one.put("engines.a", b"0-2")
+        assert await anext(watch) == Change(key="engines.a", value=b"0-2")
+    await watch.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_server_that_stays_away_is_reported(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make()
+    bus = await NatsBus.connect(server.url, uid=rig.uid, timeouts=replace(QUICK, deadline=0.5, request=0.2))
+    await server.stop()
+    with pytest.raises(BusUnavailable, match="did not answer in time"):
+        await bus.submit(task(1))
+    assert await bus.lease(max_n=1, expiry=0.2) == []
+    await bus.close()
+    with pytest.raises(BusUnavailable, match="closed"):
+        await bus.lease(max_n=1, expiry=0.2)
+
+
+async def test_nobody_there() -> None:
+    port = free_port()
+    with pytest.raises(BusUnavailable, match=f"no NATS server answers at nats://127.0.0.1:{port}"):
+        await NatsBus.connect(f"nats://127.0.0.1:{port}", uid="t", timeouts=replace(QUICK, connect=0.5))
+
+
+async def test_streams_that_do_not_exist_or_are_removed(nats_make: Make, server: NatsServer) -> None:
+    with pytest.raises(BusGone, match="do not exist"):
+        await NatsBus.connect(server.url, uid="never-made", timeouts=QUICK)
+    rig = await nats_make()
+    bus = await rig.bus()
+    waiting = asyncio.create_task(bus.lease(max_n=1, expiry=10))
+    async with raw(server) as js:
+        await remove_streams(js, uid=rig.uid)
+        await remove_streams(js, uid=rig.uid)
+    async with asyncio.timeout(8):
+        with pytest.raises(BusGone):
+            await waiting
+
+
+async def test_a_damaged_body_is_an_infrastructure_failure(nats_make: Make, server: NatsServer) -> None:
+    """A chunk overwritten in the bucket: the result is dead (the controller issues the episode again), never wrong."""
+    rig = await nats_make()
+    bus = await rig.bus()
+    for n in range(2):
+        await bus.submit(task(n))
+    first, second = await take(bus, 2)
+    await bus.complete(first, result(first, b"a" * 600_000))
+    names = Names(rig.uid)
+    async with raw(server) as js:
+        stream = f"OBJ_{names.payloads}"
+        info = await js.stream_info(stream, subjects_filter=f"$O.{names.payloads}.C.>")
+        (chunks,) = info.state.subjects
+        chunk = await js.get_last_msg(stream, chunks)
+        await js.delete_msg(stream, chunk.seq)
+        await js.publish(chunks, b"b" * len(chunk.data))
+    (received,) = await collect(bus.results(), 1)
+    assert (received.kind, received.envelope.id, received.envelope.body) == (ResultKind.DEAD, first.envelope.id, b"")
+    assert "digest" in received.envelope.reason
+    await bus.ack(received)
+    await bus.complete(second, result(second))
+    (whole,) = await collect(bus.results(), 1)
+    assert whole.kind is ResultKind.COMPLETED
+
+
+async def test_a_task_whose_body_is_gone_is_dead_at_once(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make()
+    bus = await rig.bus()
+    await bus.submit(task(1, b"x" * 600_000, purpose="evaluation"))
+    async with raw(server) as js:
+        await js.purge_stream(f"OBJ_{Names(rig.uid).payloads}")
+    leases = asyncio.create_task(bus.lease(max_n=1, expiry=8))
+    (received,) = await collect(bus.results(), 1)
+    assert await leases == []
+    assert (received.kind, received.envelope.id, received.envelope.purpose) == (
+        ResultKind.DEAD,
+        task(1).id,
+        "evaluation",
+    )
+    assert "missing" in received.envelope.reason
+
+
+async def test_a_message_of_another_version_is_dead_not_guessed(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make()
+    bus = await rig.bus()
+    subject = Names(rig.uid).task_subject(purpose="train", id_="u.1.0.0.0")
+    async with raw(server) as js:
+        await js.publish(subject, b"order", headers={"To-Envelope": "2", "To-Id": "u.1.0.0.0"})
+    assert await bus.lease(max_n=1, expiry=1) == []
+    (received,) = await collect(bus.results(), 1)
+    assert received.envelope.id == "u.1.0.0.0"
+    assert "envelope version '2'" in received.envelope.reason
+
+
+async def test_settled_bodies_leave_nothing_in_the_bucket(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make(ack_wait=0.5)
+    slow, bus = await rig.bus(), await rig.bus()
+    body = b"x" * 700_000
+    await bus.submit(task(1, body))
+    await bus.submit(task(1, body))
+    (late,) = await take(slow)
+    (lease,) = await take(bus)
+    await bus.complete(lease, result(lease, body))
+    await slow.complete(late, result(late, body))
+    (received,) = await collect(bus.results(), 1)
+    await bus.ack(received)
+    async with raw(server) as js:
+        info = await js.stream_info(f"OBJ_{Names(rig.uid).payloads}")
+    assert info.state.messages == 0
+
+
+async def test_a_lease_that_was_cancelled_forgets_nothing(nats_make: Make, server: NatsServer) -> None:
+    """SIGTERM while waiting: what the server sends to a request that nobody awaits any more is kept or given back."""
+    rig = await nats_make(ack_wait=60)
+    leaving, controller = await rig.bus(), await rig.bus()
+    waiting = asyncio.create_task(leaving.lease(max_n=1, expiry=10))
+    async with raw(server) as js:
+        names = Names(rig.uid)
+        await eventually(lambda: js.consumer_info(names.tasks, WORKERS), lambda info: info.num_waiting == 1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await controller.submit(task(1))
+    await eventually(controller.depth, lambda depth: depth.leased == 1)
+    await leaving.close()
+    (lease,) = await take(controller)
+    assert lease.envelope.id == task(1).id
+
+
+async def test_the_next_controller_gets_what_the_last_one_did_not_ack(nats_make: Make) -> None:
+    rig = await nats_make()
+    first, worker = await rig.bus(), await rig.bus()
+    for n in range(3):
+        await first.submit(task(n))
+        (lease,) = await take(worker)
+        await worker.complete(lease, result(lease))
+    seen = await collect(first.results(), 3)
+    await first.ack(seen[0])
+    await first.close()
+    second = await rig.bus()
+    again = await collect(second.results(), 2)
+    assert {r.envelope.id for r in again} == {r.envelope.id for r in seen[1:]}
+
+
+async def test_a_controller_that_takes_its_time_is_not_sent_the_same_twice(nats_make: Make) -> None:
+    rig = await nats_make(result_ack_wait=0.4)
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    await bus.complete(lease, result(lease))
+    results = bus.results()
+    (received,) = await collect(results, 1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.2):
+            await anext(results)
+    await bus.ack(received)
+    assert (await bus.depth()).results == 0
+
+
+async def test_a_hung_loop_does_not_run_its_task_twice(nats_make: Make) -> None:
+    bus = await (await nats_make(ack_wait=0.3)).bus()
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    assert await bus.lease(max_n=1, expiry=1) == []
+    await bus.complete(lease, result(lease))
+    assert (await bus.depth()).leased == 0
+
+
+async def test_two_trainings_never_meet(nats_make: Make) -> None:
+    one, other = await nats_make(), await nats_make()
+    a, b = await one.bus(), await other.bus()
+    await a.submit(task(1))
+    await a.put("pause", b"yes")
+    assert await b.lease(max_n=1, expiry=0.2) == []
+    assert await b.get("pause") is None
+    assert len(await take(a)) == 1
+
+
+async def test_streams_are_made_again_with_other_limits(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make(max_tasks=1)
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    async with raw(server) as js:
+        await make_streams(js, uid=rig.uid, settings=StreamSettings(max_tasks=5))
+    await bus.submit(task(2))
+    assert len(await take(bus, 2)) == 2
