@@ -68,7 +68,7 @@ def manifest() -> dict[str, Any]:
         "training": {"kind": "OrchestratorTraining", "metadata": {"name": "demo"}, "spec": SPEC},
         "pools": pools,
         "versions": {"vllm": "0.32.0", "torch": "2.13.0", "ray": "2.60.0", "nats-server": "2.15.1"},
-        "started": START,
+        "created": START,
     }
 
 

@@ -96,7 +96,7 @@ def overview(run: RunDir) -> dict[str, Any]:
         return _row(run) | {"status": "Unreadable", "message": str(error)}
     last = max(read_jsonl(run.metrics), key=lambda row: row.get("step", 0), default=dict[str, Any]())
     return _row(run) | {
-        "started": clock(manifest.get("started") or manifest.get("start")),
+        "started": clock(manifest.get("created")),
         "status": status.get("state", "Unknown"),
         "message": status.get("message") or None,
         "step": status.get("step", last.get("step", 0)),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from types import TracebackType
 from typing import TextIO
 
 from toolorchestra.train.run_dir import RunDir
+
+TRIES = 5
+RETRY_SECONDS = 0.02
 
 
 class RunLocked(Exception):
@@ -15,7 +20,7 @@ class RunLocked(Exception):
 
 
 class RunLock:
-    """A context manager; `pid` of the holder stands in the file, for `orchestra cancel`."""
+    """A context manager; the holder's process id stands in the file, for `orchestra status` and `orchestra cancel`."""
 
     def __init__(self, run: RunDir) -> None:
         self._path = run.root / "supervisor.lock"
@@ -24,15 +29,11 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         file = self._path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(file):
             file.seek(0)
             holder = file.read().strip()
             file.close()
-            raise RunLocked(
-                f"{self._run.root} is running already, as process {holder}: see `orchestra status`"
-            ) from error
+            raise RunLocked(f"{self._run.root} is running already, as process {holder}: see `orchestra status`")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -43,18 +44,35 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
+            self._file.truncate(0)
             self._file.close()
             self._file = None
 
     def check(self) -> None:
         """RunLocked where somebody holds it."""
-        with self:
-            pass
+        if (holder := self.holder()) is not None:
+            raise RunLocked(f"{self._run.root} is running already, as process {holder}: see `orchestra status`")
 
     def holder(self) -> int | None:
-        """Process that runs it now; None: nobody."""
+        """Process that runs it now; None: nobody. Looks only: nothing is written, and nobody is kept out."""
         try:
-            self.check()
-        except RunLocked:
-            return int(self._path.read_text().strip())
+            file = self._path.open()
+        except FileNotFoundError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = file.read().strip()
+                return int(text) if text.isdigit() else None  # taken in this moment: not written down yet
         return None
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock; a few tries, because whoever only looks holds it for an instant."""
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(RETRY_SECONDS)
+    return False

@@ -1,0 +1,52 @@
+"""`orchestra cancel RUN`: end a run as Ctrl-C on its terminal would: a checkpoint, then a clean stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolorchestra.cli.runs import RUNS, find_run
+from toolorchestra.cli.status import next_step
+from toolorchestra.local.lock import RunLock
+from toolorchestra.train.run_dir import RunDir
+
+POLL_SECONDS = 0.2
+
+
+def cancel(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+) -> None:
+    """End a run: it finishes its step, writes a checkpoint and stops. Given again meanwhile: it stops at once."""
+    found = find_run(run, folder=folder)
+    holder = RunLock(found).holder()
+    if holder is None:
+        state = found.read_status().get("state", "Starting")
+        typer.echo(f"{found.root} is not running ({state}); {next_step(found, state=state, running=False)}")
+        return
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in this moment
+        os.kill(holder, signal.SIGTERM)
+    typer.echo(f"told process {holder} to stop after this step, with a checkpoint (again: at once)")
+    if wait:
+        _wait(found, holder=holder)
+
+
+def _wait(run: RunDir, *, holder: int) -> None:
+    """Until the lock is free, saying what the run says of itself."""
+    said = ""
+    while RunLock(run).holder() == holder:
+        status = run.read_status()
+        now = f"step {status.get('step', 0)} of {status.get('steps', '?')}: {status.get('message') or 'under way'}"
+        if now != said:
+            typer.echo(now)
+            said = now
+        time.sleep(POLL_SECONDS)
+    state = run.read_status().get("state", "Starting")
+    typer.echo(f"{state}: {next_step(run, state=state, running=False)}")

@@ -1,0 +1,87 @@
+"""`orchestra status RUN`: how far a run is, and whether anybody still runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolorchestra.cli.runs import RUNS, clock, find_run
+from toolorchestra.local.lock import RunLock
+from toolorchestra.train.run_dir import RunDir
+
+UNDER_WAY = ("Starting", "Running")
+"""States that hold only while a supervisor lives: without one the run has died."""
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how far a run is, what it has spent, and what to do next where it has stopped."""
+    found = find_run(run, folder=folder)
+    row = standing(found)
+    if as_json:
+        typer.echo(json.dumps(row, indent=1))
+        return
+    for label, text in lines(row):
+        typer.echo(f"{label:<12} {text}".rstrip())
+
+
+def standing(run: RunDir) -> dict[str, Any]:
+    """status.json with the run's folder, the process that runs it now (None: nobody), and what to do next."""
+    holder, found = RunLock(run).holder(), run.read_status()
+    state = found.get("state", "Starting")
+    return {
+        "run": run.name,
+        "folder": str(run.root),
+        **found,
+        "state": state,
+        "supervisor": holder,
+        "died": holder is None and state in UNDER_WAY,
+        "next": next_step(run, state=state, running=holder is not None),
+    }
+
+
+def next_step(run: RunDir, *, state: str, running: bool) -> str:
+    """What a person can do now, as a sentence with its command; empty where there is nothing to do."""
+    resume = f"orchestra resume {run.root}"
+    if running:
+        return f"orchestra logs {run.root}; orchestra cancel {run.root}"
+    if state in UNDER_WAY:
+        return f"the process that ran it is gone: go on from the last checkpoint with: {resume}"
+    if state == "Paused":
+        return f"do what the message says, then go on with: {resume}"
+    if state == "Complete":
+        return f"orchestra report {run.root}"
+    return f"go on from the last checkpoint with: {resume}"
+
+
+def lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The status for people, label by label."""
+    yield row["run"], f"{row['state']}{' (died: nobody runs it)' if row['died'] else ''}"
+    yield from _if_said("message", row.get("message"))
+    if "steps" in row:
+        yield "step", f"{row.get('step', 0)} of {row['steps']} ({row.get('progressPercentage', 0)} %)"
+    yield from _if_said("incarnation", row.get("incarnation"))
+    yield from _if_said("policy", row.get("policyVersion"))
+    for name, value in row.get("metrics", {}).items():
+        yield name.replace("_", " "), f"{value:.6g}"
+    if (spent := row.get("spentUSD")) is not None:
+        yield "spent", f"${spent}"
+    for name, engine in sorted(row.get("engines", {}).items()):
+        restarts = f", restarted {engine['restarts']} times" if engine.get("restarts") else ""
+        version = f" version {engine['version']}" if engine.get("version") else ""
+        yield name, f"{engine['state']}{version}{restarts} {engine.get('serves', '')}".rstrip()
+    yield "supervisor", "none" if row["supervisor"] is None else f"process {row['supervisor']}"
+    yield from _if_said("updated", clock(row.get("updated")))
+    yield "next", row["next"]
+
+
+def _if_said(label: str, value: Any) -> Iterator[tuple[str, str]]:
+    if value not in (None, ""):
+        yield label, str(value)
