@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from toolorchestra.cli.runs import find_run
 from toolorchestra.cli.train import fail
 
 
-def resume(run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]) -> None:
+def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")]) -> None:
     """Go on with a run from its last complete checkpoint, as a new incarnation. Nothing accepted is lost."""
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
     from toolorchestra.local.lock import RunLock, RunLocked
     from toolorchestra.train.run_dir import RunDir
 
-    folder = RunDir(run.resolve())
-    if not folder.manifest.exists():
-        fail(f"{run}: not a run's folder (no manifest.json); `orchestra runs list` names them")
+    folder = RunDir(find_run(run).root.resolve())
     manifest = folder.read_manifest()
     options = manifest["options"]
     try:
@@ -37,5 +36,5 @@ def resume(run: Annotated[Path, typer.Argument(help="The run's folder.", metavar
         env=os.environ,
     )
     plan = with_seed(plan, int(manifest["seed"]))
-    typer.echo(f"going on with {run}")
+    typer.echo(f"going on with {folder.name}")
     run_to_the_end(folder, plan, console=Console())

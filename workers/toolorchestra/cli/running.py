@@ -15,6 +15,7 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.train import fail
 from toolorchestra.evaluation.gates import gates
 from toolorchestra.local.launch import report, supervise
+from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
 from toolorchestra.local.supervisor import SupervisorError
@@ -70,6 +71,8 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console) -> None:
     """Supervise, report, and end with the state's exit status."""
     try:
         state = supervise(run, plan, console=console)
+    except RunLocked as error:
+        fail(str(error))
     except (SupervisorError, NatsServerError) as error:
         run.set_status(run.read_status() | {"state": "Failed", "message": str(error)})
         typer.echo(
@@ -77,23 +80,23 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console) -> None:
         )
         raise typer.Exit(1) from error
     message = run.read_status().get("message", "")
-    console.print(f"{state}: {message}" if message else state)
-    if state == "Cancelled":
-        console.print(f"go on with: orchestra resume {_short(run)}")
+    typer.echo(f"{state}: {message}" if message else state)
+    if state in ("Cancelled", "Paused"):
+        typer.echo(f"go on with: orchestra resume {_short(run)}")
     if run.metrics.exists():
         page = report(run)
-        console.print(f"report: {_relative(page)}")
-        _print_gates(run, console)
-    console.print(f"run: {_short(run)}")
+        typer.echo(f"report: {_relative(page)}")
+        _print_gates(run)
+    typer.echo(f"run: {_short(run)}")
     raise typer.Exit(EXIT_CODES[state])
 
 
-def _print_gates(run: RunDir, console: Console) -> None:
+def _print_gates(run: RunDir) -> None:
     import json
 
     found = json.loads((run.root / "report.json").read_text())
     for gate in gates(found):
-        console.print(gate.line())
+        typer.echo(gate.line())
 
 
 def _short(run: RunDir) -> str:

@@ -92,6 +92,7 @@ def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
     console.print(f"· run folder: {run.root}", style="dim")
     with RunLock(run):
         state = asyncio.run(_supervise(run, plan, console=console))
+        _finish_status(run, state)
     _finish_manifest(run, state, seconds=time.monotonic() - started)
     return state
 
@@ -107,6 +108,13 @@ async def _supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
         display.finish()
+
+
+def _finish_status(run: RunDir, state: State) -> None:
+    """A controller that was killed on the spot could not say how it ended."""
+    found = run.read_status()
+    if found.get("state") != state:
+        run.set_status(found | {"state": state, "message": "stopped at once, without a checkpoint of this moment"})
 
 
 def _finish_manifest(run: RunDir, state: State, *, seconds: float) -> None:

@@ -72,7 +72,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """A line for a person, above the panel."""
-        self._console.print(Text(message))
+        self._console.print(Text(message), soft_wrap=True)  # a line stays a line where it is piped
 
     async def show(self) -> None:
         """Follow the run."""

@@ -67,7 +67,14 @@ class Supervisor:
             loop.add_signal_handler(sig, self._interrupted)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._end)
-            config = await self._start(stack)
+            try:
+                config = await self._start(stack)
+            except SupervisorError:
+                if self._interrupts:  # its processes were ended under it
+                    return "Cancelled"
+                raise
+            if self._interrupts:
+                return "Cancelled"
             return await self._incarnations(config)
 
     # ── starting ───────────────────────────────────────────────────────────────────────────────────────────────
