@@ -182,7 +182,8 @@ async def test_a_task_handed_back_goes_to_another_worker_at_once(make: Make) -> 
 
 
 async def test_a_task_handed_back_at_its_last_delivery_is_deferred(make: Make) -> None:
-    bus = await (await make(max_deliver=1)).bus()
+    bus = await (await make(max_deliver=1, ack_wait=7)).bus()
+    assert bus.ack_wait == 7
     await bus.submit(task(1))
     (lease,) = await take(bus)
     assert lease.last

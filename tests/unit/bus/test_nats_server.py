@@ -12,6 +12,7 @@ from pathlib import Path
 import nats
 import pytest
 
+from toolorchestra.local import nats_server
 from toolorchestra.local.nats_server import NatsServer, NatsServerError
 
 
@@ -57,6 +58,17 @@ async def test_a_store_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     (tmp_path / "jetstream").write_text("not a directory")
     with pytest.raises(NatsServerError, match=r"did not start(.|\n)*not a directory"):
         await NatsServer(directory=tmp_path).start()
+
+
+async def test_it_is_given_up_after_too_many_deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_server, "_MAX_RESTARTS", 2)
+    async with NatsServer(directory=tmp_path) as server:
+        (tmp_path / "nats-server.conf").write_text("no such option: 1")
+        os.kill(server.pid, signal.SIGKILL)
+        async with asyncio.timeout(15):
+            failure = await server.failed()
+    assert "keeps dying" in str(failure)
+    assert "Parse error" in str(failure)
 
 
 async def test_it_dies_with_its_parent(tmp_path: Path) -> None:

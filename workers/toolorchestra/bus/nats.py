@@ -60,7 +60,7 @@ class NatsBus:
         self._payloads = Payloads(connection, name=self._names.payloads)
         self._state = State(connection, name=self._names.state)
         self._tasks = Pull(connection, stream=self._names.tasks, consumer=WORKERS)
-        self._max_deliver = 0
+        self._max_deliver, self.ack_wait = 0, 0.0
         self._leased: dict[int, Msg] = {}
         self._unacked: set[int] = set()
         """Tasks that are answered, but whose ack a restarted server did not understand: acked when they come again."""
@@ -75,7 +75,7 @@ class NatsBus:
         bus = cls(connection, uid=uid)
         try:
             info = await bus._tasks.bind()
-            bus._max_deliver = info.config.max_deliver or 1
+            bus._max_deliver, bus.ack_wait = info.config.max_deliver or 1, info.config.ack_wait or 30.0
             await bus._state.bind()
         except BaseException:
             await connection.close()

@@ -100,6 +100,11 @@ class Change:
 class WorkerBus(Protocol):
     """The worker's side."""
 
+    @property
+    def ack_wait(self) -> float:
+        """Seconds of silence after which a lease is lost; send heartbeats every third of it."""
+        ...
+
     async def lease(self, *, max_n: int, expiry: float) -> list[Lease]:
         """Up to `max_n` tasks; waits at most `expiry` seconds for the first and for no second one. Empty: nothing came.
 
@@ -108,7 +113,7 @@ class WorkerBus(Protocol):
         ...
 
     async def heartbeat(self, lease: Lease) -> None:
-        """Still working: the redelivery clock starts anew. Send one every third of the ack wait."""
+        """Still working: the redelivery clock starts anew."""
         ...
 
     async def complete(self, lease: Lease, result: Envelope) -> None:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import nats.errors
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from toolorchestra.bus.connection import Connection
-from toolorchestra.bus.protocol import BusUnavailable, Change
+from toolorchestra.bus.protocol import BusGone, BusUnavailable, Change
 
 _LOOK_UP = 1.0
 """Seconds after which a watcher without news checks whether the connection is still the one it was made on."""
@@ -24,8 +24,11 @@ class State:
         self._bucket: KeyValue | None = None
 
     async def bind(self) -> None:
-        """Find the bucket; NotFoundError where it does not exist."""
-        self._bucket = await self._connection.js.key_value(self._name)
+        """Find the bucket; BusGone where it does not exist."""
+        try:
+            self._bucket = await self._connection.patiently("bind", lambda: self._connection.js.key_value(self._name))
+        except NotFoundError as error:
+            raise BusGone(f"the training's state bucket does not exist at {self._connection.url}") from error
 
     @property
     def _kv(self) -> KeyValue:

@@ -176,6 +176,7 @@ class NatsServer:
             if in_a_row > _MAX_RESTARTS:
                 self.failure = NatsServerError(f"nats-server keeps dying ({self.log}):\n{tail(self.log)}")
                 _log.error("%s", self.failure)
+                self._announce()
                 return
             _log.warning("nats-server ended (%s); starting it again on port %d", code, self.port)
             await asyncio.sleep(min(0.05 * 2 ** (in_a_row - 1), 2.0))
@@ -188,13 +189,23 @@ class NatsServer:
                 child.kill()
                 continue
             self._up.set()
-            self._news.set()
-            self._news = asyncio.Event()
+            self._announce()
+
+    def _announce(self) -> None:
+        """Wake whoever waits for news, once."""
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def restarted(self, *, after: int) -> None:
         """Return when it is ready and was restarted more often than `after` times."""
         while self.restarts <= after or not self._up.is_set():
             await self._news.wait()
+
+    async def failed(self) -> NatsServerError:
+        """Return when supervision has given up, with the reason. Waits for ever while all is well."""
+        while self.failure is None:
+            await self._news.wait()
+        return self.failure
 
     async def stop(self) -> None:
         """Stop it for good: it flushes its store. Idempotent."""
