@@ -81,7 +81,9 @@ class Supervisor:
 
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
         rollout = self.plan.training.spec.rollout
-        server = NatsServer(directory=self.run.root / "nats")
+        # No fsync per message: a killed server loses nothing (the pages are the kernel's), and after a machine's crash the
+        # journal, which is fsynced, has everything that counts; the rest is issued again.
+        server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
         await self._make_streams(server.url, slots=rollout.workers * rollout.concurrency_per_worker)
         pools = self.plan.pools

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import BusFull, BusUnavailable, Received, ResultKind, RolloutBus
+from toolorchestra.bus.protocol import HANDED_BACK, BusFull, BusUnavailable, Received, ResultKind, RolloutBus
 from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import Order
@@ -47,10 +47,10 @@ class BusWire:
 
 
 def read_arrival(received: Received) -> Arrival:
-    """Decode a result. The reason of `deferred` is the expert; without one a worker was told to stop: a loss."""
+    """Decode a result. The reason of `deferred` is the expert; a hand-back at the last delivery is a loss."""
     envelope = received.envelope
     trace = decode_trace(envelope.body) if envelope.body else None
-    deferred = received.kind is ResultKind.DEFERRED
+    deferred = received.kind is ResultKind.DEFERRED and envelope.reason != HANDED_BACK
     return Arrival(
         issue=Issue.parse(envelope.id),
         trace=trace,

@@ -1,0 +1,140 @@
+"""A short real training (vLLM, Ray, NATS, workers) that loses every one of its processes once, then all of them.
+
+What must hold at the end: all steps done, and every accepted episode trained exactly once, excluded with a reason, or
+set aside because its weights did not survive: the journal's own counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.tiny_model import tiny_model
+from toolorchestra.train.history import account, read_history
+from toolorchestra.train.journal import read_frames
+from toolorchestra.train.run_dir import RunDir, read_jsonl
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
+
+HERE = Path(__file__).resolve().parent.parent / "support" / "tiny_run"
+STEPS = 24
+PATIENCE = 300.0
+"""Seconds until something that must happen has happened; a busy machine starts vLLM in more than a minute."""
+
+
+class Run:
+    """A run as its user sees it: a command, a folder, processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "orchestra.log"
+
+    def start(self, *arguments: str) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "toolorchestra.cli.main", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def dir(self) -> RunDir:
+        return RunDir(next((self.folder / "runs").iterdir()))
+
+    def step(self) -> int:
+        rows = [row for row in read_jsonl(self.dir.metrics) if "reward_mean" in row]
+        return int(rows[-1]["step"]) if rows else 0
+
+    def events(self, kind: str) -> int:
+        return sum(event["event"] == kind for event in read_jsonl(self.dir.events))
+
+    def descendants(self) -> list[psutil.Process]:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def find(self, what: str) -> psutil.Process:
+        """The one (or first) process of the run whose title or command line holds `what`."""
+        for process in self.descendants():
+            try:
+                if what in " ".join(process.cmdline()):
+                    return process
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        raise AssertionError(f"no process {what!r} among {len(self.descendants())}")
+
+    def until(self, what: str, test: Callable[[], bool]) -> None:
+        """Wait for a fact. Polls: the fact is in files that other processes write."""
+        assert self.process is not None
+        deadline = time.monotonic() + PATIENCE
+        while not test():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{what} never came; the run's last words:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.2)
+
+    def until_step(self, step: int) -> None:
+        self.until(f"step {step}", lambda: any((self.folder / "runs").iterdir()) and self.step() >= step)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    tiny_model(tmp_path / "models" / "tiny")
+    (tmp_path / "runs").mkdir()
+    text = (HERE / "training.yaml").read_text().replace("steps: 10", f"steps: {STEPS}")
+    (tmp_path / "training.yaml").write_text(text)
+    run = Run(tmp_path)
+    yield run
+    if run.process is not None and run.process.poll() is None:
+        os.killpg(run.process.pid, signal.SIGKILL)
+
+
+def assert_exact(run: RunDir) -> None:
+    """The ledger, from the journal alone."""
+    history = read_history(read_frames(run.journal))
+    count = account(history)
+    assert count.exact
+    assert count.open == 0, "every accepted episode came to an end"
+    assert sorted(history.steps) == list(range(1, STEPS + 1)), "every step happened once in the surviving history"
+    for issue in history.trained():
+        assert history.survives(history.accepted[issue].newest)
+
+
+def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
+    run.start(
+        *("train", "-f", str(run.folder / "training.yaml"), "--simulator", str(HERE / "skills.yaml")),
+        *("--volume", f"models={run.folder / 'models'}", "--runs", str(run.folder / "runs")),
+    )
+    run.until_step(2)
+    for name in ("cli.main worker", "nats-server", "vllm.entrypoints", "ray::TrainerActor", "train.driver"):
+        before = run.step()
+        run.find(name).kill()
+        run.until_step(before + 1 if name in ("cli.main worker", "nats-server", "vllm.entrypoints") else 1)
+        lives = {"ray::TrainerActor": 2, "train.driver": 3}.get(name)
+        if lives is not None:
+            run.until(f"incarnation {lives}", lambda lives=lives: run.events("incarnation") >= lives)  # type: ignore[misc]
+            run.until("steps of the new incarnation", lambda: run.step() < STEPS)
+    family = run.descendants()
+    assert run.process is not None
+    run.process.kill()
+    run.process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, f"processes outlived their supervisor: {[p.cmdline() for p in alive]}"
+
+    run.start("resume", str(run.dir.root))
+    assert run.process.wait(PATIENCE) is not None
+    status = json.loads(run.dir.status.read_text())
+    assert status["state"] == "Complete", run.log.read_text()[-3000:]
+    assert_exact(run.dir)
+    report = json.loads((run.dir.root / "report.json").read_text())
+    assert {row["system"] for row in report["evaluations"]} >= {"policy", "initialPolicy", "bestExpert", "always:small"}
