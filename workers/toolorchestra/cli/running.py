@@ -47,8 +47,6 @@ def new_plan(
         where[claim] = Path(folder)
     try:
         bundle = load([str(file) for file in files])
-        if simulator is not None:
-            load(str(simulator), resolve=False)
         plan = plan_of(bundle, name=name, volumes=where, skills=simulator, time_scale=time_scale, environment=env)
     except (ResourceError, LocalError, SettingsError, SourceError) as error:
         fail(str(error))

@@ -16,6 +16,7 @@ import yaml
 
 from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.experts.build import build_endpoint
@@ -79,6 +80,7 @@ def plan_of(
     """Check that the training can run here. LocalError with every problem; the sources' own errors pass through."""
     training = bundle.training(name)
     pools = bundle.experts(training.spec.tools)
+    simulated = simulated_models(skills) if skills is not None else None
     problems: list[str] = []
     model_dir = Path()
     try:
@@ -89,7 +91,7 @@ def plan_of(
         if not (model_dir / "config.json").is_file():
             problems.append(f"spec.model.uri: {training.spec.model.uri}: no config.json there: not a model folder")
     for pool in pools:
-        problems += _pool_problems(pool, skills=skills, environment=environment)
+        problems += _pool_problems(pool, simulated=simulated, environment=environment)
     if training.spec.init_from is not None:
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
     if problems:
@@ -113,12 +115,23 @@ def _is_simulator(pool: ExpertPool) -> bool:
     return pool.spec.endpoint is not None and urlsplit(pool.spec.endpoint.url).hostname == SIMULATOR_HOST
 
 
-def _pool_problems(pool: ExpertPool, *, skills: Path | None, environment: Mapping[str, str]) -> list[str]:
+def simulated_models(skills: Path) -> frozenset[str]:
+    """The models that the simulator of this file answers for; LocalError where it holds no one skill table."""
+    tables = load(skills, resolve=False).skill_tables
+    if len(tables) != 1:
+        raise LocalError([f"--simulator {skills}: holds {len(tables)} resources of kind SkillTable: want exactly one"])
+    return frozenset(expert.name for expert in tables[0].spec.experts)
+
+
+def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, environment: Mapping[str, str]) -> list[str]:
     name, endpoint = pool.metadata.name, pool.spec.endpoint
     if endpoint is None:
         return [f"ExpertPool {name}: type VLLM is not started locally yet; serve it and use type Endpoint with its URL"]
-    if _is_simulator(pool) and skills is None:
+    if _is_simulator(pool) and simulated is None:
         return [f"ExpertPool {name}: its URL's host is `{SIMULATOR_HOST}`: start one with --simulator skills.yaml"]
+    if _is_simulator(pool) and simulated is not None and endpoint.model not in simulated:
+        known = ", ".join(sorted(simulated))
+        return [f"ExpertPool {name}: spec.endpoint.model: the skill table has no {endpoint.model}; it has {known}"]
     reference = endpoint.api_key_secret_ref
     if reference is not None and not environment.get(secret_variable(reference)):
         variable = secret_variable(reference)

@@ -1,0 +1,196 @@
+"""What a training becomes on one machine, and what is said where it cannot run there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from toolorchestra.api.base import SecretKeyRef
+from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.load import load
+from toolorchestra.local.plan import (
+    LocalError,
+    LocalPlan,
+    find_file,
+    plan_of,
+    pool_file,
+    secret_variable,
+    simulated_models,
+    with_simulator,
+    write_resources,
+)
+from toolorchestra.rollout.pools import read_pools
+
+TRAINING = """
+apiVersion: toolorchestra.dev/v1alpha1
+kind: OrchestratorTraining
+metadata: {name: small}
+spec:
+  model:
+    uri: pvc://models/base
+    price: {inputUSDPerMillionTokens: "0.01", outputUSDPerMillionTokens: "0.01"}
+  tasks:
+    sources:
+    - {name: mine, type: JSONL, jsonl: {uri: pvc://models/tasks.jsonl}}
+  tools:
+    experts: {type: Names, names: [oak, ash]}
+  queueName: research
+"""
+
+TASKS = "".join(
+    json.dumps({"id": f"t{i}", "instruction": f"{i}?", "grader": {"type": "ExactMatch", "data": {"answer": str(i)}}})
+    + "\n"
+    for i in range(40)
+)
+
+SKILLS = """
+apiVersion: toolorchestra.dev/v1alpha1
+kind: SkillTable
+metadata: {name: trees}
+spec:
+  experts:
+  - {name: oak-model, default: {accuracy: "0.5"}, latencyMilliseconds: {p50: 100, p99: 200}}
+"""
+
+
+def pool(name: str, *, url: str = "http://simulator/v1", model: str = "oak-model", key: str | None = None) -> str:
+    endpoint: dict[str, object] = {"url": url, "model": model}
+    if key is not None:
+        endpoint["apiKeySecretRef"] = {"name": key, "key": "api-key"}
+    return yaml.safe_dump(
+        {
+            "apiVersion": "toolorchestra.dev/v1alpha1",
+            "kind": "ExpertPool",
+            "metadata": {"name": name},
+            "spec": {
+                "roles": ["Answer"],
+                "description": "An expert.",
+                "price": {"inputUSDPerMillionTokens": "1", "outputUSDPerMillionTokens": "2"},
+                "expectedLatencyMilliseconds": 500,
+                "type": "Endpoint",
+                "endpoint": endpoint,
+            },
+        }
+    )
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """Holds a model folder, as far as a plan looks, and tasks."""
+    (tmp_path / "volume" / "base").mkdir(parents=True)
+    (tmp_path / "volume" / "base" / "config.json").write_text("{}")
+    (tmp_path / "volume" / "tasks.jsonl").write_text(TASKS)
+    return tmp_path / "volume"
+
+
+@pytest.fixture
+def skills(tmp_path: Path) -> Path:
+    path = tmp_path / "skills.yaml"
+    path.write_text(SKILLS)
+    return path
+
+
+def bundle(tmp_path: Path, *pools: str) -> Bundle:
+    path = tmp_path / "training.yaml"
+    path.write_text("---\n".join([TRAINING, *pools]))
+    return load(path)
+
+
+def plan(
+    found: Bundle,
+    *,
+    volumes: Mapping[str, Path],
+    skills: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> LocalPlan:
+    return plan_of(found, name=None, volumes=volumes, skills=skills, time_scale=0.0, environment=environment or {})
+
+
+def test_every_problem_is_said_at_once(tmp_path: Path, skills: Path) -> None:
+    oak, ash = pool("oak", model="elm"), pool("ash", url="https://models.example/v1", key="team-keys")
+    with pytest.raises(LocalError) as caught:
+        plan(bundle(tmp_path, oak, ash), volumes={}, skills=skills)
+    model, simulated, secret = caught.value.problems
+    assert "--volume models=DIR" in model
+    assert "the skill table has no elm; it has oak-model" in simulated
+    assert "set SECRET_TEAM_KEYS_API_KEY in the environment" in secret
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+
+
+def test_a_simulator_that_nobody_starts_is_a_problem(tmp_path: Path, volume: Path) -> None:
+    with pytest.raises(LocalError, match=r"ExpertPool oak: .* --simulator skills\.yaml"):
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume})
+
+
+def test_a_folder_without_a_model_is_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
+    (volume / "base" / "config.json").unlink()
+    with pytest.raises(LocalError, match=r"spec\.model\.uri: pvc://models/base: no config\.json there"):
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+
+
+def test_a_file_with_no_skill_table_is_no_simulator(tmp_path: Path) -> None:
+    path = tmp_path / "pools.yaml"
+    path.write_text(pool("oak"))
+    with pytest.raises(LocalError, match="holds 0 resources of kind SkillTable"):
+        simulated_models(path)
+
+
+def test_a_training_that_can_run_here(tmp_path: Path, volume: Path, skills: Path) -> None:
+    ash = pool("ash", url="https://models.example/v1", key="team-keys")
+    environment = {"SECRET_TEAM_KEYS_API_KEY": "k"}
+    made = plan(bundle(tmp_path, pool("oak"), ash), volumes={"models": volume}, skills=skills, environment=environment)
+    assert made.model_dir == (volume / "base").resolve()
+    assert made.uses_simulator
+    assert [pool.metadata.name for pool in made.pools] == ["oak", "ash"]
+    assert "queueName: ignored on one machine" in made.stand_ins
+    assert any(said.startswith("messaging: a nats-server") for said in made.stand_ins)
+
+
+def test_only_the_simulators_pools_move_to_it(tmp_path: Path) -> None:
+    found = bundle(tmp_path, pool("oak", url="http://simulator:9000/v1"), pool("ash", url="https://models.example/v1"))
+    moved = [with_simulator(each, "http://127.0.0.1:4321") for each in found.pools]
+    urls = [each.spec.endpoint.url for each in moved if each.spec.endpoint is not None]
+    assert urls == ["http://127.0.0.1:4321/v1", "https://models.example/v1"]
+    assert moved[1] is found.pools[1]
+
+
+def test_the_pool_file_names_keys_and_never_holds_them(tmp_path: Path) -> None:
+    found = bundle(tmp_path, pool("oak"), pool("ash", url="https://models.example/v1", key="team-keys"))
+    path = tmp_path / "pools.json"
+    pool_file(found.pools, workers=2).write(path)
+    oak, ash = read_pools(path, environment={"SECRET_TEAM_KEYS_API_KEY": "the-key"})
+    assert (oak.pool, oak.model, oak.api_key) == ("oak", "oak-model", None)
+    assert (ash.pool, ash.url, ash.api_key) == ("ash", "https://models.example/v1", "the-key")
+    assert "the-key" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "variable"),
+    [("openai", "api-key", "SECRET_OPENAI_API_KEY"), ("team.keys", "token", "SECRET_TEAM_KEYS_TOKEN")],
+)
+def test_a_secrets_variable(name: str, key: str, variable: str) -> None:
+    assert secret_variable(SecretKeyRef(name=name, key=key)) == variable
+
+
+def test_where_a_uri_lies() -> None:
+    volumes = {"data": Path("/volumes/data")}
+    assert find_file("file://some/folder", volumes) == Path("some/folder")
+    assert find_file("file:///some/folder", volumes) == Path("/some/folder")
+    assert find_file("pvc://data/sub/file", volumes) == Path("/volumes/data/sub/file")
+    with pytest.raises(LocalError, match="--volume other=DIR"):
+        find_file("pvc://other/file", volumes)
+    with pytest.raises(LocalError, match="hf:// cannot be read on one machine"):
+        find_file("hf://owner/model", volumes)
+
+
+def test_the_resolved_resources_load_again(tmp_path: Path, volume: Path, skills: Path) -> None:
+    made = plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+    path = tmp_path / "resources.yaml"
+    write_resources(path, made.training, made.pools)
+    again = load(path)
+    assert again.trainings == (made.training,)
+    assert again.pools == made.pools
