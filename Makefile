@@ -34,7 +34,7 @@ lock: ## Rewrite locks/cpu.txt from pyproject.toml
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(LOCK)
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
-	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml
+	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
 
 demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
 	$(BIN)/python examples/demo/seeds.py

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
@@ -55,8 +59,6 @@ def new_plan(
 
 def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
     """The plan with another `spec.algorithm.seed`."""
-    from dataclasses import replace
-
     spec = plan.training.spec
     algorithm = spec.algorithm.model_copy(update={"seed": seed})
     training: OrchestratorTraining = plan.training.model_copy(
@@ -65,7 +67,7 @@ def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
     return replace(plan, training=training)
 
 
-def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console) -> None:
+def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, bars: bool = False) -> None:
     """Supervise, report, and end with the state's exit status."""
     try:
         state = supervise(run, plan, console=console)
@@ -84,17 +86,28 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console) -> None:
     if run.metrics.exists():
         page = report(run)
         typer.echo(f"report: {_relative(page)}")
-        _print_gates(run)
+        _print_evaluations(run, console)
+        if bars:
+            _print_gates(run)
     typer.echo(f"run: {_short(run)}")
     raise typer.Exit(EXIT_CODES[state])
 
 
-def _print_gates(run: RunDir) -> None:
-    import json
+def _print_evaluations(run: RunDir, console: Console) -> None:
+    table = Table("suite", "system", "tasks", "accuracy", "reward", "$/task", title="evaluations", title_justify="left")
+    for row in _report(run)["evaluations"]:
+        numbers = (f"{row['accuracy']:.3f}", f"{row['reward']:.3f}", f"{row['nominalUSDPerTask']:.6f}")
+        table.add_row(row["suite"], row["system"], str(row["tasks"]), *numbers)
+    console.print(table)
 
-    found = json.loads((run.root / "report.json").read_text())
-    for gate in gates(found):
+
+def _print_gates(run: RunDir) -> None:
+    for gate in gates(_report(run)):
         typer.echo(gate.line())
+
+
+def _report(run: RunDir) -> dict[str, Any]:
+    return dict(json.loads((run.root / "report.json").read_text()))
 
 
 def _short(run: RunDir) -> str:

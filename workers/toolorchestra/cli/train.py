@@ -27,6 +27,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,
+    bars: Annotated[bool, typer.Option("--bars", help="End by holding the report against the demo's bars.")] = False,
 ) -> None:
     """Train an orchestrator on this machine: the same YAML as on a cluster.
 
@@ -51,7 +52,7 @@ def train(
         return
     from toolorchestra.local.launch import new_run
 
-    run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console)
+    run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console, bars=bars)
 
 
 def fail(message: str) -> NoReturn:

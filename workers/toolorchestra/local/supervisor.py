@@ -81,7 +81,7 @@ class Supervisor:
 
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
         rollout = self.plan.training.spec.rollout
-        # No fsync per message: a killed server loses nothing (the pages are the kernel's), and after a machine's crash the
+        # No fsync per message: a killed server loses nothing (the pages are the kernel's); after a machine's crash the
         # journal, which is fsynced, has everything that counts; the rest is issued again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
