@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import nats
 
+from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, pool_file, with_simulator, write_resources
@@ -39,6 +42,15 @@ GRACE_SECONDS = 20.0
 
 class SupervisorError(Exception):
     """A process of the run cannot be kept alive; the message has its last words."""
+
+
+def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Path) -> dict[str, str]:
+    """`spec.telemetry` as the standard variables; what the user's environment says wins. `file` takes jsonl spans."""
+    said = {"TOOLORCHESTRA_SPANS": spec.span_group, "OTEL_TRACES_SAMPLER_ARG": str(spec.ratio)}
+    said["TOOLORCHESTRA_TRACES_FILE"] = str(file)
+    if spec.otlp_endpoint is not None:
+        said |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": spec.otlp_endpoint}
+    return {name: value for name, value in said.items() if name not in given}
 
 
 def _ray_environment() -> dict[str, str]:
@@ -129,7 +141,11 @@ class Supervisor:
         argv = [*_orchestra(), "worker", "--nats", nats_url, "--uid", self.uid, "--name", name]
         argv += ["--pools", str(self.run.root / "pools.json"), "--model", str(self.plan.model_dir)]
         argv += ["--concurrency", str(rollout.concurrency_per_worker)]
-        return Child(name=name, argv=argv, log=self.run.logs / f"{name}.log")
+        return Child(name=name, argv=argv, log=self.run.logs / f"{name}.log", env=self._telemetry())
+
+    def _telemetry(self) -> dict[str, str]:
+        spec = self.plan.training.spec.telemetry
+        return telemetry_environment(spec, given=os.environ, file=self.run.root / "traces.jsonl")
 
     async def _start_ray(self, stack: AsyncExitStack) -> str:
         ready = self.run.root / "ray.json"
@@ -177,7 +193,7 @@ class Supervisor:
         ended: dict[int, State] = {code: state for state, code in EXIT_CODES.items() if state != "Failed"}
         log = self.run.logs / "controller.log"
         for failures in range(backoff + 1):
-            driver = Child(name="controller", argv=argv, log=log, env=self._ray_env)
+            driver = Child(name="controller", argv=argv, log=log, env=self._ray_env | self._telemetry())
             driver.start()
             self._driver = driver
             self._children.append(driver)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.batch import StepConfig, StepMetrics
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.ledger import Effects, StepPlan, Waiting
 from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.train.rewarding import Rewarding
@@ -31,6 +33,17 @@ from toolorchestra.train.world import World
 
 TICK_SECONDS = 1.0
 """How often outages and lost issues are looked at while nothing else happens."""
+
+
+PUBLISHES = 64
+"""Orders on their way to the bus at a time."""
+
+
+def batched(items: Iterable[Issue], size: int) -> Iterator[list[Issue]]:
+    """Runs of at most `size` items, in order (itertools.batched is of Python 3.12)."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 class Paused(Exception):
@@ -67,6 +80,7 @@ class Controller:
     trainers: Trainers
     engines: EngineGroup
     deferrals: Deferrals
+    spans: EpisodeSpans
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
     stopping: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,6 +113,9 @@ class Controller:
         entry = self.books.enter(arrival.result(), arrival.body, now=now)
         if entry.verdict == "accepted" and arrival.trace is not None:
             self.traces[arrival.issue] = arrival.trace
+            self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
+        for episode, reason in entry.effects.excluded:
+            self.spans.excluded(episode, reason)
         if entry.verdict == "deferred" and arrival.deferred_for:
             self.deferrals.out(arrival.deferred_for, now=time.monotonic())
         if entry.verdict in ("accepted", "failed"):
@@ -124,8 +141,13 @@ class Controller:
                 self.traces.pop(issue, None)
 
     async def _send(self, issues: Iterable[Issue]) -> None:
-        for issue in issues:
-            await self.wire.submit(self.world.order(issue, allowance=self.books.ledger.allowance or None))
+        """Publish issues that are in the journal, several at a time: every publish waits for its acknowledgement."""
+        for some in batched(issues, PUBLISHES):
+            await asyncio.gather(*(self._submit(issue) for issue in some))
+
+    async def _submit(self, issue: Issue) -> None:
+        order = self.world.order(issue, allowance=self.books.ledger.allowance or None)
+        await self.wire.submit(order, headers=self.spans.headers(issue, task=order.task.id))
 
     async def _flush(self) -> None:
         await asyncio.to_thread(self.books.flush)

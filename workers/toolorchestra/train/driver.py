@@ -12,13 +12,14 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 
 from toolorchestra.process import die_with_parent
+from toolorchestra.telemetry.logs import configure_logs
+from toolorchestra.telemetry.setup import configure
 from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
@@ -67,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     die_with_parent()
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.Formatter.converter = time.gmtime
-    state = asyncio.run(drive(DriverConfig.read(args.config)))
+    configure_logs(service="controller")
+    config = DriverConfig.read(args.config)
+    telemetry = configure(service="toolorchestra-controller", attributes={"toolorchestra.training": config.uid})
+    state = asyncio.run(drive(config))
+    telemetry.shutdown()
     sys.stdout.flush()
     os._exit(EXIT_CODES[state])  # Ray's and gRPC's threads must not keep a finished driver alive
 

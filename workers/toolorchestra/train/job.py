@@ -29,6 +29,7 @@ from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engines import Engines, engine_actors
+from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.evaluator import Evaluator, baseline_jobs
 from toolorchestra.train.evaluator import Job as EvaluationJob
 from toolorchestra.train.history import History, Recovery, read_history
@@ -209,6 +210,7 @@ class Job:
             trainers=self._trainers,
             engines=self._engines,
             deferrals=Deferrals(probe=self._probe),
+            spans=EpisodeSpans(self.training.metadata.name),
         )
         if self._stopping.is_set():
             self._controller.stop()
@@ -280,6 +282,8 @@ class Job:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._controller is not None:
+            self._controller.spans.close()
         if self._trainers is not None:
             self._trainers.close()
         if self._engines is not None and not keep_engines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +24,8 @@ class Delivery:
 class Wire(Protocol):
     """Orders out, arrivals in."""
 
-    async def submit(self, order: Order) -> None:
-        """Publish one order; waits while the stream is full. Idempotent by the order's issue."""
+    async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
+        """Publish one order, with trace headers; waits while the stream is full. Idempotent by the order's issue."""
 
     def deliveries(self) -> AsyncIterator[Delivery]:
         """Everything that workers send back, at least once each."""

@@ -31,8 +31,6 @@ DEFAULT_SUITE = "held-out"
 DEFAULT_SUITE_SIZE = 300
 TOKENS_PER_CALL = 16_384
 """Worst case of a call's tokens where a pool sets no limit."""
-ALMOST_ALL = Decimal("0.999")
-"""Held-out share of a suite's own tasks: a Suite always has a training stream, and here nobody trains on it."""
 
 FindFile = Callable[[str], Path]
 """Resolves a URI of the YAML to a file or folder here; raises SettingsError with what to do."""
@@ -133,12 +131,7 @@ def _worst_call(pool: ExpertPool) -> Decimal:
 
 def _sampler(spec: OrchestratorTrainingSpec, catalog: Catalog, suite: SuiteSpec | None = None) -> ViewSampler:
     """The sampler of training instances, or of a suite that brings its own aliases and prices."""
-    tools = spec.tools
-    if suite is not None:
-        own = {"price_books": suite.price_books, "alias_names": suite.alias_names}
-        changes = {name: value for name, value in own.items() if value is not None}
-        tools = tools.model_copy(update={"randomize": tools.randomize.model_copy(update=changes)})
-    return build_sampler(catalog, tools, policy_price=price_of(spec.model.price))
+    return build_sampler(catalog, spec.tools, policy_price=price_of(spec.model.price), suite=suite)
 
 
 def _suites(
@@ -152,8 +145,7 @@ def _suites(
     for wanted in spec.evaluation.suites:
         tasks = suite
         if wanted.tasks is not None:
-            held_out = wanted.tasks.model_copy(update={"held_out_fraction": ALMOST_ALL})
-            tasks = build_suite(held_out, open_uri=find, seed=spec.algorithm.seed)
+            tasks = build_suite(wanted.tasks, open_uri=find, seed=spec.algorithm.seed, evaluation=True)
         if tasks.held_out_size < wanted.size:
             raise SettingsError(
                 f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, {tasks.held_out_size} are"

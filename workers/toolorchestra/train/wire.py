@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
 from toolorchestra.bus.envelope import Envelope
@@ -25,9 +25,11 @@ class BusWire:
         self.sent = 0
         self.received = 0
 
-    async def submit(self, order: Order) -> None:
+    async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
         """Publish; a full or unreachable stream is tried again with the same id until it takes the order."""
-        envelope = Envelope(id=order.issue, body=encode_order(order), purpose=order.purpose, content="order/1")
+        envelope = Envelope(
+            id=order.issue, body=encode_order(order), purpose=order.purpose, content="order/1", headers=headers or {}
+        )
         while True:
             try:
                 await self._bus.submit(envelope)
