@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import Result
+from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
@@ -60,3 +61,14 @@ def orchestra(*arguments: object, status: int = 0) -> Result:
     assert done.exit_code == status, done.output
     assert done.exception is None or isinstance(done.exception, SystemExit), "a mistake is no traceback"
     return done
+
+
+def model_folder(folder: Path, *, context: int = 4096) -> Path:
+    """What a plan looks at: a configuration, a tokenizer, a chat template. No weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    Tokenizer(models.BPE(vocab={"<end>": 0}, merges=[])).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    template = "{% for message in messages %}{{ message['content'] }}<end>{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder

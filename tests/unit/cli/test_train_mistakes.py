@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.run_rig import make_run, orchestra
+from support.run_rig import make_run, model_folder, orchestra
 from toolorchestra.train.run_dir import RunDir
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run"
@@ -96,8 +96,7 @@ def started_with(run: RunDir, inputs: list[Path]) -> None:
 def test_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = "- {name: mine, type: JSONL, jsonl: {uri: pvc://models/tasks.jsonl}}"
     text = re.sub(r"- \{name: sums.*\}", tasks, TRAINING)
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text("{}")
+    model_folder(tmp_path / "tiny")
     grader = {"type": "ExactMatch", "data": {"answer": "1"}}
     rows = [{"id": f"t{i}", "instruction": f"{i}?", "grader": grader} for i in range(100)]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

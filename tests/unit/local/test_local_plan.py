@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.run_rig import model_folder
 from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.bundle import Bundle
 from toolorchestra.api.load import load
@@ -81,8 +82,7 @@ def pool(name: str, *, url: str = "http://simulator/v1", model: str = "oak-model
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
     """Holds a model folder, as far as a plan looks, and tasks."""
-    (tmp_path / "volume" / "base").mkdir(parents=True)
-    (tmp_path / "volume" / "base" / "config.json").write_text("{}")
+    model_folder(tmp_path / "volume" / "base", context=40_000)
     (tmp_path / "volume" / "tasks.jsonl").write_text(TASKS)
     return tmp_path / "volume"
 
@@ -126,9 +126,25 @@ def test_a_simulator_that_nobody_starts_is_a_problem(tmp_path: Path, volume: Pat
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume})
 
 
-def test_a_folder_without_a_model_is_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
-    (volume / "base" / "config.json").unlink()
-    with pytest.raises(LocalError, match=r"spec\.model\.uri: pvc://models/base: no config\.json there"):
+@pytest.mark.parametrize(
+    ("missing", "wanted"),
+    [
+        ("config.json", r"spec\.model\.uri: pvc://models/base: no config\.json there"),
+        ("tokenizer.json", r"spec\.model\.uri: .*base: no tokenizer\.json"),
+        ("chat_template.jinja", r"spec\.model\.uri: .*base: no chat template"),
+    ],
+)
+def test_a_folder_that_is_no_chat_model_is_a_problem(
+    tmp_path: Path, volume: Path, skills: Path, missing: str, wanted: str
+) -> None:
+    (volume / "base" / missing).unlink()
+    with pytest.raises(LocalError, match=wanted):
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+
+
+def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
+    (volume / "base" / "config.json").write_text('{"max_position_embeddings": 512}')
+    with pytest.raises(LocalError, match=r"maxPromptTokens \+ maxResponseTokens is \d+, but .* 512 tokens"):
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
 
 

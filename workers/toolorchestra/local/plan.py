@@ -5,6 +5,7 @@ Pure: files are looked at, nothing is started. Everything that is replaced or mi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.experts.build import build_endpoint
+from toolorchestra.policy.renderer import Renderer, RendererError
+from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.pools import PoolEntry, PoolFile
 from toolorchestra.train.settings import settings_of
 
@@ -88,8 +91,7 @@ def plan_of(
     except LocalError as error:
         problems += error.problems
     else:
-        if not (model_dir / "config.json").is_file():
-            problems.append(f"spec.model.uri: {training.spec.model.uri}: no config.json there: not a model folder")
+        problems += _model_problems(training, model_dir)
     for pool in pools:
         problems += _pool_problems(pool, simulated=simulated, environment=environment)
     if training.spec.init_from is not None:
@@ -109,6 +111,28 @@ def plan_of(
         training, pools, find=plan.find
     )  # tasks, tools, suites: malformed ones are refused before anything starts
     return plan
+
+
+def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
+    """What workers and engines would otherwise die of, again and again, after the start."""
+    spec, rollout = training.spec, training.spec.rollout
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        return [f"spec.model.uri: {spec.model.uri}: no config.json there: not a model folder"]
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        Renderer.load(folder)
+    except (RendererError, TemplateError) as error:
+        return [f"spec.model.uri: {error}"]
+    except ValueError as error:
+        return [f"spec.model.uri: {config_file}: not JSON: {error}"]
+    longest, wanted = config.get("max_position_embeddings"), rollout.max_prompt_tokens + rollout.max_response_tokens
+    if isinstance(longest, int) and wanted > longest:
+        return [
+            f"spec.rollout: maxPromptTokens + maxResponseTokens is {wanted}, but the model's context is {longest}"
+            f" tokens (max_position_embeddings in {config_file})"
+        ]
+    return []
 
 
 def _is_simulator(pool: ExpertPool) -> bool:
