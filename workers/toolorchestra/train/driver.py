@@ -47,7 +47,7 @@ async def drive(config: DriverConfig) -> State:
         state, message = "Complete", "all steps are done"
     except Stopped:
         await job.save()
-        state, message = "Cancelled", f"stopped at step {job.step}; go on with: orchestra resume {run.root}"
+        state, message = "Cancelled", f"stopped at step {job.step}"
     except Paused as pause:
         await job.save()
         state, message = "Paused", str(pause)
