@@ -1,20 +1,26 @@
 """One-machine Ray: a head in a process of its own, so that a killed controller leaves trainers' host and engines alive.
 
-Ray's own processes share its fate (Ray starts them with a parent-death signal), so killing this process ends them all.
+Ray's daemons share its fate (Ray starts them with a parent-death signal), but the raylet's agents do not: so this process
+takes its own parent's death as a request to shut Ray down, and sees that nothing of it is left.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from toolorchestra.process import die_with_parent
 from toolorchestra.train.run_dir import write_atomically
+
+
+SHUTDOWN_SECONDS = 5.0
 
 
 def main() -> None:
@@ -24,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, required=True, help="logical CPUs: one per actor, not cores")
     parser.add_argument("--gpus", type=int, default=None)
     args = parser.parse_args()
-    die_with_parent()
+    die_with_parent(signal.SIGTERM)  # not SIGKILL: the agents of a killed raylet would live on
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     context: Any = ray.init(
         num_cpus=args.cpus,
@@ -36,7 +42,12 @@ def main() -> None:
     info = {"address": context.address_info["gcs_address"], "session": context.address_info["session_dir"]}
     write_atomically(args.ready, json.dumps(info))
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    family = psutil.Process().children(recursive=True)
     ray.shutdown()
+    _, left = psutil.wait_procs(family, timeout=SHUTDOWN_SECONDS)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,312 @@
+"""The controller's whole loop with a real worker on the in-memory bus; only the GPU parts are fakes.
+
+The engine is scripted, the trainers count, the experts answer from a table: what is tested is who is issued, trained,
+excluded, deferred and paid when things go wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
+
+from episode_world import RENDERER, FakeExperts, answer, host_of
+
+from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.usage import Usage
+from toolorchestra.policy.engine import EngineLost
+from toolorchestra.policy.fake import FakeEngine
+from toolorchestra.rewards.registry import RewardConfig
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.order import EpisodeLimits
+from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
+from toolorchestra.tasks.suite import Suite, WeightedSource
+from toolorchestra.tools.catalog import Catalog, ExpertTool
+from toolorchestra.tools.sampler import ViewSampler
+from toolorchestra.tools.view import Price
+from toolorchestra.train.assemble import SampleFilters
+from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.controller import Controller, ControllerConfig, Paused, Stopped
+from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.episode_spans import EpisodeSpans
+from toolorchestra.train.history import account, read_history
+from toolorchestra.train.journal import Journal, read_frames
+from toolorchestra.train.ledger import LedgerConfig
+from toolorchestra.train.rewarding import Rewarding
+from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.weights import Snapshot
+from toolorchestra.train.wire import BusWire
+from toolorchestra.train.world import World
+
+POOLS = ("pool-cheap", "pool-dear")
+
+
+class CountingTrainers:
+    """Trainers that remember what they were given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[TrainSample]] = []
+
+    async def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
+        self.batches.append(list(samples))
+        zeros = dict.fromkeys(("loss", "grad_norm", "entropy", "ratio_mean", "ratio_max", "clip_fraction"), 0.0)
+        tokens = sum(len(s.token_ids) for s in samples)
+        return StepMetrics(
+            **zeros,
+            masked_fraction=0.0,
+            approx_kl=0.0,
+            reference_kl=None,
+            tokens=tokens,
+            trained_tokens=1,
+            micro_batches=1,
+        )
+
+    async def snapshot(self, folder: Path, *, version: str) -> Snapshot:
+        await asyncio.to_thread(folder.mkdir, parents=True)
+        return Snapshot(path=str(folder), version=version, digest="")
+
+    async def save(self, step: int, job: dict[str, Any]) -> Path:
+        json.dumps(job)
+        return Path(f"step-{step}")
+
+    async def export(self, folder: Path) -> None: ...
+
+
+class SwitchingEngine:
+    """The engine side: a fake that serves the version it was given last."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+
+    async def load(self, snapshot: Snapshot, *, adopt: bool = False) -> None:
+        self.engine.version = snapshot.version
+
+
+class Scene:
+    """A controller with its world. `start` runs a worker beside it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reply: Callable[[str], str],
+        experts: FakeExperts | None = None,
+        steps: int = 3,
+        staleness: int = 0,
+        cap: Decimal | None = None,
+        filters: SampleFilters | None = None,
+        when_short: str = "Shrink",
+        config: RewardConfig | None = None,
+    ) -> None:
+        self.folder = folder
+        self.bus = MemoryBus(ack_wait=5.0)
+        self.experts = experts or FakeExperts()
+        self.engine = FakeEngine(RENDERER, reply)
+        self.trainers = CountingTrainers()
+        self.probes: list[str] = []
+        self.expert_is_back = asyncio.Event()
+        ledger = LedgerConfig(2, 4, staleness, "Wait", when_short)  # type: ignore[arg-type]
+        journal = Journal(folder / "journal" / "journal.bin")
+        self.books, self.recovery = Bookkeeper.open(
+            config=ledger,
+            uid="uid",
+            journal=journal,
+            history=read_history(read_frames(journal.path)),
+            step=0,
+            cap=cap,
+            allowance=Decimal("0.5") if cap is not None else Decimal(0),
+        )
+        self.books.ledger.steps = steps
+        self.steps = steps
+        self.controller = Controller(
+            config=ControllerConfig(steps=steps, step=StepConfig(), checkpoint_every=2, issue_timeout=60.0),
+            run=RunDir(folder),
+            world=a_world(),
+            books=self.books,
+            rewarding=Rewarding(
+                config or RewardConfig(combiner="GDPO", weights={"outcome": 1.0, "cost": 0.3}),
+                filters or SampleFilters(),
+            ),
+            wire=BusWire(self.bus),
+            trainers=self.trainers,
+            engines=SwitchingEngine(self.engine),
+            deferrals=Deferrals(probe=self._probe, clock=count(1e9, 1e4).__next__),
+            spans=EpisodeSpans("test"),
+        )
+
+    async def _probe(self, pool: str) -> bool:
+        self.probes.append(pool)
+        return self.expert_is_back.is_set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Controller]:
+        host = host_of(engine=self.engine, experts=self.experts)
+        worker = Worker(bus=self.bus, host=host, settings=WorkerSettings(concurrency=16, lease_expiry_seconds=0.2))
+        tasks = [asyncio.create_task(worker.run()), asyncio.create_task(self._read())]
+        try:
+            yield self.controller
+        finally:
+            worker.stop()
+            await self.bus.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        async for delivery in self.controller.wire.deliveries():
+            await self.controller.take([delivery])
+
+    async def train(self) -> list[dict[str, Any]]:
+        return [await asyncio.wait_for(self.controller.step(), 30) for _ in range(self.steps)]
+
+    def account(self) -> Any:
+        self.books.flush()
+        return account(read_history(read_frames(self.books.journal.path)))
+
+
+def a_world() -> World:
+    source = ReasoningGymSource(name="sums", datasets=["chain_sum"], size=40, seed=1)
+    suite = Suite(sources=[WeightedSource(source)], held_out_fraction=Decimal("0.2"), seed=0)
+    prices = (Price(output_usd_per_million_tokens=Decimal(1000)), Price(output_usd_per_million_tokens=Decimal(9000)))
+    tools = [ExpertTool(n, f"{n} does sums", p, 1000) for n, p in zip(POOLS, prices, strict=True)]
+    sampler = ViewSampler(Catalog(tools), policy_price=Price(), aliases=False)
+    limits = EpisodeLimits(max_turns=1, max_prompt_tokens=6000, max_response_tokens=400, timeout_seconds=20.0)
+    return World(suite, sampler, limits, seed=3)
+
+
+def either(turn: list[int]) -> Callable[[str], str]:
+    """A policy that asks its two experts in turn."""
+
+    def reply(prompt: str) -> str:
+        turn.append(1)
+        return answer(POOLS[len(turn) % 2])
+
+    return reply
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_every_accepted_episode_is_trained_once(tmp_path: Path, staleness: int) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=4, staleness=staleness)
+    async with scene.running():
+        rows = await scene.train()
+    books = scene.account()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert books.exact
+    assert (books.trained, books.open) == (4 * 2 * 4, 0)
+    assert all(row["staleness_max"] <= staleness for row in rows)
+    assert sum(len(batch) for batch in scene.trainers.batches) == 32
+    assert scene.engine.version == "0-4"
+
+
+async def test_an_outage_defers_and_costs_no_issue(tmp_path: Path) -> None:
+    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
+    experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
+    scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
+    async with scene.running() as controller:
+        step = asyncio.create_task(controller.step())
+        while not scene.probes:  # the controller probes once per tick
+            await asyncio.wait({step}, timeout=0.05)
+            assert not step.done()
+        scene.expert_is_back.set()
+        row = await asyncio.wait_for(step, 30)
+    assert row["episodes"] == 8
+    assert scene.account().trained == 8
+    assert all(s.charged <= 1 for g in scene.books.ledger.groups.values() for s in g.siblings)
+
+
+async def test_the_spend_cap_pauses_with_what_to_do(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=3, cap=Decimal("4.5"))
+    async with scene.running():
+        with pytest.raises(Paused, match=r"spend cap.*maxSpendUSD"):
+            await scene.train()
+    spend = scene.books.ledger.spend
+    assert spend.settled + spend.held <= Decimal("4.5")
+    assert scene.account().exact
+
+
+async def test_a_policy_that_talks_garbage_for_a_step_goes_on(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=lambda prompt: "la la la", steps=2)
+    async with scene.running():
+        rows = await scene.train()
+    assert [row["endings"] for row in rows] == [{"unparseable": 8}] * 2
+    assert scene.trainers.batches == [], "no sample is in the required format, so nothing is trained"
+    assert scene.account().exact
+
+
+async def test_engines_that_never_answer_pause_the_run_with_the_cause(tmp_path: Path) -> None:
+    def lost(prompt: str) -> str:
+        raise EngineLost("no engine")
+
+    scene = Scene(tmp_path, reply=lost, steps=40, staleness=4)
+    async with scene.running():
+        with pytest.raises(Paused, match="engine_lost"):
+            await scene.train()
+    books = scene.account()
+    assert (books.accepted, books.trained) == (0, 0)
+
+
+async def test_a_group_without_scored_siblings_is_dropped_and_refilled(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    def reply(prompt: str) -> str:
+        prompts.append(prompt)
+        if prompt == prompts[0]:
+            raise EngineLost("this one task always fails")
+        return answer(POOLS[len(prompts) % 2])
+
+    scene = Scene(tmp_path, reply=reply, steps=1, when_short="Refill")
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["groups_dropped"] == {"too_few_scored": 1}
+    assert row["episodes"] == 8
+    books = scene.account()
+    assert (books.trained, books.exact) == (8, True)
+
+
+async def test_being_asked_to_stop_ends_between_steps(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=3)
+    async with scene.running() as controller:
+        await controller.step()
+        controller.stop()
+        with pytest.raises(Stopped):
+            await controller.step()
+    assert scene.books.ledger.step == 1
+    assert scene.account().exact
+
+
+async def test_a_second_life_trains_what_the_first_accepted(tmp_path: Path) -> None:
+    first = Scene(tmp_path, reply=either([]), steps=2)
+    async with first.running() as controller:
+        issues = first.books.admit(now=0.0)
+        first.books.flush()
+        await controller._send(issues)
+        while first.account().accepted < 8:
+            controller._wake.clear()
+            await asyncio.wait_for(controller._wake.wait(), 30)
+    # Killed here: nothing was trained. The second life starts from the checkpoint of step 0.
+    second = Scene(tmp_path, reply=either([]), steps=1)
+    assert second.books.ledger.incarnation == 1
+    for frame in read_frames(second.books.journal.path):
+        if frame.body:
+            trace = decode_trace(frame.body)
+            second.controller.traces[Issue.parse(trace.issue)] = trace
+    async with second.running() as controller:
+        await controller.recover(second.books.restore(second.recovery, now=0.0))
+        row = (await second.train())[0]
+    assert row["episodes"] == 8
+    assert second.engine.prompts == [], "everything had been accepted before the kill"
+    assert second.account().trained == 8
