@@ -1,7 +1,7 @@
 """One-machine Ray: a head in a process of its own, so that a killed controller leaves trainers' host and engines alive.
 
-Ray's daemons share its fate (Ray starts them with a parent-death signal), but the raylet's agents do not: so this process
-takes its own parent's death as a request to shut Ray down, and sees that nothing of it is left.
+Ray's daemons share its fate (Ray starts them with a parent-death signal), but the raylet's agents do not: so this
+process takes its own parent's death as a request to shut Ray down, and sees that nothing of it is left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import ray
 
 from toolorchestra.process import die_with_parent
 from toolorchestra.train.run_dir import write_atomically
-
 
 SHUTDOWN_SECONDS = 5.0
 
