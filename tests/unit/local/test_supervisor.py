@@ -14,8 +14,9 @@ import pytest
 from support.run_rig import make_run
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.local.nats_server import NatsServer, NatsServerError
 from toolorchestra.local.plan import LocalPlan
-from toolorchestra.local.supervisor import QUICK_LIMIT, Supervisor, SupervisorError, telemetry_environment
+from toolorchestra.local.supervisor import QUICK_LIMIT, Supervisor, SupervisorError, _lives, telemetry_environment
 from toolorchestra.process import Child
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import read_jsonl
@@ -132,3 +133,28 @@ def test_telemetry_becomes_variables_and_the_users_own_win(tmp_path: Path) -> No
     assert found["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
     assert found["TOOLORCHESTRA_TRACES_FILE"] == str(tmp_path / "traces.jsonl")
     assert "OTEL_TRACES_EXPORTER" not in found
+
+
+async def test_a_restarted_nats_server_is_told(supervisor: Supervisor, tmp_path: Path) -> None:
+    async with NatsServer(directory=tmp_path / "nats") as server:
+        supervisor._watchers.append(asyncio.create_task(supervisor._tell_restarts(server)))
+        await asyncio.sleep(0)
+        os.kill(server.pid, signal.SIGKILL)
+        await until(supervisor.run.events.exists)
+        (event,) = read_jsonl(supervisor.run.events)
+        assert (event["event"], event["process"]) == ("restart", "nats-server")
+
+
+async def test_a_nats_server_that_keeps_dying_ends_the_run(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolorchestra.local.nats_server._MAX_RESTARTS", 0)
+    driver = shell(supervisor, "controller", "exec sleep 60")
+    driver.start()
+    supervisor._children.append(driver)
+    async with NatsServer(directory=tmp_path / "nats") as server:
+        supervisor._watchers.append(asyncio.create_task(_lives(server)))
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(NatsServerError, match="keeps dying"):
+            async with asyncio.timeout(20):
+                await supervisor._first_of(driver)

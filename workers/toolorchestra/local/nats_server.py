@@ -207,6 +207,12 @@ class NatsServer:
             await self._news.wait()
         return self.failure
 
+    async def gave_up(self) -> NatsServerError | None:
+        """Return when supervision has ended: the error where it gave up, None where it was stopped."""
+        if self._supervisor is not None:
+            await asyncio.wait({self._supervisor})
+        return self.failure
+
     async def stop(self) -> None:
         """Stop it for good: it flushes its store. Idempotent."""
         if self._supervisor is not None:

@@ -34,8 +34,9 @@ from toolorchestra.train.status import EXIT_CODES, State
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
-QUICK_SECONDS = 5.0
-"""A process that dies within this time of its start, several times in a row, will not get better by itself."""
+QUICK_SECONDS = 20.0
+"""A process that dies within this time of its start, several times in a row, will not get better by itself.
+Imports alone take seconds on a busy machine."""
 QUICK_LIMIT = 5
 GRACE_SECONDS = 20.0
 
@@ -97,6 +98,7 @@ class Supervisor:
         # journal, which is fsynced, has everything that counts; the rest is issued again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
+        self._watchers += [asyncio.create_task(self._tell_restarts(server)), asyncio.create_task(_lives(server))]
         await self._make_streams(server.url, slots=rollout.workers * rollout.concurrency_per_worker)
         pools = self.plan.pools
         if self.plan.uses_simulator:
@@ -187,6 +189,13 @@ class Supervisor:
                 raise SupervisorError(f"{child.name} dies again and again:\n{tail(child.log)}")
             child.start()
 
+    async def _tell_restarts(self, server: NatsServer) -> None:
+        """nats-server is kept alive by its own supervisor; the run says so."""
+        while True:
+            seen = server.restarts
+            await server.restarted(after=seen)
+            self.run.event("restart", "nats-server ended; it was started again on its port", process="nats-server")
+
     async def _incarnations(self, config: DriverConfig) -> State:
         backoff = self.plan.training.spec.backoff_limit
         argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(self.run.root / "driver.json")]
@@ -236,6 +245,11 @@ class Supervisor:
         await asyncio.gather(*(child.stop(grace=GRACE_SECONDS) for child in alive))
         for child in self._children:
             child.kill()
+
+
+async def _lives(server: NatsServer) -> None:
+    if (error := await server.gave_up()) is not None:
+        raise error
 
 
 def _orchestra() -> list[str]:
