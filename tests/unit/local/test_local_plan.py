@@ -25,6 +25,7 @@ from toolorchestra.local.plan import (
     write_resources,
 )
 from toolorchestra.rollout.pools import read_pools
+from toolorchestra.train.settings import SettingsError
 
 TRAINING = """
 apiVersion: toolorchestra.dev/v1alpha1
@@ -40,6 +41,8 @@ spec:
   tools:
     experts: {type: Names, names: [oak, ash]}
   queueName: research
+  suspend: true
+  export: {uri: s3://models/trained}
 """
 
 TASKS = "".join(
@@ -162,8 +165,17 @@ def test_a_training_that_can_run_here(tmp_path: Path, volume: Path, skills: Path
     assert made.model_dir == (volume / "base").resolve()
     assert made.uses_simulator
     assert [pool.metadata.name for pool in made.pools] == ["oak", "ash"]
-    assert "queueName: ignored on one machine" in made.stand_ins
+    assert {"queueName: ignored on one machine", "suspend: ignored on one machine"} <= set(made.stand_ins)
+    assert "export: to export/ in the run's folder instead of s3://models/trained" in made.stand_ins
     assert any(said.startswith("messaging: a nats-server") for said in made.stand_ins)
+
+
+def test_what_this_release_does_not_run_is_refused(tmp_path: Path, volume: Path, skills: Path) -> None:
+    text = TRAINING.replace("  queueName", "  warmStart: {source: pvc://models/traces}\n  queueName")
+    path = tmp_path / "warm.yaml"
+    path.write_text("---\n".join([text, pool("oak"), pool("ash")]))
+    with pytest.raises(SettingsError, match=r"spec\.warmStart\.source: .* use FormatTraces"):
+        plan(load(path), volumes={"models": volume}, skills=skills)
 
 
 def test_only_the_simulators_pools_move_to_it(tmp_path: Path) -> None:

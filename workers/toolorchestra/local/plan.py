@@ -107,9 +107,8 @@ def plan_of(
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
     )
-    settings_of(
-        training, pools, find=plan.find
-    )  # tasks, tools, suites: malformed ones are refused before anything starts
+    # Tasks, tools, suites: malformed ones are refused before anything starts.
+    settings_of(training, pools, find=plan.find)
     return plan
 
 
@@ -172,9 +171,18 @@ def _stand_ins(training: OrchestratorTraining) -> list[str]:
     spec = training.spec
     said = ["messaging: a nats-server of this run's own", "ray: a local Ray, its actors as processes here"]
     said.append("storage: the run's folder")
-    ignored: dict[str, object] = {"queueName": spec.queue_name, "priorityClassName": spec.priority_class_name}
-    ignored |= {"messaging.url": spec.messaging.url, "storage": spec.storage.existing_claim or spec.storage.uri}
+    ignored: dict[str, object] = {
+        "queueName": spec.queue_name,
+        "priorityClassName": spec.priority_class_name,
+        "messaging.url": spec.messaging.url,
+        "storage": spec.storage.existing_claim or spec.storage.uri,
+        "models": spec.models.judge or spec.models.user_simulator,
+        "suspend": spec.suspend,
+        "activeDeadlineSeconds": spec.active_deadline_seconds,
+    }
     said += [f"{name}: ignored on one machine" for name, value in ignored.items() if value]
+    if spec.export is not None:
+        said.append(f"export: to export/ in the run's folder instead of {spec.export.uri}")
     return said
 
 

@@ -72,6 +72,8 @@ def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, 
         raise SettingsError(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
     if spec.preferences is not None and spec.preferences.uri is not None:
         raise SettingsError("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
+    if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
+        raise SettingsError("spec.warmStart.source: traces from a file are not available yet; use FormatTraces")
     limits = episode_limits(spec)
     try:
         catalog = build_catalog(pools)
