@@ -58,5 +58,13 @@ format: setup ## Rewrite the code in the project's format
 crds: setup ## Rewrite crds/*.yaml from the models
 	$(BIN)/orchestra crds
 
+parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rewrites tests/parity/outputs.json
+	bash tests/parity/peer_environment.sh
+	cd tests/parity && ../../.bench/peers/bin/python run_peers.py
+
+bench-train: setup ## Our optimizer step against TRL's on the same trajectories: tokens per second, as a ratio
+	bash tests/parity/peer_environment.sh
+	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/train_step/bench.py
+
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench
