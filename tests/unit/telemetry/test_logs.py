@@ -78,6 +78,10 @@ def test_what_looks_like_a_key_is_taken_out(text: str, gone: str) -> None:
     assert gone not in Redactor([])(text)
 
 
+def test_a_secrets_key_of_any_name_is_known() -> None:
+    assert Redactor.of({"SECRET_MODELS_VALUE": "a-plain-value"})("sent a-plain-value") == "sent ***"
+
+
 def test_ordinary_text_stays() -> None:
     text = "96 tokens, staleness 1, http://127.0.0.1:8000/v1, 3 tasks: answered"
     assert Redactor.of({"HOME_TOKEN": "an", "PATH": "/usr/bin"})(text) == text

@@ -22,7 +22,7 @@ LEVEL_VARIABLE = "TOOLORCHESTRA_LOG_LEVEL"
 
 Format = Literal["auto", "json", "text"]
 
-_SECRET_NAME = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"^SECRET_|(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _MIN_SECRET = 6
 """Shorter values would take ordinary words out of the text."""
 _PATTERNS = (
@@ -41,7 +41,7 @@ class Redactor:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
-        """Knows the values of variables such as `OPENAI_API_KEY`."""
+        """Knows the values of variables such as `OPENAI_API_KEY`, and of all `SECRET_…`: a Secret's key has any name."""
         return cls([value for name, value in environ.items() if _SECRET_NAME.search(name)])
 
     def __call__(self, text: str) -> str:
