@@ -102,8 +102,8 @@ def test_arguments_and_environment() -> None:
     assert "k" not in text.split()
 
 
-def test_a_cuda_engine_takes_vllms_own_transfer() -> None:
+def test_a_cuda_engine_is_compiled_and_sharded() -> None:
     text = " ".join(engine_arguments(EngineConfig(model_dir="m", device="cuda", tensor_parallel_size=2), port=1))
-    assert '{"backend": "nccl"}' in text
     assert "--tensor-parallel-size 2" in text
     assert "--enforce-eager" not in text
+    assert "--kv-cache-memory-bytes" not in text

@@ -120,7 +120,7 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docu
     outputs = []
     # split and not narrow: its backward is one concatenation, narrow's is one zero-filled tensor of full size per group
     sizes = [group.tokens for group in documents.groups]
-    parts = zip(*(t.split(sizes) for t in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(t, sizes) for t in (query, key, value)), strict=True)
     for group, gather, part in zip(documents.groups, documents.gather, parts, strict=True):
         if gather is not None:
             part = tuple(t.index_select(0, gather[0]) for t in part)

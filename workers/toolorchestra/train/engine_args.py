@@ -53,7 +53,7 @@ def engine_arguments(config: EngineConfig, *, port: int) -> list[str]:
         "--enable-scale-out",  # serves /inference/v1/generate: tokens in, tokens out
         "--enable-prefix-caching",
         *("--middleware", "toolorchestra.train.engine_middleware.ControlGuard"),
-        *("--weight-transfer-config", json.dumps({"backend": "nccl" if config.device == "cuda" else BACKEND})),
+        *("--weight-transfer-config", json.dumps({"backend": BACKEND})),
         "--disable-uvicorn-access-log",
     ]
     if config.max_model_len is not None:

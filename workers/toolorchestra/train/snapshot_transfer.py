@@ -1,4 +1,7 @@
-"""vLLM's side of a weight update on the CPU: load a snapshot through vLLM's own transfer protocol. Runs inside vLLM.
+"""vLLM's side of a weight update: load a snapshot through vLLM's own transfer protocol. Runs inside vLLM.
+
+The file is read straight onto the engine's device, so one path serves CPU and CUDA engines, on the trainers' node or on
+a shared file system; every tensor-parallel rank reads the whole file and keeps its shard.
 
 Invariant: nothing of the model is touched before the snapshot's digest and key set are checked, so a bad snapshot
 leaves the old weights in place. (vLLM's `start` therefore does nothing here: it does not yet know the file.)
