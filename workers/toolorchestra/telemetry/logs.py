@@ -41,7 +41,7 @@ class Redactor:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
-        """Knows the values of variables such as `OPENAI_API_KEY`, and of all `SECRET_…`: a Secret's key has any name."""
+        """Knows the values of variables such as `OPENAI_API_KEY`, and of all `SECRET_…`, whatever their keys' names."""
         return cls([value for name, value in environ.items() if _SECRET_NAME.search(name)])
 
     def __call__(self, text: str) -> str:
