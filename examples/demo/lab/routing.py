@@ -1,0 +1,234 @@
+"""Trials of the demo's recipe in one process: warm start, reinforcement learning, evaluation, all in plain torch.
+
+The real parts: prompts, chat template, parser, combiners, objective, tasks and skill table. The stand-ins: the engine is
+`Tiny`, the simulator a function, and staleness a queue of batches. What holds here is what the recipe can do; whether
+the whole system does it is for `make demo` to show.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from toolorchestra.policy.parser import Rules, parse
+from toolorchestra.policy.prompts import qa_messages, qa_tools
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.rewards.component import Combiner, EpisodeComponents, GroupComponents
+from toolorchestra.tasks.task import Task
+from toolorchestra.tools.view import InstanceView
+from toolorchestra.train.format_traces import naive_route
+from toolorchestra.train.objectives.clipped import Clipped
+from toolorchestra.train.objectives.objective import LossInputs
+
+from .tiny import Tiny
+from .world import Outcome
+
+Instance = tuple[Task, InstanceView]
+Judge = Callable[[Task, InstanceView, str], Outcome]
+"""(task, view, pool chosen) → what that gives."""
+RULES = Rules(call_required=True, max_calls=6, one_per_tool=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """As in training.yaml."""
+
+    combiner: Combiner
+    weights: dict[str, float]
+    steps: int
+    groups: int = 16
+    siblings: int = 16
+    rate: float = 5e-4
+    entropy: float = 0.01
+    staleness: int = 0
+    max_tokens: int = 32
+    warm_steps: int = 60
+    warm_rate: float = 5e-4
+    warm_batch: int = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One episode: the pool that was called, None where there was no valid call."""
+
+    pool: str | None
+    right: bool
+    usd: float
+    seconds: float
+
+
+@dataclass
+class Batch:
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    logprobs: Tensor
+    advantages: list[float]
+    choices: list[Choice] = field(default_factory=list)
+
+
+class Trial:
+    """One run: a model, its optimizer, a stream of instances and a judge."""
+
+    def __init__(
+        self, tiny: Tiny, renderer: Renderer, *, recipe: Recipe, instances: Callable[[int], Instance], judge: Judge, seed: int
+    ) -> None:
+        self.tiny, self.renderer, self.recipe, self.seed = tiny, renderer, recipe, seed
+        self.instances, self.judge = instances, judge
+        self.stop = renderer.stop_token_ids[0]
+        self.optimizer = torch.optim.AdamW(tiny.model.parameters(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=0.0)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.clipped = Clipped(clip_low=0.2, clip_high=0.28, entropy_coefficient=recipe.entropy)
+        self.queue: deque[Batch] = deque()
+        self.next_group = 0
+
+    def prompt(self, instance: Instance) -> list[int]:
+        task, view = instance
+        return list(self.renderer.render(qa_messages(task, view), tools=qa_tools(view)))
+
+    # -- warm start ----------------------------------------------------------------------------------------------
+
+    def warm_start(self, instances: Callable[[int], Instance], *, match_probability: float = 0.5) -> float:
+        """Imitate the naive router; returns the last loss."""
+        rng = random.Random(f"{self.seed}/warm-start")
+        loss = torch.zeros(())
+        for step in range(self.recipe.warm_steps):
+            batch = [instances(step * self.recipe.warm_batch + i) for i in range(self.recipe.warm_batch)]
+            prompts = [self.prompt(instance) for instance in batch]
+            texts = [naive_route(t, v, rng, match_probability=match_probability) for t, v in batch]
+            completions = [[*self.renderer.encode(text), self.stop] for text in texts]
+            logprobs, _, mask = self.tiny.logprobs(prompts, completions)
+            loss = -logprobs[mask].mean()
+            self._apply(loss, self.recipe.warm_rate)
+        return loss.item()
+
+    def _apply(self, loss: Tensor, rate: float) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.tiny.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    # -- reinforcement learning ----------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float]:
+        """Generate a batch, train on the one that is `staleness` steps old."""
+        self.queue.append(self._generate())
+        while len(self.queue) <= self.recipe.staleness:
+            self.queue.append(self._generate())
+        batch = self.queue.popleft()
+        logprobs, entropy, mask = self.tiny.logprobs(batch.prompts, batch.completions)
+        advantages = torch.tensor(batch.advantages)[:, None].expand_as(mask)
+        n = int(mask.sum())
+        outputs = self.clipped(
+            LossInputs(
+                logprobs=logprobs[mask],
+                entropy=entropy[mask],
+                sampler_logprobs=batch.logprobs[mask],
+                advantages=advantages[mask],
+                weights=torch.full((n,), 1.0 / n),
+                reference_logprobs=None,
+            )
+        )
+        self._apply(outputs.loss, self.recipe.rate)
+        c = batch.choices
+        used = Counter(choice.pool for choice in c)
+        return {
+            "right": sum(x.right for x in c) / len(c),
+            "usd": sum(x.usd for x in c) / len(c),
+            "valid": sum(x.pool is not None for x in c) / len(c),
+            "entropy": float(outputs.sums["entropy"]),
+            "top": max(used.values()) / len(c),
+            "tokens": n / len(c),
+        }
+
+    def _generate(self) -> Batch:
+        r = self.recipe
+        batch = [self.instances(self.next_group + i) for i in range(r.groups)]
+        self.next_group += r.groups
+        prompts = [self.prompt(instance) for instance in batch]
+        completions = self.tiny.generate(
+            prompts, siblings=r.siblings, limit=r.max_tokens, stop=self.stop, generator=self.generator
+        )
+        with torch.no_grad():
+            logprobs, _, _ = self.tiny.logprobs(prompts, completions)
+        choices = [
+            self.choice(batch[i // r.siblings], prompts[i // r.siblings], completion)
+            for i, completion in enumerate(completions)
+        ]
+        groups = [
+            GroupComponents(
+                episodes=[
+                    EpisodeComponents(
+                        outcome=float(c.right), cost=c.usd, latency=c.seconds, calls={c.pool: 1} if c.pool else {}
+                    )
+                    for c in choices[g * r.siblings : (g + 1) * r.siblings]
+                ],
+                weights=r.weights,
+                tools=[e.pool for e in batch[g][1].experts],
+            )
+            for g in range(r.groups)
+        ]
+        advantages = [a if reward.keep else 0.0 for reward in r.combiner(groups) for a in reward.advantages]
+        return Batch(prompts, completions, logprobs, advantages, choices)
+
+    def choice(self, instance: Instance, prompt: Sequence[int], completion: Sequence[int]) -> Choice:
+        """What one completion led to; the policy's own tokens are paid, too."""
+        task, view = instance
+        own = float(view.policy_price.of(tokens_in=len(prompt), tokens_out=len(completion), calls=0))
+        if not completion or completion[-1] != self.stop:
+            return Choice(None, False, own, 0.0)
+        parsed = parse(self.renderer.decode(completion), tools=qa_tools(view), rules=RULES)
+        expert = view.expert(parsed.calls[0].arguments["model"]) if parsed.calls else None
+        if expert is None:
+            return Choice(None, False, own, 0.0)
+        outcome = self.judge(task, view, expert.pool)
+        return Choice(expert.pool, outcome.right, own + outcome.usd, outcome.seconds)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, instances: Sequence[Instance]) -> list[Choice]:
+        """Greedy, one episode per instance."""
+        found: list[Choice] = []
+        for start in range(0, len(instances), 60):
+            part = instances[start : start + 60]
+            prompts = [self.prompt(instance) for instance in part]
+            completions = self.tiny.generate(
+                prompts, siblings=1, limit=self.recipe.max_tokens, stop=self.stop, greedy=True
+            )
+            found += [self.choice(*row) for row in zip(part, prompts, completions, strict=True)]
+        return found
+
+
+@dataclass(frozen=True)
+class Score:
+    accuracy: float
+    usd: float
+
+    @classmethod
+    def of(cls, choices: Sequence[Choice]) -> Score:
+        return cls(sum(c.right for c in choices) / len(choices), sum(c.usd for c in choices) / len(choices))
+
+
+def alone(instances: Sequence[Instance], judge: Judge, pool: str) -> list[Choice]:
+    """`always:<pool>`: one direct call per task."""
+    outcomes = [judge(task, view, pool) for task, view in instances]
+    return [Choice(pool, o.right, o.usd, o.seconds) for o in outcomes]
+
+
+def best_alone(instances: Sequence[Instance], judge: Judge) -> tuple[str, Score]:
+    """The best single expert and its score."""
+    pools = sorted(e.pool for e in instances[0][1].experts)
+    scores = {pool: Score.of(alone(instances, judge, pool)) for pool in pools}
+    best = min(pools, key=lambda p: (-scores[p].accuracy, scores[p].usd))
+    return best, scores[best]
+
+
+def now() -> float:
+    return time.process_time()
