@@ -55,8 +55,14 @@ def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Pa
 
 
 def _ray_environment() -> dict[str, str]:
-    """Ray's processes of one run share a token of their own: nobody else on the machine can use its Ray."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_DISABLE_IMPORT_WARNING": "1"}
+    """What Ray's processes (trainers and engines among them) inherit.
+
+    A token of the run's own: nobody else on the machine can use its Ray. Threads that wait sleep: trainer and engine
+    share the cores, and a spinning one would take them from the other.
+    """
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    return token | patience | {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 @dataclass
