@@ -61,7 +61,7 @@ def _ray_environment() -> dict[str, str]:
     share the cores, and a spinning one would take them from the other.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
     return token | patience | {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
