@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.tiny_model import tiny_model
+
+# Wall-clock deadlines measure the machine's other work, not ours.
+settings.register_profile("train", deadline=None)
+settings.load_profile("train")
 
 
 @pytest.fixture(scope="session", autouse=True)
