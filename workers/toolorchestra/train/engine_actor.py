@@ -19,7 +19,7 @@ from toolorchestra.train.engine_server import EngineServer
 from toolorchestra.train.weights import Snapshot
 
 CHECK_SECONDS = 1.0
-HANG_SECONDS = 30.0
+HANG_SECONDS = 120.0
 """A health route that stays silent for this long belongs to a hung engine: vLLM answers it between model steps."""
 
 
