@@ -1,0 +1,115 @@
+"""The documentation says what is there: its links, its YAML, the code that it names, the notes of the journal."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from support.run_rig import model_folder, orchestra
+from toolorchestra.api.load import load
+from toolorchestra.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[3]
+CODE = ROOT / "workers" / "toolorchestra"
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+OURS = [
+    ROOT / "docs" / f"{name}.md" for name in ("architecture", "ledger", "one-machine", "quickstart", "troubleshooting")
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(there), f"{page.name}: {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
+
+
+def names_in(path: Path) -> set[str]:
+    """Everything that a module defines: `name` and `Class.name`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inner = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+            found |= {f"{node.name}.{each.name}" for each in inner}
+    return found
+
+
+def test_the_map_of_the_code_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)(?::\s+([\w.]+))?`", text)
+    assert len(named) > 40
+    known = set().union(*(names_in(path) for path in CODE.rglob("*.py")))
+    for file, name in named:
+        if "/" in file:
+            assert (CODE / file).is_file(), file
+            assert not name or name in names_in(CODE / file), f"{file}: {name}"
+    for name in re.findall(r"`([A-Z]\w+\.\w+)`", text):
+        assert name in known, name
+
+
+def test_the_ledgers_page_lists_every_note_of_the_journal() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (CODE / "train").glob("*.py"))
+    written = set(re.findall(r"(?:\.note\(|_note_issues\((?:self\.)?journal, )\"(\w+)\"", source))
+    page = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", page, re.MULTILINE))
+    assert written >= {"incarnation", "set_aside", "step"}
+    assert written - listed == set()
+
+
+def test_commands_that_pages_show_exist() -> None:
+    for page in PAGES:
+        for command in re.findall(r"^\s*orchestra ([a-z]+)\b", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert command in COMMANDS, f"{page.name}: orchestra {command}"
+
+
+def test_the_readmes_training_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "router.yaml"
+    path.write_text(blocks(ROOT / "README.md", "yaml")[0], encoding="utf-8")
+    assert [one.metadata.name for one in load(path).trainings] == ["router"]
+
+
+def test_the_quick_starts_training_could_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, skills, *_ = blocks(ROOT / "docs" / "quickstart.md", "yaml")
+    (task,) = blocks(ROOT / "docs" / "quickstart.md", "json")
+    data = tmp_path / "data"
+    model_folder(data / "model")
+    row = json.loads(task)
+    rows = [row | {"id": f"capital-{i}", "instruction": f"{i}: {row['instruction']}"} for i in range(2000)]
+    (data / "tasks.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(training, encoding="utf-8")
+    Path("skills.yaml").write_text(skills, encoding="utf-8")
+    arguments = ["-f", "mine.yaml", "--simulator", "skills.yaml", "--volume", "data=data", "--check"]
+    assert orchestra("train", *arguments).output == "mine: could run here\n"
+
+
+@pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)
+def test_a_page_has_one_title(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
