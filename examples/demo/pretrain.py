@@ -59,7 +59,7 @@ class Reader:
         ids: list[int] = []
         mask: list[bool] = []
         for number, part in enumerate(text.split(ASSISTANT)):
-            head, end, rest = part.partition(END)
+            head, _, rest = part.partition(END)
             if number:
                 said = [*self.renderer.encode(head), self.ends]
                 ids += [self.starts, *said]
@@ -158,9 +158,11 @@ def train(model: torch.nn.Module, reader: Reader, given: argparse.Namespace) -> 
     began, log = time.monotonic(), []
     losses: list[float] = []
     hits: list[float] = []
-    for step, (ids, mask) in zip(range(1, given.steps + 1), lesson(reader, given, model.config.vocab_size), strict=False):
+    lessons = lesson(reader, given, model.config.vocab_size)
+    for step, (ids, mask) in zip(range(1, given.steps + 1), lessons, strict=False):
         reader.most = min(7, 3 + max(0, step - given.copying) // 80)
-        rate = given.rate * min(1, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / given.steps) * 0.98)
+        progress = max(0, step - given.copying) / (given.steps - given.copying)
+        rate = given.rate * min(1, step / 50) * (0.51 + 0.49 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = rate
         hidden, _ = tiny.forward(ids, torch.arange(ids.shape[1]).expand(len(ids), -1))

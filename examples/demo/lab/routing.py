@@ -1,8 +1,8 @@
 """Trials of the demo's recipe in one process: warm start, reinforcement learning, evaluation, all in plain torch.
 
-The real parts: prompts, chat template, parser, combiners, objective, tasks and skill table. The stand-ins: the engine is
-`Tiny`, the simulator a function, and staleness a queue of batches. What holds here is what the recipe can do; whether
-the whole system does it is for `make demo` to show.
+The real parts: prompts, chat template, parser, combiners, objective, tasks and skill table. The stand-ins: the engine
+is `Tiny`, the simulator a function, and staleness a queue of batches. What holds here is what the recipe can do;
+whether the whole system does it is for `make demo` to show.
 """
 
 from __future__ import annotations
@@ -76,12 +76,21 @@ class Trial:
     """One run: a model, its optimizer, a stream of instances and a judge."""
 
     def __init__(
-        self, tiny: Tiny, renderer: Renderer, *, recipe: Recipe, instances: Callable[[int], Instance], judge: Judge, seed: int
+        self,
+        tiny: Tiny,
+        renderer: Renderer,
+        *,
+        recipe: Recipe,
+        instances: Callable[[int], Instance],
+        judge: Judge,
+        seed: int,
     ) -> None:
         self.tiny, self.renderer, self.recipe, self.seed = tiny, renderer, recipe, seed
         self.instances, self.judge = instances, judge
         self.stop = renderer.stop_token_ids[0]
-        self.optimizer = torch.optim.AdamW(tiny.model.parameters(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            tiny.model.parameters(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=0.0
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self.clipped = Clipped(clip_low=0.2, clip_high=0.28, entropy_coefficient=recipe.entropy)
         self.queue: deque[Batch] = deque()

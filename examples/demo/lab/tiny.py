@@ -1,4 +1,4 @@
-"""A Qwen3 forward in plain torch on a Hugging Face module's weights: groups share their prompt, siblings decode at once.
+"""A Qwen3 forward in plain torch on a Hugging Face module's weights: groups share prompts, siblings decode at once.
 
 For trials on one core. Equal to `Qwen3ForCausalLM` token for token; the gradient flows through both the shared prompt
 and the completions, so a step costs what its distinct tokens cost.
@@ -15,7 +15,9 @@ Cache = list[tuple[Tensor, Tensor]]
 """Per layer: keys and values [batch, kv heads, positions, head size]."""
 
 
-def new_model(vocabulary: int, *, hidden: int = 128, layers: int = 4, seed: int = 0, **overrides: int) -> Qwen3ForCausalLM:
+def new_model(
+    vocabulary: int, *, hidden: int = 128, layers: int = 4, seed: int = 0, **overrides: int
+) -> Qwen3ForCausalLM:
     """A randomly initialised base."""
     torch.manual_seed(seed)
     sizes = {
@@ -50,7 +52,13 @@ class Tiny:
         self.cos, self.sin = torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
     def forward(
-        self, ids: Tensor, positions: Tensor, *, past: Cache | None = None, mask: Tensor | None = None, keep: bool = False
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        *,
+        past: Cache | None = None,
+        mask: Tensor | None = None,
+        keep: bool = False,
     ) -> tuple[Tensor, Cache]:
         """Final hidden states [batch, tokens, hidden]. `mask` [batch, 1, tokens, past + tokens], True where seen; None:
         causal within the tokens, no past.
@@ -100,7 +108,13 @@ class Tiny:
 
     @torch.no_grad()
     def generate(
-        self, prompts: list[list[int]], *, siblings: int, limit: int, stop: int, greedy: bool = False,
+        self,
+        prompts: list[list[int]],
+        *,
+        siblings: int,
+        limit: int,
+        stop: int,
+        greedy: bool = False,
         generator: torch.Generator | None = None,
     ) -> list[list[int]]:
         """`siblings` completions of each prompt, group after group, the stop token included where it was written."""
@@ -114,16 +128,15 @@ class Tiny:
         out: list[Tensor] = []
         for step in range(limit):
             logits = self.head(hidden)
-            if greedy:
-                token = logits.argmax(-1)
-            else:
-                token = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+            token = logits.argmax(-1) if greedy else _sampled(logits, generator)
             out.append(torch.where(done, -1, token))
             done |= token == stop
             if done.all() or step == limit - 1:
                 break
             seen = torch.cat([seen, torch.ones(len(lengths), 1, dtype=torch.bool)], 1)
-            x, past = self.forward(token[:, None], (lengths + step)[:, None], past=past, mask=seen[:, None, None], keep=True)
+            x, past = self.forward(
+                token[:, None], (lengths + step)[:, None], past=past, mask=seen[:, None, None], keep=True
+            )
             hidden = x[:, -1]
         rows = torch.stack(out, 1).tolist()
         return [[t for t in row if t >= 0] for row in rows]
@@ -149,6 +162,10 @@ class Tiny:
         chosen = torch.zeros(mask.shape).masked_scatter(mask, logs.gather(-1, ids[mask][:, None])[:, 0])
         entropy = torch.zeros(mask.shape).masked_scatter(mask, -(logs.exp() * logs).sum(-1))
         return chosen, entropy, mask
+
+
+def _sampled(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
 def pad(rows: list[list[int]]) -> Tensor:

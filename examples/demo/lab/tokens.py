@@ -34,7 +34,7 @@ FORMAT_PIECES = (
     " | ",
 )
 _STEPS = (1, 1.1, 1.2, 1.25, 1.4, 1.5, 1.6, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
-PRICES = tuple(f"{base * step:g}" for base in (0.01, 0.1, 1, 10) for step in _STEPS) + ("100",)
+PRICES = (*(f"{base * step:g}" for base in (0.01, 0.1, 1, 10) for step in _STEPS), "100")
 """Amounts that are one token with their dollar sign; any other is written out in digits."""
 
 TEMPLATE = (
@@ -58,7 +58,10 @@ def phrases(questions: Iterable[str], *, share: float = 0.1, words: int = 3) -> 
     """Stretches of at least `words` words, free of digits, quotes and line ends, found in that share of all texts."""
     texts = list(questions)
     found = Counter(
-        part.strip() for text in texts for part in set(re.split(r"[\d\n\"():,=>×]+", text)) if part.count(" ") >= words - 1
+        part.strip()
+        for text in texts
+        for part in set(re.split(r"[\d\n\"():,=>×]+", text))
+        if part.count(" ") >= words - 1
     )
     return sorted(part for part, count in found.items() if count >= share * len(texts))
 

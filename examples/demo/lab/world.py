@@ -62,17 +62,16 @@ class DemoWorld:
 
 def _expert(table: SkillTable, pool: str) -> int:
     expert = table.expert(pool)
-    assert expert is not None and expert.tokens_in is not None
+    assert expert is not None, pool
+    assert expert.tokens_in is not None, f"{pool}: the lab's costs need tokensIn in the skill table"
     return expert.tokens_in
 
 
 def load_world(folder: Path) -> DemoWorld:
     """Read `training.yaml`, `pools.yaml` and `skills.yaml`."""
     bundle = load([folder / name for name in ("training.yaml", "pools.yaml", "skills.yaml")])
-    training = bundle.trainings[0] if not isinstance(bundle.trainings, dict) else next(iter(bundle.trainings.values()))
-    pools = list(bundle.pools.values()) if isinstance(bundle.pools, dict) else list(bundle.pools)
-    tables = list(bundle.skill_tables.values()) if isinstance(bundle.skill_tables, dict) else list(bundle.skill_tables)
-    return DemoWorld(training, tables[0], settings_of(training, pools, find=Path))
+    (training,), (table,) = bundle.trainings, bundle.skill_tables
+    return DemoWorld(training, table, settings_of(training, bundle.experts(training.spec.tools), find=Path))
 
 
 def alias_words(world: DemoWorld) -> Sequence[str]:

@@ -53,7 +53,8 @@ def test_greedy_generation_is_the_model_s(tiny: Tiny) -> None:
 
 def test_generation_ends_at_the_stop_token(tiny: Tiny) -> None:
     first = tiny.generate(PROMPTS[:1], siblings=1, limit=4, stop=-1, greedy=True)[0]
-    assert tiny.generate(PROMPTS[:1], siblings=1, limit=4, stop=first[1], greedy=True)[0] == first[: first.index(first[1]) + 1]
+    ended = tiny.generate(PROMPTS[:1], siblings=1, limit=4, stop=first[1], greedy=True)[0]
+    assert ended == first[: first.index(first[1]) + 1]
 
 
 def test_padding_is_on_the_right() -> None:
