@@ -127,7 +127,7 @@ class EngineServer:
         self._process = start_from_keeper(self._spawn)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
                 engine_arguments(self.config, port=self._port),
                 env=engine_environment(self.config, secret=self.secret, base=os.environ),
