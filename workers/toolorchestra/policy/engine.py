@@ -40,7 +40,9 @@ class GenerationParameters:
     stop_token_ids: tuple[int, ...]
     temperature: float = 1.0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | None = None
+    """None: the engine's own random stream. A seed of one's own is for GPUs: vLLM 0.32 rewinds a seeded request's
+    generator after a chunked prefill, which CPU generators cannot do, and the engine dies of it."""
 
     def wire(self) -> dict[str, Any]:
         """vLLM's `SamplingParams`, complete. `logprobs: 0` asks for the sampled token's own logprob."""
@@ -55,7 +57,7 @@ class GenerationParameters:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "repetition_penalty": 1.0,
-            "seed": self.seed & _SEED_MASK,
+            "seed": None if self.seed is None else self.seed & _SEED_MASK,
             "stop_token_ids": list(self.stop_token_ids),
             "ignore_eos": False,
             "logprobs": 0,

@@ -166,8 +166,6 @@ class Episode:
             stop_token_ids=renderer.stop_token_ids,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            # Each turn draws afresh; the same turn of a re-issue draws the same.
-            seed=sampling.seed + number,
         )
         self._phase, self._generating = f"generation of turn {number + 1}", True
         with chat_span(model="policy") as span:
