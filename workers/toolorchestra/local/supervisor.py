@@ -123,6 +123,8 @@ class Supervisor:
             resources=(self.run.root / "resources.yaml",),
             model_dir=self.plan.model_dir,
             volumes=dict(self.plan.volumes),
+            # Trainer and engine work at the same time: half of the cores each.
+            threads=max(1, (os.cpu_count() or 2) // 2),
         )
         config.write(self.run.root / "driver.json")
         return config

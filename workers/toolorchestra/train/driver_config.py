@@ -21,7 +21,7 @@ class DriverConfig(BaseModel):
     model_dir: Path
     volumes: dict[str, Path] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 2
+    threads: int = 1
     """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
 
     def write(self, path: Path) -> None:
