@@ -93,7 +93,7 @@ def corpus(words: Sequence[str], questions: Questions, *, documents: int, seed: 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--steps", type=int, default=900)
+    arguments.add_argument("--steps", type=int, default=600)
     arguments.add_argument("--copying", type=int, default=450)
     arguments.add_argument("--batch", type=int, default=32)
     arguments.add_argument("--rate", type=float, default=2e-3)
