@@ -111,6 +111,19 @@ def test_a_description_overpromises(world: DemoWorld, suites: dict[str, list[Ins
     assert Score.of(alone(instances, world.outcome, loudest)).accuracy < 0.5
 
 
+def test_what_descriptions_say_is_not_enough(world: DemoWorld, suites: dict[str, list[Instance]]) -> None:
+    """Even the luckiest greedy reading of the naive router's traces misses: on some topics only a liar matches."""
+    for instances in suites.values():
+        scores = {p: Score.of(alone(instances, world.outcome, p)) for p in pools_of(instances)}
+        lucky: list[Choice] = []
+        for task, view in instances:
+            matching = [e for e in view.experts if shares_word(task.topic.replace("_", " "), e.description)]
+            assert matching, task.topic
+            found = [world.outcome(task, view, e.pool) for e in matching]
+            lucky.append(Choice("", any(o.right for o in found), min(o.usd for o in found), 0.0))
+        assert Score.of(lucky).accuracy < best_of(scores).accuracy - 0.03
+
+
 def test_the_base_is_small_and_its_prompts_are_what_transformers_renders(suites: dict[str, list[Instance]]) -> None:
     from transformers import AutoTokenizer
 
