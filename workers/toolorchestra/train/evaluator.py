@@ -1,7 +1,4 @@
-"""Evaluation over the same bus, workers and engines as training: one episode per task and system.
-
-The policy is evaluated as it is trained, sampled at temperature 1: greedy decoding would flatter a router that is only
-slightly more often right than wrong.
+"""Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
 
 Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
 What infrastructure failed is sent again, at most `MAX_ISSUES` times, then left out and counted.
@@ -120,7 +117,7 @@ class Evaluator:
             task=instance.task,
             view=instance.view,
             limits=self.world.limits,
-            sampling=Sampling(seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
+            sampling=Sampling(temperature=0.0, seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
             purpose="evaluate",
             system=job.system,
             allowance_usd=self.allowance,
