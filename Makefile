@@ -64,7 +64,7 @@ parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rew
 
 bench-train: setup ## Our optimizer step against TRL's on the same trajectories: tokens per second, as a ratio
 	bash tests/parity/peer_environment.sh
-	OMP_NUM_THREADS=2 $(BIN)/python tests/bench/train_step/bench.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/train_step/bench.py
 
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench

@@ -5,6 +5,7 @@ reasoning-gym is imported on first use: it takes seconds, and only workers and s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -25,12 +26,18 @@ class GymData(BaseModel):
     entry: dict[str, Any]
 
 
+def load_factory() -> Any:
+    """reasoning-gym's registry: imported late (it takes seconds), without the syntax warnings of what it depends on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import reasoning_gym.factory as factory
+    return factory
+
+
 @cache
 def scorer(dataset: str) -> Scorer:
     """`score_answer` of a dataset with its default configuration; ValueError on an unknown name."""
-    import reasoning_gym.factory as factory
-
-    score: Scorer = factory.get_score_answer_fn(dataset)
+    score: Scorer = load_factory().get_score_answer_fn(dataset)
     return score
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolorchestra.tasks.grader import GraderFailure, grade
+from toolorchestra.tasks.gym import load_factory
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.tasks.task import GraderSpec, Task, TaskKind
 
@@ -72,8 +73,7 @@ class ReasoningGymSource:
 
 
 def _create(source: str, dataset: str, size: int, seed: int, config: Mapping[str, Any]) -> Any:
-    import reasoning_gym.factory as factory
-
+    factory = load_factory()
     if dataset not in factory.DATASETS:
         near = difflib.get_close_matches(dataset, factory.DATASETS, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
