@@ -145,7 +145,8 @@ class Job:
         known[status.name] = {"state": status.state, "version": status.version, "restarts": status.restarts}
         self.status.fields["engines"] = known | {status.name: known[status.name] | {"serves": status.serves}}
         if status.state != "ready" or status.version is None:
-            what = status.last_error.splitlines()[0] if status.last_error else ""
+            lost = status.last_error if status.state != "ready" else ""
+            what = lost.splitlines()[0] if lost else ""
             self.run.event("engine", f"{status.name} is {status.state} {what}".strip(), error=status.last_error)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
