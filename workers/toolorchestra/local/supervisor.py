@@ -39,6 +39,8 @@ QUICK_SECONDS = 20.0
 Imports alone take seconds on a busy machine."""
 QUICK_LIMIT = 5
 GRACE_SECONDS = 20.0
+ACK_WAIT_SECONDS = 20.0
+"""How long a dead worker's episodes wait for another: here a worker is seen to die, and restarts in seconds."""
 
 
 class SupervisorError(Exception):
@@ -131,7 +133,7 @@ class Supervisor:
 
     async def _make_streams(self, url: str, *, slots: int) -> None:
         client = await nats.connect(url)
-        settings = StreamSettings(max_ack_pending=max(16, int(slots * 1.2)))
+        settings = StreamSettings(max_ack_pending=max(16, int(slots * 1.2)), ack_wait=ACK_WAIT_SECONDS)
         await make_streams(client.jetstream(), uid=self.uid, settings=settings)
         await client.close()
 

@@ -45,6 +45,7 @@ from toolorchestra.train.wire import BusWire
 
 _log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 10.0
 BATCH = 256
 """Results journalled with one fsync."""
 
@@ -282,7 +283,8 @@ class Job:
         """End what this incarnation started. Engines stay warm for the next one after a failure."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
         if self._controller is not None:
             self._controller.spans.close()
         if self._trainers is not None:
@@ -290,7 +292,8 @@ class Job:
         if self._engines is not None and not keep_engines:
             await self._engines.stop()
         if self._bus is not None:
-            await self._bus.close()
+            # Bounded: what a broken broker keeps from closing must not keep this process from being replaced.
+            await asyncio.wait({asyncio.create_task(self._bus.close())}, timeout=CLOSE_SECONDS)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         self._tasks.append(asyncio.create_task(work))
