@@ -132,6 +132,8 @@ class Trial:
         while len(self.queue) <= self.recipe.staleness:
             self.queue.append(self._generate())
         batch = self.queue.popleft()
+        if not batch.prompts:
+            return self._summary(batch, entropy=0.0)
         logprobs, entropy, mask = self.tiny.logprobs(batch.prompts, batch.completions)
         advantages = torch.tensor(batch.advantages)[:, None].expand_as(mask)
         n = int(mask.sum())
@@ -146,46 +148,71 @@ class Trial:
             )
         )
         self._apply(outputs.loss, self.recipe.rate)
+        return self._summary(batch, entropy=float(outputs.sums["entropy"]))
+
+    def _summary(self, batch: Batch, *, entropy: float) -> dict[str, float]:
         c = batch.choices
         used = Counter(choice.pool for choice in c)
         return {
             "right": sum(x.right for x in c) / len(c),
             "usd": sum(x.usd for x in c) / len(c),
             "valid": sum(x.pool is not None for x in c) / len(c),
-            "entropy": float(outputs.sums["entropy"]),
+            "entropy": entropy,
             "top": max(used.values()) / len(c),
-            "tokens": n / len(c),
+            "groups": len(batch.prompts),
         }
 
     def _generate(self) -> Batch:
+        """As many groups as a step trains on: those that the filter drops are replaced, up to three times as many."""
+        kept = Batch([], [], torch.zeros(0, 0), [])
+        rows: list[Tensor] = []
+        for _ in range(3):
+            batch, drawn = self._attempts(self.recipe.groups - len(kept.prompts))
+            kept.choices += drawn
+            kept.prompts += batch.prompts
+            kept.completions += batch.completions
+            kept.advantages += batch.advantages
+            rows += list(batch.logprobs)
+            if len(kept.prompts) == self.recipe.groups:
+                break
+        kept.logprobs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return kept
+
+    def _attempts(self, count: int) -> tuple[Batch, list[Choice]]:
+        """Episodes of the next `count` groups: those that are kept, and all choices made."""
         r = self.recipe
-        batch = [self.instances(self.next_group + i) for i in range(r.groups)]
-        self.next_group += r.groups
-        prompts = [self.prompt(instance) for instance in batch]
+        drawn = [self.instances(self.next_group + i) for i in range(count)]
+        self.next_group += count
+        prompts = [self.prompt(instance) for instance in drawn]
         completions = self.tiny.generate(
             prompts, siblings=r.siblings, limit=r.max_tokens, stop=self.stop, generator=self.generator
         )
-        with torch.no_grad():
-            logprobs, _, _ = self.tiny.logprobs(prompts, completions)
-        choices = [
-            self.choice(batch[i // r.siblings], prompts[i // r.siblings], completion)
-            for i, completion in enumerate(completions)
-        ]
-        groups = [
-            GroupComponents(
-                episodes=[
-                    EpisodeComponents(
-                        outcome=float(c.right), cost=c.usd, latency=c.seconds, calls={c.pool: 1} if c.pool else {}
-                    )
-                    for c in choices[g * r.siblings : (g + 1) * r.siblings]
-                ],
-                weights=r.weights,
-                tools=[e.pool for e in batch[g][1].experts],
+        choices = [self.choice(drawn[i // r.siblings], prompts[i // r.siblings], c) for i, c in enumerate(completions)]
+        rewards = r.combiner([self._components(drawn[g], choices, g) for g in range(count)])
+        keep = [g for g, reward in enumerate(rewards) if reward.keep]
+        spans = [i for g in keep for i in range(g * r.siblings, (g + 1) * r.siblings)]
+        batch = Batch(
+            [prompts[g] for g in keep],
+            [completions[i] for i in spans],
+            torch.zeros(0, 0),
+            [a for g in keep for a in rewards[g].advantages],
+        )
+        if keep:
+            with torch.no_grad():
+                batch.logprobs, _, _ = self.tiny.logprobs(batch.prompts, batch.completions)
+        return batch, choices
+
+    def _components(self, instance: Instance, choices: Sequence[Choice], group: int) -> GroupComponents:
+        n = self.recipe.siblings
+        episodes = [
+            EpisodeComponents(
+                outcome=float(c.right), cost=c.usd, latency=c.seconds, calls={c.pool: 1} if c.pool else {}
             )
-            for g in range(r.groups)
+            for c in choices[group * n : (group + 1) * n]
         ]
-        advantages = [a if reward.keep else 0.0 for reward in r.combiner(groups) for a in reward.advantages]
-        return Batch(prompts, completions, logprobs, advantages, choices)
+        return GroupComponents(
+            episodes=episodes, weights=self.recipe.weights, tools=[e.pool for e in instance[1].experts]
+        )
 
     def choice(self, instance: Instance, prompt: Sequence[int], completion: Sequence[int]) -> Choice:
         """What one completion led to; the policy's own tokens are paid, too."""
