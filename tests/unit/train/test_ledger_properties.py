@@ -165,3 +165,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
 LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
 TestLedger = LedgerMachine.TestCase
+
+
+def test_a_short_step_takes_what_falls_due() -> None:
+    """`Shrink` once left the second of two due groups behind because a newer group had been filtered."""
+    ledger = Ledger(LedgerConfig(2, 2, 1, "Wait", "Shrink"), "uid")
+    first = ledger.admit(now=0)
+    for issue in first:
+        ledger.accept(issue, oldest=0)
+    for number in range(4):
+        ledger.keep(number)
+    plan = ledger.next_step()
+    assert isinstance(plan, StepPlan)
+    ledger.begin(plan)
+    ledger.publish(1)
+    for issue in ledger.admit(now=0)[:2]:
+        ledger.accept(issue, oldest=1)
+    ledger.drop(4)
+    assert ledger.next_step() == StepPlan((2, 3))

@@ -258,7 +258,8 @@ class Ledger:
             if spent and not self._in(GroupState.OPEN):
                 return Waiting(f"the filters removed {self.filtered} groups since the last step", paused=True)
             return Waiting(f"{len(ready)} of {size} groups are complete")
-        taken = ready[:size]
+        # A short step needs only `size` groups but has room for all: what falls due now is never left behind.
+        taken = ready[: self.config.groups_per_step]
         late = self._stragglers([g for g in self.groups.values() if g not in taken])
         if late:
             return Waiting("stragglers are due", stragglers=tuple(g.number for g in late))
