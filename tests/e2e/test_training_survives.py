@@ -54,7 +54,7 @@ class Run:
         return RunDir(next((self.folder / "runs").iterdir()))
 
     def step(self) -> int:
-        rows = [row for row in read_jsonl(self.dir.metrics) if "reward_mean" in row]
+        rows = [row for row in read_jsonl(self.dir.metrics) if "accuracy" in row]
         return int(rows[-1]["step"]) if rows else 0
 
     def events(self, kind: str) -> int:
@@ -138,3 +138,7 @@ def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
     assert_exact(run.dir)
     report = json.loads((run.dir.root / "report.json").read_text())
     assert {row["system"] for row in report["evaluations"]} >= {"policy", "initialPolicy", "bestExpert", "always:small"}
+    best = json.loads((run.dir.checkpoints / "best.json").read_text())
+    assert best["score"]["reward"] >= max(r["reward"] for r in report["evaluations"] if r["system"] == "initialPolicy")
+    for model in ("best", "last"):
+        assert (run.dir.export / model / "model.safetensors").exists()

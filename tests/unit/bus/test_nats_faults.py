@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import replace
 
 import nats
@@ -26,6 +27,34 @@ async def kill(server: NatsServer) -> None:
     os.kill(server.pid, signal.SIGKILL)
     async with asyncio.timeout(15):
         await server.restarted(after=starts)
+
+
+@contextlib.contextmanager
+def hung(server: NatsServer) -> Iterator[None]:
+    """kill -STOP: connected, and never an answer."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def seconds(work: Awaitable[None], *, at_most: float) -> float:
+    """How long it takes; a failure, and no wait for its cancellation, where it takes too long."""
+    began = time.monotonic()
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=at_most)
+    assert done, f"no end in {at_most} s: {task.get_stack()}"
+    await task
+    return time.monotonic() - began
+
+
+async def an_answer_is_there(bus: NatsBus) -> None:
+    """Return in the very step in which a request's answer has come and its sender has not run yet."""
+    waiting = bus._connection.client._resp_map
+    async with asyncio.timeout(10):
+        while not any(answer.done() for answer in waiting.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -290,3 +319,60 @@ async def test_streams_are_made_again_with_other_limits(nats_make: Make, server:
         await make_streams(js, uid=rig.uid, settings=StreamSettings(max_tasks=5))
     await bus.submit(task(2))
     assert len(await take(bus, 2)) == 2
+
+
+async def test_a_request_that_is_cancelled_while_its_answer_arrives_is_cancelled(nats_make: Make) -> None:
+    """asyncio.wait_for before Python 3.12 returns the answer and drops the cancellation."""
+    bus = await (await nats_make()).bus()
+    assert isinstance(bus, NatsBus)
+    asking = asyncio.create_task(bus.submit(task(1)))
+    await an_answer_is_there(bus)
+    asking.cancel()
+    await asyncio.wait({asking}, timeout=5)
+    assert asking.cancelled()
+
+
+async def test_closing_ends_although_a_lost_pull_is_being_looked_into(nats_make: Make, server: NatsServer) -> None:
+    """The server was killed under a consumer, and its answer meets the cancellation: the loop must end all the same."""
+    bus = await (await nats_make()).bus()
+    assert isinstance(bus, NatsBus)
+    reading = asyncio.create_task(anext(bus.results()))
+    await eventually(bus.depth, lambda depth: depth.results == 0)
+    await kill(server)
+    await an_answer_is_there(bus)
+    assert await seconds(bus.close(), at_most=2.5) < 2.0
+    await asyncio.gather(reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("unread_bytes", [0, 8_000_000])
+async def test_closing_ends_under_a_server_that_hangs(nats_make: Make, server: NatsServer, unread_bytes: int) -> None:
+    """Also where the socket takes no more: nothing but a kill ends a write to a stopped process."""
+    rig = await nats_make()
+    bus, worker = await rig.bus(), await rig.bus()
+    assert isinstance(bus, NatsBus)
+    await worker.submit(task(1))
+    (lease,) = await take(worker)
+    await worker.complete(lease, result(lease))
+    await collect(bus.results(), 1)
+    client = bus._connection.client
+    with hung(server):
+        for _ in range(unread_bytes // 800_000):
+            writing = asyncio.create_task(client.publish("nobody", b"x" * 800_000))
+            await asyncio.wait({writing}, timeout=0.05)
+        assert await seconds(bus.close(), at_most=4.0) < 3.0
+        assert client.is_closed
+
+
+async def test_closing_ends_without_a_server(nats_make: Make, server: NatsServer) -> None:
+    """Killed and away for good, with a result unacked, a pull under way and a publish that waits."""
+    rig = await nats_make()
+    bus, worker = await rig.bus(), await rig.bus()
+    await worker.submit(task(1))
+    (lease,) = await take(worker)
+    await worker.complete(lease, result(lease))
+    await collect(bus.results(), 1)
+    await server.stop()
+    sending = asyncio.create_task(bus.submit(task(2)))
+    assert await seconds(bus.close(), at_most=2.5) < 2.0
+    with pytest.raises(BusUnavailable):
+        await sending

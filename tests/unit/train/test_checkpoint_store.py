@@ -74,8 +74,9 @@ def test_keep_prunes_but_never_the_best(tmp_path: Path) -> None:
     for step in range(2, 6):
         write(store, step)
     assert store.steps() == [1, 4, 5]
-    assert store.best_step() == 1
-    store.mark_best(5)
+    assert (store.best_step(), store.best_score()) == (1, None)
+    store.mark_best(5, score={"reward": 0.5})
+    assert (store.best_step(), store.best_score()) == (5, {"reward": 0.5})
     write(store, 6)
     assert store.steps() == [5, 6]
 

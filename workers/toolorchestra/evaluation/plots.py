@@ -117,10 +117,13 @@ def _metric(ax: Axes, rows: Rows, key: str, *, title: str, colour: str, percent:
 
 
 def learning_curves(rows: Rows) -> str:
-    """Reward, accuracy, cost and entropy over steps."""
+    """Reward (or, where it is 0 by construction, the format), accuracy, cost and entropy over steps."""
     with mpl.rc_context(_STYLE):
         figure, (reward, accuracy, cost, entropy) = _figure(9, 5.2, columns=2, rows=2)
-        _metric(reward, rows, "reward_mean", title="Reward in training", colour=BLUE)
+        if any("reward_mean" in row for row in rows):
+            _metric(reward, rows, "reward_mean", title="Reward in training", colour=BLUE)
+        else:
+            _metric(reward, rows, "valid_fraction", title="Turns in the asked format", colour=BLUE, percent=True)
         _metric(accuracy, rows, "accuracy", title="Accuracy in training", colour=GREEN, percent=True)
         _metric(cost, rows, "nominal_usd_per_task", title="Nominal cost per task", colour=RUST)
         _metric(entropy, rows, "entropy", title="Entropy of the policy", colour=PINK)

@@ -26,9 +26,6 @@ from toolorchestra.train.run_dir import RunDir, read_jsonl
 TRACE_SAMPLE = 800
 """Accepted traces that a report decodes, spread evenly over the run."""
 
-DURING = "evaluations-during"
-"""Folder of `<suite>/policy-<step>.traces`: the policy as it was at that step."""
-
 Row = Mapping[str, Any]
 
 
@@ -115,7 +112,7 @@ def read_run(root: Path) -> RunData:
         evaluations=evaluation_traces(run.evaluations),
         during={
             suite: {int(name.rpartition("-")[2]): traces for name, traces in systems.items()}
-            for suite, systems in evaluation_traces(run.root / DURING).items()
+            for suite, systems in evaluation_traces(run.evaluations_during).items()
         },
     )
 

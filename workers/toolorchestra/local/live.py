@@ -52,8 +52,9 @@ def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
 
 def step_line(row: dict[str, Any], steps: int) -> str:
     """One step in one line."""
+    reward = f"  reward {row['reward_mean']:.3f}" if "reward_mean" in row else ""
     return (
-        f"step {row['step']:>4}/{steps}  reward {row['reward_mean']:.3f}  accuracy {row['accuracy']:.3f}"
+        f"step {row['step']:>4}/{steps}{reward}  accuracy {row['accuracy']:.3f}"
         f"  ${row['nominal_usd_per_task']:.6f}/task  entropy {row.get('entropy', float('nan')):.3f}"
         f"  {row.get('tokens_per_second', 0):,.0f} tok/s  idle {row['trainer_idle_fraction']:.0%}"
         f"  stale {row['staleness_mean']:.1f}  {row['seconds']['total']:.1f} s"
@@ -101,7 +102,7 @@ class Display:
         if message and message != self._message and not self._console.is_terminal:
             self.say(f"· {message}")
         self._message = message
-        rows = [row for row in self._follow.metrics() if "reward_mean" in row]
+        rows = [row for row in self._follow.metrics() if "accuracy" in row]
         self._rows += rows
         return rows
 
@@ -116,7 +117,8 @@ class Display:
         if self._rows:
             row = self._rows[-1]
             seconds = row["seconds"]
-            table.add_row("reward", f"{row['reward_mean']:.3f}", "accuracy", f"{row['accuracy']:.1%}")
+            reward = f"{row['reward_mean']:.3f}" if "reward_mean" in row else f"± {row['reward_std']:.3f}"
+            table.add_row("reward", reward, "accuracy", f"{row['accuracy']:.1%}")
             table.add_row(
                 "$/task", f"{row['nominal_usd_per_task']:.6f}", "spent", f"${float(status.get('spentUSD', 0)):.4f}"
             )
@@ -128,6 +130,8 @@ class Display:
             calls = sorted(row["calls"].items(), key=lambda item: -item[1])[:4]
             share = ", ".join(f"{name} {n / max(1, sum(row['calls'].values())):.0%}" for name, n in calls)
             table.add_row("experts", share)
+        if held_out := status.get("evaluation"):
+            table.add_row("held out", f"{held_out['accuracy']:.1%}", "$/task", f"{held_out['nominalUSDPerTask']:.6f}")
         engines = status.get("engines", {})
         states = ", ".join(f"{n}: {e['state']} {e['version'] or ''}" for n, e in sorted(engines.items()))
         bar = ProgressBar(total=max(1, self._steps), completed=step, width=60)

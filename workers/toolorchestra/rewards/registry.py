@@ -16,6 +16,8 @@ from toolorchestra.tools.view import Preference
 
 CombinerName = Literal["MinMaxDot", "GDPO", "WeightedSum"]
 COMBINERS: tuple[CombinerName, ...] = get_args(CombinerName)
+CENTRED: frozenset[CombinerName] = frozenset({"GDPO"})
+"""Combiners that normalise over the batch: their rewards have mean 0 whatever the policy does, so no curve is drawn."""
 LatencySource = Literal["Service", "WallClock"]
 
 

@@ -135,19 +135,31 @@ class CheckpointStore:
                 logger.warning("checkpoint of step %d is passed over: %s", step, error)
         return None
 
-    def mark_best(self, step: int) -> None:
-        """Protect the checkpoint of `step` as the best; CheckpointError if it does not verify."""
+    def mark_best(self, step: int, *, score: Mapping[str, float] | None = None) -> None:
+        """Protect the checkpoint of `step` as the best; CheckpointError if it does not verify.
+
+        `score`: what it reached, as JSON, for the next comparison.
+        """
         checkpoint = verify_checkpoint(self.folder(step))
         temporary = self.root / f"{BEST}.partial"
-        temporary.write_text(json.dumps({"step": checkpoint.step, "digest": checkpoint.digest}))
+        best = {"step": checkpoint.step, "digest": checkpoint.digest, "score": dict(score or {})}
+        temporary.write_text(json.dumps(best))
         _sync(temporary)
         temporary.rename(self.root / BEST)
         _sync(self.root)
 
     def best_step(self) -> int | None:
         """The step that `mark_best` named last."""
+        best = self._best()
+        return None if best is None else int(best["step"])
+
+    def best_score(self) -> dict[str, float] | None:
+        """The score that came with it; None: none is marked, or without one."""
+        return (self._best() or {}).get("score") or None
+
+    def _best(self) -> dict[str, Any] | None:
         try:
-            return int(json.loads((self.root / BEST).read_text())["step"])
+            return dict(json.loads((self.root / BEST).read_text()))
         except FileNotFoundError:
             return None
 

@@ -281,6 +281,8 @@ class Controller:
             "trainer_idle_fraction": seconds["generate_wait"] / max(seconds["total"], 1e-9),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
+        if self.rewarding.centred:
+            del row["reward_mean"]
         if metrics is not None:
             row |= {
                 "loss": metrics.loss,

@@ -19,8 +19,8 @@ import aiohttp
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.policy.renderer import Renderer
-from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
@@ -30,8 +30,8 @@ from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engines import Engines, engine_actors
 from toolorchestra.train.episode_spans import EpisodeSpans
-from toolorchestra.train.evaluator import Evaluator, baseline_jobs
-from toolorchestra.train.evaluator import Job as EvaluationJob
+from toolorchestra.train.evaluations import Evaluations
+from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ports import Delivery
@@ -63,6 +63,9 @@ class Job:
     _engines: Engines | None = None
     _trainers: AsyncTrainers | None = None
     _bus: NatsBus | None = None
+    _store: CheckpointStore = field(init=False)
+    _checkpointed: int | None = None
+    """Step of the newest checkpoint."""
     _ready_for_results: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -103,26 +106,27 @@ class Job:
     async def start(self) -> None:
         """Bring everything up; returns when training can go on."""
         self.status.set("Starting", message="starting engines and trainers", uid=self.config.uid)
-        store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
+        store = self._store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
+        self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
         await self._bus.drain()
         self._wire = BusWire(self._bus)
         self._start_engines()
         recovery = self._open_books(checkpoint)
         self._spawn(self._read_results())
-        baselines = asyncio.create_task(self._evaluate_baselines()) if self.spec.evaluation.baselines else None
+        names = [pool.metadata.name for pool in self.pools]
+        alone = asyncio.create_task(self._evaluations.baselines(names)) if self.spec.evaluation.baselines else None
         await self._start_trainers(store, checkpoint)
         self._build_controller()
         if checkpoint is None:
             await self._warm_start()
         await self._unless_stopped(self.controller.first_version())
         await self._restore(recovery)
-        if checkpoint is None:
-            await self.controller.checkpoint()
-        if baselines is not None:
-            await self._unless_stopped(baselines)
-        await self._evaluate_policy("initialPolicy", once=True)
+        await self._checkpoint()
+        if alone is not None:
+            await self._unless_stopped(alone)
+        await self._evaluate("initialPolicy", once=True)
 
     def _start_engines(self) -> None:
         engines = self.spec.ray.engines
@@ -174,6 +178,7 @@ class Job:
             incarnation=recovery.incarnation,
             allowance=self.settings.allowance or None,
         )
+        self._evaluations = Evaluations(self._evaluator, self.run, self._books, self.settings, self.status)
         return recovery
 
     async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
@@ -253,15 +258,17 @@ class Job:
             self.run.metric(row)
             self._report(row)
             if self.step % self.spec.checkpoint.every_steps == 0 or self.step == algorithm.steps:
-                await self.controller.checkpoint()
+                await self._checkpoint()
             if self.step % every == 0 and self.step < algorithm.steps:
-                await self._evaluate_policy(f"policy-{self.step:06d}", first_only=True)
-        await self._evaluate_policy("policy")
+                await self._evaluate(f"policy-{self.step:06d}", during=True)
+        await self._evaluate("policy")
         await self.save()
 
     def _report(self, row: dict[str, Any]) -> None:
         keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
-        metrics = {key: row[key] for key in keys} | {"tokens_per_second": row.get("tokens_per_second", 0.0)}
+        metrics = {key: row[key] for key in keys if key in row} | {
+            "tokens_per_second": row.get("tokens_per_second", 0.0)
+        }
         spend = self._books.ledger.spend
         self.status.set(
             "Running",
@@ -276,8 +283,25 @@ class Job:
         """Checkpoint and export what there is; nothing where training never began."""
         if self._controller is None or self._trainers is None or not self._ready_for_results.is_set():
             return
-        await self.controller.checkpoint()
+        await self._checkpoint()
         await self._trainers.export(self.run.export / "last")
+
+    async def _evaluate(self, name: str, *, once: bool = False, during: bool = False) -> None:
+        """Evaluate the policy as it is; export its weights and protect their checkpoint if none did better."""
+        assert self._trainers is not None
+        work = self._evaluations.policy(name, step=self.step, once=once, during=during)
+        reached: Score | None = await self._unless_stopped(work)
+        before = self._store.best_score()
+        if reached is not None and (before is None or reached > Score.parse(before)):
+            await self._checkpoint()
+            await self._trainers.export(self.run.export / "best")
+            await asyncio.to_thread(self._store.mark_best, self.step, score=reached.as_dict())
+
+    async def _checkpoint(self) -> None:
+        """Save this step, unless it is saved."""
+        if self._checkpointed != self.step:
+            await self.controller.checkpoint()
+            self._checkpointed = self.step
 
     async def close(self, *, keep_engines: bool) -> None:
         """End what this incarnation started. Engines stay warm for the next one after a failure."""
@@ -347,33 +371,6 @@ class Job:
             if training:
                 await self._ready_for_results.wait()
                 await self.controller.take(training)
-
-    async def _evaluate_baselines(self) -> None:
-        names = [pool.metadata.name for pool in self.pools]
-        for job in baseline_jobs(self.settings.suites, names):
-            if not (self.run.evaluations / job.suite.name / f"{job.name}.traces").exists():
-                await self._evaluator.run(job, into=self.run.evaluations)
-        self._pay_for_evaluations()
-
-    async def _evaluate_policy(self, name: str, *, once: bool = False, first_only: bool = False) -> None:
-        version = str(PolicyVersion(self._books.ledger.incarnation, self.step))
-        suites = self.settings.suites[:1] if first_only else self.settings.suites
-        into = self.run.root / "evaluations-during" if first_only else self.run.evaluations
-        for suite in suites:
-            if once and (into / suite.name / f"{name}.traces").exists():
-                continue
-            self.status.set("Running", message=f"evaluating {name} on {suite.name}")
-            job = EvaluationJob(suite, "policy", name, version=version)
-            written = await self._unless_stopped(self._evaluator.run(job, into=into))
-            self.run.event("evaluation", f"{name} on {suite.name}: {written} tasks", version=version, suite=suite.name)
-        self._pay_for_evaluations()
-
-    def _pay_for_evaluations(self) -> None:
-        spent, self._evaluator.spent = self._evaluator.spent, type(self._evaluator.spent)(0)
-        if spent:
-            self._books.journal.note("spent", what="evaluation", usd=str(spent))
-            self._books.ledger.spend.settle("evaluation", spent)
-            self._books.flush()
 
     async def _probe(self, pool: str) -> bool:
         """Whether an expert's endpoint answers at all."""

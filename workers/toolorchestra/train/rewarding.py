@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from toolorchestra.rewards.component import Combiner, GroupComponents, GroupReward
-from toolorchestra.rewards.registry import RewardConfig, build_combiner, task_weights
+from toolorchestra.rewards.registry import CENTRED, RewardConfig, build_combiner, task_weights
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.assemble import SampleFilters, group_components, train_samples
 from toolorchestra.train.batch import TrainSample
@@ -23,6 +23,11 @@ class Rewarding:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "combiner", build_combiner(self.config))
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean reward of a step is 0 by construction."""
+        return self.config.combiner in CENTRED
 
     def components(self, instance: Instance, traces: Sequence[Trace]) -> GroupComponents:
         """The group's raw components with the weights that hold for it (method.md §3)."""

@@ -5,9 +5,10 @@ status.json        conditions, step, spend: replaced atomically; what `orchestra
 metrics.jsonl      one line per step
 events.jsonl       one line per thing that happened (incarnations, engines lost, evaluations, checkpoints, pauses)
 journal/           the ledger's truth (journal.py)
-checkpoints/       step-NNNNNN/, each complete or absent
+checkpoints/       step-NNNNNNNN/, each complete; best.json names the best or absent
 weights/           the snapshots that engines load; the newest two stay
 evaluations/       <suite>/<system>.traces, frames like the journal's
+evaluations-during/  the same for the policy at some steps: <suite>/policy-NNNNNN.traces
 export/last|best   Hugging Face folders
 logs/              one per process
 """
@@ -84,6 +85,10 @@ class RunDir:
     @property
     def evaluations(self) -> Path:
         return self.root / "evaluations"
+
+    @property
+    def evaluations_during(self) -> Path:
+        return self.root / "evaluations-during"
 
     @property
     def export(self) -> Path:
