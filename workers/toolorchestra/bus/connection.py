@@ -1,7 +1,8 @@
 """One NATS connection that outlives the broker's restarts: reconnects for ever, and sorts what goes wrong.
 
 Invariant: every failure leaves here as BusUnavailable (did not answer in time; try again later), BusGone (no such
-stream) or BusFull (refused by a limit). Anything else is a bug and propagates as it is.
+stream) or BusFull (refused by a limit). Anything else is a bug and propagates as it is. A cancellation is passed on,
+and closing ends within seconds, whatever state the broker is in.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServerError, ServiceUnavailableError
 
-from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable
+from toolorchestra.bus.protocol import BusError, BusFull, BusGone, BusUnavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,6 +30,8 @@ _STORE_FAILED = 10077
 """JSStreamStoreFailedF: `discard=new` answers with it, and with "maximum messages/bytes exceeded"."""
 _NOT_FOUND = (10059, 10014)
 """JSStreamNotFoundErr, JSConsumerNotFoundErr."""
+_CLOSE_SECONDS = 0.5
+"""For each of the two steps of closing: a broker that answers takes milliseconds, one that hangs takes for ever."""
 
 TRANSIENT: tuple[type[Exception], ...] = (
     TimeoutError,
@@ -61,6 +64,38 @@ class Timeouts:
 def is_full(error: Exception) -> bool:
     """True for the refusal of a stream at its limit."""
     return isinstance(error, APIError) and error.err_code == _STORE_FAILED and "maximum" in (error.description or "")
+
+
+async def unswallowed(work: Awaitable[T]) -> T:
+    """Await a call of nats-py so that a cancellation in between ends the caller too.
+
+    `asyncio.wait_for` (until Python 3.12), under every request, returns the answer that arrives together with the
+    cancellation and drops the cancellation; nats-py's flush drops any. A loop around such a call would never end.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    finally:
+        if task is not None and task.cancelling() > asked:
+            raise asyncio.CancelledError
+
+
+async def at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Await a step of closing. What does not end in time is cancelled and not waited for; the broker's errors do not
+    matter any more."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_noted)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+
+
+def _noted(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        known = isinstance(error, (BusError, nats.errors.Error, OSError))
+        _log.log(logging.DEBUG if known else logging.ERROR, "nats: while closing: %r", error)
 
 
 class Connection:
@@ -133,7 +168,7 @@ class Connection:
         pause = self.timeouts.reconnect_wait
         while True:
             try:
-                return await attempt()
+                return await unswallowed(attempt())
             except TRANSIENT as error:
                 if is_full(error):
                     raise BusFull(f"{what}: {error}") from error
@@ -153,8 +188,6 @@ class Connection:
         if self.client.is_closed:
             return
         if self.client.is_connected:
-            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-                await self.client.flush(timeout=2)
-        # Closing drains a socket that may be broken already.
-        with contextlib.suppress(OSError):
-            await self.client.close()
+            await at_most(_CLOSE_SECONDS, self.client.flush())
+        # nats-py writes what is left and waits until the socket has taken it: a stopped broker's never does.
+        await at_most(_CLOSE_SECONDS, self.client.close())

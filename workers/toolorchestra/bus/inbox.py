@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError
 
-from toolorchestra.bus.connection import Connection
-from toolorchestra.bus.protocol import BusError, BusUnavailable, Received
+from toolorchestra.bus.connection import Connection, unswallowed
+from toolorchestra.bus.protocol import BusUnavailable, Received
 from toolorchestra.bus.pull import Pull
 from toolorchestra.bus.streams import CONTROLLER
 
@@ -78,7 +77,7 @@ class Inbox:
         token = next(self._tokens)
         received = await read(msg, token)
         if received is None:
-            await msg.ack()
+            await unswallowed(msg.ack())
             return
         self._by_sequence[key] = token
         self._unacked[token] = (received, msg)
@@ -90,7 +89,7 @@ class Inbox:
             await asyncio.sleep(every)
             for _, msg in list(self._unacked.values()):
                 if msg.metadata.stream == stream and connection.client.is_connected:
-                    await msg.in_progress()
+                    await unswallowed(msg.in_progress())
 
     async def messages(self) -> AsyncIterator[Received]:
         """What is unacked already, then what comes. Raises what stopped the loops; ends when closed."""
@@ -122,10 +121,7 @@ class Inbox:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        try:
-            for pull in self._pulls:
-                await pull.close()
-            for _, msg in self._unacked.values():
-                await msg.nak()
-        except (BusError, ConnectionClosedError) as error:
-            _log.debug("nats: not given back: %r", error)
+        for pull in self._pulls:
+            await pull.close()
+        for _, msg in self._unacked.values():
+            await msg.nak()

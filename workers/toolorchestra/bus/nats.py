@@ -26,7 +26,7 @@ from nats.errors import ConnectionClosedError
 from nats.js.api import Header, PubAck
 from nats.js.errors import NotFoundError
 
-from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts
+from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most
 from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
 from toolorchestra.bus.inbox import Inbox
 from toolorchestra.bus.payloads import INLINE_BYTES, PAYLOAD_HEADER, PayloadDamaged, Payloads
@@ -49,6 +49,8 @@ from toolorchestra.telemetry.propagation import inject
 
 _log = logging.getLogger(__name__)
 
+_GIVE_BACK_SECONDS = 1.0
+"""What is not given back in this time comes again by itself, after its ack_wait."""
 _UNSETTLED: tuple[type[Exception], ...] = (BusError, PayloadDamaged, NotFoundError, *TRANSIENT)
 
 
@@ -254,11 +256,14 @@ class NatsBus:
         return self._state.watch(prefix)
 
     async def close(self) -> None:
+        await at_most(_GIVE_BACK_SECONDS, self._give_back())
+        await self._connection.close()
+
+    async def _give_back(self) -> None:
         if self._inbox is not None:
             await self._inbox.close()
         if self._connection.client.is_connected:
             await self._tasks.close()
-        await self._connection.close()
 
     # ── envelopes on the wire ──────────────────────────────────────────────────────────────────────────────────
 

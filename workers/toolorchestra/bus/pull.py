@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerInfo
 from nats.js.errors import NotFoundError
 
-from toolorchestra.bus.connection import TRANSIENT, Connection
+from toolorchestra.bus.connection import TRANSIENT, Connection, unswallowed
 from toolorchestra.bus.protocol import BusGone
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Pull:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         messages: list[Msg] = []
         try:
-            await self._connection.client.publish(subject, json.dumps(ask).encode(), reply=reply)
+            await unswallowed(self._connection.client.publish(subject, json.dumps(ask).encode(), reply=reply))
             while len(messages) < ask["batch"]:
                 async with asyncio.timeout(silence):
                     msg = await self._arrived.get()
@@ -117,7 +117,7 @@ class Pull:
         if not await connection.wait_until_up(connection.timeouts.request):
             return
         try:
-            await connection.js.consumer_info(self._stream, self._consumer)
+            await unswallowed(connection.js.consumer_info(self._stream, self._consumer))
         except NotFoundError as error:
             raise BusGone(f"{self._stream} or its consumer {self._consumer} no longer exists") from error
         except TRANSIENT as error:
