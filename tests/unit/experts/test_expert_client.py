@@ -14,7 +14,7 @@ from toolorchestra.experts.breaker import BreakerPolicy, Status
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.endpoint import Endpoint, Limits
-from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
+from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
 from toolorchestra.experts.simulated import SECONDS_HEADER, TASK_HEADER, SimulatedTask
 
 
@@ -395,5 +395,5 @@ async def test_retries_stop_when_the_budget_is_spent() -> None:
 
 async def test_an_unknown_pool_is_a_mistake_of_ours() -> None:
     async with client("http://127.0.0.1:1/v1", retry=FAST) as experts:
-        with pytest.raises(KeyError, match="no expert pool 'elm'; there are oak"):
+        with pytest.raises(UnknownPool, match=r"no expert pool 'elm' here; there are oak: start .* \(--pools\)"):
             await experts.ask(pool="elm", request=REQUEST, price=BOOK_PRICE)

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 from episode_world import RENDERER, FakeExperts, answer, host_of
 
 from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.experts.client import ExpertClient
+from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
@@ -44,10 +46,10 @@ from toolorchestra.train.controller import Controller, ControllerConfig, Paused,
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.history import account, read_history
-from toolorchestra.train.journal import Journal, read_frames
+from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ledger import LedgerConfig
 from toolorchestra.train.rewarding import Rewarding
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.run_dir import RunDir, read_jsonl
 from toolorchestra.train.weights import Snapshot
 from toolorchestra.train.wire import BusWire
 from toolorchestra.train.world import World
@@ -257,6 +259,23 @@ async def test_engines_that_never_answer_pause_the_run_with_the_cause(tmp_path: 
             await scene.train()
     books = scene.account()
     assert (books.accepted, books.trained) == (0, 0)
+
+
+async def test_workers_that_were_started_with_other_pools_pause_the_run_and_say_what_to_do(tmp_path: Path) -> None:
+    """The real client's refusal: an infrastructure ending in the journal, never a broken worker."""
+    client = ExpertClient([Endpoint(pool="of-another-run", url="http://127.0.0.1:1/v1", model="m", price=Price())])
+    scene = Scene(tmp_path, reply=either([]), experts=client, steps=40, staleness=4)  # type: ignore[arg-type]
+    async with scene.running(), client:
+        with pytest.raises(Paused, match=r"tool_failure.* no expert pool .*; there are of-another-run: .*--pools"):
+            await scene.train()
+    scene.books.flush()
+    results = [frame for frame in read_frames(scene.books.journal.path) if frame.kind is Kind.UNSCORED]
+    assert results
+    assert {frame.head["reason"] for frame in results} == {"tool_failure"}
+    assert {frame.head["usd"] for frame in results} == {"0"}
+    assert "no expert pool 'pool-" in decode_trace(results[0].body).detail
+    (event,) = [e for e in read_jsonl(scene.controller.run.events) if e["event"] == "unscored"]
+    assert "start this worker with the pool file of the training" in event["message"]
 
 
 async def test_a_group_without_scored_siblings_is_dropped_and_refilled(tmp_path: Path) -> None:

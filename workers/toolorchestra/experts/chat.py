@@ -63,6 +63,7 @@ class Experts(Protocol):
         Raises:
             ExpertUnavailable: infrastructure; defer the episode.
             ExpertRefused: an observation for the policy.
+            UnknownPool: there is no such pool here (`worst_case_usd` says so too).
         """
 
     def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:

@@ -22,7 +22,7 @@ from toolorchestra.experts.breaker import BreakerPolicy, Status
 from toolorchestra.experts.chat import ChatReply, ChatRequest
 from toolorchestra.experts.classify import Failed, Refused, Served, classify_exception, classify_reply
 from toolorchestra.experts.endpoint import Endpoint
-from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
+from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
 from toolorchestra.experts.lane import Lane
 from toolorchestra.experts.metering import estimated_tokens, max_output_tokens, metered, tokens_used, worst_case_usd
 from toolorchestra.experts.pacing import backoff_seconds
@@ -115,7 +115,7 @@ class ExpertClient:
         try:
             return self._lanes[pool]
         except KeyError:
-            raise KeyError(f"no expert pool {pool!r}; there are {', '.join(sorted(self._lanes))}") from None
+            raise UnknownPool(pool, known=self._lanes) from None
 
     async def _attempt(
         self, lane: Lane, request: ChatRequest, *, body: Mapping[str, Any], headers: Mapping[str, str], attempts: int

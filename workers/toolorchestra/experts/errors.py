@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from toolorchestra.experts.usage import Usage
@@ -29,6 +30,17 @@ class Reason(StrEnum):
     """The model said that it will not."""
     EMPTY = "empty"
     """A proper completion with nothing in it, such as one that spent all its tokens on thinking."""
+
+
+class UnknownPool(LookupError):
+    """The client has no such pool: whoever started it gave it other pools than the training's. Nothing was sent."""
+
+    def __init__(self, pool: str, *, known: Iterable[str]) -> None:
+        self.pool = pool
+        super().__init__(
+            f"no expert pool {pool!r} here; there are {', '.join(sorted(known)) or 'none'}:"
+            " start this worker with the pool file of the training (--pools)"
+        )
 
 
 class ExpertError(Exception):

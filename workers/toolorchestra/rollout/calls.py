@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from toolorchestra.experts.chat import ChatRequest, Experts
-from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable
+from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, UnknownPool
 from toolorchestra.experts.usage import Usage
 from toolorchestra.rollout.components import calls_seconds
 from toolorchestra.rollout.end import End
@@ -68,7 +68,12 @@ class CallsResult:
 
 async def execute(requests: Sequence[ExpertRequest], *, experts: Experts, purse: Purse, task: Task) -> CallsResult:
     """Run a turn's calls at once."""
-    worst = sum((experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests), Decimal(0))
+    try:
+        worst = sum((experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests), Decimal(0))
+    except UnknownPool as error:  # before anything is paid: a worker that was started with other pools
+        return CallsResult(
+            tuple(r.record("rejected", str(error)) for r in requests), End(Ending.TOOL_FAILURE, str(error))
+        )
     if (end := purse.reserve(worst)) is not None:
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
     calls: tuple[Call, ...] = ()

@@ -19,6 +19,7 @@ from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.batch import StepConfig, StepMetrics
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.deferral import Deferrals
@@ -87,6 +88,8 @@ class Controller:
     _drops: Counter[str] = field(default_factory=Counter[str])
     _recent: list[bool] = field(default_factory=list[bool])
     _unscored: Counter[str] = field(default_factory=Counter[str])
+    _said: dict[str, str] = field(default_factory=dict[str, str])
+    """By reason, what the last worker said of it."""
     _evaluations: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def stop(self) -> None:
@@ -121,9 +124,18 @@ class Controller:
         if entry.verdict in ("accepted", "failed"):
             self._recent = [*self._recent[-199:], entry.verdict == "failed"]
         if entry.verdict == "failed":
-            self._unscored[arrival.result().reason] += 1
+            self._count_failure(arrival)
         self.judge(entry.effects.finished)
         return entry.effects
+
+    def _count_failure(self, arrival: Arrival) -> None:
+        """Remember why; the first of each kind is an event of the run, with the worker's own words."""
+        reason = arrival.result().reason
+        self._unscored[reason] += 1
+        if reason not in self._said:
+            said = arrival.reason or "no more is known"
+            self.run.event("unscored", f"an episode ended as {reason}: {said}", reason=reason, issue=str(arrival.issue))
+        self._said[reason] = arrival.reason
 
     def judge(self, finished: Iterable[int]) -> None:
         """Decide on finished groups: too few scored siblings, filtered, or kept for a step."""
@@ -230,7 +242,9 @@ class Controller:
             )
         if len(self._recent) >= 100 and sum(self._recent) / len(self._recent) > self.config.max_failure_rate:
             causes = ", ".join(f"{reason} ({n})" for reason, n in self._unscored.most_common(3))
-            raise Paused(f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.")
+            last = self._said.get(self._unscored.most_common(1)[0][0]) if self._unscored else ""
+            said = f" The last one: {last}" if last else ""
+            raise Paused(f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.{said}")
 
     async def _look_after(self) -> None:
         """Admit what fits, issue again what an outage held back, expire what is lost."""
