@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from episode_world import (
     CHAT_TASK,
+    ELM,
     LIMITS,
+    OAK,
     QA_TASK,
     RENDERER,
     VIEW,
@@ -21,13 +24,14 @@ from episode_world import (
     play,
 )
 
+from toolorchestra.experts.chat import ChatReply
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.policy.engine import Generation, VersionSpan
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.episode import Episode
 from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.trace import Ending, Trace
-from toolorchestra.tasks.grader import GraderFailure
+from toolorchestra.tasks.grader import Grade, GraderFailure
 from toolorchestra.tasks.task import Task
 
 DOWN = ExpertUnavailable(pool="pool-cheap", reason=Reason.SERVER_ERROR, detail="500 five times")
@@ -201,6 +205,32 @@ async def test_the_wall_clock_is_infrastructure() -> None:
     assert trace.ending is Ending.ENGINE_LOST
 
 
+async def test_a_call_that_is_cut_off_has_cost_its_worst_case() -> None:
+    """It may have been billed: unknown is never zero. Of its sibling that was answered the bill is known."""
+
+    class OneHangs(FakeExperts):
+        async def ask(self, *, pool: str, **fields: Any) -> ChatReply:
+            self.gate = asyncio.Event() if pool == ELM.pool else None
+            return await super().ask(pool=pool, **fields)
+
+    experts = OneHangs(worst_usd=Decimal("0.7"), actual_usd=Decimal("0.2"))
+    order = order_of(CHAT_TASK, limits=limits(timeout_seconds=0.1))
+    trace = await play(order, host_of([ask(("oak", "2+2?"), ("elm", "2+2?"))], experts=experts))
+    assert trace.ending is Ending.TOOL_FAILURE
+    oak, elm = trace.turns[0].calls
+    assert (oak.status, oak.meter.actual_usd) == ("ok", Decimal("0.2"))
+    assert (elm.status, elm.meter.actual_usd, elm.meter.nominal_usd) == ("cancelled", Decimal("0.7"), 0)
+    assert elm.meter.wall_seconds > 0
+    assert trace.components.actual_usd == Decimal("0.9")
+    assert trace.components.calls == {OAK.pool: 1}, "nobody knows that the other one reached its expert"
+
+
+async def test_a_baseline_that_is_cut_off_has_cost_its_worst_case() -> None:
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.7"))
+    order = order_of(system=f"always:{OAK.pool}", limits=limits(timeout_seconds=0.05))
+    assert (await play(order, host_of(experts=experts))).components.actual_usd == Decimal("0.7")
+
+
 async def test_a_failing_grader_is_never_scored() -> None:
     async def broken(task: Task, given: str | None) -> None:
         raise GraderFailure("no such dataset")
@@ -217,6 +247,26 @@ async def test_cancel_ends_as_cancelled_and_a_foreign_cancellation_raises() -> N
     episode.cancel("the run is over")
     trace = await running
     assert (trace.ending, trace.detail, trace.components.outcome) == (Ending.CANCELLED, "the run is over", None)
+    assert trace.components.actual_usd == experts.worst_usd
+
+    grading = asyncio.Event()
+
+    async def slow(task: Task, given: str | None) -> Grade:
+        grading.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    episode = Episode(order_of(), host=replace(host_of([answer("oak")]), grade=slow))
+    running = asyncio.create_task(episode.run())
+    await grading.wait()
+    episode.cancel("the run is over")
+    async with asyncio.timeout(5):
+        trace = await running
+    assert (trace.ending, trace.components.outcome, trace.components.actual_usd) == (
+        Ending.CANCELLED,
+        None,
+        Decimal("0.5"),
+    )
 
     running = asyncio.create_task(play(order_of(), host_of([answer("oak")], experts=experts)))
     await experts.called.get()

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -136,9 +137,9 @@ async def test_stopping_lets_an_episode_finish_within_the_grace() -> None:
     assert (await bus.depth()).queued == 1
 
 
-async def test_what_outlasts_the_grace_is_handed_back_at_once() -> None:
+async def test_what_outlasts_the_grace_and_has_spent_nothing_is_handed_back_at_once() -> None:
     bus = MemoryBus()
-    experts = FakeExperts(gate=asyncio.Event())
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal(0))
     await submit(bus, order_of(issue=issue(1)))
     settings = replace(SETTINGS, grace_seconds=0.05)
     worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
@@ -149,6 +150,26 @@ async def test_what_outlasts_the_grace_is_handed_back_at_once() -> None:
     (lease,) = await bus.lease(max_n=4, expiry=0.1)
     assert (lease.envelope.id, lease.delivery) == (issue(1), 2)
     assert worker.finished == 0
+
+
+async def test_what_outlasts_the_grace_and_may_have_spent_money_says_how_much() -> None:
+    """Handed back, its bill would be nobody's: the next worker starts with the whole allowance."""
+    bus = MemoryBus()
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.7"))
+    await submit(bus, order_of(issue=issue(1)))
+    settings = replace(SETTINGS, grace_seconds=0.05)
+    worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
+    running = asyncio.create_task(worker.run())
+    await experts.called.get()
+    worker.stop()
+    await running
+    async with asyncio.timeout(5):
+        (received,) = await take(bus, 1)
+    trace = decode_trace(received.envelope.body)
+    assert (received.kind, received.envelope.reason) == (ResultKind.COMPLETED, "the worker was told to stop")
+    assert (trace.ending, trace.components.outcome) == (Ending.CANCELLED, None)
+    assert trace.components.actual_usd == Decimal("0.7")
+    assert await bus.lease(max_n=4, expiry=0.1) == []
 
 
 async def test_a_slow_episode_keeps_its_lease() -> None:

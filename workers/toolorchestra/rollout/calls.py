@@ -1,13 +1,15 @@
 """Executing the calls of one turn: reserve, call in parallel, settle, record.
 
 Invariants: nothing is paid before the whole turn's worst case is reserved; every call that was asked for leaves exactly
-one `Call`; a call in flight is waited for even when its sibling failed, because it is paid for.
+one `Call`; a call in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in
+flight has cost its worst case: unknown is never zero.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -66,26 +68,48 @@ class CallsResult:
     end: End | None = None
 
 
-async def execute(requests: Sequence[ExpertRequest], *, experts: Experts, purse: Purse, task: Task) -> CallsResult:
-    """Run a turn's calls at once."""
+async def execute(
+    requests: Sequence[ExpertRequest],
+    *,
+    experts: Experts,
+    purse: Purse,
+    task: Task,
+    cancelled: Callable[[tuple[Call, ...]], None],
+) -> CallsResult:
+    """Run a turn's calls at once. `cancelled` is told the calls where a cancellation keeps them from being returned."""
     try:
-        worst = sum((experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests), Decimal(0))
+        worst = [experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests]
     except UnknownPool as error:  # before anything is paid: a worker that was started with other pools
         return CallsResult(
             tuple(r.record("rejected", str(error)) for r in requests), End(Ending.TOOL_FAILURE, str(error))
         )
-    if (end := purse.reserve(worst)) is not None:
+    reserved = sum(worst, Decimal(0))
+    if (end := purse.reserve(reserved)) is not None:
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
-    calls: tuple[Call, ...] = ()
+    calls = [r.record("cancelled") for r in requests]  # what none of them will be, unless it never begins
+
+    async def make(i: int) -> None:
+        began = time.monotonic()
+        try:
+            calls[i] = await _call(requests[i], experts=experts, task=task)
+        except asyncio.CancelledError:
+            # Nobody knows what it will be billed: the worst case is spent. The policy is charged nothing for it.
+            usage = Usage(actual_usd=worst[i], wall_seconds=time.monotonic() - began)
+            calls[i] = requests[i].record("cancelled", usage=usage)
+            raise
+
     try:
-        calls = tuple(await asyncio.gather(*(_call(r, experts=experts, task=task) for r in requests)))
-    finally:  # a cancelled turn (time-out, shutdown) gives its reservation back; its trace is never scored
-        purse.settle(worst, meters=tuple(call.meter for call in calls))
+        await asyncio.gather(*(make(i) for i in range(len(requests))))
+    except asyncio.CancelledError:
+        cancelled(tuple(calls))
+        raise
+    finally:
+        purse.settle(reserved, meters=tuple(call.meter for call in calls))
     purse.service_seconds += calls_seconds(calls)
     failed = next((call for call in calls if call.status == "unavailable"), None)
     if failed is None:
-        return CallsResult(calls)
-    return CallsResult(calls, End(Ending.EXPERT_UNAVAILABLE, failed.observation, expert=failed.name))
+        return CallsResult(tuple(calls))
+    return CallsResult(tuple(calls), End(Ending.EXPERT_UNAVAILABLE, failed.observation, expert=failed.name))
 
 
 async def _call(request: ExpertRequest, *, experts: Experts, task: Task) -> Call:

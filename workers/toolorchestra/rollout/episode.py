@@ -26,7 +26,7 @@ from toolorchestra.rollout.modes.mode import Mode
 from toolorchestra.rollout.modes.qa import QAMode
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.purse import Purse
-from toolorchestra.rollout.trace import Ending, Meter, Sample, Trace, Turn
+from toolorchestra.rollout.trace import Call, Ending, Meter, Sample, Trace, Turn
 from toolorchestra.tasks.grader import Grade, GraderFailure
 from toolorchestra.tasks.task import Task
 from toolorchestra.telemetry import names
@@ -108,9 +108,13 @@ class Episode:
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
-            if self._task is not None:
-                self._task.uncancel()
-            return End(Ending.CANCELLED, self._cancelled)
+            return self._was_cancelled()
+
+    def _was_cancelled(self) -> End:
+        """The end that `cancel` asked for, its cancellation taken."""
+        if self._task is not None:
+            self._task.uncancel()
+        return End(Ending.CANCELLED, self._cancelled)
 
     async def _play(self) -> End:
         if self._order.system != "policy":
@@ -221,19 +225,25 @@ class Episode:
             if expert is None:
                 raise AssertionError("the parser lets no alias through that the tools' enum lacks")
             requests.append(ExpertRequest(call.name, expert, mode.question(call), call.arguments))
-        result = await self._run_calls(requests)
-        self._turns[-1] = turn.model_copy(update={"calls": result.calls})
+        result = await self._run_calls(requests, turn=turn)
         return result.end or mode.observe(result.calls)
 
     async def _ask(self, requests: Sequence[ExpertRequest]) -> CallsResult:
         """A baseline's turn: calls without a generation."""
-        result = await self._run_calls(requests)
-        self._turns.append(Turn(text="", calls=result.calls))
-        return result
+        self._turns.append(Turn(text=""))
+        return await self._run_calls(requests, turn=self._turns[-1])
 
-    async def _run_calls(self, requests: Sequence[ExpertRequest]) -> CallsResult:
+    async def _run_calls(self, requests: Sequence[ExpertRequest], *, turn: Turn) -> CallsResult:
+        """Make the calls of the last turn, `turn`, which keeps them also where they are cancelled."""
         self._phase = f"calls to {', '.join(request.expert.pool for request in requests)}"
-        return await execute(requests, experts=self._host.experts, purse=self._purse, task=self._order.task)
+
+        def keep(calls: tuple[Call, ...]) -> None:
+            self._turns[-1] = turn.model_copy(update={"calls": calls})
+
+        task = self._order.task
+        result = await execute(requests, experts=self._host.experts, purse=self._purse, task=task, cancelled=keep)
+        keep(result.calls)
+        return result
 
     async def _score(self, end: End) -> tuple[float | None, End]:
         if end.ending is not Ending.ANSWERED:
@@ -244,6 +254,10 @@ class Episode:
                 annotate(span, {names.SCORE: grade.score})
         except GraderFailure as error:
             return None, End(Ending.GRADER_FAILURE, str(error), answer=end.answer)
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            return None, self._was_cancelled()
         return grade.outcome, end
 
     def _trace(self, end: End, *, graded: float | None, started_at: float, wall_seconds: float) -> Trace:

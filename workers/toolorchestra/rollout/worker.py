@@ -2,9 +2,11 @@
 
 Invariants:
 - A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out), failed (the
-  worker itself broke on it) or handed back (told to stop). A worker that vanishes settles nothing: redelivery does.
+  worker itself broke on it) or handed back (told to stop before anything was spent). A worker that vanishes settles
+  nothing: redelivery does.
 - A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
-- `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back.
+- `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back. What has spent money is
+  completed as cancelled instead, so that the money is counted.
 """
 
 from __future__ import annotations
@@ -69,8 +71,8 @@ class Worker:
         self._stopped_at = time.monotonic()
         self._room = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
-        self._playing: set[asyncio.Task[None]] = set()
-        """Those of the running whose result is not being sent yet: only they can be handed back."""
+        self._playing: dict[asyncio.Task[None], Episode | None] = {}
+        """Those of the running whose result is not being sent yet: only they can be handed back. None: not begun."""
         self.finished = 0
         """Episodes whose result was stored."""
         self.loop_lag_seconds = 0.0
@@ -109,12 +111,12 @@ class Worker:
     def _start(self, lease: Lease) -> None:
         task = asyncio.create_task(self._hold(lease))
         self._running.add(task)
-        self._playing.add(task)
+        self._playing[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._playing.discard(task)
+        self._playing.pop(task, None)
         self._room.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a lease could not be settled; it will be delivered again: %r", error)
@@ -124,8 +126,11 @@ class Worker:
         left = self._stopped_at + self._settings.grace_seconds - time.monotonic()
         if self._running:
             await asyncio.wait(self._running, timeout=max(0.0, left))
-        for task in list(self._playing):
-            task.cancel()
+        for task, episode in list(self._playing.items()):
+            if episode is None:
+                task.cancel()
+            else:
+                episode.cancel("the worker was told to stop")
         if self._running:
             await asyncio.wait(self._running, timeout=_HAND_BACK_SECONDS + 1.0)
         if self._running:
@@ -157,8 +162,9 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            order = decode_order(lease.envelope.body)
-            trace = await Episode(order, host=self._host).run()
+            episode = Episode(decode_order(lease.envelope.body), host=self._host)
+            self._began(episode)
+            trace = await episode.run()
             body = self._encode(trace)
         except Exception as error:
             # A bug of ours, not of the policy: told to the bus, which tries another worker or buries it.
@@ -167,6 +173,9 @@ class Worker:
             await self._bus.fail(lease, self._result(lease, reason=f"{type(error).__name__}: {error}"))
             return
         self._settling()
+        if trace.ending is Ending.CANCELLED and not trace.components.actual_usd:
+            await self._bus.hand_back(lease)
+            return
         if trace.ending is Ending.EXPERT_UNAVAILABLE:
             # The reason is the pool's name alone: the controller asks that pool when to issue the episode again.
             await self._bus.defer(lease, self._result(lease, body=body, reason=trace.expert or ""))
@@ -175,9 +184,13 @@ class Worker:
         self.finished += 1
         _count(trace)
 
+    def _began(self, episode: Episode) -> None:
+        if (task := asyncio.current_task()) in self._playing:
+            self._playing[task] = episode
+
     def _settling(self) -> None:
         if (task := asyncio.current_task()) is not None:
-            self._playing.discard(task)
+            self._playing.pop(task, None)
 
     def _result(self, lease: Lease, *, body: bytes = b"", reason: str = "") -> Envelope:
         content = TRACE_CONTENT if body else ""
