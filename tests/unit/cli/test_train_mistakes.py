@@ -88,8 +88,19 @@ def test_resume_checks_the_files_that_the_run_was_started_with(tmp_path: Path) -
     assert "no such file" in orchestra("train", "--resume", run.root, status=2).stderr
 
 
-def started_with(run: RunDir, inputs: list[Path]) -> None:
+def test_resume_finds_relative_files_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count from where the run was started; the plan's first problem says where it looked."""
+    path = written(tmp_path, TRAINING.replace("pvc://models/tiny", "file://base/tiny"))
+    run = make_run(tmp_path, state="Cancelled")
+    started_with(run, [path], folder=str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert f"file://{tmp_path}/base/tiny: no config.json there" in orchestra("resume", run.root, status=2).stderr
+
+
+def started_with(run: RunDir, inputs: list[Path], **more: str) -> None:
     options = {"inputs": [str(path) for path in inputs], "simulator": str(SKILLS), "volumes": {}, "timeScale": 0.0}
+    options |= more
     run.manifest.write_text(json.dumps({"name": "tiny", "seed": 0, "options": options}))
 
 

@@ -29,6 +29,7 @@ def test_a_manifest_is_enough_to_go_on_from_anywhere(tmp_path: Path, monkeypatch
         "simulator": str(TINY / "skills.yaml"),
         "volumes": {"models": str(TINY)},
         "timeScale": 0.5,
+        "folder": str(TINY),
     }
     assert manifest["seed"] == plan().training.spec.algorithm.seed
     assert manifest["simulated"] == ["small", "large"]

@@ -25,6 +25,7 @@ from toolorchestra.local.plan import (
     write_resources,
 )
 from toolorchestra.rollout.pools import read_pools
+from toolorchestra.tasks.file_uri import relative
 from toolorchestra.train.settings import SettingsError
 
 TRAINING = """
@@ -208,11 +209,38 @@ def test_where_a_uri_lies() -> None:
     volumes = {"data": Path("/volumes/data")}
     assert find_file("file://some/folder", volumes) == Path("some/folder")
     assert find_file("file:///some/folder", volumes) == Path("/some/folder")
+    assert find_file("file:///some%20folder/50%25", volumes) == Path("/some folder/50%")
     assert find_file("pvc://data/sub/file", volumes) == Path("/volumes/data/sub/file")
     with pytest.raises(LocalError, match="--volume other=DIR"):
         find_file("pvc://other/file", volumes)
     with pytest.raises(LocalError, match="hf:// cannot be read on one machine"):
         find_file("hf://owner/model", volumes)
+
+
+def test_a_plan_has_relative_files_absolute(
+    tmp_path: Path, volume: Path, skills: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also under a folder whose name no URI can hold; and what the driver reads says the same from anywhere."""
+    started_in = volume.rename(tmp_path / "my files, 100%")
+    text = TRAINING.replace("pvc://models/base", "file://base").replace("pvc://models/tasks", "file://tasks")
+    path = tmp_path / "relative.yaml"
+    path.write_text("---\n".join([text, pool("oak"), pool("ash")]))
+    monkeypatch.chdir(started_in)
+    made = plan(load(path), volumes={}, skills=skills)
+    monkeypatch.chdir(tmp_path)
+    resumed = plan_of(
+        load(path), name=None, volumes={}, skills=skills, time_scale=0.0, environment={}, folder=started_in
+    )
+    assert resumed.training == made.training
+    assert made.model_dir == resumed.model_dir == started_in / "base"
+    assert relative(made.training.spec.model.uri, folder=str(started_in)) == "file://base"
+    assert relative("file:///elsewhere/base", folder=str(started_in)) == "file:///elsewhere/base"
+    write_resources(tmp_path / "resources.yaml", made.training, made.pools)
+    spec = load(tmp_path / "resources.yaml").trainings[0].spec
+    source = spec.tasks.sources[0]
+    assert source.jsonl is not None
+    assert made.find(source.jsonl.uri) == started_in / "tasks.jsonl"
+    assert made.find(spec.model.uri) == started_in / "base"
 
 
 def test_the_resolved_resources_load_again(tmp_path: Path, volume: Path, skills: Path) -> None:

@@ -34,6 +34,7 @@ def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name
         volumes=[f"{claim}={path}" for claim, path in options["volumes"].items()],
         seed=None,
         env=os.environ,
+        folder=Path(options["folder"]) if options.get("folder") else None,
     )
     plan = with_seed(plan, int(manifest["seed"]))
     typer.echo(f"going on with {folder.name}")

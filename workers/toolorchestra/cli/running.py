@@ -38,20 +38,32 @@ def new_plan(
     volumes: Sequence[str],
     seed: int | None,
     env: Mapping[str, str],
+    folder: Path | None = None,
 ) -> LocalPlan:
-    """Load and check everything; ends with status 2 and every mistake where something is wrong."""
+    """Load and check everything; ends with status 2 and every mistake where something is wrong.
+
+    `folder`: where relative URIs count from, if not from where we are.
+    """
     for file in [*files, *([simulator] if simulator else [])]:
         if not file.exists():
             fail(f"{file}: no such file")
     where: dict[str, Path] = {}
     for volume in volumes:
-        claim, separator, folder = volume.partition("=")
-        if not separator or not Path(folder).is_dir():
+        claim, separator, place = volume.partition("=")
+        if not separator or not Path(place).is_dir():
             fail(f"--volume {volume}: want CLAIM=DIR with a folder that exists")
-        where[claim] = Path(folder)
+        where[claim] = Path(place)
     try:
         bundle = load([str(file) for file in files])
-        plan = plan_of(bundle, name=name, volumes=where, skills=simulator, time_scale=time_scale, environment=env)
+        plan = plan_of(
+            bundle,
+            name=name,
+            volumes=where,
+            skills=simulator,
+            time_scale=time_scale,
+            environment=env,
+            folder=folder,
+        )
     except (ResourceError, LocalError, SettingsError, SourceError) as error:
         fail(str(error))
     return plan if seed is None else with_seed(plan, seed)

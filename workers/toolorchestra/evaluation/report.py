@@ -21,6 +21,7 @@ from toolorchestra.evaluation.gates import gates
 from toolorchestra.evaluation.progress import progress
 from toolorchestra.evaluation.reward_scale import DESCRIPTION, RAW_DESCRIPTION
 from toolorchestra.evaluation.run_data import RunData, read_run
+from toolorchestra.tasks.file_uri import relative
 from toolorchestra.train.run_dir import write_atomically
 
 Json = dict[str, Any]
@@ -89,7 +90,7 @@ def report_html(data: RunData, report: Json) -> str:
         plots=_plots(data, report),
         episodes=[readable(trace, decode=decode) for trace in pick(_showcase(data))],
         duration=_duration(data),
-        model=(data.spec.get("model") or {}).get("uri", ""),
+        model=relative((data.spec.get("model") or {}).get("uri", ""), folder=_started_in(data)),
         events=[_event(e) for e in data.events if e.get("event") not in PUSH_EVENTS][-40:],
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
@@ -179,6 +180,10 @@ def _signed(value: float) -> str:
 
 def _clock(value: Any) -> str:
     return time.strftime("%H:%M:%S", time.localtime(value)) if isinstance(value, int | float) else str(value or "")
+
+
+def _started_in(data: RunData) -> str:
+    return str((data.manifest.get("options") or {}).get("folder") or "")
 
 
 def _duration(data: RunData) -> str:

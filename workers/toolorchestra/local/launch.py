@@ -64,6 +64,7 @@ def new_run(runs: Path, plan: LocalPlan, *, inputs: Sequence[Path]) -> RunDir:
             "simulator": str(plan.skills.resolve()) if plan.skills else None,
             "volumes": {claim: str(path.resolve()) for claim, path in plan.volumes.items()},
             "timeScale": plan.time_scale,
+            "folder": str(Path.cwd()),
         },
     }
     write_atomically(run.manifest, json.dumps(manifest, indent=1) + "\n")

@@ -24,6 +24,7 @@ from toolorchestra.experts.build import build_endpoint
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.pools import PoolEntry, PoolFile
+from toolorchestra.tasks.file_uri import all_absolute, path_of
 from toolorchestra.train.settings import settings_of
 
 SIMULATOR_HOST = "simulator"
@@ -62,7 +63,7 @@ def find_file(uri: str, volumes: Mapping[str, Path]) -> Path:
     """Where a URI lies here; LocalError with what to do."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
-        return Path(rest)
+        return path_of(uri)
     claim, _, path = rest.partition("/")
     if scheme == "pvc":
         if claim not in volumes:
@@ -79,9 +80,13 @@ def plan_of(
     skills: Path | None,
     time_scale: float,
     environment: Mapping[str, str],
+    folder: Path | None = None,
 ) -> LocalPlan:
-    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through."""
-    training = bundle.training(name)
+    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through.
+
+    Relative `file://` URIs count from `folder`, else from where we are; the plan has them absolute.
+    """
+    training = with_absolute_files(bundle.training(name), folder=folder or Path.cwd())
     pools = bundle.experts(training.spec.tools)
     simulated = simulated_models(skills) if skills is not None else None
     problems: list[str] = []
@@ -110,6 +115,11 @@ def plan_of(
     # Tasks, tools, suites: malformed ones are refused before anything starts.
     settings_of(training, pools, find=plan.find)
     return plan
+
+
+def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> OrchestratorTraining:
+    """The training with every relative `file://` URI made absolute: a run goes on from any folder."""
+    return OrchestratorTraining.model_validate(all_absolute(dump(training), folder=folder))
 
 
 def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
