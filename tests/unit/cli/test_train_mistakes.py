@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.run_rig import make_run, model_folder, orchestra
+from toolorchestra.api.load import load
 from toolorchestra.train.run_dir import RunDir
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run"
@@ -96,6 +97,29 @@ def test_resume_finds_relative_files_from_any_folder(tmp_path: Path, monkeypatch
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert f"file://{tmp_path}/base/tiny: no config.json there" in orchestra("resume", run.root, status=2).stderr
+
+
+@pytest.mark.parametrize("files", ["there", "gone", "broken"])
+def test_a_complete_run_is_left_as_it_is(tmp_path: Path, files: str) -> None:
+    path = written(tmp_path, TRAINING if files == "there" else TRAINING.replace("groupSize: 4", "groupSize: 1"))
+    run = make_run(tmp_path, state="Complete", steps=load(TINY / "training.yaml").trainings[0].spec.algorithm.steps)
+    started_with(run, [path])
+    if files == "gone":
+        path.unlink()
+    before = run.read_status()
+    said = orchestra("resume", run.root).output.splitlines()
+    assert said == ["demo-1 is complete: nothing was started", f"write its report with: orchestra report {run.root}"]
+    (run.root / "report.html").write_text("")
+    assert f"report: {run.root / 'report.html'}" in orchestra("train", "--resume", run.root).output
+    assert run.read_status() == before
+    assert not (run.root / "supervisor.lock").exists()
+
+
+def test_a_complete_run_whose_files_want_more_steps_goes_on(tmp_path: Path) -> None:
+    """It is planned; here it ends with the plan's first problem, that nobody says where the model lies."""
+    run = make_run(tmp_path, state="Complete", steps=1)
+    started_with(run, [written(tmp_path, TRAINING)])
+    assert "--volume models=DIR" in orchestra("resume", run.root, status=2).stderr
 
 
 def started_with(run: RunDir, inputs: list[Path], **more: str) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from toolorchestra.cli.runs import find_run
 from toolorchestra.cli.train import fail
+from toolorchestra.train.run_dir import RunDir
 
 
 def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")]) -> None:
-    """Go on with a run from its last complete checkpoint, as a new incarnation. Nothing accepted is lost."""
+    """Go on with a run from its last complete checkpoint, as a new incarnation. Nothing accepted is lost.
+
+    A run that is complete is left as it is, unless its YAML wants more steps by now.
+    """
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
     from toolorchestra.local.lock import RunLock, RunLocked
-    from toolorchestra.train.run_dir import RunDir
 
     folder = RunDir(find_run(run).root.resolve())
     manifest = folder.read_manifest()
@@ -26,6 +30,11 @@ def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name
         RunLock(folder).check()
     except RunLocked as error:
         fail(str(error))
+    if is_complete(folder, goal=goal_of(manifest)):
+        typer.echo(f"{folder.name} is complete: nothing was started")
+        page = folder.root / "report.html"
+        typer.echo(f"report: {page}" if page.exists() else f"write its report with: orchestra report {folder.root}")
+        return
     plan = new_plan(
         [Path(path) for path in options["inputs"]],
         name=manifest["name"],
@@ -39,3 +48,22 @@ def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name
     plan = with_seed(plan, int(manifest["seed"]))
     typer.echo(f"going on with {folder.name}")
     run_to_the_end(folder, plan, console=Console())
+
+
+def is_complete(run: RunDir, *, goal: int) -> bool:
+    """True: every step up to `goal` was done, and what follows them."""
+    status = run.read_status()
+    return status.get("state") == "Complete" and goal <= int(status.get("steps", 0))
+
+
+def goal_of(manifest: Mapping[str, Any]) -> int:
+    """Steps that the run's files ask for now; 0 where they say nothing any more."""
+    from toolorchestra.api.load import load
+    from toolorchestra.api.mistakes import ResourceError
+
+    files = [path for path in manifest["options"]["inputs"] if Path(path).exists()]
+    try:
+        trainings = load(files).trainings if files else ()
+    except ResourceError:
+        return 0
+    return next((t.spec.algorithm.steps for t in trainings if t.metadata.name == manifest["name"]), 0)
