@@ -50,6 +50,7 @@ from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ledger import LedgerConfig
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.weights import Snapshot
 from toolorchestra.train.wire import BusWire
 from toolorchestra.train.world import World
@@ -135,7 +136,13 @@ class Scene:
         self.books.ledger.steps = steps
         self.steps = steps
         self.controller = Controller(
-            config=ControllerConfig(steps=steps, step=StepConfig(), checkpoint_every=2, issue_timeout=60.0),
+            config=ControllerConfig(
+                steps=steps,
+                step=StepConfig(),
+                schedule=Schedule(peak=1e-3, steps=steps, decay="Linear"),
+                checkpoint_every=2,
+                issue_timeout=60.0,
+            ),
             run=RunDir(folder),
             world=a_world(),
             books=self.books,

@@ -1,6 +1,7 @@
 """`spec.algorithm` and `spec.warmStart`: how the policy is updated.
 
-`algorithm.{type, steps, group_size, groups_per_step, learning_rate, clip: {low, high, dual}, mask: {low, high},
+`algorithm.{type, steps, group_size, groups_per_step, learning_rate,
+learning_rate_schedule: {warmup_steps, decay, decay_steps, final_fraction}, clip: {low, high, dual}, mask: {low, high},
 objective, kl: {coefficient, estimator}, entropy_coefficient, aggregation, max_gradient_norm, weight_decay,
 tokens_per_micro_batch, filters: {min_reward_std, informative, require_format, require_answer, when_short},
 max_staleness, on_stale, seed}`. `warm_start.{steps, source, learning_rate, batch_size}`. Ratios are Decimals.
@@ -71,6 +72,19 @@ class Filters(Model):
     """A step with too few groups: sample more (at most three times groupsPerStep), or go on with fewer."""
 
 
+class LearningRateSchedule(Model):
+    """How the learning rate changes: warm-up, plateau, decay."""
+
+    warmup_steps: NonNegative = 0
+    """Steps in which it rises linearly to learningRate."""
+    decay: Literal["None", "Linear", "Cosine"] = "None"
+    """How it falls at the end."""
+    decay_steps: Count | None = None
+    """Length of the fall, in steps before the last; absent: everything after the warm-up."""
+    final_fraction: Fraction = Decimal("0")
+    """What it falls to, as a fraction of learningRate."""
+
+
 class Algorithm(Model):
     """The reinforcement learning."""
 
@@ -83,7 +97,9 @@ class Algorithm(Model):
     groups_per_step: Annotated[Count, Field(le=65536)] = 16
     """Groups that one step trains on."""
     learning_rate: Number = Decimal("0.000001")
-    """Learning rate of AdamW."""
+    """Learning rate of AdamW, at its highest."""
+    learning_rate_schedule: LearningRateSchedule = Field(default_factory=LearningRateSchedule, json_schema_extra=PARENT)
+    """How the learning rate changes over the steps."""
     clip: Clip = Field(default_factory=Clip, json_schema_extra=PARENT)
     """Clipping of the ratio."""
     mask: Mask | None = None

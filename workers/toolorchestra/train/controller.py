@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.identity import Issue
-from toolorchestra.rollout.trace import Trace
+from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.batch import StepConfig, StepMetrics
 from toolorchestra.train.bookkeeper import Bookkeeper
@@ -28,6 +28,7 @@ from toolorchestra.train.ledger import Effects, StepPlan, Waiting
 from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.stats import episode_stats
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
@@ -61,6 +62,8 @@ class ControllerConfig:
 
     steps: int
     step: StepConfig
+    schedule: Schedule
+    """Gives every step its learning rate."""
     checkpoint_every: int
     issue_timeout: float
     """Seconds after which an issue without a result is lost (the backstop behind the bus's own redelivery)."""
@@ -121,7 +124,8 @@ class Controller:
             self.spans.excluded(episode, reason)
         if entry.verdict == "deferred" and arrival.deferred_for:
             self.deferrals.out(arrival.deferred_for, now=time.monotonic())
-        if entry.verdict in ("accepted", "failed"):
+        stopped = arrival.trace is not None and arrival.trace.ending is Ending.CANCELLED  # its worker was: no failure
+        if entry.verdict in ("accepted", "failed") and not stopped:
             self._recent = [*self._recent[-199:], entry.verdict == "failed"]
         if entry.verdict == "failed":
             self._count_failure(arrival)
@@ -186,7 +190,8 @@ class Controller:
         ]
         samples, rewards = self.rewarding.batch(groups)
         rewarded = time.monotonic()
-        metrics = await self.trainers.step(samples, self.config.step) if samples else None
+        config = replace(self.config.step, lr=self.config.schedule.rate(step))
+        metrics = await self.trainers.step(samples, config) if samples else None
         trained = time.monotonic()
         await self._new_version(step + 1)
         synced = time.monotonic()
@@ -289,6 +294,7 @@ class Controller:
             "time": round(time.time(), 3),
             **episode_stats(traces, rewards, step=step),
             "groups_trained": len(groups),
+            "learning_rate": self.config.schedule.rate(step),
             "groups_dropped": dict(self._drops),
             "unscored": dict(self._unscored),
             "spent_usd": float(ledger.spend.settled),

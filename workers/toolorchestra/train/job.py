@@ -206,6 +206,7 @@ class Job:
             config=ControllerConfig(
                 steps=algorithm.steps,
                 step=self.settings.step,
+                schedule=self.settings.schedule,
                 checkpoint_every=self.spec.checkpoint.every_steps,
                 issue_timeout=3.0 * self.spec.rollout.episode_timeout_seconds + 120.0,
             ),

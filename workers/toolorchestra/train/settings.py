@@ -25,6 +25,7 @@ from toolorchestra.train.assemble import SampleFilters
 from toolorchestra.train.batch import KLEstimator, StepConfig
 from toolorchestra.train.ledger import LedgerConfig
 from toolorchestra.train.rewarding import Rewarding
+from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.world import World
 
 DEFAULT_SUITE = "held-out"
@@ -58,6 +59,7 @@ class Settings:
     rewarding: Rewarding
     ledger: LedgerConfig
     step: StepConfig
+    schedule: Schedule
     warm_step: StepConfig
     suites: tuple[EvaluationSuite, ...]
     cap: Decimal | None
@@ -92,6 +94,7 @@ def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, 
         rewarding=rewarding(spec),
         ledger=ledger_config(spec),
         step=step_config(spec),
+        schedule=schedule_of(spec),
         warm_step=warm_step_config(spec),
         suites=suites,
         cap=cap,
@@ -192,6 +195,18 @@ def step_config(spec: OrchestratorTrainingSpec) -> StepConfig:
         max_grad_norm=float(a.max_gradient_norm),
         weight_decay=float(a.weight_decay),
         token_budget=a.tokens_per_micro_batch,
+    )
+
+
+def schedule_of(spec: OrchestratorTrainingSpec) -> Schedule:
+    a, schedule = spec.algorithm, spec.algorithm.learning_rate_schedule
+    return Schedule(
+        peak=float(a.learning_rate),
+        steps=a.steps,
+        warmup=schedule.warmup_steps,
+        decay=schedule.decay,
+        decay_steps=schedule.decay_steps,
+        final=float(schedule.final_fraction),
     )
 
 
