@@ -85,8 +85,35 @@ def test_an_unscored_trace_gives_way_to_its_reissue_and_is_counted_where_none_ca
     assert only.outcome is not None
     suite = evaluate_suite("s", {"policy": attempts_of([lost, trace(task=2, pool="sorter")])}, config=CONFIG, seed=0)
     assert suite.rows[0]["tasks"] == 1
-    assert suite.details[0]["unscored"] == 1
+    assert suite.rows[0]["unscored"] == suite.details[0]["unscored"] == 1
     assert suite.details[0]["endings"] == {"expert_unavailable": 1, "answered": 1}
+
+
+def test_every_task_that_a_system_was_not_scored_on_is_counted() -> None:
+    """Also those that ended without a trace, and those of a system that was never scored."""
+    tasks = 6
+    out = Ending.EXPERT_UNAVAILABLE
+    systems = {
+        "always:counter": [
+            trace(task=t, pool="counter", ending=out if t == 0 else Ending.ANSWERED) for t in range(tasks)
+        ],
+        "always:sorter": [trace(task=t, pool="sorter", ending=out) for t in range(2)],
+        "policy": [trace(task=t, pool="sorter") for t in range(4)],
+    }
+    attempts = {name: attempts_of(traces) for name, traces in systems.items()}
+    lost = {"always:sorter": 4, "policy": 2, "initialPolicy": 6}
+    suite = evaluate_suite("s", attempts, config=CONFIG, seed=0, lost=lost)
+    unscored = {row["system"]: (row["tasks"], row["unscored"]) for row in suite.rows}
+    assert unscored == {
+        "policy": (4, 2), "bestExpert": (5, 1), "cheapest": (5, 1), "random": (5, 1), "cascade": (5, 1),
+        "oracle": (5, 1), "always:counter": (5, 1),
+    }  # fmt: skip
+    assert suite.suite["unscored"] == {s: n for s, (_, n) in unscored.items()} | {
+        "initialPolicy": 6,
+        "always:sorter": 6,
+    }
+    nothing = evaluate_suite("s", {}, config=CONFIG, seed=0, lost={"policy": 3})
+    assert (nothing.rows, nothing.suite["unscored"]) == ([], {"policy": 3})
 
 
 def test_a_task_drawn_twice_makes_two_pairs() -> None:
@@ -101,7 +128,7 @@ def test_rows_have_exactly_the_agreed_keys_and_order(result: SuiteResult) -> Non
     ]  # fmt: skip
     for row in result.rows:
         assert set(row) == {
-            "system", "suite", "tasks", "accuracy", "accuracyInterval", "reward", "nominalUSDPerTask",
+            "system", "suite", "tasks", "unscored", "accuracy", "accuracyInterval", "reward", "nominalUSDPerTask",
             "actualUSDPerTask", "serviceSecondsPerTask", "seed",
         }  # fmt: skip
         assert row["tasks"] == TASKS

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import GROUP_SIZE, SPEC, manifest, write_run
+from rich.console import Console
+from synthetic_run import GROUP_SIZE, SPEC, manifest, write_run, write_traces
 from synthetic_traces import trace
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
+from toolorchestra.cli.running import _print_evaluations
 from toolorchestra.evaluation.archive import NotARun, accepted_frames, training_spec
 from toolorchestra.evaluation.episodes import pick
 from toolorchestra.evaluation.plots import dollars
@@ -23,6 +25,8 @@ from toolorchestra.evaluation.run_data import surviving
 from toolorchestra.evaluation.series import call_shares, metric_series, pareto_front
 from toolorchestra.rewards.registry import RewardConfig, reward_config
 from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.trace import Ending
+from toolorchestra.train.journal import Journal, Kind
 from toolorchestra.train.run_dir import RunDir
 
 STEPS, TASKS = 40, 320
@@ -138,6 +142,28 @@ def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
 )
 def test_the_page_says(page: str, text: str) -> None:
     assert text in page
+
+
+def test_left_out_tasks_are_said_on_the_page_and_in_the_terminal(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "demo-2")
+    run.root.mkdir()
+    run.manifest.write_text(json.dumps(manifest()))
+    out = Ending.EXPERT_UNAVAILABLE
+    policy = [trace(task=t, pool="sorter", ending=out if t < 2 else Ending.ANSWERED) for t in range(9)]
+    write_traces(run.evaluations / "heldOut" / "policy.traces", policy)
+    journal = Journal(run.evaluations / "heldOut" / "initialPolicy.traces")
+    for n in range(9):
+        journal.append(Kind.UNSCORED, {"issue": f"demo.{n}.0.0.2", "usd": "0", "reason": "worker_lost"})
+    journal.close()
+    (row,) = write_report(run.root)["evaluations"]
+    assert (row["system"], row["tasks"], row["unscored"]) == ("policy", 7, 2)
+    page = " ".join((run.root / "report.html").read_text().split())
+    assert "<td>7 <span" in page
+    assert "Left out, since infrastructure ended them: policy 2, initialPolicy 9." in page
+    console = Console(record=True, width=120)
+    _print_evaluations(run, console)
+    text = console.export_text()
+    assert "heldOut: tasks left out, since infrastructure ended them: policy 2, initialPolicy 9" in text
 
 
 def test_a_run_that_has_only_begun_still_has_a_page(tmp_path: Path) -> None:

@@ -106,11 +106,16 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, bars: bool
 
 
 def _print_evaluations(run: RunDir, console: Console) -> None:
+    report = _report(run)
     table = Table("suite", "system", "tasks", "accuracy", "reward", "$/task", title="evaluations", title_justify="left")
-    for row in _report(run)["evaluations"]:
+    for row in report["evaluations"]:
         numbers = (f"{row['accuracy']:.3f}", f"{row['reward']:.3f}", f"{row['nominalUSDPerTask']:.6f}")
         table.add_row(row["suite"], row["system"], str(row["tasks"]), *numbers)
     console.print(table)
+    for suite in report["suites"]:
+        if suite["unscored"]:
+            missing = ", ".join(f"{system} {tasks}" for system, tasks in suite["unscored"].items())
+            console.print(f"{suite['suite']}: tasks left out, since infrastructure ended them: {missing}")
 
 
 def _print_gates(run: RunDir) -> None:

@@ -47,6 +47,16 @@ def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
     return suites
 
 
+def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:
+    """By suite and system, how many tasks of an evaluation ended without even a trace (their worker was lost)."""
+    suites: dict[str, dict[str, int]] = {}
+    for path in sorted(folder.glob(f"*/*{SUFFIX}")):
+        lost = sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_frames(path))
+        if lost:
+            suites.setdefault(path.parent.name, {})[path.name.removesuffix(SUFFIX)] = lost
+    return suites
+
+
 def training_spec(manifest: dict[str, Any]) -> dict[str, Any]:
     """The `spec` of the OrchestratorTraining that a manifest records; empty where it records none."""
     resources = [manifest.get("training"), *manifest.get("resources", [])]

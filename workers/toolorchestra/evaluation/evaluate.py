@@ -36,20 +36,49 @@ class SuiteResult:
 
 
 def evaluate_suite(
-    name: str, systems: Mapping[str, Sequence[Attempt]], *, config: RewardConfig, seed: int
+    name: str,
+    systems: Mapping[str, Sequence[Attempt]],
+    *,
+    config: RewardConfig,
+    seed: int,
+    lost: Mapping[str, int] | None = None,
 ) -> SuiteResult:
-    """Everything a report says about one suite. `systems` are those that were run; baselines are added."""
+    """Everything a report says about one suite. `systems` are those that were run; baselines are added.
+
+    `lost`: by system, how many more tasks ended without a trace.
+    """
     complete = with_baselines(systems, seed=seed)
     by_task = calls_by_task(systems)
     task_scales = scales(by_task, config=config)
     ordered = sorted((s for s in complete if any(a.outcome is not None for a in complete[s])), key=system_order)
     rewards = {s: _rewards(complete[s], config=config, scales_by_task=task_scales) for s in ordered}
+    missing = _unscored(systems, complete, lost=lost or {})
     return SuiteResult(
-        rows=[_row(name, s, complete[s], rewards[s], seed=seed) for s in ordered],
-        details=[_detail(name, s, complete[s], run=s in systems) for s in ordered],
+        rows=[_row(name, s, complete[s], rewards[s], unscored=missing[s], seed=seed) for s in ordered],
+        details=[_detail(name, s, complete[s], unscored=missing[s], run=s in systems) for s in ordered],
         comparisons=_comparisons(name, {s: complete[s] for s in ordered}, rewards, seed=seed),
-        suite=_suite(name, systems, complete),
+        suite=_suite(name, systems, complete) | {"unscored": {s: n for s, n in missing.items() if n}},
     )
+
+
+def _unscored(
+    systems: Mapping[str, Sequence[Attempt]], complete: Mapping[str, Sequence[Attempt]], *, lost: Mapping[str, int]
+) -> dict[str, int]:
+    """By system, on how many of the suite's tasks it was never scored; also of systems that were scored on none.
+
+    A baseline that chooses among the experts' calls lacks the tasks that no expert was scored on.
+    """
+    missing = {s: len(attempts) - len(_scored(attempts)) + lost.get(s, 0) for s, attempts in systems.items()}
+    missing |= {s: n for s, n in lost.items() if s not in systems}
+    alone = [always(expert) for expert in experts_of(systems)]
+    keys = {a.key for s in alone for a in systems[s]}
+    tasks = max([len(keys), *(len(systems[s]) + lost.get(s, 0) for s in alone)])
+    best = best_expert(systems)
+    for system in complete.keys() - systems.keys():
+        missing[system] = tasks - len(_scored(complete[system]))
+    if BEST_EXPERT not in systems and best is not None:
+        missing[BEST_EXPERT] = missing[always(best)]
+    return dict(sorted(missing.items(), key=lambda item: system_order(item[0])))
 
 
 def _scored(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -67,13 +96,16 @@ def _rewards(
     return {a.key: attempt_reward(a, config=config, scale=scales_by_task.get(a.key)) for a in _scored(attempts)}
 
 
-def _row(suite: str, system: str, attempts: Sequence[Attempt], rewards: Mapping[str, float], *, seed: int) -> Json:
+def _row(
+    suite: str, system: str, attempts: Sequence[Attempt], rewards: Mapping[str, float], *, unscored: int, seed: int
+) -> Json:
     scored = _scored(attempts)
     right = sum(a.right for a in scored)
     return {
         "system": system,
         "suite": suite,
         "tasks": len(scored),
+        "unscored": unscored,
         "accuracy": right / len(scored),
         "accuracyInterval": list(wilson(right, len(scored))),
         "reward": _mean(list(rewards.values())),
@@ -84,7 +116,7 @@ def _row(suite: str, system: str, attempts: Sequence[Attempt], rewards: Mapping[
     }
 
 
-def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, run: bool) -> Json:
+def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, unscored: int, run: bool) -> Json:
     scored = _scored(attempts)
     calls: Counter[str] = Counter()
     for attempt in scored:
@@ -93,7 +125,7 @@ def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, run: bool) 
         "system": system,
         "suite": suite,
         "measured": "run" if run else "from always:",
-        "unscored": len(attempts) - len(scored),
+        "unscored": unscored,
         "endings": dict(Counter(a.ending for a in attempts).most_common()),
         "callsPerTask": {tool: n / len(scored) for tool, n in sorted(calls.items())},
         "turnsPerTask": _mean([a.turns for a in scored]),

@@ -60,9 +60,10 @@ def report_json(data: RunData) -> Json:
         "training": dict(data.metrics[-1]) if data.metrics else None,
         "progress": progress(data),
     }
-    for suite, systems in data.evaluations.items():
-        attempts = {system: attempts_of(traces) for system, traces in systems.items()}
-        result = evaluate_suite(suite, attempts, config=data.config, seed=data.seed)
+    for suite in sorted(data.evaluations.keys() | data.lost.keys()):
+        attempts = {system: attempts_of(traces) for system, traces in data.evaluations.get(suite, {}).items()}
+        lost = data.lost.get(suite, {})
+        result = evaluate_suite(suite, attempts, config=data.config, seed=data.seed, lost=lost)
         report["evaluations"] += result.rows
         report["evaluationDetails"] += result.details
         report["comparisons"] += result.comparisons

@@ -14,6 +14,7 @@ from toolorchestra.evaluation.archive import (
     check_run,
     evaluation_traces,
     expert_pools,
+    lost_attempts,
     training_spec,
 )
 from toolorchestra.rewards.registry import RewardConfig, reward_config
@@ -47,6 +48,8 @@ class RunData:
     training_usd: float
     sample: Sequence[Trace]
     evaluations: Mapping[str, Mapping[str, Sequence[Trace]]]
+    lost: Mapping[str, Mapping[str, int]]
+    """Suite → system → tasks that ended without a trace."""
     during: Mapping[str, Mapping[int, Sequence[Trace]]]
     """The policy's evaluations while it trained: suite → step → traces."""
 
@@ -110,6 +113,7 @@ def read_run(root: Path) -> RunData:
         training_usd=float(sum(Decimal(frame.head["usd"]) for frame in results)),
         sample=[decode_trace(frame.body) for frame in frames[::stride]],
         evaluations=evaluation_traces(run.evaluations),
+        lost=lost_attempts(run.evaluations),
         during={
             suite: {int(name.rpartition("-")[2]): traces for name, traces in systems.items()}
             for suite, systems in evaluation_traces(run.evaluations_during).items()

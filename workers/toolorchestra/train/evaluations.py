@@ -35,7 +35,8 @@ class Evaluations:
         """Each expert alone on every suite."""
         for job in baseline_jobs(self.settings.suites, pools):
             if not self._path(self.run.evaluations, job.suite, job.name).exists():
-                await self.evaluator.run(job, into=self.run.evaluations)
+                done = await self.evaluator.run(job, into=self.run.evaluations)
+                self.run.event("evaluation", f"{job.name} on {job.suite.name}: {done}", suite=job.suite.name)
         self._pay()
 
     async def policy(self, name: str, *, step: int, once: bool = False, during: bool = False) -> Score | None:
@@ -47,8 +48,8 @@ class Evaluations:
         todo = [suite for suite in suites if not (once and self._path(into, suite, name).exists())]
         for suite in todo:
             self.status.set("Running", message=f"evaluating {name} on {suite.name}")
-            written = await self.evaluator.run(Job(suite, "policy", name, version=version), into=into)
-            self.run.event("evaluation", f"{name} on {suite.name}: {written} tasks", version=version, suite=suite.name)
+            done = await self.evaluator.run(Job(suite, "policy", name, version=version), into=into)
+            self.run.event("evaluation", f"{name} on {suite.name}: {done}", version=version, suite=suite.name)
         self._pay()
         return await self._score(self._path(into, suites[0], name), step=step) if suites[0] in todo else None
 

@@ -1,20 +1,24 @@
 """Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
 
 Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
-What infrastructure failed is sent again, at most `MAX_ISSUES` times, then left out and counted.
+What infrastructure failed is sent again, at most `MAX_ISSUES` times, then recorded as unscored: a file has a frame for
+every task of the suite, so that a report can say how many are missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
-from toolorchestra.rollout.trace import Sampling
+from toolorchestra.rollout.trace import Ending, Sampling
+from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.issues import MAX_ISSUES
 from toolorchestra.train.journal import Journal, Kind
 from toolorchestra.train.ports import Delivery, Wire
@@ -38,6 +42,20 @@ class Job:
     version: str | None = None
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What became of a job's tasks: how many were scored, and why others were not."""
+
+    scored: int
+    unscored: Mapping[str, int]
+
+    def __str__(self) -> str:
+        if not self.unscored:
+            return f"{self.scored} tasks"
+        why = ", ".join(f"{reason} {n}" for reason, n in self.unscored.items())
+        return f"{self.scored} tasks, {sum(self.unscored.values())} not scored ({why})"
+
+
 @dataclass
 class _Attempt:
     order: Order
@@ -55,7 +73,6 @@ class Evaluator:
     allowance: Decimal | None = None
     spent: Decimal = Decimal(0)
     """Actual dollars of the evaluations so far."""
-    left_out: int = 0
     _serial: int = 0
     _waiting: dict[Issue, _Attempt] = field(default_factory=dict[Issue, _Attempt])
 
@@ -71,18 +88,18 @@ class Evaluator:
             attempt.done.set_result(delivery)
         await delivery.ack()
 
-    async def run(self, job: Job, *, into: Path) -> int:
-        """Evaluate a job and write `<suite>/<name>.traces` under `into`; returns the number of episodes written."""
+    async def run(self, job: Job, *, into: Path) -> Evaluated:
+        """Evaluate a job and write `<suite>/<name>.traces` under `into`."""
         self._serial += 1
         uid = f"{self.uid}-e{self.incarnation}x{self._serial}"
         instances = self._instances(job)
         window = asyncio.Semaphore(WINDOW)
         tasks = [self._attempt(job, instance, Episode(uid, i, 0), window) for i, instance in enumerate(instances)]
-        deliveries = [d for d in await asyncio.gather(*tasks) if d is not None]
-        self.left_out += len(instances) - len(deliveries)
+        arrivals = [delivery.arrival for delivery in await asyncio.gather(*tasks)]
         path = into / job.suite.name / f"{job.name}.traces"
-        await asyncio.to_thread(_write, path, deliveries)
-        return len(deliveries)
+        await asyncio.to_thread(_write, path, arrivals)
+        unscored = Counter(_reason(arrival) for arrival in arrivals if not arrival.scored)
+        return Evaluated(len(arrivals) - unscored.total(), dict(unscored.most_common()))
 
     def _instances(self, job: Job) -> list[Instance]:
         """The suite's instances; the same for every system and every evaluation, so that results are paired."""
@@ -98,18 +115,17 @@ class Evaluator:
             return list(draws)
         return [d for d in draws if any(e.pool == expert for e in d.view.experts)]
 
-    async def _attempt(
-        self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore
-    ) -> Delivery | None:
+    async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> Delivery:
+        """The first scored result, else the last one."""
         async with window:
-            for n in range(MAX_ISSUES):
+            for n in count():
                 issue = Issue(episode, self.incarnation, n)
                 delivery = await self._send(self._order(job, instance, issue))
-                if delivery.arrival.scored:
+                if delivery.arrival.scored or n + 1 == MAX_ISSUES:
                     return delivery
                 if delivery.arrival.deferred_for:
                     await asyncio.sleep(RETRY_SECONDS)
-        return None
+        raise AssertionError("unreachable")
 
     def _order(self, job: Job, instance: Instance, issue: Issue) -> Order:
         return Order(
@@ -131,16 +147,23 @@ class Evaluator:
         return await attempt.done
 
 
-def _write(path: Path, deliveries: Iterable[Delivery]) -> None:
+def _reason(arrival: Arrival) -> str:
+    """Why it was not scored: its ending, or what the bus said where no trace came."""
+    return arrival.trace.ending.value if arrival.trace is not None else arrival.reason or Ending.WORKER_LOST.value
+
+
+def _write(path: Path, arrivals: Iterable[Arrival]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
     journal = Journal(draft)
-    for delivery in deliveries:
-        arrival = delivery.arrival
-        assert arrival.trace is not None
-        head = {"issue": str(arrival.issue), "usd": str(arrival.trace.components.actual_usd)}
-        journal.append(Kind.ACCEPTED, head, arrival.body)
+    for arrival in arrivals:
+        usd = arrival.trace.components.actual_usd if arrival.trace is not None else Decimal(0)
+        head = {"issue": str(arrival.issue), "usd": str(usd)}
+        if arrival.scored:
+            journal.append(Kind.ACCEPTED, head, arrival.body)
+        else:
+            journal.append(Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body)
     journal.close()
     draft.replace(path)
 
