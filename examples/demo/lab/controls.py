@@ -1,6 +1,6 @@
 """Positive controls: worlds in which the right choice is known, from easy to the demo's own. See docs/demo.md.
 
-(a) the cheapest tool is right, whatever the task; (b) two topics and two tools whose descriptions say nothing about
+(a) the cheapest of three is right, whatever the task and the descriptions; (b) two topics and two tools whose descriptions say nothing about
 the topics; (c) four topics and four of the demo's experts, with prices; (d) what (c) learned, under aliases and prices
 that it never saw. Each fails if the prompt hides what is needed, the parser or the alias map mixes experts up, the
 combiner's or the objective's sign is wrong, or the base cannot read.
@@ -13,16 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+from toolorchestra.policy.parser import THINK_CLOSE, THINK_OPEN, ToolCall, format_calls
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
 
-from .reading import view
 from .routing import Instance, Judge
 from .world import DemoWorld, Outcome
 
 Instances = Callable[[int], Instance]
-TOPICS = ("chain_sum", "products", "letter_counting", "leg_counting")
+TOPICS = ("chain_sum", "products", "letter_counting", "prime_factorization")
 EXPERTS = ("sage", "abacus", "scribe", "tally")
+"""(c): for two of the topics an honest description shares a word with the topic, for two none does."""
+LEVELS = {
+    "cheapest": (("0.1", "0.12", "0.15"), ("0.2", "0.25", "0.3")),
+    "middle": (("0.5", "0.6", "0.8"), ("1", "1.2", "1.5")),
+    "dearest": (("2", "2.5", "3"), ("7", "8", "9")),
+}
+"""Control (a): what an expert of each level costs, in and out, US dollars per million tokens."""
+SAYINGS = ("knows maps", "loves chess", "reads music", "writes poems", "checks code", "strong at law")
 MATCHES = {"chain_sum": "knows maps", "spell_backward": "loves chess"}
 """Control (b): which description is right for which topic; nothing but the reward says so."""
 
@@ -36,17 +44,41 @@ def of_topics(world: DemoWorld, topics: Sequence[str], *, held_out: bool = False
 
 
 def cheapest(world: DemoWorld, words: Sequence[str], *, seed: int, held_out: bool = False) -> tuple[Instances, Judge]:
-    """(a): two or three made-up experts; only the one with the lowest output price is right."""
+    """(a): three made-up experts, one of each level of price, whatever they say; only the cheapest is right."""
     task = of_topics(world, TOPICS, held_out=held_out)
 
     def instance(n: int) -> Instance:
-        return task(n), view(random.Random(f"cheapest/{seed}/{held_out}/{n}"), words, most=3)
+        rng = random.Random(f"cheapest/{seed}/{held_out}/{n}")
+        levels = rng.sample(sorted(LEVELS), len(LEVELS))
+        named = zip(rng.sample(list(words), len(levels)), rng.sample(SAYINGS, len(levels)), levels, strict=True)
+        experts = tuple(
+            ExpertView(alias=alias, pool=level, description=text, price=_price(level, rng), latency_ms=1000)
+            for alias, text, level in named
+        )
+        return task(n), InstanceView(price_book="cheapest", policy_price=Price(), experts=experts)
 
     def judge(task: Task, seen: InstanceView, pool: str) -> Outcome:
         lowest = min(seen.experts, key=lambda e: e.price.output_usd_per_million_tokens)
         return Outcome(right=pool == lowest.pool, usd=0.0, seconds=1.0)
 
     return instance, judge
+
+
+def _price(level: str, rng: random.Random) -> Price:
+    ins, outs = LEVELS[level]
+    return Price(
+        input_usd_per_million_tokens=Decimal(rng.choice(ins)), output_usd_per_million_tokens=Decimal(rng.choice(outs))
+    )
+
+
+def by_price(task: Task, seen: InstanceView, rng: random.Random) -> list[str]:
+    """What (a)'s warm start imitates: each expert called after its level of price is named, all alike often.
+
+    It teaches to read a price, which the base cannot (it tells the cheaper of two no better than chance), and nothing
+    about which level is wanted: the policy starts at a third right.
+    """
+    calls = {e.pool: format_calls([ToolCall("answer", {"model": e.alias})]) for e in seen.experts}
+    return [f"{THINK_OPEN}\n{e.pool}\n{e.description}\n{THINK_CLOSE}\n{calls[e.pool]}" for e in seen.experts]
 
 
 def matching(world: DemoWorld, words: Sequence[str], *, seed: int, held_out: bool = False) -> tuple[Instances, Judge]:

@@ -32,6 +32,8 @@ from .world import Outcome
 Instance = tuple[Task, InstanceView]
 Judge = Callable[[Task, InstanceView, str], Outcome]
 """(task, view, pool chosen) → what that gives."""
+Router = Callable[[Task, InstanceView, random.Random], Sequence[str]]
+"""What the warm start imitates on one instance: traces, as many for every instance."""
 RULES = Rules(call_required=True, max_calls=6, one_per_tool=True)
 
 
@@ -72,6 +74,11 @@ class Batch:
     choices: list[Choice] = field(default_factory=list)
 
 
+def naive_router(task: Task, view: InstanceView, rng: random.Random) -> list[str]:
+    """The demo's own: one trace of `format_traces`."""
+    return [naive_route(task, view, rng)]
+
+
 class Trial:
     """One run: a model, its optimizer, a stream of instances and a judge."""
 
@@ -102,14 +109,14 @@ class Trial:
 
     # -- warm start ----------------------------------------------------------------------------------------------
 
-    def warm_start(self, instances: Callable[[int], Instance], *, match_probability: float = 0.5) -> float:
-        """Imitate the naive router; returns the last loss."""
+    def warm_start(self, instances: Callable[[int], Instance], *, router: Router | None = None) -> float:
+        """Imitate `router`, by default the naive one; returns the last loss."""
         rng = random.Random(f"{self.seed}/warm-start")
         loss = torch.zeros(())
         for step in range(self.recipe.warm_steps):
             batch = [instances(step * self.recipe.warm_batch + i) for i in range(self.recipe.warm_batch)]
             prompts = [self.prompt(instance) for instance in batch]
-            texts = [naive_route(t, v, rng, match_probability=match_probability) for t, v in batch]
+            texts = [text for task, view in batch for text in (router or naive_router)(task, view, rng)]
             completions = [[*self.renderer.encode(text), self.stop] for text in texts]
             logprobs, _, mask = self.tiny.logprobs(prompts, completions)
             loss = -logprobs[mask].mean()
