@@ -105,7 +105,6 @@ def metric_row(step: int, *, steps: int, rng: random.Random) -> dict[str, Any]:
             "total": 3.9,
         },
         "trainer_idle_fraction": max(0, 0.12 - 0.08 * learned + rng.gauss(0, 0.02)),
-        "engine_busy_fraction": min(1, 0.8 + rng.gauss(0, 0.04)),
         "spent_usd": 0.42 * step / steps,
     }
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -19,8 +21,10 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 
 from episode_world import RENDERER, FakeExperts, answer, host_of
+from synthetic_run import metric_row
 
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
@@ -221,6 +225,15 @@ async def test_every_accepted_episode_is_trained_once(tmp_path: Path, staleness:
     assert scene.engine.version == "0-4"
 
 
+async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_path: Path) -> None:
+    """Else a report would draw what no run ever writes."""
+    config = RewardConfig(combiner="WeightedSum", weights={"outcome": 1.0, "cost": 0.3})
+    scene = Scene(tmp_path, reply=either([]), steps=1, config=config)
+    async with scene.running():
+        (row,) = await scene.train()
+    assert metric_row(1, steps=2, rng=random.Random(0)).keys() - row.keys() == set()
+
+
 async def test_an_outage_defers_and_costs_no_issue(tmp_path: Path) -> None:
     out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
     experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
@@ -235,6 +248,31 @@ async def test_an_outage_defers_and_costs_no_issue(tmp_path: Path) -> None:
     assert row["episodes"] == 8
     assert scene.account().trained == 8
     assert all(s.charged <= 1 for g in scene.books.ledger.groups.values() for s in g.siblings)
+
+
+async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_path: Path) -> None:
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.4"))
+    scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1, cap=Decimal("9"))
+    host = host_of(engine=scene.engine, experts=experts)
+    settings = WorkerSettings(concurrency=16, lease_expiry_seconds=0.2, grace_seconds=0.05)
+    worker = Worker(bus=scene.bus, host=host, settings=settings)
+    working = asyncio.create_task(worker.run())
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    for _ in range(8):
+        await experts.called.get()
+    worker.stop()
+    await working
+    assert experts.gate is not None
+    experts.gate.set()
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    scene.books.flush()
+    stopped = [f for f in read_frames(scene.books.journal.path) if f.kind is Kind.UNSCORED]
+    assert [(f.head["reason"], f.head["usd"]) for f in stopped] == [("cancelled", "0.4")] * 8
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.4") + 8 * Decimal("0.5"), 0)
+    assert scene.controller._recent == [False] * 8
 
 
 async def test_the_spend_cap_pauses_with_what_to_do(tmp_path: Path) -> None:

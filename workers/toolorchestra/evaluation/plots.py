@@ -282,18 +282,13 @@ def latency_and_staleness(rows: Rows) -> str:
 
 
 def utilisation(rows: Rows) -> str:
-    """How long the trainer waited, and how busy the engines were."""
+    """How long the trainer waited for episodes."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(9, 2.6, columns=2)
-        for ax, (key, title, colour) in zip(
-            axes,
-            (("trainer_idle_fraction", "Trainer idle", RUST), ("engine_busy_fraction", "Engines busy", GREEN)),
-            strict=True,
-        ):
-            _metric(ax, rows, key, title=title, colour=colour, percent=True)
-            if metric_series(rows, key) is not None:
-                ax.set_ylim(0, 1)
-    return figure_svg(figure, title="Utilisation", description="Trainer idle and engine busy fraction by step")
+        figure, (ax,) = _figure(9, 2.6)
+        _metric(ax, rows, "trainer_idle_fraction", title="Trainer idle", colour=RUST, percent=True)
+        if metric_series(rows, "trainer_idle_fraction") is not None:
+            ax.set_ylim(0, 1)
+    return figure_svg(figure, title="Utilisation", description="Share of each step that the trainer was idle")
 
 
 def bars(values: Mapping[str, float], *, title: str, unit: str, what: str, width: float = 4.4) -> str:
