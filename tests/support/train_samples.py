@@ -19,3 +19,23 @@ def random_sample(rng: random.Random, length: int, *, vocabulary: int = 256) -> 
 def random_batch(seed: int, count: int, *, shortest: int = 2, longest: int = 120) -> list[TrainSample]:
     rng = random.Random(seed)
     return [random_sample(rng, rng.randint(shortest, longest)) for _ in range(count)]
+
+
+def sibling_batch(seed: int, *, groups: int, siblings: int, vocabulary: int = 256) -> list[TrainSample]:
+    """Groups of samples that start from one prompt of 10 to 60 tokens each, in mixed order."""
+    rng = random.Random(seed)
+    samples = []
+    for _ in range(groups):
+        prompt = [rng.randrange(vocabulary) for _ in range(rng.randint(10, 60))]
+        for _ in range(siblings):
+            rest = random_sample(rng, rng.randint(2, 30), vocabulary=vocabulary)
+            samples.append(
+                TrainSample(
+                    [*prompt, *rest.token_ids],
+                    [*[False] * len(prompt), True, *rest.loss_mask[1:]],
+                    [*[0.0] * len(prompt), -5.5, *rest.logprobs[1:]],
+                    rest.advantage,
+                )
+            )
+    rng.shuffle(samples)
+    return samples

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from support.train_samples import random_batch
+from support.train_samples import random_batch, sibling_batch
 from toolorchestra.train.attention import MAX_PADDING, Documents, group_documents, grouped_attention
 from toolorchestra.train.batch import TrainSample
+from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import ModelError, Policy, load_policy
 from toolorchestra.train.packing import pack, token_weights
 
@@ -48,6 +49,32 @@ def test_a_document_sees_only_its_own_past(lengths: list[int], seed: int) -> Non
         start += length
 
 
+@settings(deadline=None, max_examples=20)
+@given(
+    families=st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=2, max_size=5)), max_size=4),
+    single=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_a_branch_sees_its_trunk_and_its_own_past(
+    families: list[tuple[int, list[int]]], single: list[int], seed: int
+) -> None:
+    """Trunks laid down once give what whole sequences side by side give."""
+    generator = torch.Generator().manual_seed(seed)
+    roots = [*single, *(trunk for trunk, _ in families)]
+    parents = [None] * len(roots) + [len(single) + f for f, (_, rest) in enumerate(families) for _ in rest]
+    lengths = [*roots, *(n for _, rest in families for n in rest)]
+    documents = Documents(tuple(lengths), torch.device("cpu"), tuple(parents))
+    query = torch.randn(sum(lengths), 4, 8, generator=generator)
+    key, value = (torch.randn(sum(lengths), 2, 8, generator=generator) for _ in range(2))
+    got = torch.split(grouped_attention(query, key, value, documents, None), lengths)
+    parts = [torch.split(t, lengths) for t in (query, key, value)]
+    for segment, parent in enumerate(parents):
+        chain = [segment] if parent is None else [parent, segment]
+        whole = [torch.cat([part[i] for i in chain]) for part in parts]
+        want = grouped_attention(*whole, Documents((len(whole[0]),), torch.device("cpu")), None)  # type: ignore[arg-type]
+        torch.testing.assert_close(got[segment], want[-lengths[segment] :], atol=1e-5, rtol=1e-5)
+
+
 def dense_logprobs(folder: Path, samples: list[TrainSample]) -> torch.Tensor:
     """[N] by transformers itself, one unpadded sequence at a time."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
@@ -69,9 +96,9 @@ def test_packed_logprobs_equal_dense_ones(tied: bool, tiny: Path, tiny_tied: Pat
     assert (entropy > 0).all()
 
 
-def gradients(policy: Policy, samples: list[TrainSample]) -> dict[str, torch.Tensor]:
+def gradients(policy: Policy, samples: list[TrainSample], units: list[Family] | None = None) -> dict[str, torch.Tensor]:
     policy.zero_grad(set_to_none=True)
-    logprobs, entropy = policy(pack(samples, token_weights(samples, "token_mean")))
+    logprobs, entropy = policy(pack(samples, token_weights(samples, "token_mean"), units))
     (logprobs.mean() + 0.3 * entropy.mean()).backward()
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
@@ -89,6 +116,24 @@ def test_packed_gradients_equal_those_of_one_sequence_at_a_time(tiny_tied: Path,
     assert got.keys() == want.keys() == dict(policy.named_parameters()).keys()
     for name, grad in got.items():
         torch.testing.assert_close(grad, want[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_shared_trunk_changes_neither_logprobs_nor_gradients(tiny: Path, checkpointing: bool) -> None:
+    samples = sibling_batch(3, groups=3, siblings=5)
+    units = families(samples, limit=10_000)
+    assert sum(len(unit.members) > 1 for unit in units) == 3
+    shared, separate = (pack(samples, [0.0] * len(samples), u) for u in (units, alone(samples)))
+    assert shared.tokens < 0.6 * separate.tokens
+    policy = load_policy(tiny, gradient_checkpointing=checkpointing).train()
+    with torch.no_grad():
+        order = [i for unit in units for i in unit.members]
+        want = iter(policy(pack([samples[i] for i in order], [0.0] * len(samples)))[0])
+        for value in policy(shared)[0]:
+            torch.testing.assert_close(value, next(want), atol=1e-5, rtol=0)
+    got, expected = gradients(policy, samples, units), gradients(policy, samples)
+    for name, grad in got.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

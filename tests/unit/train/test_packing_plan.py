@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.train_samples import random_batch
+from support.train_samples import random_batch, sibling_batch
 from toolorchestra.train.batch import TrainSample
+from toolorchestra.train.family import families
 from toolorchestra.train.packing import pack, plan_batches, sequence_cost, token_weights
 
 LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60)
@@ -54,6 +55,33 @@ def test_packing_keeps_every_trained_token_with_its_context(seed: int, count: in
         assert (context, position, target) == (int(row[0]), int(row[1]), int(row[2]))
         assert float(row[3]) == pytest.approx(logprob)
         assert float(row[4]) == pytest.approx(advantage)
+    assert float(batch.weights.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@given(seed=st.integers(0, 10**6), groups=st.integers(1, 4), siblings=st.integers(1, 5), limit=st.integers(1, 300))
+def test_families_share_trunks_within_the_limit_and_pack_keeps_every_trained_token(
+    seed: int, groups: int, siblings: int, limit: int
+) -> None:
+    samples = sibling_batch(seed, groups=groups, siblings=siblings)
+    lengths = [len(s.token_ids) for s in samples]
+    units = families(samples, limit=limit)
+    assert sorted(i for unit in units for i in unit.members) == list(range(len(samples)))
+    for unit in units:
+        assert unit.tokens(lengths) <= limit or len(unit.members) == 1
+        assert len({tuple(samples[i].token_ids[: unit.trunk]) for i in unit.members}) == 1
+        assert not any(any(samples[i].loss_mask[: unit.trunk]) for i in unit.members)
+    batch = pack(samples, token_weights(samples, "token_mean"), units)
+    assert batch.tokens == sum(unit.tokens(lengths) for unit in units) == batch.token_ids.numel()
+    want = [
+        (s.token_ids[i - 1], i - 1, s.token_ids[i], s.logprobs[i], s.advantage)
+        for s in (samples[i] for unit in units for i in unit.members)
+        for i in range(len(s.token_ids))
+        if s.loss_mask[i]
+    ]
+    ids, positions = batch.token_ids[0][batch.selected], batch.position_ids[0][batch.selected]
+    rows = zip(ids, positions, batch.targets, batch.sampler_logprobs, batch.advantages, strict=True)
+    for expected, row in zip(want, rows, strict=True):
+        assert tuple(float(value) for value in row) == pytest.approx(expected)
     assert float(batch.weights.sum()) == pytest.approx(1, abs=1e-5)
 
 

@@ -20,6 +20,7 @@ from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
@@ -79,7 +80,7 @@ class Job:
     def _find(self, uri: str) -> Path:
         scheme, _, rest = uri.partition("://")
         if scheme == "file":
-            return Path(rest)
+            return path_of(uri)
         claim, _, path = rest.partition("/")
         if scheme == "pvc" and claim in self.config.volumes:
             return self.config.volumes[claim] / path

@@ -57,7 +57,7 @@ class Policy(nn.Module):
         return weight
 
     def forward(self, batch: PackedBatch, head: Head = token_logprobs) -> tuple[Tensor, Tensor]:
-        documents = Documents(batch.lengths, batch.token_ids.device)
+        documents = Documents(batch.lengths, batch.token_ids.device, batch.parents)
         output = self.model.base_model(
             input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False, documents=documents
         )

@@ -1,24 +1,27 @@
 """Packing: sequences laid end to end in micro-batches, without padding, balanced over ranks by cost. Pure.
 
-Invariants: every sample is in exactly one micro-batch of one rank; every rank has the same number of micro-batches
-(collectives pair up); a micro-batch holds at most `token_budget` tokens unless it is one longer sequence. Every rank
-computes the same plan from the same batch, so nothing is exchanged.
+Invariants: every sequence (or family of them, family.py) is in exactly one micro-batch of one rank; every rank has the
+same number of micro-batches (collectives pair up); a micro-batch holds at most `token_budget` tokens unless it is one
+longer sequence. Every rank computes the same plan from the same batch, so nothing is exchanged.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from toolorchestra.train.batch import Aggregation, TrainSample
+from toolorchestra.train.family import Family
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
-"""plan[rank][step] = indices of the samples in that micro-batch, shortest first (equal lengths are neighbours)."""
+"""plan[rank][step] = indices of the units (samples or families) in that micro-batch, shortest first."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,11 @@ class PackedBatch:
     token_ids: Tensor
     """[1, T] int64"""
     position_ids: Tensor
-    """[1, T] int64, from 0 in every document"""
+    """[1, T] int64, from 0 in every document, branches included"""
     lengths: tuple[int, ...]
-    """Tokens of each document, in order; they sum to T."""
+    """Tokens of each segment, in order; they sum to T."""
+    parents: tuple[int | None, ...]
+    """The segment that each one continues (a family's trunk), None where it begins a document. Trunks come first."""
     selected: Tensor
     """[N] int64: positions whose *next* token is trained"""
     targets: Tensor
@@ -50,7 +55,7 @@ class PackedBatch:
         if device.type == "cpu":
             return self
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return PackedBatch(lengths=self.lengths, **moved)
+        return PackedBatch(lengths=self.lengths, parents=self.parents, **moved)
 
 
 def sequence_cost(length: int, *, hidden_size: int) -> float:
@@ -111,26 +116,94 @@ def token_weights(samples: Sequence[TrainSample], aggregation: Aggregation) -> l
     return [1 / (sequences * count) if count else 0.0 for count in counts]
 
 
-def pack(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
-    """Lay samples end to end. No samples: a one-token stand-in without trained tokens, so that collectives pair up."""
-    if not samples:
+def pack(
+    samples: Sequence[TrainSample], weights: Sequence[float], families: Sequence[Family] | None = None
+) -> PackedBatch:
+    """Lay families end to end: first every trunk and every sample alone, then the branches, family by family.
+
+    Trained tokens are listed family by family, member by member. Absent families: every sample alone, in order. No
+    samples: a one-token stand-in without trained tokens, so that collectives pair up.
+    """
+    units = [Family((i,)) for i in range(len(samples))] if families is None else families
+    if not units:
         nothing = torch.zeros(0)
         zero, index = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        return PackedBatch(zero, zero, (1,), index, index, nothing, nothing, nothing)
-    lengths = tuple(len(sample.token_ids) for sample in samples)
-    tokens = np.concatenate([np.asarray(s.token_ids, dtype=np.int64) for s in samples])
-    mask = np.concatenate([np.asarray(s.loss_mask, dtype=bool) for s in samples])
-    logprobs = np.concatenate([np.asarray(s.logprobs, dtype=np.float32) for s in samples])
-    advantages = np.repeat(np.asarray([s.advantage for s in samples], dtype=np.float32), lengths)
-    shares = np.repeat(np.asarray(weights, dtype=np.float32), lengths)
-    trained = np.flatnonzero(mask)
+        return PackedBatch(zero, zero, (1,), (None,), index, index, nothing, nothing, nothing)
+    layout = _lay(samples, units)
+    order = [i for unit in units for i in unit.members]
+    trained = [np.flatnonzero(np.asarray(samples[i].loss_mask, dtype=bool)) for i in order]
+    counts = [len(t) for t in trained]
+    contexts = [layout.places[i](t - 1) for i, t in zip(order, trained, strict=True)]
+
+    def of_trained(name: str, dtype: type) -> Tensor:
+        pairs = zip(order, trained, strict=True)
+        values: list[NDArray[Any]] = [np.asarray(getattr(samples[i], name), dtype=dtype)[t] for i, t in pairs]
+        return torch.from_numpy(np.concatenate(values))
+
+    def of_sample(values: Sequence[float]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), counts))
+
     return PackedBatch(
-        token_ids=torch.from_numpy(tokens)[None],
-        position_ids=torch.from_numpy(np.concatenate([np.arange(n, dtype=np.int64) for n in lengths]))[None],
-        lengths=lengths,
-        selected=torch.from_numpy(trained - 1),
-        targets=torch.from_numpy(tokens[trained]),
-        sampler_logprobs=torch.from_numpy(logprobs[trained]),
-        advantages=torch.from_numpy(advantages[trained]),
-        weights=torch.from_numpy(shares[trained]),
+        token_ids=torch.from_numpy(np.concatenate(layout.tokens))[None],
+        position_ids=torch.from_numpy(np.concatenate(layout.positions))[None],
+        lengths=tuple(len(part) for part in layout.tokens),
+        parents=tuple(layout.parents),
+        selected=torch.from_numpy(np.concatenate(contexts)),
+        targets=of_trained("token_ids", np.int64),
+        sampler_logprobs=of_trained("logprobs", np.float32),
+        advantages=of_sample([samples[i].advantage for i in order]),
+        weights=of_sample([weights[i] for i in order]),
     )
+
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a sample's tokens lie: the first `trunk` from `root` on, the others from `branch` on."""
+
+    root: int
+    trunk: int
+    branch: int
+
+    def __call__(self, index: Ints) -> Ints:
+        """Packed positions of the sample's tokens at `index`."""
+        return np.where(index < self.trunk, self.root + index, self.branch + index - self.trunk)
+
+
+@dataclass
+class _Layout:
+    """Segments in packed order, and where every sample's tokens are."""
+
+    tokens: list[Ints] = field(default_factory=list[Ints])
+    positions: list[Ints] = field(default_factory=list[Ints])
+    parents: list[int | None] = field(default_factory=list[int | None])
+    places: dict[int, _Place] = field(default_factory=dict[int, _Place])
+    end: int = 0
+
+    def add(self, tokens: Ints, *, position: int, parent: int | None) -> int:
+        """Append a segment whose first token is at `position` of its sequence; returns where it starts."""
+        start = self.end
+        self.tokens.append(tokens)
+        self.positions.append(np.arange(position, position + len(tokens), dtype=np.int64))
+        self.parents.append(parent)
+        self.end += len(tokens)
+        return start
+
+
+def _lay(samples: Sequence[TrainSample], units: Sequence[Family]) -> _Layout:
+    layout = _Layout()
+    roots: list[tuple[int, int]] = []
+    for unit in units:
+        tokens = np.asarray(samples[unit.members[0]].token_ids, dtype=np.int64)
+        start = layout.add(tokens[: unit.trunk] if unit.trunk else tokens, position=0, parent=None)
+        roots.append((start, len(layout.tokens) - 1))
+        if not unit.trunk:
+            layout.places[unit.members[0]] = _Place(start, len(tokens), start)
+    for unit, (root, number) in zip(units, roots, strict=True):
+        for i in unit.members if unit.trunk else ():
+            tokens = np.asarray(samples[i].token_ids, dtype=np.int64)[unit.trunk :]
+            branch = layout.add(tokens, position=unit.trunk, parent=number)
+            layout.places[i] = _Place(root, unit.trunk, branch)
+    return layout

@@ -1,16 +1,19 @@
 """A run's folder: who writes what where. Everything a person or `orchestra` wants to know of a run is a file here.
 
-manifest.json      what runs: resources resolved, versions, seeds, how it was started; written once per incarnation
-status.json        conditions, step, spend: replaced atomically; what `orchestra status` prints
-metrics.jsonl      one line per step
-events.jsonl       one line per thing that happened (incarnations, engines lost, evaluations, checkpoints, pauses)
-journal/           the ledger's truth (journal.py)
-checkpoints/       step-NNNNNNNN/, each complete; best.json names the best or absent
-weights/           the snapshots that engines load; the newest two stay
-evaluations/       <suite>/<system>.traces, frames like the journal's
+manifest.json        what runs: resources resolved, versions, seed, how it was started; a line per supervisor's life
+status.json          state, step, spend, engines: replaced atomically; what `orchestra status` prints
+metrics.jsonl        one line per step, and per step of the warm start
+events.jsonl         one line per thing that happened (incarnations, restarts, engines lost, evaluations, the end)
+journal/journal.bin  the ledger's truth (journal.py)
+checkpoints/         step-NNNNNNNN/, each complete or absent; best.json names the best one (checkpoint.py)
+weights/             the snapshots that engines load; the newest two stay
+evaluations/         <suite>/<system>.traces, frames like the journal's
 evaluations-during/  the same for the policy at some steps: <suite>/policy-NNNNNN.traces
-export/last|best   Hugging Face folders
-logs/              one per process
+export/              last/ and best/: Hugging Face folders
+logs/                one per process
+
+Beside them: what the supervisor tells its processes (resources.yaml, pools.json, driver.json, ray.json), nats/,
+supervisor.lock, and the report (report.json, report.html).
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.export import export_folder
+from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
@@ -37,6 +38,8 @@ from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_w
 from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
 
 STATE = "state"
+FAMILIES_PER_RANK = 4
+"""Fewest parts per rank that a batch is cut into, so that ranks can be balanced: a family is cut where it is longer."""
 """Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
 
 
@@ -176,19 +179,27 @@ class Trainer:
 
     def _pack(self, samples: Sequence[TrainSample], config: StepConfig) -> list[PackedBatch]:
         weights = token_weights(samples, config.aggregation)
-        return [
-            pack([samples[i] for i in part], [weights[i] for i in part]).to(self.device)
-            for part in self._plan(samples, config.token_budget)
-        ]
+        return [pack(samples, weights, part).to(self.device) for part in self._plan(samples, config.token_budget)]
 
-    def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> tuple[tuple[int, ...], ...]:
+    def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> list[list[Family]]:
+        """This rank's micro-batches."""
+        lengths = [len(sample.token_ids) for sample in samples]
+        if self.device.type == "cuda":
+            units = alone(samples)  # variable-length flash attention knows no shared trunk
+        else:
+            fair = sum(lengths) // (FAMILIES_PER_RANK * self.world) if self.world > 1 else token_budget
+            units = families(samples, limit=min(token_budget, fair))
         plan = plan_batches(
-            [len(sample.token_ids) for sample in samples],
+            [unit.tokens(lengths) for unit in units],
             ranks=self.world,
             token_budget=token_budget,
             hidden_size=self.policy.config.hidden_size,
         )
-        return plan[self.rank]
+
+        def root(unit: Family) -> int:
+            return unit.trunk or lengths[unit.members[0]]
+
+        return [sorted((units[i] for i in part), key=root) for part in plan[self.rank]]
 
     def _sync_gradients(self, last: bool) -> None:
         """On the CPU, ranks exchange gradients once a step; on CUDA at every micro-batch, for the memory's sake."""
@@ -254,9 +265,9 @@ class Trainer:
         """This rank's share: sample index → log probabilities aligned with its token ids, 0 where not trained."""
         result: dict[int, list[float]] = {}
         for part in self._plan(samples, token_budget):
-            batch = pack([samples[i] for i in part], [0.0] * len(part)).to(self.device)
+            batch = pack(samples, [0.0] * len(samples), part).to(self.device)
             values = iter(self.policy(batch)[0].tolist())
-            for index in part:
+            for index in (i for family in part for i in family.members):
                 result[index] = [next(values) if trained else 0.0 for trained in samples[index].loss_mask]
         return result
 
