@@ -12,7 +12,14 @@ from toolorchestra.policy.parser import Rules, parse
 from toolorchestra.policy.prompts import qa_messages, qa_tools
 from toolorchestra.tasks.task import GraderSpec, Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.format_traces import choose, naive_route, naive_router_traces, shares_word, topic_words
+from toolorchestra.train.format_traces import (
+    MATCH_PROBABILITY,
+    choose,
+    naive_route,
+    naive_router_traces,
+    shares_word,
+    topic_words,
+)
 
 DESCRIPTIONS = ("exact at sums", "careful with letters", "finds prime factors", "frontier model")
 
@@ -74,11 +81,11 @@ def test_the_choice_does_not_depend_on_prices() -> None:
         assert a.pool == b.pool
 
 
-def test_a_match_is_heeded_half_of_the_time() -> None:
-    rng = random.Random(3)
+def test_a_match_is_heeded_as_often_as_it_says() -> None:
+    rng, noise = random.Random(3), 1 - MATCH_PROBABILITY
     chosen = Counter(choose("chain sum", view().experts, rng).pool for _ in range(4000))
-    assert chosen["pool-1"] / 4000 == pytest.approx(0.5 + 0.5 / 4, abs=0.03)
-    assert all(chosen[f"pool-{n}"] / 4000 == pytest.approx(0.5 / 4, abs=0.03) for n in (2, 3, 4))
+    assert chosen["pool-1"] / 4000 == pytest.approx(MATCH_PROBABILITY + noise / 4, abs=0.03)
+    assert all(chosen[f"pool-{n}"] / 4000 == pytest.approx(noise / 4, abs=0.03) for n in (2, 3, 4))
 
 
 def test_without_a_match_anyone_is_chosen() -> None:
