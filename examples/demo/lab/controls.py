@@ -1,9 +1,9 @@
 """Positive controls: worlds in which the right choice is known, from easy to the demo's own. See docs/demo.md.
 
 (a) the cheapest of three is right, whatever the task and the descriptions; (b) two topics and two tools whose
-descriptions say nothing about the topics; (c) four topics and four of the demo's experts, with prices; (d) what (c) learned, under aliases and prices
-that it never saw. Each fails if the prompt hides what is needed, the parser or the alias map mixes experts up, the
-combiner's or the objective's sign is wrong, or the base cannot read.
+descriptions say nothing about the topics; (c) four topics and four of the demo's experts, with prices; (d) what (c)
+learned, under aliases and prices that it never saw. Each fails if the prompt hides what is needed, the parser or the
+alias map mixes experts up, the combiner's or the objective's sign is wrong, or the base cannot read.
 """
 
 from __future__ import annotations
