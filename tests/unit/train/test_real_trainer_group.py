@@ -12,7 +12,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from support.train_samples import random_batch
+from support.train_samples import random_batch, sibling_batch
 from toolorchestra.train.batch import StepConfig
 from toolorchestra.train.checkpoint import CheckpointStore
 from toolorchestra.train.trainer import NonFiniteStep, Trainer, TrainerConfig
@@ -38,7 +38,7 @@ def settings(folder: Path) -> TrainerConfig:
 @pytest.mark.parametrize("tied", [False, True])
 def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied: Path, tmp_path: Path) -> None:
     folder = tiny_tied if tied else tiny
-    samples = random_batch(20, 30)
+    samples = [*random_batch(20, 20), *sibling_batch(20, groups=2, siblings=8)]
     # Fewer sequences than ranks x micro-batches: one rank runs on nothing and still takes part.
     lone = random_batch(21, 1)
     one, group = Trainer(settings(folder)), TrainerGroup(settings(folder), size=2)
