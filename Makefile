@@ -9,7 +9,7 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds controls test test-unit lint format crds parity bench-train clean
+.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit lint format crds parity bench-train clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and N
 
 demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
 	$(BIN)/python examples/demo/seeds.py
+
+demo-staleness: setup ## The demo exactly synchronous, and up to four steps behind
+	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=0 --name demo-staleness-0
+	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=4 --name demo-staleness-4
 
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
 	$(BIN)/python -m pytest tests/unit/demo/test_demo_controls.py

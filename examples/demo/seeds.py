@@ -1,7 +1,7 @@
 """`make demo-seeds`: the demo for three seeds, each judged on every suite (held-out, unseen aliases, unseen prices).
 
-Runs one after the other, each with its report; ends with a table, a JSON of all figures (runs/demo-seeds.json) and the
-line that says how many bars were missed.
+Runs one after the other, each with its report; ends with a table, a JSON of all figures (runs/NAME.json) and the line
+that says how many bars were missed. `--set algorithm.maxStaleness=0` changes the recipe's spec for all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -23,14 +24,32 @@ HERE = Path(__file__).resolve().parent
 FIGURES = ("accuracy", "nominalUSDPerTask", "reward")
 
 
-def train(seed: int, runs: Path) -> Path:
+def recipe(changes: list[str], *, into: Path) -> Path:
+    """The demo's training, or a copy of it with other values; the file to run."""
+    original = (HERE / "training.yaml").relative_to(Path.cwd())
+    if not changes:
+        return original
+    training = yaml.safe_load(original.read_text())
+    for change in changes:
+        path, _, value = change.partition("=")
+        *folders, name = path.split(".")
+        place = training["spec"]
+        for folder in folders:
+            place = place[folder]
+        place[name] = yaml.safe_load(value)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    into.write_text(yaml.safe_dump(training, sort_keys=False))
+    return into
+
+
+def train(seed: int, runs: Path, training: Path) -> Path:
     """One run of the demo; its folder."""
-    before = set(runs.iterdir()) if runs.exists() else set[Path]()
+    before = set(runs.glob("*/")) if runs.exists() else set[Path]()
     command = [sys.executable, "-m", "toolorchestra.cli.main", "train", "--runs", str(runs), "--seed", str(seed)]
-    for name in ("training.yaml", "pools.yaml"):
-        command += ["-f", str((HERE / name).relative_to(Path.cwd()))]
+    for file in (training, (HERE / "pools.yaml").relative_to(Path.cwd())):
+        command += ["-f", str(file)]
     subprocess.run([*command, "--simulator", str(HERE / "skills.yaml")], check=True)
-    return max(set(runs.iterdir()) - before, key=lambda path: path.stat().st_mtime)
+    return max(set(runs.glob("*/")) - before, key=lambda path: path.stat().st_mtime)
 
 
 def rows(report: dict[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -66,12 +85,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a field of spec, in YAML")
+    parser.add_argument("--name", default="demo-seeds", help="of the JSON, and of the changed recipe")
     args = parser.parse_args()
+    training = recipe(args.set, into=args.runs / f"{args.name}.yaml")
     found: list[dict[str, Any]] = []
     for seed in args.seeds:
-        run = train(seed, args.runs)
+        run = train(seed, args.runs, training)
         found += rows(json.loads((run / "report.json").read_text()), seed)
-        (args.runs / "demo-seeds.json").write_text(json.dumps(found, indent=1) + "\n")
+        (args.runs / f"{args.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     console = Console()
     console.print(table_of(found))
     for suite in dict.fromkeys(row["suite"] for row in found):
