@@ -74,7 +74,14 @@ def test_an_arbitrary_match_of_topic_and_description_is_learned(world: DemoWorld
     """(b) two topics, two experts; nothing but the reward says which suits which."""
     words = alias_words(world)
     recipe = Recipe(
-        combiner=GDPO(informative=True), weights={"outcome": 1.0}, steps=20, groups=8, warm_steps=10, warm_batch=16
+        combiner=GDPO(informative=True),
+        weights={"outcome": 1.0},
+        steps=30,
+        groups=8,
+        rate=3e-4,
+        entropy=0.0,
+        warm_steps=10,
+        warm_batch=16,
     )
     trial = warm(*matching(world, words, seed=SEED), recipe)
     learn(trial)
