@@ -23,7 +23,6 @@ from demo.lab.tiny import Tiny  # noqa: E402
 from demo.lab.world import DemoWorld, load_world  # noqa: E402
 
 from toolorchestra.policy.renderer import Renderer  # noqa: E402
-from toolorchestra.train.format_traces import MATCH_PROBABILITY  # noqa: E402
 
 COST_SHARE = 0.30
 FAR = 1 << 40
@@ -97,7 +96,7 @@ def main() -> None:
     suites = {suite.name: world.held_out(suite, seed=given.seed) for suite in world.settings.suites}
     first = next(iter(suites))
     began = time.monotonic()
-    loss = trial.warm_start(lambda n: world.instance(given.seed, FAR + n), match_probability=MATCH_PROBABILITY)
+    loss = trial.warm_start(lambda n: world.instance(given.seed, FAR + n))
     print(f"warm start: loss {loss:.3f}, {time.monotonic() - began:.0f} s")
     initial = trial.evaluate(suites[first])
     show("initial", first, suites[first], initial, trial)
