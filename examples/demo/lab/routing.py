@@ -49,6 +49,8 @@ class Recipe:
     rate: float = 5e-4
     entropy: float = 0.01
     staleness: int = 0
+    draws: int = 1
+    """How often groups are drawn until a step has all it asks for: 1 is `Shrink` of training.yaml, more is `Refill`."""
     max_tokens: int = 32
     warm_steps: int = 60
     warm_rate: float = 5e-4
@@ -170,10 +172,10 @@ class Trial:
         }
 
     def _generate(self) -> Batch:
-        """As many groups as a step trains on: those that the filter drops are replaced, up to three times as many."""
+        """The groups that a step trains on: those that the filter drops are drawn again, `draws` times in all."""
         kept = Batch([], [], torch.zeros(0, 0), [])
         rows: list[Tensor] = []
-        for _ in range(3):
+        for _ in range(self.recipe.draws):
             batch, drawn = self._attempts(self.recipe.groups - len(kept.prompts))
             kept.choices += drawn
             kept.prompts += batch.prompts
@@ -182,7 +184,8 @@ class Trial:
             rows += list(batch.logprobs)
             if len(kept.prompts) == self.recipe.groups:
                 break
-        kept.logprobs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        if rows:
+            kept.logprobs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return kept
 
     def _attempts(self, count: int) -> tuple[Batch, list[Choice]]:

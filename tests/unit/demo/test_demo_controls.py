@@ -103,9 +103,9 @@ def routed(world: DemoWorld) -> Routed:
     """One training serves (c) and (d)."""
     recipe = Recipe(
         combiner=GDPO(informative=True, min_range={"cost": 3e-5}),
-        weights={"outcome": 1.0, "cost": 0.3},
-        steps=40,
-        groups=10,
+        weights={"outcome": 1.0, "cost": 0.6},
+        steps=60,
+        groups=12,
         rate=3e-4,
         entropy=0.0,
         warm_steps=40,
