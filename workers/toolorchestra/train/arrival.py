@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Trace
@@ -29,7 +28,7 @@ class Arrival:
         """As the books want it. A trace that cannot be trained on counts as an infrastructure failure."""
         trace = self.trace
         if trace is None:
-            return Result(self.issue, scored=False, reason=self.reason or "worker_lost", usd=Decimal(0))
+            return Result(self.issue, scored=False, reason=self.reason or "worker_lost", usd=None)
         scored, reason, span = self.scored, trace.ending.value, version_span(trace)
         try:
             check_sampling(trace.sampling)

@@ -26,7 +26,8 @@ class Result:
     issue: Issue
     scored: bool
     reason: str
-    usd: Decimal
+    usd: Decimal | None
+    """What it really cost; None: whoever ran it is gone, its bill is unknown and counts as the worst case."""
     span: tuple[PolicyVersion, PolicyVersion] | None = None
     deferred_for: str | None = None
     """The expert whose outage ended it."""
@@ -119,11 +120,12 @@ class Bookkeeper:
         self.history.recorded.add(str(result.issue))
         entry = self._decide(result, now=now)
         kinds = {"accepted": Kind.ACCEPTED, "late": Kind.LATE}
-        head = {"issue": str(result.issue), "usd": str(result.usd), "reason": result.reason}
+        usd = self.ledger.spend.bill(str(result.issue), result.usd)
+        head = {"issue": str(result.issue), "usd": str(usd), "reason": result.reason}
         if result.span is not None:
             head |= {"oldest": str(result.span[0]), "newest": str(result.span[1])}
         self.journal.append(kinds.get(entry.verdict, Kind.UNSCORED), head, body)
-        self.ledger.spend.settle(str(result.issue), result.usd)
+        self.ledger.spend.settle(str(result.issue), usd)
         self._carry(entry.effects)
         return entry
 

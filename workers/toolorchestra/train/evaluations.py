@@ -15,15 +15,13 @@ from toolorchestra.train.best import Score, score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.evaluator import Evaluator, Job, baseline_jobs
 from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.settings import EvaluationSuite, Settings
+from toolorchestra.train.settings import Settings
 from toolorchestra.train.status import StatusWriter
-
-SUFFIX = ".traces"
 
 
 @dataclass
 class Evaluations:
-    """Writes `<suite>/<system>.traces` under the run's folder; what is there already is not done again."""
+    """Writes traces by suite and system under the run's folder; a baseline that is there is not run again."""
 
     evaluator: Evaluator
     run: RunDir
@@ -34,7 +32,7 @@ class Evaluations:
     async def baselines(self, pools: Sequence[str]) -> None:
         """Each expert alone on every suite."""
         for job in baseline_jobs(self.settings.suites, pools):
-            if not self._path(self.run.evaluations, job.suite, job.name).exists():
+            if not job.file(self.run.evaluations).exists():
                 done = await self.evaluator.run(job, into=self.run.evaluations)
                 self.run.event("evaluation", f"{job.name} on {job.suite.name}: {done}", suite=job.suite.name)
         self._pay()
@@ -45,13 +43,15 @@ class Evaluations:
         version = str(PolicyVersion(self.books.ledger.incarnation, step))
         suites = self.settings.suites[:1] if during else self.settings.suites
         into = self.run.evaluations_during if during else self.run.evaluations
-        todo = [suite for suite in suites if not (once and self._path(into, suite, name).exists())]
-        for suite in todo:
-            self.status.set("Running", message=f"evaluating {name} on {suite.name}")
-            done = await self.evaluator.run(Job(suite, "policy", name, version=version), into=into)
-            self.run.event("evaluation", f"{name} on {suite.name}: {done}", version=version, suite=suite.name)
+        jobs = [Job(suite, "policy", name, version=version) for suite in suites]
+        todo = [job for job in jobs if not (once and job.file(into).exists())]
+        for job in todo:
+            what = f"{name} on {job.suite.name}"
+            self.status.set("Running", message=f"evaluating {what}")
+            done = await self.evaluator.run(job, into=into)
+            self.run.event("evaluation", f"{what}: {done}", version=version, suite=job.suite.name)
         self._pay()
-        return await self._score(self._path(into, suites[0], name), step=step) if suites[0] in todo else None
+        return await self._score(jobs[0].file(into), step=step) if jobs[0] in todo else None
 
     async def _score(self, traces: Path, *, step: int) -> Score | None:
         suite = traces.parent.name
@@ -60,10 +60,6 @@ class Evaluations:
         if reached is not None:
             self.status.fields["evaluation"] = {"step": step, "suite": suite, **reached.as_dict()}
         return reached
-
-    @staticmethod
-    def _path(folder: Path, suite: EvaluationSuite, name: str) -> Path:
-        return folder / suite.name / f"{name}{SUFFIX}"
 
     def _pay(self) -> None:
         spent, self.evaluator.spent = self.evaluator.spent, type(self.evaluator.spent)(0)

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 
+from toolorchestra.evaluation.archive import SUFFIX
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
@@ -40,6 +40,10 @@ class Job:
     name: str
     """Name in reports and files: the system, or `initialPolicy`."""
     version: str | None = None
+
+    def file(self, folder: Path) -> Path:
+        """Where its traces belong under an evaluations folder."""
+        return folder / self.suite.name / f"{self.name}{SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -82,22 +86,25 @@ class Evaluator:
     async def take(self, delivery: Delivery) -> None:
         """A result of an evaluation, of this incarnation or an earlier one (which is dropped)."""
         attempt = self._waiting.pop(delivery.arrival.issue, None)
-        if delivery.arrival.trace is not None:
-            self.spent += delivery.arrival.trace.components.actual_usd
+        self.spent += self._bill(delivery.arrival)
         if attempt is not None and not attempt.done.done():
             attempt.done.set_result(delivery)
         await delivery.ack()
 
+    def _bill(self, arrival: Arrival) -> Decimal:
+        """Where the worker is gone, the bill is unknown and counts as the worst case."""
+        return self.allowance or Decimal(0) if arrival.trace is None else arrival.trace.components.actual_usd
+
     async def run(self, job: Job, *, into: Path) -> Evaluated:
-        """Evaluate a job and write `<suite>/<name>.traces` under `into`."""
+        """Evaluate a job and write its traces under `into`."""
         self._serial += 1
         uid = f"{self.uid}-e{self.incarnation}x{self._serial}"
         instances = self._instances(job)
         window = asyncio.Semaphore(WINDOW)
         tasks = [self._attempt(job, instance, Episode(uid, i, 0), window) for i, instance in enumerate(instances)]
         arrivals = [delivery.arrival for delivery in await asyncio.gather(*tasks)]
-        path = into / job.suite.name / f"{job.name}.traces"
-        await asyncio.to_thread(_write, path, arrivals)
+        bills = [self._bill(arrival) for arrival in arrivals]
+        await asyncio.to_thread(_write, job.file(into), arrivals, bills)
         unscored = Counter(_reason(arrival) for arrival in arrivals if not arrival.scored)
         return Evaluated(len(arrivals) - unscored.total(), dict(unscored.most_common()))
 
@@ -117,15 +124,16 @@ class Evaluator:
 
     async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> Delivery:
         """The first scored result, else the last one."""
+        orders = [self._order(job, instance, Issue(episode, self.incarnation, n)) for n in range(MAX_ISSUES)]
         async with window:
-            for n in count():
-                issue = Issue(episode, self.incarnation, n)
-                delivery = await self._send(self._order(job, instance, issue))
-                if delivery.arrival.scored or n + 1 == MAX_ISSUES:
-                    return delivery
+            delivery = await self._send(orders[0])
+            for order in orders[1:]:
+                if delivery.arrival.scored:
+                    break
                 if delivery.arrival.deferred_for:
                     await asyncio.sleep(RETRY_SECONDS)
-        raise AssertionError("unreachable")
+                delivery = await self._send(order)
+        return delivery
 
     def _order(self, job: Job, instance: Instance, issue: Issue) -> Order:
         return Order(
@@ -152,13 +160,12 @@ def _reason(arrival: Arrival) -> str:
     return arrival.trace.ending.value if arrival.trace is not None else arrival.reason or Ending.WORKER_LOST.value
 
 
-def _write(path: Path, arrivals: Iterable[Arrival]) -> None:
+def _write(path: Path, arrivals: Iterable[Arrival], bills: Iterable[Decimal]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
     journal = Journal(draft)
-    for arrival in arrivals:
-        usd = arrival.trace.components.actual_usd if arrival.trace is not None else Decimal(0)
+    for arrival, usd in zip(arrivals, bills, strict=True):
         head = {"issue": str(arrival.issue), "usd": str(usd)}
         if arrival.scored:
             journal.append(Kind.ACCEPTED, head, arrival.body)

@@ -1,7 +1,8 @@
 """Money under the cap: an issue reserves its worst case before it is published, and settles with what it really cost.
 
 Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do. A
-dead issue keeps its reservation until its late result settles it: what it spent meanwhile is unknown, never zero.
+dead issue keeps its reservation until its late result settles it, and one whose worker is gone settles at its worst
+case: what it spent meanwhile is unknown, never zero.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class Spend:
         if amount > 0:
             self.reserved[issue] = amount
             self.held += amount
+
+    def bill(self, issue: str, actual: Decimal | None) -> Decimal:
+        """Dollars that the issue counts: `actual`, or the worst case reserved for it (0 without a cap) if unknown."""
+        return self.reserved.get(issue, Decimal(0)) if actual is None else actual
 
     def settle(self, issue: str, actual: Decimal) -> None:
         """The bill of an issue: its reservation goes, the actual dollars count."""
