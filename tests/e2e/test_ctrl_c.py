@@ -6,50 +6,35 @@ The run is stopped while engines and trainers still start, so nothing here waits
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.real_run import TINY_RUN, RealRun
 from support.tiny_model import tiny_model
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.run_dir import read_jsonl
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
-TINY = Path(__file__).resolve().parent.parent / "support" / "tiny_run"
 START_SECONDS = 240.0
 AT_ONCE_SECONDS = 10.0
 """What a person takes for at once; killing takes milliseconds, Ray's own clean-up some seconds."""
 
 
-class Run:
-    """`orchestra train` in a session of its own. Every process that comes of it carries a mark in its environment."""
+class Run(RealRun):
+    """`orchestra train`. Every process that comes of it carries a mark in its environment."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = f"mark-{uuid.uuid4()}"
-        self.folder, self.log = folder, folder / "orchestra.log"
-        files = ("-f", str(TINY / "training.yaml"), "--simulator", str(TINY / "skills.yaml"))
+        super().__init__(folder, patience=START_SECONDS, environment={"MARK": self.mark})
+        files = ("-f", str(TINY_RUN / "training.yaml"), "--simulator", str(TINY_RUN / "skills.yaml"))
         places = ("--volume", f"models={folder / 'models'}", "--runs", str(folder / "runs"))
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "toolorchestra.cli.main", "train", *files, *places],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "MARK": self.mark},
-                start_new_session=True,
-            )
-
-    @property
-    def dir(self) -> RunDir:
-        return RunDir(next((self.folder / "runs").iterdir()))
+        self.start("train", *files, *places)
 
     def family(self) -> list[psutil.Process]:
         """Every living process that carries the mark, whoever its parent is by now."""
@@ -65,19 +50,18 @@ class Run:
     def running(self) -> str:
         return "\n".join(" ".join(process.cmdline()) for process in self.family())
 
-    def words(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def until(self, what: str, test: Callable[[], bool]) -> None:
-        """Wait for a fact. Polls: it is in files that other processes write."""
-        deadline = time.monotonic() + START_SECONDS
-        while not test():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{what} never came; the run's last words:\n{self.words()[-3000:]}")
-            time.sleep(0.05)
-
     def ctrl_c(self) -> None:
+        """Press it; returns when the process has taken the signal, so that two presses are two signals."""
         self.process.send_signal(signal.SIGINT)
+        self.until("taking the signal", lambda: not self._pending(signal.SIGINT))
+
+    def _pending(self, number: signal.Signals) -> bool:
+        """Whether the process has yet to take a signal (proc_pid_status(5), ShdPnd: one bit a signal)."""
+        if self.process.poll() is not None:
+            return False
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        pending = next(line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd:"))
+        return bool(int(pending, 16) >> (number - 1) & 1)
 
     def assert_over(self, *, within: float) -> None:
         """It ends in time, with the status and the words of a cancelled run, and nobody outlives it."""
@@ -125,5 +109,4 @@ def test_before_there_is_a_controller_it_just_ends(run: Run, presses: int) -> No
     run.until("Ray", lambda: "raylet" in run.running())
     for _ in range(presses):
         run.ctrl_c()
-        time.sleep(0.05)
     run.assert_over(within=AT_ONCE_SECONDS)

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.real_run import TINY_RUN, RealRun
 from support.tiny_model import tiny_model
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.journal import read_frames
@@ -25,33 +23,16 @@ from toolorchestra.train.run_dir import RunDir, read_jsonl
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
-HERE = Path(__file__).resolve().parent.parent / "support" / "tiny_run"
 STEPS = 24
 PATIENCE = 300.0
 """Seconds until something that must happen has happened; a busy machine starts vLLM in more than a minute."""
 
 
-class Run:
-    """A run as its user sees it: a command, a folder, processes."""
+class Run(RealRun):
+    """A training, its progress and its processes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = folder / "orchestra.log"
-
-    def start(self, *arguments: str) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "toolorchestra.cli.main", *arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    @property
-    def dir(self) -> RunDir:
-        return RunDir(next((self.folder / "runs").iterdir()))
+        super().__init__(folder, patience=PATIENCE)
 
     def step(self) -> int:
         rows = [row for row in read_jsonl(self.dir.metrics) if "accuracy" in row]
@@ -61,7 +42,6 @@ class Run:
         return sum(event["event"] == kind for event in read_jsonl(self.dir.events))
 
     def descendants(self) -> list[psutil.Process]:
-        assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def find(self, what: str) -> psutil.Process:
@@ -74,15 +54,6 @@ class Run:
                 continue
         raise AssertionError(f"no process {what!r} among {len(self.descendants())}")
 
-    def until(self, what: str, test: Callable[[], bool]) -> None:
-        """Wait for a fact. Polls: the fact is in files that other processes write."""
-        assert self.process is not None
-        deadline = time.monotonic() + PATIENCE
-        while not test():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{what} never came; the run's last words:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.2)
-
     def until_step(self, step: int) -> None:
         self.until(f"step {step}", lambda: any((self.folder / "runs").iterdir()) and self.step() >= step)
 
@@ -91,11 +62,11 @@ class Run:
 def run(tmp_path: Path) -> Iterator[Run]:
     tiny_model(tmp_path / "models" / "tiny")
     (tmp_path / "runs").mkdir()
-    text = (HERE / "training.yaml").read_text().replace("steps: 10", f"steps: {STEPS}")
+    text = (TINY_RUN / "training.yaml").read_text().replace("steps: 10", f"steps: {STEPS}")
     (tmp_path / "training.yaml").write_text(text)
     run = Run(tmp_path)
     yield run
-    if run.process is not None and run.process.poll() is None:
+    if run.started is not None and run.started.poll() is None:
         os.killpg(run.process.pid, signal.SIGKILL)
 
 
@@ -112,7 +83,7 @@ def assert_exact(run: RunDir) -> None:
 
 def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
     run.start(
-        *("train", "-f", str(run.folder / "training.yaml"), "--simulator", str(HERE / "skills.yaml")),
+        *("train", "-f", str(run.folder / "training.yaml"), "--simulator", str(TINY_RUN / "skills.yaml")),
         *("--volume", f"models={run.folder / 'models'}", "--runs", str(run.folder / "runs")),
     )
     run.until_step(2)
@@ -125,14 +96,13 @@ def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
             run.until(f"incarnation {lives}", lambda lives=lives: run.events("incarnation") >= lives)  # type: ignore[misc]
             run.until("steps of the new incarnation", lambda: run.step() < STEPS)
     family = run.descendants()
-    assert run.process is not None
     run.process.kill()
     run.process.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, f"processes outlived their supervisor: {[p.cmdline() for p in alive]}"
 
     run.start("resume", str(run.dir.root))
-    assert run.process.wait(PATIENCE) is not None
+    run.process.wait(PATIENCE)
     status = json.loads(run.dir.status.read_text())
     assert status["state"] == "Complete", run.log.read_text()[-3000:]
     assert_exact(run.dir)
