@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from demo.lab.tiny import Tiny  # noqa: E402
 from demo.lab.world import DemoWorld, load_world  # noqa: E402
 
 from toolorchestra.policy.renderer import Renderer  # noqa: E402
+from toolorchestra.train.ledger import MAX_REFILL  # noqa: E402
 
 COST_SHARE = 0.30
 FAR = 1 << 40
@@ -44,6 +46,7 @@ def recipe_of(world: DemoWorld, given: argparse.Namespace) -> Recipe:
         entropy=settings.step.entropy_coefficient if given.entropy is None else given.entropy,
         staleness=algorithm.max_staleness if given.staleness is None else given.staleness,
         max_tokens=spec.rollout.max_response_tokens,
+        draws=1 if algorithm.filters.when_short == "Shrink" else 1 + MAX_REFILL,
         warm_steps=spec.warm_start.steps if given.warm_steps is None else given.warm_steps,
         warm_rate=float(spec.warm_start.learning_rate),
         warm_batch=spec.warm_start.batch_size,
@@ -102,7 +105,9 @@ def main() -> None:
     show("initial", first, suites[first], initial, trial)
     show_choices(suites[first], initial)
     began = time.monotonic()
+    schedule = replace(world.settings.schedule, peak=recipe.rate, steps=recipe.steps)
     for step in range(1, recipe.steps + 1):
+        trial.recipe = replace(recipe, rate=schedule.rate(step - 1))
         found = trial.step()
         if step % 5 == 0:
             line = " ".join(f"{k} {v * 1e6:.0f}u" if k == "usd" else f"{k} {v:.3f}" for k, v in found.items())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolorchestra.train.batch import Aggregation, TrainSample
-from toolorchestra.train.family import Family
+from toolorchestra.train.family import Family, alone
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
 """plan[rank][step] = indices of the units (samples or families) in that micro-batch, shortest first."""
@@ -124,7 +124,7 @@ def pack(
     Trained tokens are listed family by family, member by member. Absent families: every sample alone, in order. No
     samples: a one-token stand-in without trained tokens, so that collectives pair up.
     """
-    units = [Family((i,)) for i in range(len(samples))] if families is None else families
+    units = alone(samples) if families is None else families
     if not units:
         nothing = torch.zeros(0)
         zero, index = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
