@@ -1,7 +1,7 @@
 """What one reconcile decided: frozen actions, in order, and the whole status.
 
 Invariants
-- A plan is made by a pure function of (parent, observed, now); carrying it out and reconciling again gives an empty one.
+- A plan is made by a pure function of (parent, observed, now). Carried out, the next one is empty.
 - Every action is idempotent, so that an operator killed between two of them loses and doubles nothing: `Apply` and
   `Create` name their object, `Delete` names the UID that was seen, stream actions may be repeated.
 - Actions are carried out in order; the first that fails ends the plan, and the key is tried again with back-off. The
