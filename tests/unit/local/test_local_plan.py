@@ -18,13 +18,11 @@ from toolorchestra.local.plan import (
     LocalPlan,
     find_file,
     plan_of,
-    pool_file,
-    secret_variable,
     simulated_models,
     with_simulator,
     write_resources,
 )
-from toolorchestra.rollout.pools import read_pools
+from toolorchestra.rollout.pools import pool_file, read_pools, secret_variable
 from toolorchestra.tasks.file_uri import relative
 from toolorchestra.train.settings import SettingsError
 

@@ -46,6 +46,7 @@ from toolorchestra.tools.view import Price
 from toolorchestra.train.assemble import SampleFilters
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.controller import Controller, ControllerConfig, Paused, Stopped
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
@@ -86,9 +87,9 @@ class CountingTrainers:
         await asyncio.to_thread(folder.mkdir, parents=True)
         return Snapshot(path=str(folder), version=version, digest="")
 
-    async def save(self, step: int, job: dict[str, Any]) -> Path:
+    async def save(self, step: int, job: dict[str, Any]) -> Checkpoint:
         json.dumps(job)
-        return Path(f"step-{step}")
+        return Checkpoint(Path(f"step-{step}"), step, job, digest="")
 
     async def export(self, folder: Path) -> None: ...
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,11 @@ import typer
 
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
+from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.policy.renderer import RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.process import die_with_parent
-from toolorchestra.rollout.pools import PoolFileError, read_pools
+from toolorchestra.rollout.pools import PoolFileError, read_pools, read_resources
 from toolorchestra.rollout.process import serve
 from toolorchestra.rollout.worker import WorkerSettings
 from toolorchestra.telemetry.logs import configure_logs
@@ -26,7 +28,12 @@ from toolorchestra.telemetry.setup import TelemetryError, configure
 def worker(
     nats: Annotated[str, typer.Option(help="URL of the NATS server.", envvar="NATS_URL")],
     uid: Annotated[str, typer.Option(help="Short UID of the training whose streams to bind.")],
-    pools: Annotated[Path, typer.Option(help='Pool file: {"pools": [{"pool", "url", "model", …}]}.', metavar="FILE")],
+    pools: Annotated[
+        Path | None, typer.Option(help='Pool file: {"pools": [{"pool", "url", "model", …}]}.', metavar="FILE")
+    ] = None,
+    resources: Annotated[
+        Path | None, typer.Option(help="Or the training and its pools, as YAML.", metavar="FILE")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder with the policy's tokenizer and chat template.", metavar="DIR")
     ] = None,
@@ -49,7 +56,7 @@ def worker(
     settings = WorkerSettings(concurrency=concurrency, grace_seconds=grace)
     try:
         telemetry = configure(service="toolorchestra-worker", attributes={"toolorchestra.training": uid})
-        endpoints = read_pools(pools, environment=os.environ)
+        endpoints = _endpoints(pools, resources)
 
         async def run() -> int:
             bus = await NatsBus.connect(nats, uid=uid, name=name)
@@ -62,3 +69,11 @@ def worker(
         raise typer.Exit(2) from error
     telemetry.shutdown()
     logging.getLogger(__name__).info("worker %s: %d episodes finished", name, finished)
+
+
+def _endpoints(pools: Path | None, resources: Path | None) -> Sequence[Endpoint]:
+    if pools is not None and resources is None:
+        return read_pools(pools, environment=os.environ)
+    if resources is not None and pools is None:
+        return read_resources(resources, environment=os.environ)
+    raise PoolFileError("say where the experts are: --pools FILE or --resources FILE, one of them")

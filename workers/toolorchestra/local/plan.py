@@ -6,7 +6,6 @@ Pure: files are looked at, nothing is started. Everything that is replaced or mi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 
-from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.bundle import Bundle
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.experts.build import build_endpoint
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
-from toolorchestra.rollout.pools import PoolEntry, PoolFile
+from toolorchestra.rollout.pools import secret_variable
 from toolorchestra.tasks.file_uri import all_absolute, path_of
 from toolorchestra.train.settings import settings_of
 
@@ -172,11 +169,6 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
     return []
 
 
-def secret_variable(reference: SecretKeyRef) -> str:
-    """The environment variable that stands for a secret's key on one machine: `SECRET_<NAME>_<KEY>`."""
-    return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{reference.name}_{reference.key}".upper())
-
-
 def _stand_ins(training: OrchestratorTraining) -> list[str]:
     spec = training.spec
     said = ["messaging: a nats-server of this run's own", "ray: a local Ray, its actors as processes here"]
@@ -205,28 +197,6 @@ def with_simulator(pool: ExpertPool, url: str) -> ExpertPool:
     moved = urlunsplit((here.scheme, here.netloc, there.path, there.query, ""))
     return pool.model_copy(
         update={"spec": pool.spec.model_copy(update={"endpoint": endpoint.model_copy(update={"url": moved})})}
-    )
-
-
-def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
-    """What the workers are told of the experts. Keys stay in the environment."""
-    return PoolFile(pools=tuple(_entry(pool, workers=workers) for pool in pools))
-
-
-def _entry(pool: ExpertPool, *, workers: int) -> PoolEntry:
-    endpoint = build_endpoint(pool, secrets=lambda _: "", clients=workers)
-    reference = pool.spec.endpoint.api_key_secret_ref if pool.spec.endpoint else None
-    return PoolEntry(
-        pool=endpoint.pool,
-        url=endpoint.url,
-        model=endpoint.model,
-        price=endpoint.price,
-        limits=endpoint.limits,
-        api_key_env=secret_variable(reference) if reference else None,
-        parameters=dict(endpoint.parameters),
-        parameter_names=dict(endpoint.parameter_names),
-        simulated=endpoint.simulated,
-        timeout_seconds=endpoint.timeout_seconds,
     )
 
 

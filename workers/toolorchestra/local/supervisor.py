@@ -26,8 +26,9 @@ import nats
 from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra.local.plan import LocalPlan, pool_file, with_simulator, write_resources
+from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
 from toolorchestra.process import Child, tail
+from toolorchestra.rollout.pools import pool_file
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.status import EXIT_CODES, State

@@ -5,12 +5,18 @@ Keys never lie in the file: an entry names the environment variable that holds i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolorchestra.api.base import SecretKeyRef
+from toolorchestra.api.load import load
+from toolorchestra.api.mistakes import ResourceError
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.experts.build import build_endpoint
 from toolorchestra.experts.endpoint import Endpoint, Limits
 from toolorchestra.tools.view import Price
 
@@ -90,3 +96,43 @@ def read_pools(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoi
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise PoolFileError(f"{path}: pools named twice: {', '.join(doubled)}")
     return [entry.endpoint(environment=environment) for entry in file.pools]
+
+
+def read_resources(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoint]:
+    """The endpoints of the experts of the one training in a resources file, as a cluster's workers are given it.
+    PoolFileError with what is wrong."""
+    try:
+        bundle = load([str(path)])
+        training = bundle.training()
+    except (ResourceError, OSError) as error:
+        raise PoolFileError(str(error)) from error
+    pools = bundle.experts(training.spec.tools)
+    entries = pool_file(pools, workers=training.spec.rollout.workers).pools
+    return [entry.endpoint(environment=environment) for entry in entries]
+
+
+def secret_variable(reference: SecretKeyRef) -> str:
+    """The environment variable that stands for a secret's key in a worker: `SECRET_<NAME>_<KEY>`."""
+    return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{reference.name}_{reference.key}".upper())
+
+
+def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
+    """What the workers are told of the experts. Keys stay in the environment."""
+    return PoolFile(pools=tuple(_entry(pool, workers=workers) for pool in pools))
+
+
+def _entry(pool: ExpertPool, *, workers: int) -> PoolEntry:
+    endpoint = build_endpoint(pool, secrets=lambda _: "", clients=workers)
+    reference = pool.spec.endpoint.api_key_secret_ref if pool.spec.endpoint else None
+    return PoolEntry(
+        pool=endpoint.pool,
+        url=endpoint.url,
+        model=endpoint.model,
+        price=endpoint.price,
+        limits=endpoint.limits,
+        api_key_env=secret_variable(reference) if reference else None,
+        parameters=dict(endpoint.parameters),
+        parameter_names=dict(endpoint.parameter_names),
+        simulated=endpoint.simulated,
+        timeout_seconds=endpoint.timeout_seconds,
+    )

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from toolorchestra.policy.version import PolicyVersion
@@ -22,6 +21,7 @@ from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.batch import StepConfig, StepMetrics
 from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.ledger import Effects, StepPlan, Waiting
@@ -322,7 +322,7 @@ class Controller:
 
     # ── checkpoints ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def checkpoint(self) -> Path:
+    async def checkpoint(self) -> Checkpoint:
         """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
         await self._flush()
         ledger = self.books.ledger
@@ -336,7 +336,7 @@ class Controller:
             "metrics_offset": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
             "seed": self.world.seed,
         }
-        folder = await self.trainers.save(ledger.step, job)
-        self.books.journal.note("checkpoint", step=ledger.step, folder=folder.name)
+        saved = await self.trainers.save(ledger.step, job)
+        self.books.journal.note("checkpoint", step=ledger.step, folder=saved.path.name)
         await self._flush()
-        return folder
+        return saved

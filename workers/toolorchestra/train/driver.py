@@ -42,6 +42,8 @@ async def drive(config: DriverConfig) -> State:
     state: State = "Failed"
     message = ""
     try:
+        if config.cluster:
+            await job.nodes()
         await job.start()
         await job.train()
         state, message = "Complete", "all steps are done"
@@ -55,9 +57,8 @@ async def drive(config: DriverConfig) -> State:
         message = f"a trainer died: {lost}"
         _log.error("%s", message)
     finally:
+        await job.finish(state, message=message)
         await job.close(keep_engines=state == "Failed")
-        job.status.set(state, message=message)
-        run.event("ended", message or state, state=state, step=job.step)
     return state
 
 

@@ -7,6 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TRAINER_ROLE, ENGINE_ROLE = "trainer", "engine"
+"""Ray resources of a cluster's nodes: one of its kind on each."""
+
 
 class DriverConfig(BaseModel):
     """`resources` are the resolved YAML files: one training and its pools."""
@@ -21,6 +24,11 @@ class DriverConfig(BaseModel):
     model_dir: Path
     volumes: dict[str, Path] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"] = "cpu"
+    cluster: bool = False
+    """Trainers and engines run on the Ray nodes made for them (`--resources` trainer, engine), and engines listen on
+    their node's address."""
+    attempt: int = 1
+    """Which cluster this is of the training's, from 1; told back in the progress."""
     threads: int = 1
     """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
 

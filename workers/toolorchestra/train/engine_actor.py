@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import ray
+
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engine_control import EngineError
 from toolorchestra.train.engine_server import EngineServer
@@ -45,7 +47,9 @@ class EngineStatus:
 class EngineActor:
     """One engine. Methods block: the actor runs them in threads."""
 
-    def __init__(self, *, name: str, config: EngineConfig, log: Path) -> None:
+    def __init__(self, *, name: str, config: EngineConfig, log: Path, on_node: bool = False) -> None:
+        if on_node:
+            config = replace(config, host=ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._server = EngineServer(config, log=log)
         self._status = EngineStatus(name)
         self._snapshot: Snapshot | None = None

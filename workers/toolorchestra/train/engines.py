@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from toolorchestra.train.driver_config import ENGINE_ROLE
 from toolorchestra.train.engine_actor import EngineActor, EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.weights import Snapshot
@@ -19,8 +20,13 @@ KEY = "engines"
 """Key of the routing state in the training's bucket: `{"engines": [{url, version, routable}], "paused": bool}`."""
 
 
-def engine_actors(*, count: int, config: EngineConfig, logs: Path, cpus: float = 1.0, gpus: float = 0.0) -> list[Any]:
-    """The detached actors of this training's namespace: found if an earlier incarnation left them, else made."""
+def engine_actors(
+    *, count: int, config: EngineConfig, logs: Path, cpus: float = 1.0, gpus: float = 0.0, by_role: bool = False
+) -> list[Any]:
+    """The detached actors of this training's namespace: found if an earlier incarnation left them, else made.
+
+    `by_role`: on the cluster's nodes for engines, each listening on its node's address.
+    """
     remote = ray.remote(EngineActor)
     actors = []
     for i in range(count):
@@ -33,8 +39,9 @@ def engine_actors(*, count: int, config: EngineConfig, logs: Path, cpus: float =
             max_concurrency=8,
             num_cpus=cpus,
             num_gpus=gpus,
+            resources={ENGINE_ROLE: 1} if by_role else None,
         )
-        actors.append(options.remote(name=name, config=config, log=logs / f"{name}.log"))
+        actors.append(options.remote(name=name, config=config, log=logs / f"{name}.log", on_node=by_role))
     return actors
 
 

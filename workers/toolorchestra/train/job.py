@@ -7,6 +7,7 @@ before the engines serve the weights that the books believe in.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Coroutine
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import ray
 
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
+from toolorchestra.bus.protocol import BusError
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
@@ -26,7 +29,7 @@ from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
 from toolorchestra.train.deferral import Deferrals
-from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engines import Engines, engine_actors
@@ -38,7 +41,7 @@ from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
-from toolorchestra.train.status import StatusWriter
+from toolorchestra.train.status import State, StatusWriter
 from toolorchestra.train.trainer import TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.trainers import AsyncTrainers
@@ -47,6 +50,10 @@ from toolorchestra.train.wire import BusWire
 _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 10.0
+PROGRESS_KEY = "progress"
+PROGRESS_SECONDS = 1.0
+"""Least time between two tellings."""
+NODES_POLL_SECONDS = 1.0
 BATCH = 256
 """Results journalled with one fsync."""
 
@@ -104,15 +111,31 @@ class Job:
 
     # ── start ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def nodes(self) -> None:
+        """Wait until the cluster has a node for every trainer and engine; how long is its maker's business."""
+        wanted = {TRAINER_ROLE: self.spec.ray.trainers.replicas, ENGINE_ROLE: self.spec.ray.engines.replicas}
+        while True:
+            there: dict[str, float] = await asyncio.to_thread(ray.cluster_resources)
+            missing = [
+                f"{int(there.get(role, 0))} of {n} {role}s" for role, n in wanted.items() if there.get(role, 0) < n
+            ]
+            if not missing:
+                return
+            self.status.set("Starting", message=f"waiting for nodes: {', '.join(missing)}")
+            await self._unless_stopped(asyncio.sleep(NODES_POLL_SECONDS))
+
     async def start(self) -> None:
         """Bring everything up; returns when training can go on."""
-        self.status.set("Starting", message="starting engines and trainers", uid=self.config.uid)
+        self.status.set(
+            "Starting", message="starting engines and trainers", uid=self.config.uid, attempt=self.config.attempt
+        )
         store = self._store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
         await self._bus.drain()
         self._wire = BusWire(self._bus)
+        self._spawn(self._tell_progress())
         self._start_engines()
         recovery = self._open_books(checkpoint)
         self._spawn(self._read_results())
@@ -142,7 +165,9 @@ class Job:
             threads=self.config.threads,
         )
         gpus = float(engines.tensor_parallel_size) if cuda else 0.0
-        actors = engine_actors(count=engines.replicas, config=config, logs=self.run.logs, gpus=gpus)
+        actors = engine_actors(
+            count=engines.replicas, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster
+        )
         self._engines = Engines(actors, put=self._wire.put, on_change=self._engine_changed)
         self._spawn(self._engines.start())
 
@@ -191,7 +216,11 @@ class Job:
             reference=self.spec.algorithm.kl.coefficient > 0,
         )
         group = await asyncio.to_thread(
-            TrainerGroup, config, size=self.spec.ray.trainers.replicas, gpus_per_trainer=1.0 if cuda else 0.0
+            TrainerGroup,
+            config,
+            size=self.spec.ray.trainers.replicas,
+            gpus_per_trainer=1.0 if cuda else 0.0,
+            by_role=self.config.cluster,
         )
         self._trainers = AsyncTrainers(group, store)
         if checkpoint is not None:
@@ -281,6 +310,27 @@ class Job:
             bus={"kind": "JetStream", "sent": self._wire.sent, "received": self._wire.received},
         )
 
+    async def _tell_progress(self) -> None:
+        """The status into the training's bucket, where the operator reads it; the newest one, not every one."""
+        while True:
+            await self.status.changed.wait()
+            await self._put_progress()
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _put_progress(self) -> None:
+        self.status.changed.clear()
+        try:
+            await self._wire.put(PROGRESS_KEY, json.dumps(self.status.latest).encode())
+        except BusError as error:  # the run goes on; the next change is told again
+            _log.warning("progress was not told: %s", error)
+
+    async def finish(self, state: State, *, message: str) -> None:
+        """The last status, told before the bus is closed."""
+        self.status.set(state, message=message)
+        self.run.event("ended", message or state, state=state, step=self.step)
+        if self._bus is not None:
+            await asyncio.wait({asyncio.create_task(self._put_progress())}, timeout=CLOSE_SECONDS)
+
     async def save(self) -> None:
         """Checkpoint and export what there is; nothing where training never began."""
         if self._controller is None or self._trainers is None or not self._ready_for_results.is_set():
@@ -302,8 +352,9 @@ class Job:
     async def _checkpoint(self) -> None:
         """Save this step, unless it is saved."""
         if self._checkpointed != self.step:
-            await self.controller.checkpoint()
+            saved = await self.controller.checkpoint()
             self._checkpointed = self.step
+            self.status.fields["checkpoint"] = {"step": saved.step, "path": str(saved.path), "digest": saved.digest}
 
     async def close(self, *, keep_engines: bool) -> None:
         """End what this incarnation started. Engines stay warm for the next one after a failure."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from toolorchestra.rollout.order import Order
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.weights import Snapshot
 
 
@@ -42,7 +43,7 @@ class Trainers(Protocol):
 
     async def snapshot(self, folder: Path, *, version: str) -> Snapshot: ...
 
-    async def save(self, step: int, job: dict[str, Any]) -> Path:
+    async def save(self, step: int, job: dict[str, Any]) -> Checkpoint:
         """Write and seal the checkpoint of a step; complete or absent."""
         ...
 

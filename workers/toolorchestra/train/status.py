@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,19 +23,22 @@ class StatusWriter:
     steps: int
     incarnation: int = 0
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    latest: dict[str, Any] = field(default_factory=dict[str, Any])
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with every change; whoever passes the status on clears it."""
 
     def set(self, state: State, *, message: str = "", **fields: Any) -> None:
         """Replace the state and merge further fields (step, spentUSD, metrics, engines, …)."""
         self.fields |= fields
         step = int(self.fields.get("step", 0))
-        self.run.set_status(
-            {
-                "state": state,
-                "message": message,
-                "incarnation": self.incarnation,
-                "steps": self.steps,
-                "progressPercentage": 100 * step // max(1, self.steps),
-                "updated": round(time.time(), 3),
-                **self.fields,
-            }
-        )
+        self.latest = {
+            "state": state,
+            "message": message,
+            "incarnation": self.incarnation,
+            "steps": self.steps,
+            "progressPercentage": 100 * step // max(1, self.steps),
+            "updated": round(time.time(), 3),
+            **self.fields,
+        }
+        self.run.set_status(self.latest)
+        self.changed.set()

@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.driver_config import TRAINER_ROLE
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import SupervisedMetrics, supervised_step
 from toolorchestra.train.weights import Snapshot
@@ -83,11 +84,14 @@ class TrainerGroup:
         size: int = 1,
         cpus_per_trainer: float = 1,
         gpus_per_trainer: float = 0,
+        by_role: bool = False,
         ready_timeout: float = 300.0,
     ) -> None:
         bundle: dict[str, float] = {"CPU": cpus_per_trainer}
         if gpus_per_trainer:
             bundle["GPU"] = gpus_per_trainer
+        if by_role:
+            bundle[TRAINER_ROLE] = 1
         self.size = size
         self._placement: PlacementGroup = placement_group([bundle] * size, strategy="PACK")
         if not self._placement.wait(ready_timeout):
@@ -98,6 +102,7 @@ class TrainerGroup:
             actor.options(
                 num_cpus=cpus_per_trainer,
                 num_gpus=gpus_per_trainer,
+                resources={TRAINER_ROLE: 1} if by_role else None,
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._placement, placement_group_bundle_index=rank

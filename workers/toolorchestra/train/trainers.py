@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
-from toolorchestra.train.checkpoint import CheckpointStore
+from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.warm_start import SupervisedMetrics
 from toolorchestra.train.weights import Snapshot
@@ -36,12 +36,11 @@ class AsyncTrainers:
     async def snapshot(self, folder: Path, *, version: str) -> Snapshot:
         return await self._call(self._group.snapshot, folder, version=version)
 
-    async def save(self, step: int, job: dict[str, Any]) -> Path:
+    async def save(self, step: int, job: dict[str, Any]) -> Checkpoint:
         """Write and seal the checkpoint of a step."""
         folder = self._store.begin(step)
         await self._call(self._group.save, folder)
-        checkpoint = await self._call(self._store.commit, step, job=job)
-        return checkpoint.path
+        return await self._call(self._store.commit, step, job=job)
 
     async def load(self, folder: Path) -> None:
         await self._call(self._group.load, folder)

@@ -1,0 +1,47 @@
+"""A node's pod: Ray with room for one trainer or one engine, joined to the head.
+
+`python -m toolorchestra.cluster.node --role trainer --head HOST`. The head may come up later: joining is tried until it
+answers. The pod ends with its Ray; SIGTERM ends both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+from collections.abc import Sequence
+
+from toolorchestra.cluster.ray_start import GCS_PORT, node_arguments
+
+POLL_SECONDS = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Wait for the head, then become `ray start --block`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--role", choices=("trainer", "engine"), required=True)
+    parser.add_argument("--head", required=True, help="host name of the head's Service")
+    parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
+    parser.add_argument("--gpus", type=int, default=None)
+    args = parser.parse_args(argv)
+    if not args.address:
+        parser.error("--address or POD_IP: where the other nodes find this one")
+    print(f"waiting for the head at {args.head}:{GCS_PORT}", flush=True)
+    while not _answers(args.head):
+        time.sleep(POLL_SECONDS)
+    command = node_arguments(role=args.role, head=args.head, address=args.address, gpus=args.gpus)
+    os.execv(command[0], command)
+
+
+def _answers(head: str) -> bool:
+    """Whether the head's port takes a connection; its name may not resolve yet."""
+    try:
+        socket.create_connection((head, GCS_PORT), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
