@@ -200,7 +200,7 @@ def test_the_pool_file_names_keys_and_never_holds_them(tmp_path: Path) -> None:
     [("openai", "api-key", "SECRET_OPENAI_API_KEY"), ("team.keys", "token", "SECRET_TEAM_KEYS_TOKEN")],
 )
 def test_a_secrets_variable(name: str, key: str, variable: str) -> None:
-    assert secret_variable(SecretKeyRef(name=name, key=key)) == variable
+    assert SecretKeyRef(name=name, key=key).variable == variable
 
 
 def test_where_a_uri_lies() -> None:

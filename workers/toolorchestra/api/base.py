@@ -62,6 +62,11 @@ class SecretKeyRef(Model):
     key: Key
     """Key in the Secret."""
 
+    @property
+    def variable(self) -> str:
+        """The environment variable that carries it into a worker, and stands for it on one machine."""
+        return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{self.name}_{self.key}".upper())
+
 
 class ConfigMapKeyRef(Model):
     """A key of a ConfigMap in the same namespace."""

@@ -1,8 +1,8 @@
 """The head's pod: Ray's head and the driver, one process each. The pod ends as the driver did.
 
 `python -m toolorchestra.cluster.head --config FILE`. SIGTERM goes to the driver, which writes a checkpoint and ends.
-Its last words go to the pod's termination message, where the operator reads them. On KubeRay the head is KubeRay's, and the
-driver is the job's entrypoint.
+Its last words go to the pod's termination message, where the operator reads them. On KubeRay the head is KubeRay's, and
+the driver is the job's entrypoint.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
-from toolorchestra.rollout.pools import secret_variable
 from toolorchestra.tasks.file_uri import all_absolute, path_of
 from toolorchestra.train.settings import settings_of
 
@@ -163,8 +162,8 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
         known = ", ".join(sorted(simulated))
         return [f"ExpertPool {name}: spec.endpoint.model: the skill table has no {endpoint.model}; it has {known}"]
     reference = endpoint.api_key_secret_ref
-    if reference is not None and not environment.get(secret_variable(reference)):
-        variable = secret_variable(reference)
+    if reference is not None and not environment.get(reference.variable):
+        variable = reference.variable
         return [f"ExpertPool {name}: secret {reference.name}/{reference.key}: set {variable} in the environment"]
     return []
 

@@ -5,14 +5,12 @@ Keys never lie in the file: an entry names the environment variable that holds i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.pool import ExpertPool
@@ -111,11 +109,6 @@ def read_resources(path: Path, *, environment: Mapping[str, str]) -> Sequence[En
     return [entry.endpoint(environment=environment) for entry in entries]
 
 
-def secret_variable(reference: SecretKeyRef) -> str:
-    """The environment variable that stands for a secret's key in a worker: `SECRET_<NAME>_<KEY>`."""
-    return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{reference.name}_{reference.key}".upper())
-
-
 def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
     """What the workers are told of the experts. Keys stay in the environment."""
     return PoolFile(pools=tuple(_entry(pool, workers=workers) for pool in pools))
@@ -130,7 +123,7 @@ def _entry(pool: ExpertPool, *, workers: int) -> PoolEntry:
         model=endpoint.model,
         price=endpoint.price,
         limits=endpoint.limits,
-        api_key_env=secret_variable(reference) if reference else None,
+        api_key_env=reference.variable if reference else None,
         parameters=dict(endpoint.parameters),
         parameter_names=dict(endpoint.parameter_names),
         simulated=endpoint.simulated,
