@@ -22,7 +22,7 @@ from toolorchestra.local.plan import (
     with_simulator,
     write_resources,
 )
-from toolorchestra.rollout.pools import pool_file, read_pools, secret_variable
+from toolorchestra.rollout.pools import pool_file, read_pools
 from toolorchestra.tasks.file_uri import relative
 from toolorchestra.train.settings import SettingsError
 

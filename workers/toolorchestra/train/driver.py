@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     configure_logs(service="controller")
     config = DriverConfig.read(args.config)
-    if url := os.environ.get("NATS_URL"):  # it may carry credentials, so it is not in the file
+    url = os.environ.get("NATS_URL")
+    if config.cluster and url:  # it may carry credentials, so it is not in the file
         config = config.model_copy(update={"nats_url": url})
     telemetry = configure(service="toolorchestra-controller", attributes={"toolorchestra.training": config.uid})
     state = asyncio.run(drive(config))
