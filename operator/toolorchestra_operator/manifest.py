@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Manifest = Mapping[str, Any]
 """One object, or what is wanted of one, as the API server's JSON."""
+
+MANAGER: Final = "toolorchestra"
+"""The one field manager of everything that the operator writes."""
 
 Kind = Literal["OrchestratorTraining", "ExpertPool"]
 

@@ -7,18 +7,19 @@ from decimal import ROUND_UP, Decimal, InvalidOperation
 
 from kubernetes.utils.quantity import parse_quantity
 
-_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(?P<exponent>[eE][+-]?\d+|)([numkMGTPE]|[KMGTPE]i|)")
 _NANO = Decimal("1e-9")
 
 
 def amount(quantity: str | int | float) -> Decimal:
     """The amount of a quantity, rounded up to nanos as the API server does. ValueError: not a quantity."""
-    text = str(quantity).strip()
+    text = str(quantity)
+    spelled = _QUANTITY.fullmatch(text)
+    if not spelled or (spelled["exponent"] and spelled[3]):
+        raise ValueError(f"{quantity!r} is not a quantity")
     try:
-        parsed = Decimal(text) if _EXPONENT.fullmatch(text) else Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]
-        if not parsed.is_finite():
-            raise ValueError(f"{quantity!r} is not a quantity")
-        fine = parsed % _NANO != 0 if abs(parsed) < 1 else False
-        return (parsed.quantize(_NANO, rounding=ROUND_UP) if fine else parsed).normalize()
+        parsed = Decimal(text) if spelled["exponent"] else Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]
+        finer = abs(parsed) < 1 and parsed % _NANO != 0
+        return (parsed.quantize(_NANO, rounding=ROUND_UP) if finer else parsed).normalize()
     except InvalidOperation as error:
         raise ValueError(f"{quantity!r} is not a quantity") from error

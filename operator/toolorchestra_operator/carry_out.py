@@ -1,0 +1,161 @@
+"""Carries a plan out: its actions in order, then the status.
+
+Invariants
+- The first action that fails ends it, with the status unwritten; carried out again, what is done stays done.
+- Nothing is taken from anybody: an object that is there and not this parent's is left alone (`NameTaken`).
+- What is gone is never written to: deletes, finalizers and the status name the UID that was seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, Protocol, assert_never
+
+from toolorchestra_operator.api_errors import AlreadyExists, Conflict
+from toolorchestra_operator.managed_fields import applied_fields
+from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.plan import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Emit,
+    MakeStreams,
+    Plan,
+    RemoveStreams,
+    SetFinalizer,
+)
+from toolorchestra_operator.streams import StreamsPort
+
+_log = logging.getLogger(__name__)
+_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+
+
+class Objects(Protocol):
+    """What it needs of `ApiServer`, which has it."""
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None: ...
+
+    async def apply(self, manifest: Manifest) -> dict[str, Any]: ...
+
+    async def create(self, manifest: Manifest) -> dict[str, Any]: ...
+
+    async def delete(self, ref: Ref, *, uid: str, propagation: Literal["Background", "Foreground"]) -> bool: ...
+
+    async def patch_status(self, ref: Ref, status: Manifest, *, uid: str) -> dict[str, Any] | None: ...
+
+    async def set_finalizer(self, ref: Ref, present: bool, *, uid: str) -> dict[str, Any] | None: ...
+
+
+class NameTaken(Exception):
+    """An object that the plan wants to make is there already, and is not the parent's."""
+
+    def __init__(self, ref: Ref, owner: str) -> None:
+        super().__init__(f"{ref} is there already and belongs to {owner}: delete it, or wait until it is gone")
+        self.ref = ref
+
+
+async def carry_out(
+    plan: Plan,
+    *,
+    parent: Ref,
+    api: Objects,
+    streams: StreamsPort,
+    emit: Callable[[Emit], Awaitable[None]],
+    uid: str = "",
+) -> None:
+    """Do what `plan` says. `uid`: the parent's; with it, nothing is written to another object of the parent's name.
+
+    Raises: ApiError, NameTaken, MessagingUnreachable: the action that failed; those before it are done.
+    """
+    for action in plan.actions:
+        await _do(action, parent=parent, api=api, streams=streams, emit=emit, uid=uid)
+    if plan.status is not None:
+        await api.patch_status(parent, plan.status, uid=uid)
+
+
+async def _do(
+    action: Action,
+    *,
+    parent: Ref,
+    api: Objects,
+    streams: StreamsPort,
+    emit: Callable[[Emit], Awaitable[None]],
+    uid: str,
+) -> None:
+    match action:
+        case Apply(manifest):
+            await _apply(manifest, api=api, uid=uid)
+        case Create(manifest):
+            await _create(manifest, api=api)
+        case Delete(ref, seen, propagation):
+            await api.delete(ref, uid=seen, propagation=propagation)
+        case MakeStreams(url, short_uid, settings):
+            await streams.make(url=url, uid=short_uid, settings=settings)
+        case RemoveStreams(url, short_uid):
+            await streams.remove(url=url, uid=short_uid)
+        case SetFinalizer(present):
+            await api.set_finalizer(parent, present, uid=uid)
+        case Emit():
+            await emit(action)
+        case _:
+            assert_never(action)
+
+
+async def _apply(manifest: Manifest, *, api: Objects, uid: str) -> None:
+    """Apply to our object, or to none: the UID that was looked at goes along, so that nothing comes in between."""
+    ref = Ref.of(manifest)
+    live = await api.get(ref)
+    if live is None:
+        await api.apply(manifest)
+        return
+    if not _may_apply(manifest, live, uid=uid):
+        raise NameTaken(ref, _owner_of(live))
+    metadata = {**manifest["metadata"], "uid": live["metadata"]["uid"]}
+    applied = await api.apply({**manifest, "metadata": metadata})
+    if applied["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]:
+        _log.info("applied %s, and nothing changed: it differed in nothing that the server keeps", ref)
+
+
+async def _create(manifest: Manifest, *, api: Objects) -> None:
+    ref = Ref.of(manifest)
+    try:
+        await api.create(manifest)
+    except AlreadyExists as error:
+        live = await api.get(ref)
+        if live is None:
+            raise Conflict("it was there, and is gone", verb="create", resource=str(ref)) from error
+        if _controller(live) != _controller(manifest) or (_controller(live) is None and not _is_managed(live)):
+            raise NameTaken(ref, _owner_of(live)) from error
+
+
+def _may_apply(manifest: Manifest, live: Manifest, *, uid: str) -> bool:
+    """Whether a live object is the one that is wanted, and no other's.
+
+    One whose owner was taken away by hand gets it back. A claim does not: it may be a retained one of an earlier
+    training, and with an owner its model would be deleted.
+    """
+    owner, wanted = _controller(live), _controller(manifest)
+    if owner is not None:
+        return owner in (wanted, uid)
+    if wanted is None:
+        return _is_managed(live)
+    return bool(applied_fields(live, MANAGER)) and live["kind"] != "PersistentVolumeClaim"
+
+
+def _is_managed(live: Manifest) -> bool:
+    labels = live["metadata"].get("labels") or {}
+    return bool(labels.get(_MANAGED_BY) == MANAGER)
+
+
+def _controller(manifest: Manifest) -> str | None:
+    """The UID of the controlling owner."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
+
+
+def _owner_of(live: Manifest) -> str:
+    owners = live["metadata"].get("ownerReferences") or ()
+    names = [f"{owner['kind']} {owner['name']} ({owner['uid']})" for owner in owners if owner.get("controller")]
+    return names[0] if names else "nobody of ours"

@@ -1,0 +1,213 @@
+"""The comparison against a model of server-side apply: what an apply leaves is no difference, whatever was applied."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from support.apply_model import ApplyModel
+from support.manifest_strategies import manifests, pairs
+from support.openapi_excerpt import schemas
+from toolorchestra_operator.canonical import differences
+from toolorchestra_operator.openapi import Schema
+from toolorchestra_operator.quantity import amount
+
+US = "toolorchestra"
+
+
+def seen(wanted: dict[str, Any], live: dict[str, Any]) -> tuple[str, ...]:
+    return differences(wanted, live, manager=US, schemas=schemas())
+
+
+def schema_of(manifest: dict[str, Any]) -> Schema:
+    return schemas().schema(manifest["apiVersion"], manifest["kind"])
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_what_was_applied_is_no_difference(wanted: dict[str, Any]) -> None:
+    assert seen(wanted, ApplyModel(schemas()).apply(wanted, manager=US)) == ()
+
+
+@settings(deadline=None)
+@given(pairs())
+def test_an_apply_after_another_is_no_difference_either(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, other = pair
+    model = ApplyModel(schemas())
+    model.apply(one, manager=US)
+    assert seen(other, model.apply(other, manager=US)) == ()
+
+
+@settings(deadline=None)
+@given(manifests(), st.data())
+def test_any_change_of_what_is_wanted_is_seen_and_heals(wanted: dict[str, Any], data: st.DataObject) -> None:
+    model = ApplyModel(schemas())
+    live = model.apply(wanted, manager=US)
+    changed = copy.deepcopy(wanted)
+    places = list(scalars(changed))
+    assume(places)
+    parent, key = data.draw(st.sampled_from(places))
+    parent[key] = other_than(parent[key])
+    assert seen(changed, live)
+    assert seen(changed, model.apply(changed, manager=US)) == ()
+
+
+@settings(deadline=None)
+@given(manifests(), st.data())
+def test_any_change_of_what_is_there_is_seen_and_heals(wanted: dict[str, Any], data: st.DataObject) -> None:
+    model = ApplyModel(schemas())
+    edited = model.apply(wanted, manager=US)
+    places = list(scalars(edited))
+    assume(places)
+    parent, key = data.draw(st.sampled_from(places))
+    assume(is_wanted((parent, key), edited, wanted))
+    parent[key] = other_than(parent[key])
+    assert seen(wanted, model.update(edited, manager="kubectl-edit"))
+    assert seen(wanted, model.apply(wanted, manager=US)) == ()
+
+
+@settings(deadline=None)
+@given(manifests(), st.data())
+def test_what_is_no_longer_wanted_is_seen_and_heals(wanted: dict[str, Any], data: st.DataObject) -> None:
+    model = ApplyModel(schemas())
+    live = model.apply(wanted, manager=US)
+    fewer = copy.deepcopy(wanted)
+    places = list(removable(fewer, schema_of(fewer)))
+    assume(places)
+    parent, key = data.draw(st.sampled_from(places))
+    del parent[key]
+    assert seen(fewer, live)
+    assert seen(fewer, model.apply(fewer, manager=US)) == ()
+
+
+def injection(kind: str) -> dict[str, Any]:
+    """What a second manager puts into objects that are ours: in lists and maps of ours, and in fields of its own."""
+    pod = {"containers": [{"name": "sidecar", "image": "mesh"}], "priorityClassName": "high"}
+    ports = {"ports": [{"port": 99, "name": "metrics"}]}
+    return {
+        "Deployment": {"spec": {"template": {"spec": pod}, "minReadySeconds": 4}},
+        "Job": {"spec": {"template": {"spec": pod}, "parallelism": 4}},
+        "Service": {"spec": {**ports, "sessionAffinity": "ClientIP"}},
+        "ConfigMap": {"data": {"injected": "1"}},
+        "PersistentVolumeClaim": {"spec": {"volumeName": "pv-1"}},
+        "NetworkPolicy": {"spec": {"policyTypes": ["Ingress"]}},
+        "RayJob": {"spec": {"ttlSecondsAfterFinished": 4}},
+    }[kind]
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_a_second_manager_adds_and_is_not_fought(wanted: dict[str, Any]) -> None:
+    model = ApplyModel(schemas())
+    model.apply(wanted, manager=US)
+    about = {key: wanted[key] for key in ("apiVersion", "kind")}
+    metadata = {"name": "thing", "labels": {"theirs": "1"}, "annotations": {"their/a": "b"}, "finalizers": ["their/f"]}
+    live = model.apply({**about, "metadata": metadata, **injection(wanted["kind"])}, manager="kueue")
+    assert live["metadata"]["labels"]["theirs"] == "1"
+    assert seen(wanted, live) == ()
+    assert model.apply(wanted, manager=US)["metadata"]["labels"]["theirs"] == "1"
+
+
+@settings(deadline=None)
+@given(manifests(), st.randoms(use_true_random=False))
+def test_order_and_spelling_do_not_matter(wanted: dict[str, Any], chance: random.Random) -> None:
+    live = ApplyModel(schemas()).apply(wanted, manager=US)
+    assert seen(respelled(wanted, schema_of(wanted), chance), live) == ()
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_a_kind_of_nothing_wanted_is_a_removal_of_all(wanted: dict[str, Any]) -> None:
+    live = ApplyModel(schemas()).apply(wanted, manager=US)
+    bare = {key: wanted[key] for key in ("apiVersion", "kind")} | {"metadata": {"name": "thing"}}
+    had_fields = any(key not in ("apiVersion", "kind", "metadata") for key in wanted)
+    assert bool(seen(bare, live)) >= had_fields
+
+
+def scalars(manifest: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every scalar that is compared and does not tell the items of a list apart."""
+    for key, value in manifest.items():
+        if key == "metadata":
+            for name in ("labels", "annotations"):
+                yield from _scalars(value.get(name, {}))
+        elif isinstance(value, dict):
+            yield from _scalars(value)
+        elif key not in ("apiVersion", "kind"):
+            yield manifest, key
+
+
+def _scalars(value: Any) -> Iterator[tuple[Any, Any]]:
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, dict | list):
+            yield from _scalars(inner)
+        elif key not in ("name", "containerPort", "port", "protocol"):
+            yield value, key
+
+
+def other_than(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case _:
+            return f"1{value}" if value[:1].isdigit() else f"{value}x"
+
+
+def is_wanted(place: tuple[Any, Any], live: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether the scalar at a place of the live object is named by what is wanted."""
+    parent, key = place
+    before = parent[key]
+    parent[key] = "a value that nobody wants"
+    found = ApplyModel(schemas())
+    found.live = copy.deepcopy(live)
+    named = found.apply(wanted, manager=US) != live
+    parent[key] = before
+    return named and "a value that nobody wants" not in str(found.live)
+
+
+def removable(value: Any, schema: Schema, top: bool = True) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every field, list-map item and set value that can be left out."""
+    if isinstance(value, dict) and not schema.atomic:
+        for name, inner in value.items():
+            child = schema.child(name)
+            if top and name in ("apiVersion", "kind"):
+                continue
+            if top and name == "metadata":
+                for part in ("labels", "annotations", "finalizers"):
+                    if value[name].get(part):
+                        yield value[name], part
+                continue
+            if name not in ("name", "containerPort", "port") and has_leaf(inner):
+                yield value, name
+            yield from removable(inner, child, top=False)
+    elif isinstance(value, list) and schema.list_type != "atomic":
+        for index, item in enumerate(value):
+            yield value, index
+            if schema.list_type == "map" and not schema.item.atomic:
+                yield from removable(item, schema.item, top=False)
+
+
+def has_leaf(value: Any) -> bool:
+    return bool(value) or value in (0, False, "", [], {})
+
+
+def respelled(value: Any, schema: Schema, chance: random.Random) -> Any:
+    """The same, said otherwise: list-maps and sets in another order, quantities in other units, nulls for absence."""
+    if schema.quantity:
+        return chance.choice([value, f"{(amount(value) * 1000):f}m", f"{amount(value):f}"])
+    if isinstance(value, dict):
+        items = [(name, respelled(inner, schema.child(name), chance)) for name, inner in value.items()]
+        chance.shuffle(items)
+        return dict(items)
+    if isinstance(value, list):
+        items = [respelled(item, schema.item, chance) for item in value]
+        if schema.list_type != "atomic":
+            chance.shuffle(items)
+        return items
+    return value
