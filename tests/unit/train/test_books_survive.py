@@ -150,6 +150,21 @@ class BooksMachine(RuleBasedStateMachine):
             assert spend.settled + spend.held <= self.cap
 
 
+    def teardown(self) -> None:
+        """All steps are done: nothing accepted is left without a fate, and what still arrives changes nothing."""
+        if not hasattr(self, "books"):
+            return
+        if self.training is not None:
+            self.books.publish(self.books.ledger.step + 1)
+        self.books.finish()
+        for issue, version in self.flying.items():
+            result = Result(issue, True, "x", Decimal("0.01"), (version, version))
+            assert self.books.enter(result, b"", now=self.clock).verdict in ("late", "duplicate")
+        self.books.flush()
+        count = account(read_history(self.disk))
+        assert (count.exact, count.open) == (True, 0)
+
+
 BooksMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestBooks = BooksMachine.TestCase
 

@@ -52,6 +52,7 @@ class Bookkeeper:
     journal: Journal
     history: History = field(default_factory=History)
     """What earlier incarnations left; decides which versions survive."""
+    finished: bool = False
 
     @classmethod
     def open(
@@ -131,6 +132,8 @@ class Bookkeeper:
 
     def _decide(self, result: Result, *, now: float) -> Entry:
         ledger, issue = self.ledger, result.issue
+        if self.finished:
+            return Entry("late")
         if result.deferred_for is not None:
             return Entry("deferred" if ledger.defer(issue, expert=result.deferred_for) else "late")
         span = result.span
@@ -167,6 +170,13 @@ class Bookkeeper:
         issues = [str(i) for g in groups for i in g.accepted]
         self.journal.note("step", step=step, groups=[g.number for g in groups], issues=issues)
         self.ledger.publish(step)
+
+    def finish(self) -> None:
+        """All steps are done: what was accepted beyond them is set aside, what still arrives is late."""
+        self.finished = True
+        left = [issue for group in self.ledger.groups.values() for issue in group.accepted if group.state != "training"]
+        if left:
+            _note_issues(self.journal, "set_aside", left, reason="steps_done")
 
     def flush(self) -> None:
         self.journal.flush()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.identity import Issue
@@ -49,7 +50,12 @@ def batched(items: Iterable[Issue], size: int) -> Iterator[list[Issue]]:
 
 
 class Paused(Exception):
-    """Nothing will change by waiting: a person has to act. The text says what happened and what to do."""
+    """Nothing will change by waiting: a person has to act. The text says what happened and what to do; `reason` is the
+    word that a condition shows."""
+
+    def __init__(self, message: str, *, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Stopped(Exception):
@@ -238,18 +244,21 @@ class Controller:
             await self._flush()
             await self._send(effects.issues)
         if waiting.paused:
-            raise Paused(f"{waiting.reason}. Loosen spec.algorithm.filters, raise groupSize, or set whenShort: Shrink.")
+            what = "Loosen spec.algorithm.filters, raise groupSize, or set whenShort: Shrink."
+            raise Paused(f"{waiting.reason}. {what}", reason=Reason.GROUPS_EXHAUSTED)
         if ledger.out_of_money and not any(s.live for g in ledger.groups.values() for s in g.siblings):
             spend = ledger.spend
             raise Paused(
                 f"the spend cap is reached: ${spend.settled} spent and ${spend.held} reserved of ${spend.cap}."
-                " Raise spec.limits.maxSpendUSD and resume."
+                " Raise spec.limits.maxSpendUSD and resume.",
+                reason=Reason.SPEND_CAP_REACHED,
             )
         if len(self._recent) >= 100 and sum(self._recent) / len(self._recent) > self.config.max_failure_rate:
             causes = ", ".join(f"{reason} ({n})" for reason, n in self._unscored.most_common(3))
             last = self._said.get(self._unscored.most_common(1)[0][0]) if self._unscored else ""
             said = f" The last one: {last}" if last else ""
-            raise Paused(f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.{said}")
+            failed = f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.{said}"
+            raise Paused(failed, reason=Reason.FAILURE_RATE_EXCEEDED)
 
     async def _look_after(self) -> None:
         """Admit what fits, issue again what an outage held back, expire what is lost."""

@@ -53,6 +53,7 @@ async def drive(config: DriverConfig) -> State:
     except Paused as pause:
         await job.save()
         state, message = "Paused", str(pause)
+        job.status.fields["reason"] = pause.reason.value
     except TrainerLost as lost:
         message = f"a trainer died: {lost}"
         _log.error("%s", message)

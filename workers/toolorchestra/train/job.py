@@ -294,6 +294,8 @@ class Job:
                 await self._evaluate(f"policy-{self.step:06d}", during=True)
         await self._evaluate("policy")
         await self.save()
+        self._books.finish()
+        self._books.flush()
 
     def _report(self, row: dict[str, Any]) -> None:
         keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
@@ -354,7 +356,8 @@ class Job:
         if self._checkpointed != self.step:
             saved = await self.controller.checkpoint()
             self._checkpointed = self.step
-            self.status.fields["checkpoint"] = {"step": saved.step, "path": str(saved.path), "digest": saved.digest}
+            where = {"step": saved.step, "path": str(saved.path), "digest": saved.digest}
+            self.status.fields["checkpoint"] = where | {"time": round(time.time())}
 
     async def close(self, *, keep_engines: bool) -> None:
         """End what this incarnation started. Engines stay warm for the next one after a failure."""
