@@ -1,0 +1,102 @@
+"""Whether a training can work as it is written and as the cluster is: refused at once, with what to change. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra_operator.trainings.desired import Desired
+from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
+from toolorchestra_operator.trainings.observed import Observed
+from toolorchestra_operator.trainings.remembered import Provider, Remembered
+
+
+@dataclass(frozen=True)
+class Refused:
+    """`Accepted=False`."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What an admitted training is worked on with."""
+
+    desired: Desired
+    experts: tuple[ExpertPool, ...]
+    provider: Provider
+
+
+def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
+    """Everything that can be said before anything is made. What was admitted keeps its experts and its provider."""
+    try:
+        training = OrchestratorTraining.model_validate({k: v for k, v in observed.parent.items() if k != "status"})
+    except ValidationError as error:
+        return Refused(Reason.INVALID_SPEC, _said(error))
+    desired = Desired(observed.parent, training, observed.runtime)
+    experts = _experts(training, observed, remembered)
+    if isinstance(experts, Unmatched):
+        return Refused(experts.reason, experts.message)
+    provider = _provider(training, observed, remembered)
+    if isinstance(provider, Refused):
+        return provider
+    if unsupported := _unsupported(desired):
+        return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
+    if observed.missing:
+        reason = Reason.SECRET_NOT_FOUND if "secret" in observed.missing[0].lower() else Reason.INVALID_SPEC
+        return Refused(reason, "; ".join(observed.missing))
+    return Admitted(desired, experts, provider)
+
+
+def _experts(
+    training: OrchestratorTraining, observed: Observed, remembered: Remembered
+) -> tuple[ExpertPool, ...] | Unmatched:
+    if not remembered.experts:
+        return chosen(training, observed.pools)
+    there = {pool.metadata.name: pool for pool in observed.pools}
+    names = remembered_names(remembered.experts)
+    if gone := [name for name in names if name not in there]:
+        return Unmatched(Reason.POOL_NOT_FOUND, f"ExpertPool {', '.join(gone)} was deleted: make it again")
+    return tuple(there[name] for name in names)
+
+
+def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | Refused:
+    """Sticky once it is known; Auto is KubeRay where it is served."""
+    wanted = training.spec.ray.provider
+    if remembered.provider is not None:
+        return remembered.provider
+    if wanted == "Auto":
+        return "KubeRay" if observed.kuberay else "Builtin"
+    if wanted == "KubeRay" and not observed.kuberay:
+        what = "spec.ray.provider is KubeRay, but the cluster serves no ray.io/v1 RayJob"
+        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{what}: install KubeRay 1.6 or later, or use Builtin")
+    return wanted
+
+
+def _unsupported(desired: Desired) -> list[str]:
+    """What the schema allows and this version cannot do; said before a GPU is asked for."""
+    spec, found = desired.spec, []
+    if spec.storage.type == "URI":
+        found.append("spec.storage.type: URI is not available; use EphemeralClaim or ExistingClaim")
+    if spec.model.uri.startswith("s3://"):
+        found.append("spec.model.uri: s3:// is not available; use hf://, pvc:// or file://")
+    if spec.init_from is not None:
+        found.append("spec.initFrom: not available; set spec.model.uri to the exported folder (pvc://claim/path)")
+    if spec.export is not None:
+        found.append("spec.export: not available; the model is exported into storage, see status.exportURI")
+    if desired.nats_url is None and spec.messaging.controller_secret_ref is None:
+        found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
+    return found
+
+
+def _said(error: ValidationError) -> str:
+    def path(location: tuple[Any, ...]) -> str:
+        return ".".join(str(part) for part in location)
+
+    return "; ".join(f"{path(e['loc'])}: {e['msg']}" for e in error.errors())

@@ -1,0 +1,222 @@
+"""An attempt under way: what is to exist for it, and what follows from how its cluster does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.trainings import builtin, workers
+from toolorchestra_operator.trainings.admission import Admitted
+from toolorchestra_operator.trainings.cluster_state import ClusterState
+from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
+from toolorchestra_operator.trainings.decision import Decision
+from toolorchestra_operator.trainings.experts import is_ready, resolved
+from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
+from toolorchestra_operator.trainings.observed import Observed
+from toolorchestra_operator.trainings.pod_reasons import obstacle
+from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
+from toolorchestra_operator.trainings.progress import of_attempt
+from toolorchestra_operator.trainings.remembered import Remembered
+from toolorchestra_operator.trainings.storage import storage_claim
+
+LOOK_SECONDS = 10.0
+"""How often progress is copied into status while a training runs."""
+
+
+def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
+    """The decision about an admitted, not suspended, not finished training with an attempt to its name."""
+    names, attempt = admitted.desired.names, remembered.attempt
+    state = builtin.state(names, attempt, objects=observed.objects, pods=observed.pods)
+    decision = _facts(Decision(remembered, requeue_after=LOOK_SECONDS), admitted, observed, state)
+    if attempt > 1:
+        decision = replace(decision, remove=everything_of(admitted, attempt - 1))
+    if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
+        return blocked
+    match state.life:
+        case "Succeeded":
+            return _complete(decision, now)
+        case "Failed":
+            return _failed(decision, admitted, state, now)
+        case "Stopped":
+            return next_attempt(decision, Reason.RESTARTING, state.message, failed=False)
+        case "Paused":
+            return _paused(decision, admitted, observed, state)
+        case _:
+            decision = _exists(decision, admitted, observed)
+    return _deadlines(decision, admitted, observed, state, now)
+
+
+# ── facts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState) -> Decision:
+    """Conditions that describe, and decide nothing."""
+    messaging = observed.messaging
+    if messaging.error:
+        decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, messaging.error)
+    elif messaging.ready:
+        decision = decision.says("MessagingReady", "True", Reason.STREAMS_READY)
+    else:
+        decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, "the streams are being made")
+    out = [pool.metadata.name for pool in admitted.experts if not is_ready(pool)]
+    if out:
+        decision = decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, f"not ready: {', '.join(out)}")
+    else:
+        decision = decision.says("ExpertsReady", "True", Reason.EXPERTS_READY)
+    return _cluster(_running(decision, observed), observed, state)
+
+
+def _cluster(decision: Decision, observed: Observed, state: ClusterState) -> Decision:
+    if state.life == "Up":
+        return decision.says("ClusterReady", "True", Reason.CLUSTER_READY, state.message)
+    if state.ended:
+        return decision.says("ClusterReady", "False", state.reason, state.message)
+    found = obstacle(observed.pods) if state.life == "Starting" else None
+    reason, message = found or (Reason.CLUSTER_STARTING, state.message)
+    return decision.says("ClusterReady", "False", reason, message)
+
+
+def _running(decision: Decision, observed: Observed) -> Decision:
+    told = of_attempt(observed.progress, decision.remembered.attempt)
+    if not told:
+        return decision.says("Running", "False", Reason.CLUSTER_STARTING)
+    message = str(told.get("message", ""))
+    if told.get("state") == "Running":
+        reason = Reason.EVALUATING if message.startswith("evaluating") else Reason.TRAINING
+        return decision.says("Running", "True", reason, f"step {told.get('step', 0)} of {told.get('steps', 0)}")
+    reason = Reason.WARM_STARTING if message.startswith("warm start") else Reason.CLUSTER_STARTING
+    return decision.says("Running", "False", reason, message)
+
+
+def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Decision | None:
+    """What must be there before a cluster is asked for: streams, and experts that are served."""
+    if not observed.messaging.ready:
+        return replace(decision, streams="make")
+    if alive := _heads_of_others(observed, decision.remembered.attempt):
+        # Two drivers on one storage would be two truths.
+        return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
+    if not_served := [pool.metadata.name for pool in admitted.experts if not _served(pool.spec.type, pool.status)]:
+        message = f"waiting for: {', '.join(not_served)}"
+        return decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, message)
+    return None
+
+
+def _heads_of_others(observed: Observed, attempt: int) -> str:
+    """A head of another attempt that still lives."""
+    for pod in observed.pods:
+        labels = pod["metadata"].get("labels") or {}
+        ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+        is_head = labels.get("app.kubernetes.io/component") == builtin.HEAD
+        if is_head and labels.get(ATTEMPT_LABEL) != str(attempt) and not ended:
+            return f"pod {pod['metadata']['name']}"
+    return ""
+
+
+def _served(kind: str, status: Any) -> bool:
+    return kind == "Endpoint" or (status is not None and status.url is not None and status.served_model is not None)
+
+
+# ── what is to exist ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _exists(decision: Decision, admitted: Admitted, observed: Observed) -> Decision:
+    desired, attempt = admitted.desired, decision.remembered.attempt
+    pools = [resolved(pool) for pool in admitted.experts]
+    config = config_map(desired, pools, attempt=attempt, ray_address=builtin.ray_address(desired, attempt=attempt))
+    once: list[Manifest] = [_token(admitted, observed.token)]
+    if (claim := storage_claim(desired)) is not None:
+        once.append(claim)
+    once += [config, *builtin.manifests(desired, attempt=attempt)]
+    create = tuple(one for one in once if Ref.of(one) not in observed.objects)
+    deployment = workers.deployment(desired, pools, attempt=attempt, replicas=desired.spec.rollout.workers)
+    return replace(decision, create=create, apply=(deployment,), streams="keep" if observed.messaging.ready else "make")
+
+
+def _token(admitted: Admitted, token: str) -> Manifest:
+    """Made once: it outlives attempts, and is never compared."""
+    names = admitted.desired.names
+    metadata = names.metadata(names.ray_token, "ray")
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {SECRET_TOKEN_KEY: token}}
+
+
+def everything_of(admitted: Admitted, attempt: int) -> tuple[Ref, ...]:
+    """What an attempt that is over leaves: its cluster, then its configuration."""
+    names = admitted.desired.names
+    return (*builtin.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
+
+
+# ── how it ends ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _complete(decision: Decision, now: datetime) -> Decision:
+    remembered = replace(decision.remembered, terminal="Complete", completion_time=now)
+    return replace(decision, remembered=remembered, requeue_after=0.0).says(
+        "Complete", "True", Reason.STEPS_DONE, "all steps are done and the model is exported"
+    )
+
+
+def fail(decision: Decision, reason: Reason, message: str, now: datetime) -> Decision:
+    """For good: nothing brings it back but a new training."""
+    remembered = replace(decision.remembered, terminal="Failed", completion_time=now)
+    failed = replace(decision, remembered=remembered, create=(), apply=(), requeue_after=0.0)
+    return failed.says("Failed", "True", reason, message)
+
+
+def _failed(decision: Decision, admitted: Admitted, state: ClusterState, now: datetime) -> Decision:
+    limit, restarts = admitted.desired.spec.backoff_limit, decision.remembered.restarts
+    if restarts >= limit:
+        message = f"it failed {restarts + 1} times; the last words: {state.message}"
+        return fail(decision, Reason.BACKOFF_LIMIT_EXCEEDED, message, now)
+    return next_attempt(decision, Reason.RESTARTING, state.message, failed=True)
+
+
+def next_attempt(decision: Decision, reason: Reason, message: str, *, failed: bool) -> Decision:
+    """The fact is written first; what is left of this attempt is removed when the next one begins."""
+    before = decision.remembered
+    remembered = replace(before, attempt=before.attempt + 1, restarts=before.restarts + (1 if failed else 0))
+    said = f"attempt {before.attempt} ended: {message}"
+    return replace(decision, remembered=remembered, create=(), apply=(), remove=(), requeue_after=0.0).says(
+        "Running", "False", reason, said
+    )
+
+
+def _paused(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState) -> Decision:
+    """Until the spec differs from what the attempt was told: the change is the person's answer."""
+    told = of_attempt(observed.progress, decision.remembered.attempt)
+    reason = Reason(told["reason"]) if "reason" in told else state.reason
+    desired, attempt = admitted.desired, decision.remembered.attempt
+    ref = Ref("v1", "ConfigMap", desired.names.namespace, desired.names.attempt(attempt))
+    pools = [resolved(pool) for pool in admitted.experts]
+    now = config_map(desired, pools, attempt=attempt, ray_address=builtin.ray_address(desired, attempt=attempt))
+    before = observed.objects.get(ref)
+    if before is not None and before["data"][RESOURCES_FILE] != now["data"][RESOURCES_FILE]:
+        return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)
+    return replace(decision, requeue_after=None).says(
+        "Running", "False", reason, str(told.get("message", state.message))
+    )
+
+
+def _deadlines(
+    decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState, now: datetime
+) -> Decision:
+    spec, remembered = admitted.desired.spec, decision.remembered
+    active = spec.active_deadline_seconds
+    if active is not None and remembered.start_time and now - remembered.start_time > timedelta(seconds=active):
+        return fail(decision, Reason.ACTIVE_DEADLINE_EXCEEDED, f"it ran for more than {active} seconds", now)
+    begun = _begun(observed.objects, admitted, remembered.attempt)
+    if begun is None or of_attempt(observed.progress, remembered.attempt).get("state") == "Running":
+        return decision
+    if now - begun > timedelta(seconds=spec.start_deadline_seconds):
+        _, message = obstacle(observed.pods) or (None, state.message)
+        said = f"no step within {spec.start_deadline_seconds} seconds: {message}"
+        return fail(decision, Reason.START_DEADLINE_EXCEEDED, said, now)
+    return decision
+
+
+def _begun(objects: Mapping[Ref, Manifest], admitted: Admitted, attempt: int) -> datetime | None:
+    head = objects.get(builtin.refs(admitted.desired.names, attempt)[0])
+    return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])

@@ -1,0 +1,164 @@
+"""The Builtin provider: a Ray cluster out of Jobs, for kind, small clusters and clusters without KubeRay.
+
+A head Job of one pod (Ray's head and the driver), a headless Service by which the nodes find it, an Indexed Job of
+trainer nodes and one of engine nodes. All are created once per attempt and never touched again. No Kueue, nothing
+elastic. A node's container that dies is started again in its pod; the head's never is: its end is the attempt's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from toolorchestra.api.base import Resources
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.trainings.cluster_state import ClusterState, of_exit
+from toolorchestra_operator.trainings.configuration import DRIVER_FILE
+from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
+from toolorchestra_operator.trainings.names import Component, Names
+from toolorchestra_operator.trainings.pods import (
+    HEAD_GRACE_SECONDS,
+    WORKER_GRACE_SECONDS,
+    nats_environment,
+    pod,
+    ray_environment,
+    telemetry,
+    variable,
+)
+
+GCS_PORT = 6379
+HEAD: Final = "head"
+TRAINERS: Final = "trainers"
+ENGINES: Final = "engines"
+_JOBS: Final = (HEAD, ENGINES, TRAINERS)
+
+
+def refs(names: Names, attempt: int) -> tuple[Ref, ...]:
+    """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
+    jobs = [Ref("batch/v1", "Job", names.namespace, names.job(attempt, c)) for c in _JOBS]
+    return (*jobs, Ref("v1", "Service", names.namespace, names.attempt(attempt)))
+
+
+def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
+    """The Service, then the Jobs: trainers and engines wait for the head, so that the order does not matter."""
+    ray = desired.spec.ray
+    return [
+        _service(desired, attempt),
+        _job(desired, attempt, HEAD, replicas=1, wanted=ray.head.resources),
+        _job(desired, attempt, TRAINERS, replicas=ray.trainers.replicas, wanted=ray.trainers.resources),
+        _job(desired, attempt, ENGINES, replicas=ray.engines.replicas, wanted=ray.engines.resources),
+    ]
+
+
+def ray_address(desired: Desired, *, attempt: int) -> str:
+    """For the driver, which runs in the head's pod."""
+    return f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc:{GCS_PORT}"
+
+
+def _service(desired: Desired, attempt: int) -> dict[str, Any]:
+    names = desired.names
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": names.metadata(names.attempt(attempt), HEAD, attempt=attempt),
+        "spec": {
+            "clusterIP": "None",
+            "selector": names.labels(HEAD, attempt=attempt),
+            # The nodes join before the head is ready: its readiness is theirs.
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "gcs", "port": GCS_PORT, "targetPort": GCS_PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def _job(desired: Desired, attempt: int, component: Component, *, replicas: int, wanted: Resources) -> dict[str, Any]:
+    names, is_head = desired.names, component == HEAD
+    spec: dict[str, Any] = {
+        "completions": replicas,
+        "parallelism": replicas,
+        "completionMode": "Indexed",
+        # The head's end is the attempt's, and the operator counts. A node may die often: it joins again.
+        "backoffLimit": 0 if is_head else 1000,
+        "template": _pod(desired, attempt, component, wanted=wanted),
+    }
+    if is_head:
+        spec["podReplacementPolicy"] = "Failed"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": names.metadata(names.job(attempt, component), component, attempt=attempt),
+        "spec": spec,
+    }
+
+
+def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resources) -> dict[str, Any]:
+    is_head = component == HEAD
+    env: list[Mapping[str, Any]] = [*ray_environment(desired)]
+    if is_head:
+        command = ["python", "-m", "toolorchestra.cluster.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
+        env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref)]
+        env += telemetry(desired, service="toolorchestra-controller")
+    else:
+        service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
+        command = ["python", "-m", "toolorchestra.cluster.node", "--role", component.removesuffix("s")]
+        command += ["--head", service]
+        env += telemetry(desired, service=f"toolorchestra-{component.removesuffix('s')}")
+        env.append(variable("HF_HUB_OFFLINE", "1"))
+    return pod(
+        desired,
+        component=component,
+        attempt=attempt,
+        image=desired.cluster_image,
+        command=command,
+        env=env,
+        wanted=wanted,
+        restart="Never" if is_head else "OnFailure",
+        grace=HEAD_GRACE_SECONDS if is_head else WORKER_GRACE_SECONDS,
+        storage=True,
+    )
+
+
+def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]) -> ClusterState:
+    """What the attempt's cluster is doing, from its Jobs and the head's pod."""
+    head_ref, engines_ref, trainers_ref, _ = refs(names, attempt)
+    head = objects.get(head_ref)
+    if head is None:
+        return ClusterState("Absent")
+    if ended := _ended(head, pods, names, attempt):
+        return ended
+    jobs = [objects.get(ref) for ref in (engines_ref, trainers_ref)]
+    waiting = [_waiting(job) for job in (head, *(job for job in jobs if job is not None))]
+    if None in jobs or any(waiting):
+        return ClusterState("Starting", message=", ".join(filter(None, waiting)) or "its Jobs are being made")
+    return ClusterState("Up", message="head, trainers and engines run")
+
+
+def _waiting(job: Manifest) -> str:
+    """What of a Job is not ready; empty where all is."""
+    wanted, ready = job["spec"].get("parallelism", 1), (job.get("status") or {}).get("ready", 0)
+    component = job["metadata"]["labels"]["app.kubernetes.io/component"]
+    return "" if ready >= wanted else f"{component}: {ready} of {wanted} ready"
+
+
+def _ended(head: Manifest, pods: Sequence[Manifest], names: Names, attempt: int) -> ClusterState | None:
+    conditions = {c["type"] for c in (head.get("status") or {}).get("conditions") or () if c["status"] == "True"}
+    if not conditions & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}:
+        return None
+    labels = names.labels(HEAD, attempt=attempt)
+    for one in pods:
+        if labels.items() <= (one["metadata"].get("labels") or {}).items() and (found := _terminated(one)) is not None:
+            code, message = found
+            return of_exit(code, message=message)
+    if conditions & {"Complete", "SuccessCriteriaMet"}:
+        return of_exit(0, message="")
+    # No pod to ask: its node is gone, or it was evicted. That is nobody's failure.
+    return of_exit(130, message="the head's pod is gone")
+
+
+def _terminated(one: Manifest) -> tuple[int, str] | None:
+    """Exit status and last words of a pod's container."""
+    status = one.get("status") or {}
+    for container in status.get("containerStatuses") or ():
+        if ended := (container.get("state") or {}).get("terminated"):
+            return int(ended["exitCode"]), str(ended.get("message", ""))
+    return None

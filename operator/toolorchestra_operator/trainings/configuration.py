@@ -1,0 +1,69 @@
+"""The ConfigMap of an attempt: what the driver and the workers are told. Made once; an attempt never changes.
+
+`driver.json` is a `toolorchestra.train.driver_config.DriverConfig`; the operator imports no trainer, so a test holds
+the two together. `resources.yaml` is the training with its experts as endpoints, whatever serves them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
+from toolorchestra_operator.trainings.pods import gpus
+
+DRIVER_FILE = "driver.json"
+RESOURCES_FILE = "resources.yaml"
+
+
+def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, ray_address: str) -> dict[str, Any]:
+    """`pools` are resolved: see `experts.resolved`."""
+    names = desired.names
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(names.attempt(attempt), "config", attempt=attempt),
+        "immutable": True,
+        "data": {
+            DRIVER_FILE: json.dumps(driver_config(desired, attempt=attempt, ray_address=ray_address), indent=1),
+            RESOURCES_FILE: yaml.safe_dump_all([_document(desired.training), *map(_document, pools)], sort_keys=False),
+        },
+    }
+
+
+def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> dict[str, Any]:
+    """The NATS URL of the environment wins, because it may carry credentials."""
+    return {
+        "uid": desired.names.short_uid,
+        "run": desired.run_path,
+        "nats_url": desired.spec.messaging.url or desired.runtime.nats_url or "",
+        "ray_address": ray_address,
+        "resources": [f"{CONFIG_PATH}/{RESOURCES_FILE}"],
+        "model_dir": desired.model_dir,
+        "volumes": dict(desired.volumes),
+        "device": "cuda" if desired.on_gpu else "cpu",
+        "cluster": True,
+        "attempt": attempt,
+        "threads": _threads(desired),
+    }
+
+
+def _threads(desired: Desired) -> int:
+    """Whole cores of the trainer's CPU limit."""
+    cores = str(desired.spec.ray.trainers.resources.limits.get("cpu", ""))
+    if gpus(desired.spec.ray.trainers.resources) or not cores.isdigit():
+        return desired.runtime.cpu_threads
+    return max(1, int(cores))
+
+
+def _document(resource: Any) -> dict[str, Any]:
+    """A resource as a file would have it: without status, and of the metadata what was written by people."""
+    document: dict[str, Any] = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document.pop("status", None)
+    metadata = document["metadata"]
+    document["metadata"] = {key: metadata[key] for key in ("name", "namespace", "labels") if metadata.get(key)}
+    return document

@@ -1,0 +1,106 @@
+"""A training as it is wanted: its validated resource, its names, and what the operator's configuration adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from toolorchestra.api.pool import GPU_RESOURCES
+from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.runtime import Runtime
+
+STORAGE_PATH = "/storage"
+CONFIG_PATH = "/etc/toolorchestra"
+VOLUMES_PATH = "/volumes"
+MODELS_PATH = "/models"
+
+
+@dataclass(frozen=True)
+class Desired:
+    """`parent` is the live object, `training` what the models made of it."""
+
+    parent: Manifest
+    training: OrchestratorTraining
+    runtime: Runtime
+
+    @cached_property
+    def names(self) -> Names:
+        return Names.of(self.parent)
+
+    @property
+    def spec(self) -> OrchestratorTrainingSpec:
+        return self.training.spec
+
+    @property
+    def generation(self) -> int:
+        return int(self.parent["metadata"].get("generation", 1))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether trainers or engines ask for a GPU: then the whole cluster runs the GPU image."""
+        wanted = (self.spec.ray.trainers.resources, self.spec.ray.engines.resources)
+        return any(gpu in one.limits for one in wanted for gpu in GPU_RESOURCES)
+
+    @property
+    def cluster_image(self) -> str:
+        return self.spec.ray.image or (self.runtime.gpu_image if self.on_gpu else self.runtime.cpu_image)
+
+    @property
+    def nats_url(self) -> str | None:
+        return self.spec.messaging.url or self.runtime.nats_url
+
+    @property
+    def stream_replicas(self) -> int:
+        return self.spec.messaging.stream_replicas or self.runtime.stream_replicas
+
+    @property
+    def run_path(self) -> str:
+        """The training's folder in storage, by UID: a volume may be shared."""
+        claim = self.spec.storage.existing_claim
+        folder = f"{claim.path.strip('/')}/" if claim and claim.path else ""
+        return f"{STORAGE_PATH}/{folder}{self.names.name}-{self.names.short_uid}"
+
+    @property
+    def claim(self) -> str:
+        """The claim that storage is."""
+        existing = self.spec.storage.existing_claim
+        return existing.claim_name if existing else self.names.storage
+
+    @property
+    def volumes(self) -> Mapping[str, str]:
+        """Claims that URIs of the spec name, with where they are mounted (read-only)."""
+        claims = sorted(set(_claims(self.parent["spec"], skip=("export", "storage"))))
+        return {claim: f"{VOLUMES_PATH}/{claim}" for claim in claims}
+
+    @property
+    def model_dir(self) -> str:
+        """Where every pod finds the model to start from."""
+        scheme, _, rest = self.spec.model.uri.partition("://")
+        match scheme:
+            case "file":
+                return rest
+            case "pvc":
+                claim, _, path = rest.partition("/")
+                return f"{VOLUMES_PATH}/{claim}/{path}"
+            case _:
+                return f"{MODELS_PATH}/policy"
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the model is downloaded by the pods themselves."""
+        return self.spec.model.uri.startswith("hf://")
+
+
+def _claims(value: Any, *, skip: tuple[str, ...] = ()) -> list[str]:
+    """Claims of all `pvc://claim/…` in a document."""
+    if isinstance(value, str):
+        return [value.removeprefix("pvc://").partition("/")[0]] if value.startswith("pvc://") else []
+    if isinstance(value, Mapping):
+        return [claim for key, part in value.items() if key not in skip for claim in _claims(part)]
+    if isinstance(value, list | tuple):
+        return [claim for part in value for claim in _claims(part)]
+    return []

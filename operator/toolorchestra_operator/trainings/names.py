@@ -1,0 +1,87 @@
+"""Names and labels of a training's objects. Deterministic: an operator that forgot everything finds them again.
+
+A training's name has at most 40 characters, so that every name here is a DNS label. What belongs to an attempt carries
+its number, and is made once; the rest is named after the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from toolorchestra_operator.manifest import Manifest
+
+Component = Literal["head", "trainers", "engines", "workers", "storage", "config", "ray"]
+
+TRAINING_LABEL = "toolorchestra.dev/training"
+ATTEMPT_LABEL = "toolorchestra.dev/attempt"
+SHORT_UID = 8
+"""Digits of a UID that key streams, subjects and the folder in storage."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of one training."""
+
+    name: str
+    namespace: str
+    uid: str
+
+    @classmethod
+    def of(cls, parent: Manifest) -> Names:
+        metadata = parent["metadata"]
+        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+
+    @property
+    def short_uid(self) -> str:
+        """Two namespaces, or a delete and a re-create, never meet under it."""
+        return self.uid.replace("-", "")[:SHORT_UID]
+
+    @property
+    def storage(self) -> str:
+        return f"{self.name}-storage"
+
+    @property
+    def ray_token(self) -> str:
+        return f"{self.name}-ray"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.name}-workers"
+
+    def attempt(self, number: int) -> str:
+        """Of the attempt's configuration, its head's Service, and its RayJob."""
+        return f"{self.name}-{number}"
+
+    def job(self, number: int, component: Component) -> str:
+        return f"{self.name}-{number}-{component}"
+
+    def labels(self, component: Component, *, attempt: int | None = None) -> dict[str, str]:
+        """What every object and pod carries; with `attempt`, what only that attempt's do."""
+        labels = {
+            "app.kubernetes.io/name": "toolorchestra",
+            "app.kubernetes.io/component": component,
+            "app.kubernetes.io/part-of": "toolorchestra",
+            "app.kubernetes.io/managed-by": "toolorchestra",
+            TRAINING_LABEL: self.name,
+        }
+        return labels if attempt is None else labels | {ATTEMPT_LABEL: str(attempt)}
+
+    def owner(self) -> dict[str, Any]:
+        """The controller reference with which Kubernetes deletes an object after its training."""
+        return {
+            "apiVersion": "toolorchestra.dev/v1alpha1",
+            "kind": "OrchestratorTraining",
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+    def metadata(
+        self, name: str, component: Component, *, attempt: int | None = None, extra: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Metadata of an owned object; `extra` are further labels."""
+        labels = self.labels(component, attempt=attempt) | dict(extra or {})
+        return {"name": name, "namespace": self.namespace, "labels": labels, "ownerReferences": [self.owner()]}

@@ -1,0 +1,145 @@
+"""What a reconcile of a training sees, gathered: GETs by name, one LIST of pools, and of pods where something is amiss."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.manifest import Key, Manifest, Ref
+from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.trainings import builtin
+from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
+from toolorchestra_operator.trainings.observed import Messaging, Observed
+from toolorchestra_operator.trainings.remembered import Remembered
+from toolorchestra_operator.trainings.runtime import Runtime
+
+API_VERSION = "toolorchestra.dev/v1alpha1"
+KINDS = (("apps/v1", "Deployment"), ("v1", "ConfigMap"), ("v1", "Secret"), ("v1", "PersistentVolumeClaim"))
+PROGRESS_KEY = "progress"
+
+
+class Reader(Protocol):
+    """What is read of the API server."""
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None: ...
+
+    async def list(
+        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]: ...
+
+    async def schemas(self) -> Schemas: ...
+
+    async def serves(self, api_version: str, kind: str) -> bool: ...
+
+
+class StreamsReader(Protocol):
+    """What is read of NATS."""
+
+    async def look(self, url: str, uid: str) -> Messaging: ...
+
+    async def value(self, url: str, uid: str, key: str) -> bytes | None: ...
+
+
+@dataclass(frozen=True)
+class TrainingObserver:
+    """Observes one training."""
+
+    api: Reader
+    streams: StreamsReader
+    runtime: Runtime
+
+    async def observe(self, key: Key) -> Observed | None:
+        """None where the training is gone."""
+        parent = await self.api.get(Ref(API_VERSION, key.kind, key.namespace, key.name))
+        if parent is None:
+            return None
+        names, remembered = Names.of(parent), Remembered.of(parent)
+        objects = await self._objects(names, remembered)
+        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
+        messaging, progress = Messaging(), dict[str, Any]()
+        if url is not None:
+            messaging = await self.streams.look(url, names.short_uid)
+            if messaging.ready and remembered.attempt:
+                progress = _json(await self.streams.value(url, names.short_uid, PROGRESS_KEY))
+        return Observed(
+            parent=parent,
+            runtime=self.runtime,
+            schemas=await self.api.schemas(),
+            objects=objects,
+            pods=await self._pods(names, remembered, objects),
+            pools=await self._pools(key.namespace),
+            missing=tuple(await self._missing(parent, key.namespace)),
+            messaging=messaging,
+            progress=progress,
+            kuberay=await self.api.serves("ray.io/v1", "RayJob"),
+            token=secrets.token_hex(32),
+        )
+
+    async def _objects(self, names: Names, remembered: Remembered) -> dict[Ref, Manifest]:
+        refs = [
+            Ref("apps/v1", "Deployment", names.namespace, names.workers),
+            Ref("v1", "Secret", names.namespace, names.ray_token),
+            Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage),
+        ]
+        for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
+            refs += [*builtin.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt))]
+        found = {ref: await self.api.get(ref) for ref in refs}
+        return {ref: live for ref, live in found.items() if live is not None}
+
+    async def _pods(
+        self, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
+    ) -> tuple[Manifest, ...]:
+        """Only while a cluster is not simply up."""
+        if not remembered.attempt or remembered.terminal:
+            return ()
+        state = builtin.state(names, remembered.attempt, objects=objects, pods=())
+        if state.life == "Up":
+            return ()
+        return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name}))
+
+    async def _pools(self, namespace: str) -> tuple[ExpertPool, ...]:
+        """Pools that the models accept; one that they do not is no expert, and says so itself."""
+        found = []
+        for live in await self.api.list(API_VERSION, "ExpertPool", namespace=namespace):
+            try:
+                found.append(ExpertPool.model_validate(live))
+            except ValueError:
+                continue
+        return tuple(found)
+
+    async def _missing(self, parent: Manifest, namespace: str) -> list[str]:
+        """Secrets and claims that are named and not there."""
+        said = []
+        for path, reference in _references(parent["spec"], ("spec",)):
+            live = await self.api.get(Ref("v1", "Secret", namespace, reference["name"]))
+            if live is None:
+                said.append(f"{path}: there is no Secret {reference['name']} in namespace {namespace}")
+            elif reference["key"] not in (live.get("data") or {}):
+                said.append(f"{path}: Secret {reference['name']} has no key {reference['key']}")
+        claim = ((parent["spec"].get("storage") or {}).get("existingClaim") or {}).get("claimName")
+        if claim and await self.api.get(Ref("v1", "PersistentVolumeClaim", namespace, claim)) is None:
+            said.append(f"spec.storage.existingClaim: there is no PersistentVolumeClaim {claim}")
+        return said
+
+
+def _references(value: Any, path: tuple[str, ...]) -> list[tuple[str, Mapping[str, str]]]:
+    """Every `…SecretRef` of a document, with its path."""
+    if isinstance(value, list):
+        return [found for i, part in enumerate(value) for found in _references(part, (*path, str(i)))]
+    if not isinstance(value, Mapping):
+        return []
+    found = []
+    for key, part in value.items():
+        if key.lower().endswith("secretref") and isinstance(part, Mapping):
+            found.append((".".join((*path, key)), part))
+        else:
+            found += _references(part, (*path, key))
+    return found
+
+
+def _json(body: bytes | None) -> dict[str, Any]:
+    return dict(json.loads(body)) if body else {}

@@ -1,0 +1,42 @@
+"""What one reconcile of a training sees. Frozen facts; the observer fills them in, a test writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.trainings.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Messaging:
+    """The training's streams on NATS. `ready`: they are there as they should be; `error`: why nobody can tell."""
+
+    ready: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """`objects` are the live children (and those of the attempt before), `pods` all pods of the training."""
+
+    parent: Manifest
+    runtime: Runtime
+    schemas: Schemas
+    objects: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
+    pods: tuple[Manifest, ...] = ()
+    pools: tuple[ExpertPool, ...] = ()
+    """All pools of the namespace."""
+    missing: tuple[str, ...] = ()
+    """Secrets and claims that the spec refers to and that are not there, each in words."""
+    messaging: Messaging = Messaging()
+    progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the controller told last; empty where it told nothing, or NATS cannot be asked."""
+    kuberay: bool = False
+    """Whether RayJobs are served."""
+    token: str = ""
+    """A fresh random token, for the Ray cluster's Secret where there is none."""

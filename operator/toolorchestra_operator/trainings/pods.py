@@ -1,0 +1,201 @@
+"""Pod templates of a training: what all of them share, and what head, nodes and workers have of their own.
+
+Restricted pod security everywhere: not root, no privileges, no service account token (no pod of a training can write to
+the API server). The overlay `podTemplate` comes last, and cannot touch what is set here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolorchestra.api.base import Resources, SecretKeyRef
+from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
+from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
+from toolorchestra_operator.trainings.names import Component
+
+USER = 1000
+HEAD_GRACE_SECONDS = 300
+"""Between SIGTERM and the end of a head: a step and a checkpoint."""
+WORKER_GRACE_SECONDS = 60
+SECRET_TOKEN_KEY = "token"
+
+POD_SECURITY: Mapping[str, Any] = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Mapping[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def variable(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "value": value}
+
+
+def secret_variable(name: str, reference: SecretKeyRef) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
+
+
+def _pod_ip() -> dict[str, Any]:
+    return {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+
+
+def telemetry(desired: Desired, *, service: str) -> list[dict[str, Any]]:
+    """The standard variables of OpenTelemetry, from the resource or the chart."""
+    spec = desired.spec.telemetry
+    endpoint = spec.otlp_endpoint or desired.runtime.otlp_endpoint
+    attributes = f"k8s.namespace.name={desired.names.namespace},toolorchestra.training.name={desired.names.name}"
+    found = [
+        variable("TOOLORCHESTRA_SPANS", spec.span_group),
+        variable("OTEL_TRACES_SAMPLER_ARG", str(spec.ratio)),
+        variable("OTEL_SERVICE_NAME", service),
+        variable("OTEL_RESOURCE_ATTRIBUTES", attributes),
+    ]
+    if endpoint is None:
+        return found
+    return [*found, variable("OTEL_TRACES_EXPORTER", "otlp"), variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]
+
+
+def ray_environment(desired: Desired) -> list[dict[str, Any]]:
+    """What every process of the Ray cluster inherits. The token is the training's own: nobody else can use its Ray."""
+    token = SecretKeyRef(name=desired.names.ray_token, key=SECRET_TOKEN_KEY)
+    return [
+        _pod_ip(),
+        variable("HOME", "/tmp"),
+        variable("RAY_AUTH_MODE", "token"),
+        secret_variable("RAY_AUTH_TOKEN", token),
+        variable("RAY_DISABLE_IMPORT_WARNING", "1"),
+        variable("OMP_WAIT_POLICY", "PASSIVE"),
+        variable("KMP_BLOCKTIME", "0"),
+    ]
+
+
+def nats_environment(desired: Desired, reference: SecretKeyRef | None) -> list[dict[str, Any]]:
+    """Where NATS is: a Secret's key that holds the URL with its credentials, or the plain URL."""
+    if reference is not None:
+        return [secret_variable("NATS_URL", reference)]
+    return [variable("NATS_URL", desired.nats_url or "")]
+
+
+def key_environment(pools: Sequence[ExpertPool]) -> list[dict[str, Any]]:
+    """The experts' API keys, each under its reference's variable."""
+    references = {p.spec.endpoint.api_key_secret_ref for p in pools if p.spec.endpoint is not None}
+    known = sorted((r for r in references if r is not None), key=lambda r: r.variable)
+    return [secret_variable(reference.variable, reference) for reference in known]
+
+
+def resources(wanted: Resources) -> dict[str, Any]:
+    """As in a pod; a GPU is asked for by its limit alone."""
+    found: dict[str, Any] = {}
+    if wanted.limits:
+        found["limits"] = dict(wanted.limits)
+    if wanted.requests:
+        found["requests"] = dict(wanted.requests)
+    return found
+
+
+def gpus(wanted: Resources) -> int:
+    return next((int(wanted.limits[gpu]) for gpu in GPU_RESOURCES if gpu in wanted.limits), 0)
+
+
+def shared_volumes(desired: Desired, *, storage: bool, attempt: int) -> tuple[list[Any], list[Any]]:
+    """Volumes and mounts: configuration, what URIs name, scratch; `storage` for the Ray cluster's pods alone."""
+    volumes: list[dict[str, Any]] = [
+        {"name": "config", "configMap": {"name": desired.names.attempt(attempt)}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    if storage:
+        volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": desired.claim}})
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts += [{"name": "storage", "mountPath": STORAGE_PATH}, {"name": "shm", "mountPath": "/dev/shm"}]
+    for claim, path in desired.volumes.items():
+        volumes.append({"name": f"claim-{claim}"[:63], "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": f"claim-{claim}"[:63], "mountPath": path, "readOnly": True})
+    if desired.fetched:
+        volumes.append({"name": "models", **_model_cache(desired, shared=storage)})
+        mounts.append({"name": "models", "mountPath": MODELS_PATH})
+    return volumes, mounts
+
+
+def _model_cache(desired: Desired, *, shared: bool) -> dict[str, Any]:
+    """Workers fetch a tokenizer only, so that they never need the volume."""
+    cache = desired.spec.ray.model_cache
+    if cache is None or not shared or cache.existing_claim is None:
+        return {"emptyDir": {}}
+    return {"persistentVolumeClaim": {"claimName": cache.existing_claim.claim_name}}
+
+
+def _fetch(desired: Desired, *, image: str, tokenizer_only: bool, mounts: list[Any]) -> list[dict[str, Any]]:
+    """The init container that downloads the model."""
+    if not desired.fetched:
+        return []
+    model = desired.spec.model
+    command = ["python", "-m", "toolorchestra.cluster.fetch", model.uri, "--into", desired.model_dir]
+    command += ["--revision", model.revision] if model.revision else []
+    command += ["--tokenizer-only"] if tokenizer_only else []
+    env = [variable("HOME", "/tmp")]
+    if model.token_secret_ref is not None:
+        env.append(secret_variable("HF_TOKEN", model.token_secret_ref))
+    return [
+        {
+            "name": "fetch-model",
+            "image": image,
+            "command": command,
+            "env": env,
+            "volumeMounts": mounts,
+            "securityContext": dict(CONTAINER_SECURITY),
+        }
+    ]
+
+
+def pod(
+    desired: Desired,
+    *,
+    component: Component,
+    attempt: int,
+    image: str,
+    command: Sequence[str],
+    env: Sequence[Mapping[str, Any]],
+    wanted: Resources,
+    restart: str,
+    grace: int,
+    storage: bool,
+    ports: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """One pod template; its main container is named after the component."""
+    volumes, mounts = shared_volumes(desired, storage=storage, attempt=attempt)
+    container: dict[str, Any] = {
+        "name": component,
+        "image": image,
+        "command": list(command),
+        "env": [*env],
+        "volumeMounts": mounts,
+        "resources": resources(wanted),
+        "securityContext": dict(CONTAINER_SECURITY),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if ports:
+        container["ports"] = [dict(port) for port in ports]
+    spec: dict[str, Any] = {
+        "restartPolicy": restart,
+        "terminationGracePeriodSeconds": grace,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": dict(POD_SECURITY),
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if init := _fetch(desired, image=image, tokenizer_only=not storage, mounts=mounts):
+        spec["initContainers"] = init
+    if desired.spec.priority_class_name:
+        spec["priorityClassName"] = desired.spec.priority_class_name
+    if desired.runtime.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in desired.runtime.image_pull_secrets]
+    return {"metadata": {"labels": desired.names.labels(component, attempt=attempt)}, "spec": spec}

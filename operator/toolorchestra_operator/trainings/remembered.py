@@ -1,0 +1,61 @@
+"""What observation cannot give back, read from status: a closed list. Nothing else in status is ever an input.
+
+attempt and its start, restarts, the terminal condition, the Ray provider, the resolved experts, the last committed
+checkpoint, the dollars spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from toolorchestra_operator.manifest import Manifest
+
+Provider = Literal["KubeRay", "Builtin"]
+Terminal = Literal["Complete", "Failed"]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """`attempt` 0: never admitted."""
+
+    attempt: int = 0
+    restarts: int = 0
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    terminal: Terminal | None = None
+    provider: Provider | None = None
+    experts: tuple[Mapping[str, Any], ...] = ()
+    step: int | None = None
+    checkpoint: Mapping[str, Any] | None = None
+    spent: str | None = None
+
+    @classmethod
+    def of(cls, parent: Manifest) -> Remembered:
+        status: Mapping[str, Any] = parent.get("status") or {}
+        ended: list[Terminal] = ["Complete", "Failed"]
+        terminal = next((kind for kind in ended if condition_of(parent, kind).get("status") == "True"), None)
+        return cls(
+            attempt=status.get("attempt", 0),
+            restarts=status.get("restarts", 0),
+            start_time=_time(status.get("startTime")),
+            completion_time=_time(status.get("completionTime")),
+            terminal=terminal,
+            provider=(status.get("ray") or {}).get("provider"),
+            experts=tuple(status.get("experts") or ()),
+            step=status.get("step"),
+            checkpoint=status.get("checkpoint"),
+            spent=status.get("spentUSD"),
+        )
+
+
+def condition_of(parent: Manifest, kind: str) -> Mapping[str, Any]:
+    """The condition of that type; empty where it was never written."""
+    conditions = (parent.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c["type"] == kind), {})
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,21 @@
+"""What the operator's own configuration contributes to a training: images, the chart's NATS, telemetry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """From the chart's values; a resource's own fields win."""
+
+    cpu_image: str
+    gpu_image: str
+    worker_image: str
+    """Of rollout workers: without torch and Ray."""
+    nats_url: str | None = None
+    stream_replicas: int = 1
+    otlp_endpoint: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    cpu_threads: int = 1
+    """Torch and OpenMP threads of a trainer or an engine without a GPU and without a CPU limit."""
