@@ -9,7 +9,9 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit lint format crds parity bench-train clean
+.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed cluster-up cluster-down lint format crds \
+  parity bench-train clean
+TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,11 +48,20 @@ demo-staleness: setup ## The demo exactly synchronous, and up to four steps behi
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
 	$(BIN)/python -m pytest tests/unit/demo/test_demo_controls.py
 
-test: setup lint ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
+test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
 
-test-unit: setup ## The tests without real vLLM and Ray: a few minutes
-	$(BIN)/python -m pytest -m "not real"
+test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
+	$(BIN)/python -m pytest -m "not real and not controlplane"
+
+testbed: setup ## Build etcd and kube-apiserver for tests (minutes, once; needs Go, or KUBEBUILDER_ASSETS)
+	@$(TESTBED) testbed.binaries etcd kube-apiserver >/dev/null
+
+cluster-up: setup ## Start a real cluster with one node here, and print its KUBECONFIG (root; docs/testbed.md)
+	@$(TESTBED) testbed.by_hand up
+
+cluster-down: setup ## End it; no process, mount, namespace or bridge is left
+	@$(TESTBED) testbed.by_hand down
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

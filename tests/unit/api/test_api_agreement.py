@@ -7,108 +7,18 @@ default pruned, defaults filled in, the OpenAPI schema checked, then list keys a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from openapi_schema_validator import OAS30Validator
 
+from support.mutated_examples import EXAMPLES, mutated
 from toolorchestra.api import KINDS
 from toolorchestra.api.documents import Document
 from toolorchestra.api.load import read_resource
-from toolorchestra.api.schema import Path as FieldPath
 from toolorchestra.api.schema import Schema, structural_schema, violations, with_defaults, without_nulls
-
-EXAMPLES = [
-    yaml.safe_load(path.read_text()) for path in sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
-]
-VALUES: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    1,
-    2,
-    -1,
-    7,
-    10**12,
-    "",
-    "0",
-    "1",
-    "0.5",
-    "1.5",
-    "-1",
-    "1e-3",
-    "abc",
-    "Abc",
-    "a" * 50,
-    "a b",
-    "hf://a/b",
-    "pvc://a/b",
-    "http://a/b",
-    "Endpoint",
-    "VLLM",
-    "JSONL",
-    "URI",
-    "GDPO",
-    "WeightedSum",
-    "8Gi",
-    [],
-    {},
-    ["a"],
-    ["a", "a"],
-    [1],
-    [{}],
-    {"name": "a"},
-    {"a": "b"},
-    {"pool": "a"},
-]
-
-
-def places(data: Any, schema: Schema, path: FieldPath = ()) -> Iterator[FieldPath]:
-    """Every path of the spec that the schema knows: what is opaque to it (a pod template) is left alone."""
-    if schema.get("x-kubernetes-preserve-unknown-fields"):
-        return
-    if path:
-        yield path
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            sub = schema.get("properties", {}).get(key) or schema.get("additionalProperties") or {}
-            yield from places(value, sub, (*path, key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from places(value, schema.get("items", {}), (*path, index))
-
-
-def holder(data: Any, path: FieldPath) -> Any:
-    for part in path[:-1]:
-        data = data[part]
-    return data
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> tuple[str, Any]:
-    data = copy.deepcopy(draw(st.sampled_from(EXAMPLES)))
-    schema = structural_schema(KINDS[data["kind"]])["properties"]["spec"]
-    for _ in range(draw(st.integers(1, 2))):
-        path = draw(st.sampled_from(list(places(data["spec"], schema))))
-        inside = holder(data["spec"], path)
-        match draw(st.sampled_from(["replace", "replace", "remove", "unknown", "repeat"])):
-            case "replace":
-                inside[path[-1]] = copy.deepcopy(draw(st.sampled_from(VALUES)))
-            case "remove":
-                del inside[path[-1]]
-            case "unknown" if isinstance(inside, dict):
-                inside["unheardOf"] = 1
-            case "repeat" if isinstance(inside, list):
-                inside.append(copy.deepcopy(inside[0]))
-            case _:
-                pass
-    return data["kind"], data
 
 
 def unknown(schema: Schema, data: Any) -> bool:

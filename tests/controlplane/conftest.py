@@ -1,0 +1,55 @@
+"""A real API server for the tests of this folder, with the project's CRDs, and a namespace for each test."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.api import Api
+from testbed.cluster import Cluster, running
+from testbed.kuberay import crd_files
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.controlplane)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The API server with the project's CRDs served, and no controllers."""
+    with running(tmp_path_factory.mktemp("control-plane")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def kuberay(cluster: Cluster) -> Cluster:
+    """The cluster with KubeRay's CRDs served too; without its controller, so that a test plays their status."""
+    files, why_not = crd_files()
+    if why_not:
+        pytest.skip(why_not)
+    cluster.api.apply_crds(files)
+    return cluster
+
+
+@pytest.fixture
+def api(cluster: Cluster) -> Api:
+    """Requests as the cluster's administrator."""
+    return cluster.api
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a fresh namespace. Only a given cluster's is deleted: ours ends as a whole."""
+    readable = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{readable}-{uuid.uuid4().hex[:6]}"
+    cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+    if cluster.control_plane is None:
+        cluster.api.delete(f"/api/v1/namespaces/{name}")

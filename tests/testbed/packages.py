@@ -1,0 +1,62 @@
+"""The Debian packages and the rights that a node needs; whatever is missing is said in one message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from testbed.binaries import Say
+
+NEEDED = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+}
+"""Program (or file): the package that has it."""
+
+
+class CannotRun(RuntimeError):
+    """A node cannot run on this machine; the message says what to change."""
+
+
+def missing() -> list[str]:
+    """Packages that have to be installed."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return sorted(
+        package
+        for program, package in NEEDED.items()
+        if not (Path(program).exists() if program.startswith("/") else shutil.which(program, path=path))
+    )
+
+
+def ensure(*, install: bool, say: Say) -> None:
+    """Check that a node can run here; with `install`, Debian packages that are missing are installed first.
+
+    Raises:
+        CannotRun: not root, not Linux, or packages are missing and were not to be, or could not be, installed.
+    """
+    if os.uname().sysname != "Linux":
+        raise CannotRun("a node needs Linux; elsewhere use kind, and set TOOLORCHESTRA_TEST_KUBECONFIG")
+    if os.geteuid() != 0:
+        raise CannotRun("a node needs root, for its namespaces, mounts and cgroups: use sudo, or kind")
+    wanted = missing()
+    if wanted and install and shutil.which("apt-get"):
+        say(f"testbed: installing {', '.join(wanted)}")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=False, stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *wanted],
+            env=quiet,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise CannotRun(f"apt-get install {' '.join(wanted)} failed:\n{done.stderr.strip()[-2000:]}")
+        wanted = missing()
+    if wanted:
+        raise CannotRun(f"a node needs these Debian packages: apt-get install {' '.join(wanted)}")
