@@ -1,0 +1,135 @@
+"""Where the test cluster's programs come from, and what is said when they cannot be had. The toolchain is a script."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from testbed import binaries as module
+from testbed.binaries import CannotBuild, binaries
+
+GO = """#!/bin/sh
+if [ "$1" = env ]; then echo {version}; exit 0; fi
+echo "$@" >> {calls}
+{build}
+while [ $# -gt 0 ]; do [ "$1" = -o ] && echo built > "$2" && chmod +x "$2"; shift; done
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget()
+
+
+def forget() -> None:
+    module._go_version.cache_clear()
+    module._key.cache_clear()
+
+
+class Toolchain:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.log = folder / "go", folder / "calls"
+        self.folder.mkdir()
+        monkeypatch.setenv("PATH", f"{self.folder}:/usr/bin:/bin")
+        self.install()
+
+    def install(self, *, version: str = "go1.24.3", build: str = "") -> None:
+        program = self.folder / "go"
+        program.write_text(GO.format(version=version, calls=self.log, build=build))
+        program.chmod(0o755)
+        forget()
+
+    @property
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
+    return Toolchain(tmp_path, monkeypatch)
+
+
+def test_a_program_is_built_once_and_said_to_be(go: Toolchain, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = binaries(["etcd"], say=said.append)["etcd"]
+    assert os.access(first, os.X_OK)
+    assert first.is_relative_to(tmp_path / "cache" / "toolorchestra" / "testbed")
+    assert len(said) == 2
+    assert "building etcd with go1.24.3" in said[0]
+    assert str(first) in said[1]
+    assert binaries(["etcd"], say=said.append)["etcd"] == first
+    assert len(go.calls) == 1
+    assert len(said) == 2
+
+
+def test_only_what_is_asked_for_is_built(go: Toolchain) -> None:
+    binaries(["kube-apiserver"], say=lambda line: None)
+    assert [call.split()[-1] for call in go.calls] == ["./kube-apiserver"]
+
+
+def test_another_toolchain_builds_anew(go: Toolchain) -> None:
+    first = binaries(["etcd"], say=lambda line: None)
+    go.install(version="go1.25.0")
+    assert binaries(["etcd"], say=lambda line: None) != first
+    assert len(go.calls) == 2
+
+
+def test_a_changed_source_builds_only_its_program_anew(
+    go: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tmp_path / "sources"
+    for name in ("etcd", "kubectl"):
+        (sources / name).mkdir(parents=True)
+        (sources / name / "main.go").write_text("package main\n")
+    (sources / "go.mod").write_text("module x\n")
+    monkeypatch.setattr(module, "MODULE", sources)
+    before = binaries(["etcd", "kubectl"], say=lambda line: None)
+    (sources / "etcd" / "main.go").write_text("package main // changed\n")
+    forget()
+    after = binaries(["etcd", "kubectl"], say=lambda line: None)
+    assert after["etcd"] != before["etcd"]
+    assert after["kubectl"] == before["kubectl"]
+    (sources / "go.mod").write_text("module y\n")
+    forget()
+    assert binaries(["kubectl"], say=lambda line: None) != {"kubectl": before["kubectl"]}
+
+
+def test_a_build_that_fails_says_why_and_leaves_nothing(go: Toolchain) -> None:
+    go.install(build="echo 'main.go:3: no such thing' >&2; exit 1")
+    with pytest.raises(CannotBuild, match=r"(?s)etcd did not build.*no such thing"):
+        binaries(["etcd"], say=lambda line: None)
+    go.install()
+    assert binaries(["etcd"], say=lambda line: None)["etcd"].read_text() == "built\n"
+
+
+def test_without_go_it_says_what_to_install_or_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotBuild) as caught:
+        binaries(["kube-apiserver"])
+    for hint in ("kube-apiserver", "install Go 1.24", "KUBEBUILDER_ASSETS", "TOOLORCHESTRA_TEST_KUBECONFIG"):
+        assert hint in str(caught.value)
+
+
+def test_an_old_go_is_named(go: Toolchain) -> None:
+    go.install(version="go1.19.8")
+    with pytest.raises(CannotBuild, match=r"Go 1\.24 or newer; .* is go1\.19\.8"):
+        binaries(["etcd"])
+
+
+def test_given_programs_are_used_and_need_no_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    (tmp_path / "etcd").write_text("")
+    (tmp_path / "etcd").chmod(0o755)
+    assert binaries(["etcd"]) == {"etcd": tmp_path / "etcd"}
+    with pytest.raises(CannotBuild, match=r"has no program kube-apiserver"):
+        binaries(["etcd", "kube-apiserver"])
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(CannotBuild, match="no such component: etc; there are etcd"):
+        binaries(["etc"])
