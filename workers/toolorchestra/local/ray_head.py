@@ -32,6 +32,7 @@ def main() -> None:
     die_with_parent(signal.SIGTERM)  # not SIGKILL: the agents of a killed raylet would live on
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     context: Any = ray.init(
+        address="local",  # never another Ray of this machine, which RAY_ADDRESS or Ray's own notes may name
         num_cpus=args.cpus,
         num_gpus=args.gpus,
         include_dashboard=False,
