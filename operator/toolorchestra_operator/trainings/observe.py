@@ -1,4 +1,4 @@
-"""What a reconcile of a training sees, gathered: GETs by name, one LIST of pools, and of pods where something is amiss."""
+"""What a reconcile of a training sees: GETs by name, a LIST of pools, and one of pods where something is amiss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
-KINDS = (("apps/v1", "Deployment"), ("v1", "ConfigMap"), ("v1", "Secret"), ("v1", "PersistentVolumeClaim"))
 PROGRESS_KEY = "progress"
 
 
@@ -31,9 +30,9 @@ class Reader(Protocol):
         self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
     ) -> list[dict[str, Any]]: ...
 
-    async def schemas(self) -> Schemas: ...
+    async def openapi(self) -> Schemas: ...
 
-    async def serves(self, api_version: str, kind: str) -> bool: ...
+    async def served(self, api_version: str, kind: str) -> bool: ...
 
 
 class StreamsReader(Protocol):
@@ -68,14 +67,14 @@ class TrainingObserver:
         return Observed(
             parent=parent,
             runtime=self.runtime,
-            schemas=await self.api.schemas(),
+            schemas=await self.api.openapi(),
             objects=objects,
             pods=await self._pods(names, remembered, objects),
             pools=await self._pools(key.namespace),
             missing=tuple(await self._missing(parent, key.namespace)),
             messaging=messaging,
             progress=progress,
-            kuberay=await self.api.serves("ray.io/v1", "RayJob"),
+            kuberay=await self.api.served("ray.io/v1", "RayJob"),
             token=secrets.token_hex(32),
         )
 

@@ -35,12 +35,12 @@ class HeadError(RuntimeError):
     """Ray did not come up."""
 
 
-async def serve(config: DriverConfig, *, config_file: Path, address: str) -> int:
+async def serve(config: DriverConfig, *, config_file: Path, address: str, port: int = GCS_PORT) -> int:
     """Run to the end of the driver; its exit status."""
     run = RunDir(config.run)
     run.logs.mkdir(parents=True, exist_ok=True)
     life = f"attempt-{config.attempt}"
-    ray = Child(name="ray", argv=head_arguments(address=address), log=run.logs / f"ray-head-{life}.log")
+    ray = Child(name="ray", argv=head_arguments(address=address, port=port), log=run.logs / f"ray-head-{life}.log")
     argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(config_file)]
     driver = Child(name="controller", argv=argv, log=run.logs / f"controller-{life}.log")
     told = asyncio.Event()
@@ -49,7 +49,7 @@ async def serve(config: DriverConfig, *, config_file: Path, address: str) -> int
         loop.add_signal_handler(sig, told.set)
     ray.start()
     try:
-        await _up(ray, address)
+        await _up(ray, address, port)
         driver.start()
         return await _until_it_ends(driver, ray, told)
     finally:
@@ -58,10 +58,10 @@ async def serve(config: DriverConfig, *, config_file: Path, address: str) -> int
                 await child.stop(grace=GRACE_SECONDS)
 
 
-async def _up(ray: Child, address: str) -> None:
+async def _up(ray: Child, address: str, port: int) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            while not await asyncio.to_thread(_listens, address, GCS_PORT):
+            while not await asyncio.to_thread(_listens, address, port):
                 if not ray.alive:
                     raise HeadError(f"Ray's head ended at its start:\n{tail(ray.log)}")
                 await asyncio.sleep(0.2)
@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
+    parser.add_argument("--port", type=int, default=GCS_PORT)
     parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"))
     args = parser.parse_args(argv)
     if not args.address:
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = DriverConfig.read(args.config)
     run, code, words = RunDir(config.run), 1, ""
     try:
-        code = asyncio.run(serve(config, config_file=args.config, address=args.address))
+        code = asyncio.run(serve(config, config_file=args.config, address=args.address, port=args.port))
         words = last_words(run, code, run.logs / f"controller-attempt-{config.attempt}.log")
     except HeadError as error:
         words = str(error)

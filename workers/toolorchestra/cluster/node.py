@@ -23,21 +23,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--role", choices=("trainer", "engine"), required=True)
     parser.add_argument("--head", required=True, help="host name of the head's Service")
     parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
+    parser.add_argument("--port", type=int, default=GCS_PORT, help="of the head")
     parser.add_argument("--gpus", type=int, default=None)
     args = parser.parse_args(argv)
     if not args.address:
         parser.error("--address or POD_IP: where the other nodes find this one")
-    print(f"waiting for the head at {args.head}:{GCS_PORT}", flush=True)
-    while not _answers(args.head):
+    print(f"waiting for the head at {args.head}:{args.port}", flush=True)
+    while not _answers(args.head, args.port):
         time.sleep(POLL_SECONDS)
-    command = node_arguments(role=args.role, head=args.head, address=args.address, gpus=args.gpus)
+    where = {"head": args.head, "port": args.port, "address": args.address}
+    command = node_arguments(role=args.role, gpus=args.gpus, **where)
     os.execv(command[0], command)
 
 
-def _answers(head: str) -> bool:
+def _answers(head: str, port: int) -> bool:
     """Whether the head's port takes a connection; its name may not resolve yet."""
     try:
-        socket.create_connection((head, GCS_PORT), timeout=2).close()
+        socket.create_connection((head, port), timeout=2).close()
     except OSError:
         return False
     return True

@@ -13,14 +13,26 @@ GCS_PORT = 6379
 Role = Literal["trainer", "engine"]
 
 
-def head_arguments(*, address: str) -> list[str]:
+def head_arguments(*, address: str, port: int = GCS_PORT) -> list[str]:
     """A head that carries no actors: the driver runs beside it. `address`: the pod's."""
-    return [*_start(address), "--head", "--port", str(GCS_PORT), "--num-cpus", "0", "--include-dashboard", "false"]
+    # Port 0: no Ray Client server, which nobody uses and whose end would end the head.
+    return [
+        *_start(address),
+        "--ray-client-server-port",
+        "0",
+        "--head",
+        "--port",
+        str(port),
+        "--num-cpus",
+        "0",
+        "--include-dashboard",
+        "false",
+    ]
 
 
-def node_arguments(*, role: Role, head: str, address: str, gpus: int | None) -> list[str]:
+def node_arguments(*, role: Role, head: str, address: str, gpus: int | None, port: int = GCS_PORT) -> list[str]:
     """A node for one trainer or one engine; `gpus` None: as many as Ray finds. One logical CPU: one actor."""
-    arguments = [*_start(address), "--address", f"{head}:{GCS_PORT}", "--num-cpus", "1"]
+    arguments = [*_start(address), "--address", f"{head}:{port}", "--num-cpus", "1"]
     if gpus is not None:
         arguments += ["--num-gpus", str(gpus)]
     return [*arguments, "--resources", json.dumps({role: 1})]
