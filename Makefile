@@ -9,7 +9,7 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed cluster-up cluster-down lint format crds \
+.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds \
   parity bench-train clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
@@ -52,10 +52,13 @@ test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at mos
 	$(BIN)/python -m pytest
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
-	$(BIN)/python -m pytest -m "not real and not controlplane"
+	$(BIN)/python -m pytest -m "not real and not controlplane and not cluster"
 
 testbed: setup ## Build etcd and kube-apiserver for tests (minutes, once; needs Go, or KUBEBUILDER_ASSETS)
 	@$(TESTBED) testbed.binaries etcd kube-apiserver >/dev/null
+
+e2e: setup ## The tests on a real node (root; docs/testbed.md)
+	$(BIN)/python -m pytest -m cluster tests/e2e
 
 cluster-up: setup ## Start a real cluster with one node here, and print its KUBECONFIG (root; docs/testbed.md)
 	@$(TESTBED) testbed.by_hand up

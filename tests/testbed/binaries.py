@@ -33,6 +33,7 @@ MAINS = (
     "kubelet",
     "kube-proxy",
     "pause",
+    "visitor",
 )
 """Built from go/<name>/main.go, all of one module."""
 OWN_MODULES = ("coredns",)

@@ -18,9 +18,9 @@ from pathlib import Path
 from testbed import network
 from testbed.binaries import Say, binaries
 from testbed.control_plane import ControlPlane, NotReady
+from testbed.image import PAUSE, image_of
 from testbed.node_files import NODE_NAME, write_node_files
 from testbed.node_init import cgroup_folders
-from testbed.pause_image import write_pause_image
 from toolorchestra.process import Child, tail
 
 _TESTS = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ class Node:
         (self.folder / "logs").mkdir()
         programs = {name: str(path) for name, path in binaries(PROGRAMS, say=say).items()}
         (self.folder / "programs.json").write_text(json.dumps(programs | {"containerd": "containerd"}))
-        write_pause_image(Path(programs["pause"]), self.folder / "pause.tar")
+        image_of(Path(programs["pause"])).write(self.folder / "pause.tar", name=PAUSE)
         write_node_files(self.folder, plane.authority, port=plane.port)
         namespaces = ["--mount", "--net", "--pid", "--ipc", "--uts"]
         self._child = Child(

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from testbed.image import PAUSE
 from testbed.network import DNS, HOST, NODE, PODS, REGISTRY
-from testbed.pause_image import NAME as PAUSE_IMAGE
 from testbed.pki import ADMIN_GROUP, Authority
 
 NODE_NAME = "node"
@@ -22,7 +22,7 @@ _CNI_PLUGINS = "/usr/lib/cni"
 CONTAINERD = f"""\
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE_IMAGE}"
+  sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true  # without CAP_SYS_RESOURCE no score can be lowered
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{_CNI_PLUGINS}"
