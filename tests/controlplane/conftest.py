@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
+from toolorchestra_operator.api_server import ApiServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,3 +54,10 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     yield name
     if cluster.control_plane is None:
         cluster.api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def server(cluster: Cluster) -> AsyncIterator[ApiServer]:
+    """The operator's own adapter, as the cluster's administrator."""
+    async with await ApiServer.connect(cluster.kubeconfig, timeout=60) as server:
+        yield server

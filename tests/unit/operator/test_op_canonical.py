@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from support.apply_model import ApplyModel
+from support.edits import other_than, removable, respelled, scalars
 from support.manifest_strategies import manifests, pairs
 from support.openapi_excerpt import schemas
 from toolorchestra_operator.canonical import differences
 from toolorchestra_operator.openapi import Schema
-from toolorchestra_operator.quantity import amount
 
 US = "toolorchestra"
 
@@ -122,41 +121,11 @@ def test_order_and_spelling_do_not_matter(wanted: dict[str, Any], chance: random
 
 @settings(deadline=None)
 @given(manifests())
-def test_a_kind_of_nothing_wanted_is_a_removal_of_all(wanted: dict[str, Any]) -> None:
+def test_when_nothing_is_wanted_all_that_was_is_a_removal(wanted: dict[str, Any]) -> None:
     live = ApplyModel(schemas()).apply(wanted, manager=US)
     bare = {key: wanted[key] for key in ("apiVersion", "kind")} | {"metadata": {"name": "thing"}}
     had_fields = any(key not in ("apiVersion", "kind", "metadata") for key in wanted)
     assert bool(seen(bare, live)) >= had_fields
-
-
-def scalars(manifest: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of every scalar that is compared and does not tell the items of a list apart."""
-    for key, value in manifest.items():
-        if key == "metadata":
-            for name in ("labels", "annotations"):
-                yield from _scalars(value.get(name, {}))
-        elif isinstance(value, dict):
-            yield from _scalars(value)
-        elif key not in ("apiVersion", "kind"):
-            yield manifest, key
-
-
-def _scalars(value: Any) -> Iterator[tuple[Any, Any]]:
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(inner, dict | list):
-            yield from _scalars(inner)
-        elif key not in ("name", "containerPort", "port", "protocol"):
-            yield value, key
-
-
-def other_than(value: Any) -> Any:
-    match value:
-        case bool():
-            return not value
-        case int():
-            return value + 1
-        case _:
-            return f"1{value}" if value[:1].isdigit() else f"{value}x"
 
 
 def is_wanted(place: tuple[Any, Any], live: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -169,45 +138,3 @@ def is_wanted(place: tuple[Any, Any], live: dict[str, Any], wanted: dict[str, An
     named = found.apply(wanted, manager=US) != live
     parent[key] = before
     return named and "a value that nobody wants" not in str(found.live)
-
-
-def removable(value: Any, schema: Schema, top: bool = True) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of every field, list-map item and set value that can be left out."""
-    if isinstance(value, dict) and not schema.atomic:
-        for name, inner in value.items():
-            child = schema.child(name)
-            if top and name in ("apiVersion", "kind"):
-                continue
-            if top and name == "metadata":
-                for part in ("labels", "annotations", "finalizers"):
-                    if value[name].get(part):
-                        yield value[name], part
-                continue
-            if name not in ("name", "containerPort", "port") and has_leaf(inner):
-                yield value, name
-            yield from removable(inner, child, top=False)
-    elif isinstance(value, list) and schema.list_type != "atomic":
-        for index, item in enumerate(value):
-            yield value, index
-            if schema.list_type == "map" and not schema.item.atomic:
-                yield from removable(item, schema.item, top=False)
-
-
-def has_leaf(value: Any) -> bool:
-    return bool(value) or value in (0, False, "", [], {})
-
-
-def respelled(value: Any, schema: Schema, chance: random.Random) -> Any:
-    """The same, said otherwise: list-maps and sets in another order, quantities in other units, nulls for absence."""
-    if schema.quantity:
-        return chance.choice([value, f"{(amount(value) * 1000):f}m", f"{amount(value):f}"])
-    if isinstance(value, dict):
-        items = [(name, respelled(inner, schema.child(name), chance)) for name, inner in value.items()]
-        chance.shuffle(items)
-        return dict(items)
-    if isinstance(value, list):
-        items = [respelled(item, schema.item, chance) for item in value]
-        if schema.list_type != "atomic":
-            chance.shuffle(items)
-        return items
-    return value
