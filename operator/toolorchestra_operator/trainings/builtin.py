@@ -30,6 +30,8 @@ GCS_PORT = 6379
 HEAD: Final = "head"
 TRAINERS: Final = "trainers"
 ENGINES: Final = "engines"
+ROLES: Final = {TRAINERS: "trainer", ENGINES: "engine"}
+"""What a node tells Ray that it is for."""
 _JOBS: Final = (HEAD, ENGINES, TRAINERS)
 
 
@@ -100,9 +102,9 @@ def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resour
         env += telemetry(desired, service="toolorchestra-controller")
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
-        command = ["python", "-m", "toolorchestra.cluster.node", "--role", component.removesuffix("s")]
+        command = ["python", "-m", "toolorchestra.cluster.node", "--role", ROLES[component]]
         command += ["--head", service]
-        env += telemetry(desired, service=f"toolorchestra-{component.removesuffix('s')}")
+        env += telemetry(desired, service=f"toolorchestra-{ROLES[component]}")
         env.append(variable("HF_HUB_OFFLINE", "1"))
     return pod(
         desired,

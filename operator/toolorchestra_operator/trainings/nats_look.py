@@ -18,7 +18,8 @@ _USER_INFO = re.compile(r"://[^/\s,@]*@")
 
 @dataclass
 class NatsLook:
-    """Reads only, over one connection per URL. A server that does not answer is a Messaging with an error, never an exception."""
+    """Reads only, over one connection per URL. A server that does not answer is an error in what is seen, never an
+    exception."""
 
     timeout: float = 5.0
     _clients: dict[str, Client] = field(default_factory=dict[str, Client])

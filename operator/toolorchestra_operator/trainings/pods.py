@@ -68,6 +68,8 @@ def ray_environment(desired: Desired) -> list[dict[str, Any]]:
         variable("RAY_AUTH_MODE", "token"),
         secret_variable("RAY_AUTH_TOKEN", token),
         variable("RAY_DISABLE_IMPORT_WARNING", "1"),
+        variable("RAY_raylet_start_wait_time_s", "120"),
+        variable("RAY_worker_niceness", "0"),
         variable("OMP_WAIT_POLICY", "PASSIVE"),
         variable("KMP_BLOCKTIME", "0"),
     ]

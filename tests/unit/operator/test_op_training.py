@@ -1,0 +1,321 @@
+"""A training's reconcile: from admission to every ending, on a namespace in memory; interrupted anywhere."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.cluster_model import ClusterModel
+from support.openapi_excerpt import schemas
+from support.real_run import TINY_RUN
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.train.status import EXIT_CODES
+from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.trainings import builtin, cluster_state
+from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.observed import Messaging, Observed
+from toolorchestra_operator.trainings.reconcile import reconcile
+from toolorchestra_operator.trainings.remembered import Remembered, condition_of
+from toolorchestra_operator.trainings.runtime import Runtime
+
+RUNTIME = Runtime(cpu_image="cpu", gpu_image="gpu", worker_image="worker", nats_url="nats://nats:4222")
+DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
+UID = "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"
+
+
+def ready(pool: dict[str, Any]) -> ExpertPool:
+    since = {"lastTransitionTime": "2030-01-01T00:00:00Z", "observedGeneration": 1}
+    status = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready", **since}]}
+    return ExpertPool.model_validate({**pool, "status": status})
+
+
+class World(ClusterModel):
+    """The tiny training, its experts, and what the test lets happen to its cluster."""
+
+    def __init__(self, **spec: Any) -> None:
+        parent = copy.deepcopy(DOCUMENTS[0])
+        parent["metadata"] |= {"namespace": "default", "uid": UID, "generation": 1}
+        parent["spec"] |= spec
+        super().__init__(parent)
+        self.pools = tuple(ready(pool) for pool in DOCUMENTS[1:])
+        self.pods: list[dict[str, Any]] = []
+        self.progress: dict[str, Any] = {}
+        self.nats_error = ""
+
+    @property
+    def names(self) -> Names:
+        return Names.of(self.parent)
+
+    @property
+    def attempt(self) -> int:
+        return Remembered.of(self.parent).attempt
+
+    def observed(self) -> Observed:
+        up = self.names.short_uid in self.streams
+        return Observed(
+            parent=copy.deepcopy(self.parent),
+            runtime=RUNTIME,
+            schemas=schemas(),
+            objects=self.live(),
+            pods=tuple(self.pods),
+            pools=self.pools,
+            messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error),
+            progress=self.progress,
+            token="t" * 64,
+        )
+
+    def plan(self) -> Plan:
+        return reconcile(self.observed(), self.now)
+
+    def settle(self) -> None:
+        """Reconcile until nothing is left to do."""
+        for _ in range(12):
+            plan = self.plan()
+            if plan.empty:
+                return
+            self.carry_out(plan)
+        raise AssertionError(f"it never comes to rest: {self.plan()}")
+
+    def job(self, component: Any) -> Ref:
+        return Ref("batch/v1", "Job", "default", self.names.job(self.attempt, component))
+
+    def comes_up(self) -> None:
+        for component in ("head", "trainers", "engines"):
+            self.set_status(self.job(component), {"ready": 1, "active": 1})
+        self.progress = {"attempt": self.attempt, "state": "Running", "message": "", "step": 1, "steps": 10}
+
+    def head_ends(self, code: int, message: str = "") -> None:
+        kind = "Complete" if code == 0 else "Failed"
+        self.set_status(self.job("head"), {"conditions": [{"type": kind, "status": "True"}]})
+        ended = {"terminated": {"exitCode": code, "message": message}}
+        labels = self.names.labels("head", attempt=self.attempt)
+        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [{"state": ended}]}
+        self.pods = [{"metadata": {"name": "head", "labels": labels}, "status": status}]
+
+    def says(self, kind: str) -> tuple[str, str, str]:
+        found = condition_of(self.parent, kind)
+        return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+    def kinds(self) -> set[str]:
+        return {f"{ref.kind} {ref.name}" for ref in self.objects}
+
+
+CLUSTER = {"Job tiny-1-head", "Job tiny-1-trainers", "Job tiny-1-engines", "Service tiny-1", "ConfigMap tiny-1"}
+KEPT = {"PersistentVolumeClaim tiny-storage"}
+
+
+def test_a_training_is_admitted_runs_and_completes() -> None:
+    world = World()
+    world.settle()
+    assert world.kinds() == CLUSTER | KEPT | {"Secret tiny-ray", "Deployment tiny-workers"}
+    assert world.parent["metadata"]["finalizers"] == ["toolorchestra.dev/streams"]
+    assert [expert["name"] for expert in world.parent["status"]["experts"]] == ["small", "large"]
+    assert world.says("ClusterReady")[:2] == ("False", "ClusterStarting")
+    world.comes_up()
+    world.settle()
+    assert world.says("Running") == ("True", "Training", "step 1 of 10")
+    assert (world.parent["status"]["step"], world.says("ClusterReady")[0]) == (1, "True")
+    world.progress |= {"state": "Complete", "step": 10, "progressPercentage": 100, "spentUSD": "0.5"}
+    world.head_ends(0)
+    world.settle()
+    assert world.says("Complete")[:2] == ("True", "StepsDone")
+    assert world.parent["status"]["spentUSD"] == "0.5"
+    assert world.parent["status"]["exportURI"] == f"pvc://tiny-storage/tiny-{world.names.short_uid}/export/last"
+    assert "Job tiny-1-trainers" not in world.kinds(), "GPUs are given back at once"
+    assert world.streams, "streams stay until the TTL"
+    world.passes(86_401)
+    world.settle()
+    assert world.kinds() == KEPT
+    assert not world.streams
+    assert world.says("Complete")[0] == "True", "a finished training whose children are gone stays finished"
+
+
+def test_what_admission_fixes_is_written_before_anything_is_made() -> None:
+    plan = World().plan()
+    assert plan.status is not None
+    assert plan.status["attempt"] == 1
+    assert not [action for action in plan.actions if type(action).__name__ != "Emit"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_an_operator_killed_anywhere_ends_at_the_same(data: st.DataObject) -> None:
+    whole, killed = World(), World()
+    whole.settle()
+    for _ in range(30):
+        plan = killed.plan()
+        if plan.empty:
+            break
+        stop = data.draw(st.one_of(st.none(), st.integers(0, len(plan.actions))), label="killed after")
+        killed.carry_out(plan, first=stop)
+    killed.settle()
+    assert killed.kinds() == whole.kinds()
+    assert killed.parent["status"] == whole.parent["status"]
+
+
+def test_a_steady_pass_writes_nothing() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    before = world.writes
+    for _ in range(3):
+        world.passes(300)
+        assert world.plan().empty
+    assert world.writes == before
+
+
+def test_a_failed_program_is_started_again_and_counted() -> None:
+    world = World(backoffLimit=1)
+    world.settle()
+    world.comes_up()
+    world.head_ends(1, "ValueError: boom")
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 1)
+    assert {"Job tiny-2-head", "ConfigMap tiny-2"} <= world.kinds()
+    assert not {kind for kind in world.kinds() if "tiny-1" in kind}
+    world.pods = []
+    world.comes_up()
+    world.head_ends(1, "ValueError: boom")
+    world.settle()
+    assert world.says("Failed")[:2] == ("True", "BackoffLimitExceeded")
+    assert "ValueError: boom" in world.says("Failed")[2]
+    assert "Job tiny-2-trainers" in world.kinds(), "a failed cluster stays for a look"
+    world.passes(601)
+    world.settle()
+    assert not {kind for kind in world.kinds() if kind.startswith("Job")}
+
+
+@pytest.mark.parametrize("code", [EXIT_CODES["Cancelled"], 143])
+def test_preemption_is_nobody_s_failure(code: int) -> None:
+    world = World(backoffLimit=0)
+    world.settle()
+    world.comes_up()
+    world.head_ends(code)
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
+
+
+def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
+    world = World(limits={"maxSpendUSD": "1"})
+    world.settle()
+    world.comes_up()
+    world.progress |= {"state": "Paused", "reason": "SpendCapReached", "message": "the spend cap is reached"}
+    world.head_ends(EXIT_CODES["Paused"])
+    world.settle()
+    assert world.says("Running") == ("False", "SpendCapReached", "the spend cap is reached")
+    assert world.attempt == 1
+    world.parent["spec"]["limits"] = {"maxSpendUSD": "2"}
+    world.parent["metadata"]["generation"] = 2
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
+
+
+def test_suspending_gives_compute_back_and_resuming_goes_on() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert world.kinds() == KEPT | {"Secret tiny-ray"}
+    assert world.says("Suspended")[:2] == ("True", "SuspendedByUser")
+    old = world.names.labels("head", attempt=1)
+    world.pods = [{"metadata": {"name": "old-head", "labels": old}, "status": {"phase": "Running"}}]
+    world.parent["spec"]["suspend"] = False
+    world.settle()
+    assert "Job tiny-2-head" not in world.kinds(), "the last head still writes its checkpoint"
+    assert "old-head" in world.says("ClusterReady")[2]
+    world.pods = []
+    world.settle()
+    assert "Job tiny-2-head" in world.kinds()
+
+
+def test_a_cluster_that_does_not_come_up_gives_everything_back() -> None:
+    world = World(startDeadlineSeconds=100, keepFailedSeconds=0)
+    world.settle()
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
+    world.pods = [{"metadata": {"name": "tiny-1-trainers-0"}, "status": {"conditions": [scheduled]}}]
+    world.settle()
+    assert world.says("ClusterReady") == ("False", "Unschedulable", "pod tiny-1-trainers-0: no GPU")
+    world.passes(101)
+    world.settle()
+    assert world.says("Failed")[1] == "StartDeadlineExceeded"
+    assert "no GPU" in world.says("Failed")[2]
+    assert not {kind for kind in world.kinds() if kind.startswith(("Job", "Deployment"))}
+
+
+def test_nothing_starts_before_nats_answers() -> None:
+    world = World()
+    world.nats_error = "NATS at nats://nats:4222: connection refused"
+    for _ in range(4):
+        world.carry_out(world.plan())
+    assert world.says("MessagingReady") == ("False", "MessagingUnreachable", world.nats_error)
+    assert not world.objects
+    world.nats_error = ""
+    world.settle()
+    assert world.says("MessagingReady")[0] == "True"
+
+
+def test_what_cannot_work_is_refused_and_heals() -> None:
+    world = World()
+    pools, world.pools = world.pools, ()
+    world.settle()
+    status, reason, message = world.says("Accepted")
+    assert (status, reason) == ("False", "PoolNotFound")
+    assert "small, large" in message
+    assert not world.objects
+    world.pools = pools
+    world.settle()
+    assert world.says("Accepted")[0] == "True"
+
+
+def test_deleting_removes_the_streams_and_lets_go() -> None:
+    world = World()
+    world.settle()
+    world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:10Z"
+    world.settle()
+    assert (world.streams, world.parent["metadata"]["finalizers"]) == (set(), [])
+
+
+def test_only_a_retained_volume_has_no_owner() -> None:
+    world = World()
+    world.settle()
+    owned = {ref.kind: "ownerReferences" in live["metadata"] for ref, live in world.live().items()}
+    assert owned.pop("PersistentVolumeClaim") is False
+    assert all(owned.values())
+    world = World(storage={"retentionPolicy": "Delete"})
+    world.settle()
+    assert "ownerReferences" in world.live()[Ref("v1", "PersistentVolumeClaim", "default", "tiny-storage")]["metadata"]
+
+
+def test_pods_are_restricted_and_carry_no_token() -> None:
+    world = World()
+    world.settle()
+    templates = [
+        live["spec"]["template"]["spec"] for live in world.live().values() if "template" in live.get("spec", {})
+    ]
+    assert len(templates) == 4
+    for pod in templates:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_the_driver_reads_what_the_operator_writes() -> None:
+    world = World()
+    world.settle()
+    data = world.live()[Ref("v1", "ConfigMap", "default", "tiny-1")]["data"]
+    config = DriverConfig.model_validate_json(data["driver.json"])
+    assert (config.uid, config.attempt, config.cluster) == (world.names.short_uid, 1, True)
+    assert (EXIT_CODES["Paused"], EXIT_CODES["Cancelled"]) == (cluster_state.EXIT_PAUSED, cluster_state.EXIT_STOPPED)
+    assert builtin.ROLES == {"trainers": "trainer", "engines": "engine"}
