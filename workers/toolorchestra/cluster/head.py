@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,10 @@ async def serve(config: DriverConfig, *, config_file: Path, address: str, port: 
     run = RunDir(config.run)
     run.logs.mkdir(parents=True, exist_ok=True)
     life = f"attempt-{config.attempt}"
-    ray = Child(name="ray", argv=head_arguments(address=address, port=port), log=run.logs / f"ray-head-{life}.log")
+    ready = run.root / "ray.json"
+    ready.unlink(missing_ok=True)
+    head = head_arguments(address=address, ready=ready, port=port)
+    ray = Child(name="ray", argv=head, log=run.logs / f"ray-head-{life}.log")
     argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(config_file)]
     driver = Child(name="controller", argv=argv, log=run.logs / f"controller-{life}.log")
     told = asyncio.Event()
@@ -49,7 +51,7 @@ async def serve(config: DriverConfig, *, config_file: Path, address: str, port: 
         loop.add_signal_handler(sig, told.set)
     ray.start()
     try:
-        await _up(ray, address, port)
+        await _up(ray, ready)
         driver.start()
         return await _until_it_ends(driver, ray, told)
     finally:
@@ -58,10 +60,10 @@ async def serve(config: DriverConfig, *, config_file: Path, address: str, port: 
                 await child.stop(grace=GRACE_SECONDS)
 
 
-async def _up(ray: Child, address: str, port: int) -> None:
+async def _up(ray: Child, ready: Path) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            while not await asyncio.to_thread(_listens, address, port):
+            while not await asyncio.to_thread(ready.exists):
                 if not ray.alive:
                     raise HeadError(f"Ray's head ended at its start:\n{tail(ray.log)}")
                 await asyncio.sleep(0.2)
@@ -81,12 +83,6 @@ async def _until_it_ends(driver: Child, ray: Child, told: asyncio.Event) -> int:
     if not ended.done():
         raise HeadError(f"Ray's head died:\n{tail(ray.log)}")
     return await ended
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((host, port)) == 0
 
 
 def last_words(run: RunDir, code: int, log: Path) -> str:

@@ -1,4 +1,4 @@
-"""The `ray start` of a pod, as an argument list. Pure.
+"""How a pod starts its Ray, as an argument list. Pure.
 
 Source: https://docs.ray.io/en/latest/cluster/cli.html#ray-start (2.60).
 """
@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Literal
 
 GCS_PORT = 6379
 Role = Literal["trainer", "engine"]
 
 
-def head_arguments(*, address: str, port: int = GCS_PORT) -> list[str]:
-    """A head that carries no actors: the driver runs beside it. `address`: the pod's."""
-    # Port 0: no Ray Client server, which nobody uses and whose end would end the head.
-    return [
-        *_start(address),
-        "--ray-client-server-port",
-        "0",
-        "--head",
-        "--port",
-        str(port),
-        "--num-cpus",
-        "0",
-        "--include-dashboard",
-        "false",
-    ]
+def head_arguments(*, address: str, ready: Path, port: int = GCS_PORT) -> list[str]:
+    """A head that carries no actors: the driver runs beside it. `address`: the pod's; `ready`: written when it is up.
+
+    Not `ray start --head`: that brings a Ray Client server which nobody uses, and whose end would end the head.
+    """
+    argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", "0"]
+    return [*argv, "--address", address, "--port", str(port)]
 
 
 def node_arguments(*, role: Role, head: str, address: str, gpus: int | None, port: int = GCS_PORT) -> list[str]:

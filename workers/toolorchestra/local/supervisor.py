@@ -165,7 +165,7 @@ class Supervisor:
         ready.unlink(missing_ok=True)
         spec = self.plan.training.spec.ray
         cpus = spec.trainers.replicas + spec.engines.replicas + 1
-        argv = [sys.executable, "-m", "toolorchestra.local.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
+        argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
         child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env)
         child.start()
         self._children.append(child)
