@@ -14,6 +14,7 @@ from toolorchestra.local.live import Display, Follower, step_line
 
 ROW: dict[str, Any] = {
     "step": 7,
+    "episodes": 16,
     "reward_mean": 0.25,
     "accuracy": 0.5,
     "nominal_usd_per_task": 0.000123,
@@ -36,8 +37,8 @@ def test_a_step_is_one_line() -> None:
 
 
 def test_a_step_without_a_gradient_has_a_line_too() -> None:
-    row = {key: value for key, value in ROW.items() if key not in ("entropy", "tokens_per_second")}
-    assert "entropy nan  0 tok/s" in step_line(row, 80)
+    row = {"step": 8, "episodes": 0, "seconds": {"total": 2.0}}
+    assert step_line(row, 80) == "step    8/80  no group taught anything: the weights stay  2.0 s"
 
 
 def test_only_whole_new_lines_are_followed(tmp_path: Path) -> None:

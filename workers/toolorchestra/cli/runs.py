@@ -94,7 +94,8 @@ def overview(run: RunDir) -> dict[str, Any]:
         manifest, status = run.read_manifest(), run.read_status()
     except json.JSONDecodeError as error:
         return _row(run) | {"status": "Unreadable", "message": str(error)}
-    last = max(read_jsonl(run.metrics), key=lambda row: row.get("step", 0), default=dict[str, Any]())
+    rows = [row for row in read_jsonl(run.metrics) if "accuracy" in row]
+    last = max(rows, key=lambda row: row.get("step", 0), default=dict[str, Any]())
     return _row(run) | {
         "started": clock(manifest.get("created")),
         "status": status.get("state", "Unknown"),

@@ -52,12 +52,15 @@ def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
 
 def step_line(row: dict[str, Any], steps: int) -> str:
     """One step in one line."""
+    seconds = f"{row['seconds']['total']:.1f} s"
+    if not row["episodes"]:
+        return f"step {row['step']:>4}/{steps}  no group taught anything: the weights stay  {seconds}"
     reward = f"  reward {row['reward_mean']:.3f}" if "reward_mean" in row else ""
     return (
         f"step {row['step']:>4}/{steps}{reward}  accuracy {row['accuracy']:.3f}"
-        f"  ${row['nominal_usd_per_task']:.6f}/task  entropy {row.get('entropy', float('nan')):.3f}"
-        f"  {row.get('tokens_per_second', 0):,.0f} tok/s  idle {row['trainer_idle_fraction']:.0%}"
-        f"  stale {row['staleness_mean']:.1f}  {row['seconds']['total']:.1f} s"
+        f"  ${row['nominal_usd_per_task']:.6f}/task  entropy {row['entropy']:.3f}"
+        f"  {row['tokens_per_second']:,.0f} tok/s  idle {row['trainer_idle_fraction']:.0%}"
+        f"  stale {row['staleness_mean']:.1f}  {seconds}"
     )
 
 
@@ -102,8 +105,8 @@ class Display:
         if message and message != self._message and not self._console.is_terminal:
             self.say(f"· {message}")
         self._message = message
-        rows = [row for row in self._follow.metrics() if "accuracy" in row]
-        self._rows += rows
+        rows = [row for row in self._follow.metrics() if "step" in row]
+        self._rows += [row for row in rows if row["episodes"]]
         return rows
 
     def _panel(self) -> RenderableType:

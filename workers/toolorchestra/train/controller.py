@@ -311,7 +311,7 @@ class Controller:
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
         if self.rewarding.centred:
-            del row["reward_mean"]
+            row.pop("reward_mean", None)
         if metrics is not None:
             row |= {
                 "loss": metrics.loss,

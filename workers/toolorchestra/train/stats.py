@@ -18,7 +18,12 @@ def mean(values: Sequence[float]) -> float:
 
 
 def episode_stats(traces: Sequence[Trace], rewards: Sequence[GroupReward], *, step: int) -> dict[str, Any]:
-    """Of the traces that trained in the step from `step` to `step + 1`."""
+    """Of the traces that trained in the step from `step` to `step + 1`.
+
+    Of none (`whenShort: Shrink`, and no group taught anything) there is no mean of anything.
+    """
+    if not traces:
+        return {"episodes": 0, "forks": 0, "endings": {}, "calls": {}}
     flat = [r for group in rewards for r in group.rewards]
     middle = mean(flat)
     spans = [span for trace in traces if (span := version_span(trace))]
