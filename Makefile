@@ -30,10 +30,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	@rm -f $(VENV)/.installed-*; touch $@
 	@echo "setup: done, $$(du -sh $(VENV) | cut -f1) in $(VENV)"
 
-lock: ## Rewrite locks/cpu.txt from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra engine-cpu --extra dev --extra operator \
-	  --overrides locks/cpu.overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
-	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(LOCK)
+COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
+  --generate-hashes --no-emit-index-url --no-header --quiet
+
+lock: ## Rewrite locks/*.txt from pyproject.toml: this machine's, and one for each image
+	$(COMPILE) --extra local --extra engine-cpu --extra dev --extra operator --overrides locks/cpu.overrides.txt -o $(LOCK)
+	$(COMPILE) --extra operator --extra build -o locks/operator.txt
+	$(COMPILE) --extra worker --extra simulator --extra build -o locks/worker.txt
+	$(COMPILE) --extra trainer --extra simulator --extra engine --extra build -o locks/gpu.txt
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
