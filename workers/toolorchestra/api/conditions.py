@@ -51,6 +51,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     FORBIDDEN = "Forbidden"
+    NAME_TAKEN = "NameTaken"
     RAY_PROVIDER_UNAVAILABLE = "RayProviderUnavailable"
     QUOTA_RESERVED = "QuotaReserved"
     QUOTA_PENDING = "QuotaPending"
@@ -108,6 +109,7 @@ _MEANINGS: dict[Reason, str] = {
     Reason.SECRET_NOT_FOUND: "A Secret, or a key of it, that is referred to does not exist.",
     Reason.CONFIG_MAP_NOT_FOUND: "A ConfigMap, or a key of it, that is referred to does not exist.",
     Reason.FORBIDDEN: "The API server refused the operator; the message names verb and resource.",
+    Reason.NAME_TAKEN: "An object of a name that the operator needs is there and belongs to another.",
     Reason.RAY_PROVIDER_UNAVAILABLE: "The Ray provider that is asked for is not installed.",
     Reason.QUOTA_RESERVED: "The queue admitted the training, or none is asked for.",
     Reason.QUOTA_PENDING: "The queue has not admitted the training yet.",

@@ -16,6 +16,7 @@ CHAT = "chat"
 EXECUTE_TOOL = "execute_tool"
 GRADE = "grade"
 TRAIN_STEP = "train_step"
+RECONCILE = "reconcile"
 
 # Who and what.
 TRAINING = "toolorchestra.training"
@@ -29,6 +30,9 @@ POOL = "toolorchestra.pool"
 ALIAS = "toolorchestra.alias"
 TURN_NUMBER = "toolorchestra.turn"
 STEP = "toolorchestra.step"
+NAMESPACE = "k8s.namespace.name"
+ACTIONS = "toolorchestra.actions"
+"""Kinds of what a reconcile's plan did, in order."""
 
 # How it went.
 POLICY_VERSION = "toolorchestra.policy_version"

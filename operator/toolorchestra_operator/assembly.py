@@ -1,0 +1,84 @@
+"""What the operator looks after, put together from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.manifest import Key, Ref
+from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.process import Machinery
+from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.trainings.nats_look import NatsLook
+from toolorchestra_operator.trainings.observe import TrainingObserver
+from toolorchestra_operator.trainings.reconcile import reconcile as reconcile_training
+from toolorchestra_operator.trainings.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A kind's reconciler, made of what observes and what decides."""
+
+    observes: Callable[[Key], Awaitable[Any]]
+    decides: Callable[[Any, datetime], Plan]
+
+    async def observe(self, key: Key) -> Any:
+        """Read what is there."""
+        return await self.observes(key)
+
+    def reconcile(self, observed: Any, now: datetime) -> Plan:
+        """Decide."""
+        return self.decides(observed, now)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reconcilers read of the API server; label selectors as mappings."""
+
+    api: ApiServer
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None:
+        """The object; None: there is none."""
+        return await self.api.get(ref)
+
+    async def list(
+        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The objects that carry all of `labels`."""
+        selector = ",".join(f"{name}={value}" for name, value in (labels or {}).items())
+        return await self.api.list(api_version, kind, namespace=namespace, labels=selector)
+
+    async def openapi(self) -> Schemas:
+        """The schemas of the kinds that are made."""
+        return await self.api.openapi()
+
+    async def served(self, api_version: str, kind: str) -> bool:
+        """Whether the server has the kind."""
+        return await self.api.served(api_version, kind)
+
+
+def assemble(settings: Settings, api: ApiServer) -> Machinery:
+    """The machinery of both kinds. What it opens, `Machinery.close` closes."""
+    look = NatsLook()
+    trainings = TrainingObserver(Reader(api), look, runtime_of(settings))
+    return Machinery(
+        reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training)}, close=(look.close,)
+    )
+
+
+def runtime_of(settings: Settings) -> Runtime:
+    """What the configuration contributes to every training."""
+    return Runtime(
+        cpu_image=settings.cpu_image,
+        gpu_image=settings.gpu_image,
+        worker_image=settings.worker_image,
+        nats_url=settings.nats_url,
+        stream_replicas=settings.stream_replicas,
+        otlp_endpoint=settings.otlp_endpoint,
+        image_pull_secrets=settings.image_pull_secrets,
+        cpu_threads=settings.cpu_threads,
+    )

@@ -1,0 +1,84 @@
+"""Kubernetes events about our resources, posted on transitions. News, not state: losing one changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from toolorchestra_operator.api_errors import ApiError
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.plan import Emit
+
+_log = logging.getLogger(__name__)
+_CONTROLLER: Final = "toolorchestra.dev/operator"
+_NOTE_LENGTH: Final = 1024
+"""Bytes: what events.k8s.io/v1 takes."""
+_REMEMBERED: Final = 1024
+_SAME_SECONDS: Final = 600.0
+
+
+class Creates(Protocol):
+    """What it needs of `ApiServer`, which has it."""
+
+    async def create(self, manifest: Manifest) -> dict[str, Any]: ...
+
+
+@dataclass
+class Events:
+    """Posts through the API server. One and the same event is not repeated within ten minutes: a plan that fails
+    half-way is carried out again, from its beginning."""
+
+    api: Creates
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], float] = time.monotonic
+    instance: str = field(default_factory=socket.gethostname)
+    _posted: OrderedDict[tuple[str, Emit], float] = field(default_factory=OrderedDict[tuple[str, Emit], float])
+
+    async def post(self, emit: Emit, *, about: Manifest) -> None:
+        """Post one event on `about`, a live object; that it cannot be posted is only logged."""
+        key, at = (about["metadata"]["uid"], emit), self.clock()
+        if at - self._posted.get(key, float("-inf")) < _SAME_SECONDS:
+            return
+        try:
+            await self.api.create(event(emit, about=about, now=self.now(), instance=self.instance))
+        except ApiError as error:
+            _log.warning("an event was not posted (%s: %s): %s", emit.reason, emit.message, error)
+            return
+        self._posted[key] = at
+        self._posted.move_to_end(key)
+        while len(self._posted) > _REMEMBERED:
+            self._posted.popitem(last=False)
+
+
+def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manifest:
+    """The events.k8s.io/v1 Event. `now` is in UTC. Cluster-scoped objects have their events in `default`."""
+    metadata: Mapping[str, Any] = about["metadata"]
+    namespace = metadata.get("namespace")
+    regarding = {
+        "apiVersion": about["apiVersion"],
+        "kind": about["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "resourceVersion": metadata.get("resourceVersion", ""),
+        **({"namespace": namespace} if namespace else {}),
+    }
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace or "default"},
+        "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "type": emit.type,
+        "reason": emit.reason,
+        "note": emit.message.encode()[:_NOTE_LENGTH].decode(errors="ignore"),
+        "action": "Reconcile",
+        "regarding": regarding,
+        "reportingController": _CONTROLLER,
+        "reportingInstance": instance[:128],
+    }

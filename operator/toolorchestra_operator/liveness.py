@@ -1,0 +1,80 @@
+"""Whether this process still does its work. Pure: what the probe's handler measured goes in, complaints come out.
+
+An API server that is away is no complaint by itself until the watches have been silent for long: a restart heals
+what is stuck here, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Pulse:
+    """One worker's sign of life. `clock` is monotonic, in seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    running: bool = False
+    """Between its start and its end, whatever ended it."""
+    busy_since: float | None = None
+    """None: it waits for a key."""
+
+    def begins(self) -> None:
+        """It has a key."""
+        self.busy_since = self.clock()
+
+    def ends(self) -> None:
+        """It is through with it."""
+        self.busy_since = None
+
+
+@dataclass
+class Hearing:
+    """When each watch brought something last: an event or a bookmark, of which the API server sends one a minute."""
+
+    clock: Callable[[], float] = time.monotonic
+    _last: dict[str, float] = field(default_factory=dict[str, float])
+
+    def began(self, watch: str) -> None:
+        """It was asked for. A watch that is asked for again and again, and brings nothing, stays silent."""
+        self._last.setdefault(watch, self.clock())
+
+    def heard(self, watch: str) -> None:
+        """It brought something."""
+        self._last[watch] = self.clock()
+
+    @property
+    def silent(self) -> Mapping[str, float]:
+        """Seconds since then, of each."""
+        now = self.clock()
+        return {watch: now - last for watch, last in self._last.items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In seconds: what still counts as alive."""
+
+    stuck: float
+    silence: float
+
+
+def complaints(
+    *, now: float, workers: Sequence[Pulse], oldest_key: float, silent: Mapping[str, float], limits: Limits
+) -> tuple[str, ...]:
+    """What is wrong, in words; empty: healthy. `oldest_key`: seconds for which a key has been due or at work."""
+    found = []
+    for number, worker in enumerate(workers):
+        if not worker.running:
+            found.append(f"worker {number} has ended")
+        elif worker.busy_since is not None and now - worker.busy_since > limits.stuck:
+            found.append(f"worker {number} has not finished a loop for {now - worker.busy_since:.0f} s")
+    if oldest_key > limits.stuck:
+        found.append(f"a resource has waited for {oldest_key:.0f} s")
+    found += [
+        f"the watch of {watch} has brought nothing for {seconds:.0f} s"
+        for watch, seconds in sorted(silent.items())
+        if seconds > limits.silence
+    ]
+    return tuple(found)

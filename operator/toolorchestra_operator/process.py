@@ -1,0 +1,165 @@
+"""The operator's own tasks: workers, resync, discovery, metrics; kopf's watches only feed their queue.
+
+Invariants
+- They are started before kopf and ended by its cleanup: kopf cancels every task that was made in its loop after it.
+- If one of them ends, the whole process does: with `RESTART` where other kinds are served now, with 1 where it broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.backoff import Backoff
+from toolorchestra_operator.carry_out import carry_out
+from toolorchestra_operator.discovery import Discovery, Served, words
+from toolorchestra_operator.events import Events
+from toolorchestra_operator.key_queue import KeyQueue
+from toolorchestra_operator.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.manifest import Key, Kind, Manifest, Ref
+from toolorchestra_operator.metrics import Meter, MetricsServer
+from toolorchestra_operator.parents import CHILDREN, GROUP, PARENTS, Watched
+from toolorchestra_operator.plan import Emit, Plan
+from toolorchestra_operator.reconcile_loop import ReconcileLoop, Reconciler
+from toolorchestra_operator.resync import Resync, Sweep
+from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.streams import NatsStreams, StreamsPort
+
+_log = logging.getLogger(__name__)
+
+RESTART: Final = 75
+"""Exit status that asks to be started again (EX_TEMPFAIL): kinds came or went."""
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What looks after the kinds: their reconcilers, and what removes things that have lost their parent."""
+
+    reconcilers: Mapping[Kind, Reconciler[Any]]
+    sweeps: tuple[Sweep, ...] = ()
+    close: tuple[Callable[[], Awaitable[None]], ...] = ()
+    """Connections to be closed at the end."""
+
+
+@dataclass(kw_only=True)
+class OperatorProcess:
+    """Everything in one process but kopf. `served` is what the API server had at the start."""
+
+    settings: Settings
+    api: ApiServer
+    machinery: Machinery
+    served: Served
+    discovery: Discovery
+    meter: Meter
+    streams: StreamsPort = field(default_factory=NatsStreams)
+    queue: KeyQueue = field(default_factory=KeyQueue)
+    hearing: Hearing = field(default_factory=Hearing)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends kopf, and with it the process."""
+    exit_status: int = 0
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
+    _pulses: list[Pulse] = field(default_factory=list[Pulse])
+
+    def __post_init__(self) -> None:
+        self._events = Events(self.api)
+        settings = self.settings
+        self._metrics = MetricsServer(self.meter, host=settings.host, port=settings.metrics_port)
+
+    async def start(self) -> None:
+        """Start all tasks. OSError: the port of the metrics is taken."""
+        self.meter.queue(depth=lambda: self.queue.depth, oldest=lambda: self.queue.oldest)
+        if self.settings.metrics_port:
+            await self._metrics.start()
+        loop = self._loop()
+        for number in range(self.settings.workers):
+            self._pulses.append(Pulse(running=True))
+            self._spawn(loop.work(self._pulses[-1]), f"worker {number}")
+        self._spawn(self._resync().run(), "resync")
+        self._spawn(self._restart_where_kinds_change(), "discovery")
+
+    async def stop(self) -> None:
+        """End all tasks. What a worker was at is left half done: the next process goes on with it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for close in self.machinery.close:
+            await close()
+        await self._metrics.stop()
+
+    @property
+    def children(self) -> tuple[Watched, ...]:
+        """Kinds of children that can be watched."""
+        return tuple(kind for kind in CHILDREN if not kind.optional or (kind.api_version, kind.kind) in self.served)
+
+    @property
+    def parents(self) -> tuple[Watched, ...]:
+        """Our own kinds, as far as their CRDs are there: with the others the process starts again."""
+        return tuple(kind for kind in PARENTS if (kind.api_version, kind.kind) in self.served)
+
+    def complaints(self) -> tuple[str, ...]:
+        """What is wrong with this process; empty: it is alive."""
+        return complaints(
+            now=time.monotonic(),
+            workers=self._pulses,
+            oldest_key=self.queue.oldest,
+            silent=self.hearing.silent,
+            limits=Limits(stuck=self.settings.stuck_seconds, silence=self.settings.silence_seconds),
+        )
+
+    def _loop(self) -> ReconcileLoop:
+        settings = self.settings
+        return ReconcileLoop(
+            queue=self.queue,
+            reconcilers=self.machinery.reconcilers,
+            find=self._find,
+            carry_out=self._carry_out,
+            backoff=Backoff(first=settings.backoff_seconds, cap=settings.resync_seconds),
+            meter=self.meter,
+            resync_seconds=settings.resync_seconds,
+            pass_seconds=settings.pass_seconds,
+        )
+
+    def _resync(self) -> Resync:
+        return Resync(
+            api=self.api,
+            queue=self.queue,
+            meter=self.meter,
+            namespaces=self.settings.watch_namespaces,
+            interval=self.settings.resync_seconds,
+            sweeps=self.machinery.sweeps,
+        )
+
+    async def _find(self, key: Key) -> Manifest | None:
+        version = next(parent.version for parent in PARENTS if parent.kind == key.kind)
+        return await self.api.get(Ref(f"{GROUP}/{version}", key.kind, key.namespace, key.name))
+
+    async def _carry_out(self, plan: Plan, *, parent: Manifest) -> None:
+        async def emit(news: Emit) -> None:
+            await self._events.post(news, about=parent)
+
+        uid = parent["metadata"]["uid"]
+        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.streams, emit=emit, uid=uid)
+
+    async def _restart_where_kinds_change(self) -> None:
+        now = await self.discovery.changed(self.served)
+        _log.warning("%s: starting again", words(self.served, now))
+        self.exit_status = RESTART
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            _log.critical("%s broke: the process ends", task.get_name(), exc_info=error)
+            self.exit_status = 1
+        self.stopping.set()

@@ -1,0 +1,51 @@
+"""What a resource says when the API server will not have what the operator wants: `Accepted=False`, and how to go on.
+
+Without it a missing right, a refused field or a taken name would be seen in the operator's log only, and retried in
+vain. The next look that works says `Accepted=True` again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.api_errors import Forbidden, Invalid
+from toolorchestra_operator.carry_out import NameTaken
+from toolorchestra_operator.conditions import condition, merged, transitions
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.plan import Plan
+
+Refusal = Forbidden | Invalid | NameTaken
+"""Errors that only a change by somebody can end."""
+
+_LENGTH = 1000
+
+
+def refused(parent: Manifest, error: Refusal, now: datetime) -> Plan:
+    """The plan that tells it on the live `parent`; empty where it says so already."""
+    said = condition("Accepted", "False", _reason(error), _message(error))
+    old = (parent.get("status") or {}).get("conditions") or ()
+    if any(all(one.get(field) == value for field, value in said.items()) for one in old):
+        return Plan()
+    generation = parent["metadata"].get("generation", 0)
+    conditions = merged(old, [said], now=now, generation=generation)
+    return Plan(transitions(old, [said]), {**(parent.get("status") or {}), "conditions": list(conditions)})
+
+
+def _reason(error: Refusal) -> Reason:
+    match error:
+        case Forbidden():
+            return Reason.FORBIDDEN
+        case NameTaken():
+            return Reason.NAME_TAKEN
+        case Invalid():
+            return Reason.INVALID_SPEC
+
+
+def _message(error: Refusal) -> str:
+    remedy = {
+        Reason.FORBIDDEN: "Give the operator's service account this right, or lift the quota or policy that refuses.",
+        Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",
+        Reason.INVALID_SPEC: "Change the field that is named.",
+    }[_reason(error)]
+    return f"{str(error)[: _LENGTH - len(remedy)].rstrip('. ')}. {remedy}"
