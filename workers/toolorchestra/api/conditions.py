@@ -50,6 +50,8 @@ class Reason(StrEnum):
     POOL_NOT_FOUND = "PoolNotFound"
     SECRET_NOT_FOUND = "SecretNotFound"
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
     FORBIDDEN = "Forbidden"
     NAME_TAKEN = "NameTaken"
     RAY_PROVIDER_UNAVAILABLE = "RayProviderUnavailable"
@@ -90,6 +92,7 @@ class Reason(StrEnum):
     PROBE_ANSWERED = "ProbeAnswered"
     PROBE_FAILED = "ProbeFailed"
     PROBE_DISABLED = "ProbeDisabled"
+    PROBE_PENDING = "ProbePending"
     WRONG_MODEL_SERVED = "WrongModelServed"
     READY = "Ready"
     NOT_READY = "NotReady"
@@ -108,6 +111,8 @@ _MEANINGS: dict[Reason, str] = {
     Reason.POOL_NOT_FOUND: "A pool that is named does not exist.",
     Reason.SECRET_NOT_FOUND: "A Secret, or a key of it, that is referred to does not exist.",
     Reason.CONFIG_MAP_NOT_FOUND: "A ConfigMap, or a key of it, that is referred to does not exist.",
+    Reason.CLAIM_NOT_FOUND: "A PersistentVolumeClaim that is referred to does not exist.",
+    Reason.STORAGE_CLASS_NOT_FOUND: "A storage class that is named does not exist.",
     Reason.FORBIDDEN: "The API server refused the operator; the message names verb and resource.",
     Reason.NAME_TAKEN: "An object of a name that the operator needs is there and belongs to another.",
     Reason.RAY_PROVIDER_UNAVAILABLE: "The Ray provider that is asked for is not installed.",
@@ -148,6 +153,7 @@ _MEANINGS: dict[Reason, str] = {
     Reason.PROBE_ANSWERED: "The expert answered the probe.",
     Reason.PROBE_FAILED: "The expert did not answer the probe; status or error is in the message.",
     Reason.PROBE_DISABLED: "probe is None; whether the expert answers is not known.",
+    Reason.PROBE_PENDING: "The first probe has not ended yet.",
     Reason.WRONG_MODEL_SERVED: "The server serves another model than the one asked for.",
     Reason.READY: "The resource does its work.",
     Reason.NOT_READY: "The resource does not do its work; the other conditions say why.",
