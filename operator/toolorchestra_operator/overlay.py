@@ -1,0 +1,239 @@
+"""What a `podTemplate` overlay may add to a pod template that the operator made, and how it is merged.
+
+Invariants
+- Pure. What the operator set stays as it is: an overlay adds, and replaces only what this table calls `replace`.
+- Closed: a field that is not in the table is refused with its path, so that an overlay is obeyed whole or not at all.
+- What would undo a promise of the operator's (command, image, ports, probes, the service account's token, root) is not
+  in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from toolorchestra_operator.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The overlay cannot be obeyed: every mistake, with its path."""
+
+    messages: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.messages)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How one field is merged. `keys` tell a list's items apart; `may` looks at one value and says what is wrong."""
+
+    how: str
+    """add: new keys, or new items; fields: as the sub-table says; replace: the overlay's value."""
+    keys: tuple[str, ...] = ()
+    fields: Mapping[str, Merge] = field(default_factory=dict[str, "Merge"])
+    may: Callable[[Any], str] = lambda value: ""
+
+
+RESERVED_LABELS: Final = ("app.kubernetes.io/", "toolorchestra.dev/", "kueue.x-k8s.io/")
+RESERVED_VARIABLES: Final = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
+"""Variables that decide who may do what; an overlay may not even add them."""
+
+
+def _no_token(volume: Any) -> str:
+    sources = (volume.get("projected") or {}).get("sources") or ()
+    if any("serviceAccountToken" in source for source in sources):
+        return "a service account's token is never mounted into these pods"
+    return ""
+
+
+def _not_reserved(variable: Any) -> str:
+    return f"{variable['name']} is the operator's" if variable.get("name") in RESERVED_VARIABLES else ""
+
+
+def _not_root(user: Any) -> str:
+    return "" if isinstance(user, int) and user > 0 else "a number above 0 is wanted: these pods do not run as root"
+
+
+def _only_true(value: Any) -> str:
+    return "" if value is True else "it can only be switched on"
+
+
+_IDENTITY: Final = {
+    "runAsUser": Merge("replace", may=_not_root),
+    "runAsGroup": Merge("replace", may=_not_root),
+    "runAsNonRoot": Merge("replace", may=_only_true),
+    "seLinuxOptions": Merge("replace"),
+}
+_CONTAINER: Final = {
+    "name": Merge("replace"),
+    "env": Merge("add", ("name",), may=_not_reserved),
+    "envFrom": Merge("add"),
+    "volumeMounts": Merge("add", ("mountPath",)),
+    "volumeDevices": Merge("add", ("devicePath",)),
+    "resources": Merge("fields", fields={"claims": Merge("add", ("name", "request"))}),
+    "securityContext": Merge(
+        "fields",
+        fields={
+            **_IDENTITY,
+            "capabilities": Merge("fields", fields={"add": Merge("add")}),
+            "readOnlyRootFilesystem": Merge("replace", may=_only_true),
+        },
+    ),
+}
+TABLE: Final = Merge(
+    "fields",
+    fields={
+        "metadata": Merge("fields", fields={"labels": Merge("add"), "annotations": Merge("add")}),
+        "spec": Merge(
+            "fields",
+            fields={
+                "tolerations": Merge("add"),
+                "nodeSelector": Merge("add"),
+                "affinity": Merge("replace"),
+                "topologySpreadConstraints": Merge("add", ("topologyKey", "whenUnsatisfiable")),
+                "runtimeClassName": Merge("replace"),
+                "schedulerName": Merge("replace"),
+                "priorityClassName": Merge("replace"),
+                "preemptionPolicy": Merge("replace"),
+                "serviceAccountName": Merge("replace"),
+                "resourceClaims": Merge("add", ("name",)),
+                "imagePullSecrets": Merge("add", ("name",)),
+                "hostAliases": Merge("add", ("ip",)),
+                "dnsPolicy": Merge("replace"),
+                "dnsConfig": Merge("replace"),
+                "volumes": Merge("add", ("name",), may=_no_token),
+                "securityContext": Merge(
+                    "fields",
+                    fields={
+                        **_IDENTITY,
+                        "fsGroup": Merge("replace", may=_not_root),
+                        "fsGroupChangePolicy": Merge("replace"),
+                        "supplementalGroups": Merge("add"),
+                        "supplementalGroupsPolicy": Merge("replace"),
+                    },
+                ),
+                "containers": Merge("fields", ("name",), fields=_CONTAINER),
+            },
+        ),
+    },
+)
+"""The merge table; the docs' table is made from it (`merge_table`). Of the containers only the main one."""
+
+
+def overlaid(
+    template: Manifest, overlay: Manifest | None, *, container: str, path: str = "podTemplate"
+) -> dict[str, Any] | Rejected:
+    """`template` with `overlay` merged in; `container` names its main container, `path` is the overlay's."""
+    walk = _Walk(container=container)
+    merged = walk.struct(template, overlay or {}, TABLE.fields, path)
+    return Rejected(tuple(walk.mistakes)) if walk.mistakes else merged
+
+
+def merge_table() -> tuple[tuple[str, str], ...]:
+    """(path, how) of everything that an overlay may set."""
+    return tuple(_rows(TABLE.fields, ""))
+
+
+def _rows(fields: Mapping[str, Merge], path: str) -> Iterator[tuple[str, str]]:
+    for name, merge in fields.items():
+        here = f"{path}.{name}".lstrip(".") + ("[main container]" if merge.fields and merge.keys else "")
+        if merge.fields:
+            yield from _rows(merge.fields, here)
+        elif not (name == "name" and fields is _CONTAINER):
+            by = f" by {', '.join(merge.keys)}" if merge.keys else ""
+            yield here, f"{merge.how}{by}"
+
+
+@dataclass
+class _Walk:
+    """One merge; collects the mistakes."""
+
+    container: str
+    mistakes: list[str] = field(default_factory=list[str])
+
+    def wrong(self, path: str, message: str) -> None:
+        self.mistakes.append(f"{path}: {message}")
+
+    def struct(self, base: Manifest, overlay: Any, fields: Mapping[str, Merge], path: str) -> dict[str, Any]:
+        merged = dict(base)
+        if not isinstance(overlay, Mapping):
+            self.wrong(path, "an object is wanted")
+            return merged
+        for name, value in overlay.items():
+            here = f"{path}.{name}"
+            if value is None:
+                continue
+            if name not in fields:
+                may = ", ".join(known for known in fields if known != "name")
+                self.wrong(here, f"the operator sets this, or nobody may; what may be set here: {may}")
+                continue
+            merged[name] = self.field(base.get(name), value, fields[name], here)
+        return merged
+
+    def field(self, base: Any, value: Any, merge: Merge, path: str) -> Any:
+        match merge.how:
+            case "fields" if merge.keys:
+                return self.main_container(base or [], value, merge, path)
+            case "fields":
+                return self.struct(base or {}, value, merge.fields, path)
+            case "add" if isinstance(value, Mapping):
+                return self.added_keys(base or {}, value, path)
+            case "add" if isinstance(value, list):
+                return self.added_items(base or [], value, merge, path)
+            case "add":
+                self.wrong(path, "a list or a map is wanted")
+                return base
+        if said := merge.may(value):
+            self.wrong(path, said)
+        return value
+
+    def added_keys(self, base: Any, added: Mapping[str, Any], path: str) -> Any:
+        if not isinstance(base, Mapping):
+            self.wrong(path, "a list is wanted")
+            return base
+        for key, value in added.items():
+            reserved = key in base or (path.endswith((".labels", ".annotations")) and key.startswith(RESERVED_LABELS))
+            if reserved and base.get(key) != value:
+                self.wrong(f"{path}[{key}]", "the operator sets this")
+        return {**added, **base}
+
+    def added_items(self, base: Any, added: list[Any], merge: Merge, path: str) -> Any:
+        if not isinstance(base, list):
+            self.wrong(path, "a map is wanted")
+            return base
+        merged = list(base)
+        there = [_key(item, merge) for item in base]
+        for index, item in enumerate(added):
+            here = f"{path}[{index}]"
+            if merge.keys and not isinstance(item, Mapping):
+                self.wrong(here, "an object is wanted")
+            elif merge.keys and not item.get(merge.keys[0]):
+                self.wrong(here, f"{merge.keys[0]} is wanted")
+            elif merge.keys and _key(item, merge) in there:
+                self.wrong(here, f"{_key(item, merge)[0]} is there already, set by the operator or twice")
+            elif said := merge.may(item):
+                self.wrong(here, said)
+            elif item not in merged:
+                merged.append(item)
+                there.append(_key(item, merge))
+        return merged
+
+    def main_container(self, base: list[Any], added: Any, merge: Merge, path: str) -> list[Any]:
+        if not isinstance(added, list) or not all(isinstance(one, Mapping) for one in added):
+            self.wrong(path, "a list of objects is wanted")
+            return base
+        merged = list(base)
+        for index, one in enumerate(added):
+            if one.get("name") != self.container or index:
+                self.wrong(f"{path}[{index}]", f"only one container can be added to, by its name: {self.container}")
+                continue
+            at = next(place for place, own in enumerate(base) if own["name"] == self.container)
+            merged[at] = self.struct(base[at], one, merge.fields, f"{path}[{index}]")
+        return merged
+
+
+def _key(item: Any, merge: Merge) -> tuple[Any, ...]:
+    return tuple(item.get(key) for key in merge.keys) if isinstance(item, Mapping) else ()

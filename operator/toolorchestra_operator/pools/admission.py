@@ -1,0 +1,41 @@
+"""Whether a pool can work as it is written and as the cluster is. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.pools.desired import Desired
+from toolorchestra_operator.pools.needs import Missing
+
+
+def read(parent: Manifest) -> ExpertPool | Missing:
+    """What the models make of the live object; what they refuse is only seen where the CRD is an older one."""
+    try:
+        return ExpertPool.model_validate({key: value for key, value in parent.items() if key != "status"})
+    except ValidationError as error:
+        said = "; ".join(f"{_path(one['loc'])}: {one['msg']}" for one in error.errors())
+        return Missing(Reason.INVALID_SPEC, said)
+
+
+def unworkable(desired: Desired) -> Missing | None:
+    """What the schema allows and cannot work."""
+    vllm = desired.vllm
+    cache = vllm.cache
+    if cache and cache.ephemeral_claim and "ReadWriteOncePod" in cache.ephemeral_claim.access_modes:
+        message = (
+            "spec.vllm.cache.ephemeralClaim.accessModes: ReadWriteOncePod lets one pod in, and a roll-out needs two"
+        )
+        return Missing(Reason.INVALID_SPEC, f"{message}: use ReadWriteMany, or ReadWriteOnce on one node")
+    if desired.scheme == "s3" and not desired.on_gpu and vllm.image is None:
+        message = "spec.vllm.model.uri: the image for pools without a GPU cannot stream from s3://"
+        return Missing(Reason.INVALID_SPEC, f"{message}: use hf://, pvc:// or file://, or set spec.vllm.image")
+    return None
+
+
+def _path(location: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in location)

@@ -1,0 +1,83 @@
+"""A vLLM pool as it is wanted: its validated resource, its names, and where its model lies in a pod."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from toolorchestra.api.pool import GPU_RESOURCES, VLLM, ExpertPool
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.pools.names import Names
+from toolorchestra_operator.pools.runtime import PoolRuntime
+
+CACHE_PATH: Final = "/cache"
+MODEL_PATH: Final = "/model"
+CREDENTIALS_PATH: Final = "/etc/toolorchestra/object-store"
+
+
+@dataclass(frozen=True)
+class Desired:
+    """`parent` is the live object, `pool` what the models made of it; of type VLLM."""
+
+    parent: Manifest
+    pool: ExpertPool
+    runtime: PoolRuntime
+
+    @cached_property
+    def names(self) -> Names:
+        return Names.of(self.parent)
+
+    @property
+    def vllm(self) -> VLLM:
+        vllm = self.pool.spec.vllm
+        if vllm is None:
+            raise ValueError(f"ExpertPool {self.names.name} is not served by vLLM here")
+        return vllm
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a replica asks for a GPU; the rest follows from it: image, flags, pod security."""
+        return any(gpu in self.vllm.resources.limits for gpu in GPU_RESOURCES)
+
+    @property
+    def image(self) -> str:
+        return self.vllm.image or (self.runtime.gpu_image if self.on_gpu else self.runtime.cpu_image)
+
+    @property
+    def served_model(self) -> str:
+        """The name under which the server knows the model: the pool's."""
+        return self.names.name
+
+    @cached_property
+    def scheme(self) -> str:
+        """`hf`, `pvc`, `s3` or `file`."""
+        return self.vllm.model.uri.partition("://")[0]
+
+    @property
+    def model(self) -> str:
+        """vLLM's `--model`: a repository's name, a folder in the pod, or the object store's URI."""
+        rest = self.vllm.model.uri.partition("://")[2]
+        match self.scheme:
+            case "hf":
+                return rest
+            case "pvc":
+                return f"{MODEL_PATH}/{rest.partition('/')[2]}".rstrip("/")
+            case "file":
+                return "/" + rest.lstrip("/")
+            case _:
+                return self.vllm.model.uri
+
+    @property
+    def model_claim(self) -> str | None:
+        """The claim that the model lies on."""
+        rest = self.vllm.model.uri.partition("://")[2]
+        return rest.partition("/")[0] if self.scheme == "pvc" else None
+
+    @property
+    def cache_claim(self) -> str | None:
+        """The claim of the cache; None: there is none, and every start fetches and compiles."""
+        cache = self.vllm.cache
+        if cache is None:
+            return None
+        return cache.existing_claim.claim_name if cache.existing_claim else self.names.cache

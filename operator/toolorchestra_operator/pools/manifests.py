@@ -1,0 +1,116 @@
+"""The objects of a vLLM pool: key, cache, Service, disruption budget, network policy, Deployment. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from toolorchestra.api.model import EphemeralClaim
+from toolorchestra_operator.manifest import MANAGER, Manifest
+from toolorchestra_operator.pools.desired import Desired
+from toolorchestra_operator.pools.names import API_KEY, PORT
+from toolorchestra_operator.pools.server import start_seconds
+from toolorchestra_operator.pools.template import record
+
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+TRAINING_LABEL: Final = "toolorchestra.dev/training"
+_PATIENCE_SECONDS: Final = 600
+"""For scheduling and pulling, beside the start, before a roll-out counts as stuck."""
+
+
+def api_key(desired: Desired, key: str) -> dict[str, Any]:
+    """Made once: it is never changed, and never compared."""
+    names = desired.names
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": names.metadata(names.api_key),
+        "type": "Opaque",
+        "stringData": {API_KEY: key},
+    }
+
+
+def cache_claim(desired: Desired) -> dict[str, Any] | None:
+    """The claim to make; None: none is asked for, or one that is there is used."""
+    cache = desired.vllm.cache
+    if cache is None or cache.type != "EphemeralClaim":
+        return None
+    wanted = cache.ephemeral_claim or EphemeralClaim()
+    spec: dict[str, Any] = {
+        "accessModes": list(wanted.access_modes),
+        "resources": {"requests": {"storage": str(wanted.size)}},
+    }
+    if wanted.storage_class_name:
+        spec["storageClassName"] = wanted.storage_class_name
+    metadata = desired.names.metadata(desired.names.cache)
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def service(desired: Desired) -> dict[str, Any]:
+    """One address for all replicas that are ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": desired.names.metadata(desired.names.server),
+        "spec": {
+            "selector": desired.names.selector,
+            "ports": [{"name": "http", "port": PORT, "protocol": "TCP", "targetPort": "http"}],
+        },
+    }
+
+
+def disruption_budget(desired: Desired) -> dict[str, Any]:
+    """`minAvailable` as in the spec, and never more than there are. Replicas that are not ready may always go."""
+    vllm = desired.vllm
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": desired.names.metadata(desired.names.server),
+        "spec": {
+            "minAvailable": min(vllm.min_available, vllm.replicas),
+            "selector": {"matchLabels": desired.names.selector},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def network_policy(desired: Desired) -> dict[str, Any]:
+    """Only the pods of trainings (here) and the operator reach it: vLLM's key leaves many routes open.
+
+    Policies add up: what else may reach it, such as a Prometheus, is a policy of the user's.
+    """
+    operator_labels = {"app.kubernetes.io/part-of": MANAGER, "app.kubernetes.io/component": "operator"}
+    namespace = desired.runtime.operator_namespace
+    where = {"matchLabels": {"kubernetes.io/metadata.name": namespace}} if namespace else {}
+    peers = [
+        {"podSelector": {"matchExpressions": [{"key": TRAINING_LABEL, "operator": "Exists"}]}},
+        {"podSelector": {"matchLabels": operator_labels}, "namespaceSelector": where},
+    ]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": desired.names.metadata(desired.names.server),
+        "spec": {
+            "podSelector": {"matchLabels": desired.names.selector},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": peers, "ports": [{"port": PORT, "protocol": "TCP"}]}],
+        },
+    }
+
+
+def deployment(desired: Desired, template: Manifest, *, inputs: str) -> dict[str, Any]:
+    """Rolled without losing a request: one more first, then one less, drained."""
+    vllm, names = desired.vllm, desired.names
+    queue = {QUEUE_LABEL: vllm.queue_name} if vllm.queue_name else {}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {**names.metadata(names.server, labels=queue), "annotations": record(template, inputs=inputs)},
+        "spec": {
+            "replicas": vllm.replicas,
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": start_seconds(vllm.model.uri) + _PATIENCE_SECONDS,
+            "selector": {"matchLabels": names.selector},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": template,
+        },
+    }

@@ -1,0 +1,99 @@
+"""Names and labels of a pool's objects. Deterministic: an operator that forgot everything finds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from toolorchestra_operator.kinds import POOLS
+from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+
+POOL_LABEL: Final = "toolorchestra.dev/pool"
+COMPONENT: Final = "vllm"
+"""The component's label, and the name of the main container."""
+PORT: Final = 8000
+API_KEY: Final = "api-key"
+"""Suffix of the Secret's name, and the key in it."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of one pool. Its name has at most 40 characters, so that every name here is a DNS label."""
+
+    name: str
+    namespace: str
+    uid: str
+
+    @classmethod
+    def of(cls, parent: Manifest) -> Names:
+        metadata = parent["metadata"]
+        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+
+    @property
+    def server(self) -> str:
+        """Of the Deployment, the Service, the disruption budget and the network policy."""
+        return f"{self.name}-vllm"
+
+    @property
+    def cache(self) -> str:
+        return f"{self.name}-cache"
+
+    @property
+    def api_key(self) -> str:
+        return f"{self.name}-{API_KEY}"
+
+    @property
+    def url(self) -> str:
+        """Where the pool is served inside the cluster."""
+        return f"http://{self.server}.{self.namespace}.svc:{PORT}/v1"
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels of the pods and nobody else's; a Deployment's selector can never change."""
+        return {POOL_LABEL: self.name, "app.kubernetes.io/component": COMPONENT}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What every object and pod carries."""
+        return {
+            "app.kubernetes.io/name": "toolorchestra",
+            "app.kubernetes.io/part-of": "toolorchestra",
+            "app.kubernetes.io/managed-by": MANAGER,
+            **self.selector,
+        }
+
+    def metadata(self, name: str, *, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Of an owned object: Kubernetes deletes it after its pool."""
+        api_version, kind = POOLS
+        owner = {"apiVersion": api_version, "kind": kind, "name": self.name, "uid": self.uid}
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": {**self.labels, **(labels or {})},
+            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+        }
+
+    @property
+    def deployment_ref(self) -> Ref:
+        return Ref("apps/v1", "Deployment", self.namespace, self.server)
+
+    @property
+    def cache_ref(self) -> Ref:
+        return Ref("v1", "PersistentVolumeClaim", self.namespace, self.cache)
+
+    @property
+    def key_ref(self) -> Ref:
+        return Ref("v1", "Secret", self.namespace, self.api_key)
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """Everything that is ever made for a pool."""
+        return (
+            self.key_ref,
+            self.cache_ref,
+            Ref("v1", "Service", self.namespace, self.server),
+            Ref("policy/v1", "PodDisruptionBudget", self.namespace, self.server),
+            Ref("networking.k8s.io/v1", "NetworkPolicy", self.namespace, self.server),
+            self.deployment_ref,
+        )

@@ -1,0 +1,154 @@
+"""What a reconcile of a pool sees: GETs by name, a LIST of pods while replicas are missing, and the prober's answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from toolorchestra.api.pool import ExpertPool, MeasuredService
+from toolorchestra_operator.api_errors import Forbidden
+from toolorchestra_operator.kinds import POOLS
+from toolorchestra_operator.manifest import Key, Manifest, Ref
+from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.pools import states
+from toolorchestra_operator.pools.admission import read
+from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names
+from toolorchestra_operator.pools.needs import Missing, Need, missing, needs
+from toolorchestra_operator.pools.observed import Observed
+from toolorchestra_operator.pools.probe import Answer, Prober, Target
+from toolorchestra_operator.pools.reconcile import reconcile
+from toolorchestra_operator.pools.runtime import PoolRuntime
+
+
+class Reader(Protocol):
+    """What is read of the API server; `ApiServer` has it."""
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None: ...
+
+    async def list(
+        self, api_version: str, kind: str, *, namespace: str = "", labels: str = ""
+    ) -> list[dict[str, Any]]: ...
+
+    async def openapi(self) -> Schemas: ...
+
+
+Measurements = Callable[[Key], MeasuredService | None]
+"""What calls to a pool were measured to take; None: nobody measured any."""
+
+
+def unmeasured(pool: Key) -> MeasuredService | None:
+    """Nobody measures."""
+    return None
+
+
+@dataclass(frozen=True)
+class PoolReconciler:
+    """Observes one pool and decides; what the reconcile loop drives."""
+
+    api: Reader
+    runtime: PoolRuntime
+    prober: Prober
+    measurements: Measurements = unmeasured
+
+    async def observe(self, key: Key) -> Observed | None:
+        """None: the pool is gone."""
+        parent = await self.api.get(Ref(*POOLS, key.namespace, key.name))
+        if parent is None:
+            self.prober.forget(key)
+            return None
+        names, pool = Names.of(parent), read(parent)
+        objects: dict[Ref, Manifest] = {}
+        pods: tuple[Manifest, ...] = ()
+        lacking: tuple[Missing, ...] = ()
+        target: Target | None = None
+        if isinstance(pool, ExpertPool) and not parent["metadata"].get("deletionTimestamp"):
+            if pool.spec.type == "VLLM":
+                objects = await self._objects(names)
+                pods = await self._pods(names, pool, objects)
+            lacking, held = await self._missing(pool, key.namespace)
+            target = _target(pool, names, objects, held) if not lacking else None
+        return Observed(
+            parent=parent,
+            runtime=self.runtime,
+            schemas=await self.api.openapi(),
+            objects=objects,
+            pods=pods,
+            missing=lacking,
+            answer=await self._answer(key, target),
+            asking=target is not None,
+            measured=self.measurements(key),
+            token=secrets.token_hex(32),
+        )
+
+    def reconcile(self, observed: Observed, now: datetime) -> Plan:
+        """Pure: see `pools.reconcile`."""
+        return reconcile(observed, now)
+
+    async def close(self) -> None:
+        """End the probes."""
+        await self.prober.close()
+
+    async def _answer(self, key: Key, target: Target | None) -> Answer | None:
+        if target is None:
+            self.prober.forget(key)
+            return None
+        return await self.prober.answer(key, target)
+
+    async def _objects(self, names: Names) -> dict[Ref, Manifest]:
+        found = {ref: await self.api.get(ref) for ref in names.refs}
+        return {ref: live for ref, live in found.items() if live is not None}
+
+    async def _pods(self, names: Names, pool: ExpertPool, objects: dict[Ref, Manifest]) -> tuple[Manifest, ...]:
+        """Only while some are missing: labels are not indexed, and a list costs as much as the namespace is large."""
+        live = objects.get(names.deployment_ref)
+        wanted = pool.spec.vllm.replicas if pool.spec.vllm else 0
+        if live is None or (states.ready_replicas(live) >= wanted and states.rolled_out(live)):
+            return ()
+        return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels=f"{POOL_LABEL}={names.name}"))
+
+    async def _missing(self, pool: ExpertPool, namespace: str) -> tuple[tuple[Missing, ...], dict[Ref, Manifest]]:
+        """What the pool refers to and is not there; and what is."""
+        held: dict[Ref, Manifest] = {}
+        lacking = []
+        for need in needs(pool, namespace=namespace):
+            try:
+                live = await self.api.get(need.ref)
+            except Forbidden:
+                if need.ref.namespace:
+                    raise
+                continue  # an operator of some namespaces may not see storage classes: the claim will tell
+            if live is not None:
+                held[need.ref] = live
+            if (found := missing(need, live)) is not None:
+                lacking.append(found)
+        return tuple(lacking), held
+
+
+def _target(pool: ExpertPool, names: Names, objects: dict[Ref, Manifest], held: dict[Ref, Manifest]) -> Target | None:
+    """Whom to ask; None: nobody is to be asked, or nobody is there yet."""
+    endpoint = pool.spec.endpoint
+    if endpoint is None:
+        key = _value(objects.get(names.key_ref), API_KEY)
+        if not states.ready_replicas(objects.get(names.deployment_ref)):
+            return None
+        return Target("Models", names.url, names.name, key=key, inside=True)
+    if endpoint.probe == "None":
+        return None
+    secret = endpoint.api_key_secret_ref
+    need = None if secret is None else Need("", Ref("v1", "Secret", names.namespace, secret.name), secret.key)
+    key = None if need is None else _value(held.get(need.ref), need.key)
+    return Target(endpoint.probe, endpoint.url, endpoint.model, key=key, max_tokens=endpoint.parameter_names.max_tokens)
+
+
+def _value(secret: Manifest | None, key: str) -> str | None:
+    """The text of a Secret's key; None where there is none, or it is no text."""
+    try:
+        return base64.b64decode(((secret or {}).get("data") or {})[key]).decode().strip()
+    except (KeyError, binascii.Error, UnicodeDecodeError):
+        return None

@@ -1,0 +1,236 @@
+"""Whether an expert answers, asked over HTTP: the list of models, or one paid token.
+
+Invariants
+- A reconcile never waits for a slow server: probes run beside it, one at a time per pool, and the last answer counts
+  until the next is due. Asked again sooner where the answer was bad, and at once where URL, model or key changed.
+- The key goes to the URL that it was given for: redirects are not followed. Of a reply only the status and the
+  server's own error message are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import aiohttp
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.manifest import Key
+
+Kind = Literal["Models", "Completion"]
+
+PERIODS: Final[Mapping[tuple[Kind, bool], float]] = {
+    ("Models", True): 60.0,
+    ("Models", False): 15.0,
+    ("Completion", True): 600.0,
+    ("Completion", False): 60.0,
+}
+"""Seconds from an answer to the next question, by what is asked and whether the answer was good."""
+TIMEOUTS: Final[Mapping[Kind, float]] = {"Models": 10.0, "Completion": 60.0}
+PATIENCE_SECONDS: Final = 2.0
+"""How long an observation waits for a probe that is under way."""
+_RETRY_SECONDS: Final = 1.0
+_MOST_BYTES: Final = 4 << 20
+_WORDS: Final = 200
+_ENOUGH: Final = "output limit was reached"
+"""What OpenAI's reasoning models say, with 400, to a request for one token: the model did answer."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask what. `max_tokens`: what the server calls the limit on written tokens."""
+
+    kind: Kind
+    url: str
+    model: str
+    key: str | None = field(default=None, repr=False)
+    max_tokens: str = "max_tokens"
+    inside: bool = False
+    """In the cluster: no proxy."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a probe ended."""
+
+    kind: Kind
+    reason: Reason
+    message: str
+    at: datetime
+    served_model: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the expert answered as itself."""
+        return self.reason is Reason.PROBE_ANSWERED
+
+    @property
+    def due(self) -> datetime:
+        """When to ask again."""
+        return self.at + timedelta(seconds=PERIODS[self.kind, self.ok])
+
+
+@dataclass
+class _Asked:
+    target: Target
+    answer: Answer | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class _Failed(Exception):
+    """No answer that counts. `again`: another try may help."""
+
+    def __init__(self, message: str, *, reason: Reason = Reason.PROBE_FAILED, again: bool = False) -> None:
+        super().__init__(message)
+        self.reason, self.again = reason, again
+
+
+class Prober:
+    """Asks, and remembers answers by pool. Lives in one event loop; `close` it."""
+
+    def __init__(
+        self, *, patience: float = PATIENCE_SECONDS, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._patience, self._now = patience, now
+        self._asked: dict[Key, _Asked] = {}
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def answer(self, pool: Key, target: Target) -> Answer | None:
+        """The last answer; None: there is none yet, or none from this target."""
+        asked = self._asked.get(pool)
+        if asked is None or asked.target != target:
+            self.forget(pool)
+            asked = self._asked[pool] = _Asked(target)
+        if asked.task is None and (asked.answer is None or asked.answer.due <= self._now()):
+            asked.task = asyncio.create_task(self._ask(asked), name=f"probe {pool}")
+        if (task := asked.task) is not None:
+            done, _ = await asyncio.wait({task}, timeout=self._patience)
+            if done and not task.cancelled():
+                task.result()  # raises what is a mistake of ours
+        return asked.answer
+
+    def forget(self, pool: Key) -> None:
+        """The pool is gone, or is not to be asked."""
+        asked = self._asked.pop(pool, None)
+        if asked is not None and asked.task is not None:
+            asked.task.cancel()
+
+    async def close(self) -> None:
+        """End the probes and the connections."""
+        tasks = [asked.task for asked in self._asked.values() if asked.task is not None]
+        for pool in tuple(self._asked):
+            self.forget(pool)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    async def _ask(self, asked: _Asked) -> None:
+        target = asked.target
+        try:
+            served = await self._twice(target)
+        except _Failed as failed:
+            asked.answer = Answer(target.kind, failed.reason, str(failed), self._now())
+        else:
+            told = "lists the model" if target.kind == "Models" else "wrote a token"
+            asked.answer = Answer(target.kind, Reason.PROBE_ANSWERED, f"it {told}", self._now(), served)
+        finally:
+            asked.task = None
+
+    async def _twice(self, target: Target) -> str:
+        """One dropped connection is no verdict. What may have been paid for is not asked twice."""
+        try:
+            return await self._once(target)
+        except _Failed as failed:
+            if not failed.again or target.kind == "Completion":
+                raise
+        await asyncio.sleep(_RETRY_SECONDS)
+        return await self._once(target)
+
+    async def _once(self, target: Target) -> str:
+        """The name under which the model is served. _Failed: why there is none."""
+        base = target.url.rstrip("/")
+        if target.kind == "Models":
+            return _listed(target, await self._request(target, "GET", f"{base}/models"))
+        body = {"model": target.model, "messages": [{"role": "user", "content": "ping"}], target.max_tokens: 1}
+        reply = await self._request(target, "POST", f"{base}/chat/completions", json=body)
+        return str(reply.get("model") or target.model)
+
+    async def _request(self, target: Target, method: str, url: str, **body: Any) -> Mapping[str, Any]:
+        headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
+        timeout = aiohttp.ClientTimeout(total=TIMEOUTS[target.kind])
+        try:
+            async with self._session(target).request(
+                method, url, headers=headers, allow_redirects=False, timeout=timeout, **body
+            ) as reply:
+                text = await _read(reply)
+        except TimeoutError as error:
+            raise _Failed(f"no answer in {timeout.total:g} s", again=False) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _Failed(_said(error), again=True) from error
+        parsed = _json(text)
+        if reply.status == 200 and parsed is not None:
+            return parsed
+        message = _error(parsed)
+        if reply.status == 400 and _ENOUGH in message:
+            return {}
+        raise _Failed(_refusal(reply.status, message), again=reply.status >= 500)
+
+    def _session(self, target: Target) -> aiohttp.ClientSession:
+        if target.inside not in self._sessions:
+            headers = {"User-Agent": "toolorchestra-operator"}
+            self._sessions[target.inside] = aiohttp.ClientSession(trust_env=not target.inside, headers=headers)
+        return self._sessions[target.inside]
+
+
+async def _read(reply: aiohttp.ClientResponse) -> bytes:
+    found = bytearray()
+    async for part in reply.content.iter_chunked(1 << 16):
+        found += part
+        if len(found) > _MOST_BYTES:
+            raise _Failed(f"its reply is longer than {_MOST_BYTES >> 20} MiB")
+    return bytes(found)
+
+
+def _listed(target: Target, reply: Mapping[str, Any]) -> str:
+    data = reply.get("data")
+    served = [str(one["id"]) for one in data if isinstance(one, Mapping) and "id" in one] if data else []
+    if target.model in served:
+        return target.model
+    shown = ", ".join(sorted(served)[:5]) or "nothing"
+    raise _Failed(f"it does not list {target.model}, but {shown}"[:_WORDS], reason=Reason.WRONG_MODEL_SERVED)
+
+
+def _json(text: bytes) -> Mapping[str, Any] | None:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _error(parsed: Mapping[str, Any] | None) -> str:
+    """`{"error": {"message": …}}` or `{"message": …}`, as OpenAI-compatible servers have it."""
+    error = (parsed or {}).get("error")
+    told = error.get("message") if isinstance(error, Mapping) else (error or (parsed or {}).get("message"))
+    return str(told)[:_WORDS] if told else ""
+
+
+def _refusal(status: int, message: str) -> str:
+    what = {
+        200: "its reply is not JSON: is the URL that of an OpenAI-compatible API?",
+        401: "the API key is refused, or missing",
+        403: "the API key may not do this",
+        404: "there is nothing at this URL: should it end in /v1?",
+    }.get(status, "it answers with an error" if status >= 400 else "it redirects: give the URL that it redirects to")
+    return f"HTTP {status}: {what}" + (f" ({message})" if message else "")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+    return str(error) or type(error).__name__

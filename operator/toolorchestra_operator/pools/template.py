@@ -1,0 +1,155 @@
+"""The pod template of a vLLM pool, and when it may change.
+
+Invariant: a template is recorded where it was applied, with a digest of what it was made from (the spec, the key, the
+opt-in). As long as that digest is the same the recorded template stays, whatever this version of the operator would
+make: an upgrade rolls nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from toolorchestra.api.pool import VLLM
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.overlay import Rejected, overlaid
+from toolorchestra_operator.pools.desired import CACHE_PATH, CREDENTIALS_PATH, MODEL_PATH, Desired
+from toolorchestra_operator.pools.names import COMPONENT, PORT
+from toolorchestra_operator.pools.server import DRAIN_MARGIN_SECONDS, arguments, environment, lifecycle, probes
+
+REFRESH_ANNOTATION: Final = "toolorchestra.dev/refresh-template"
+"""On the pool: another value rolls it to the templates and images of the operator that runs now."""
+INPUTS_ANNOTATION: Final = "toolorchestra.dev/template-inputs"
+TEMPLATE_ANNOTATION: Final = "toolorchestra.dev/template"
+KEY_ANNOTATION: Final = "toolorchestra.dev/api-key-digest"
+
+POD_PATH: Final = "spec.vllm.podTemplate"
+USER: Final = 1000
+_NO_PRIVILEGES: Final = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_RESTRICTED: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+}
+_ROLLS_NOTHING: Final = frozenset({"replicas", "min_available", "queue_name"})
+
+
+def inputs_digest(desired: Desired, *, key_digest: str) -> str:
+    """Of everything in the resource that the template is made from.
+
+    Defaults are left out, so that a field which a later version adds, or a default that it changes, is no change.
+    """
+    spec = desired.vllm.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=set(_ROLLS_NOTHING))
+    annotations = desired.parent["metadata"].get("annotations") or {}
+    return _digest([spec, key_digest, annotations.get(REFRESH_ANNOTATION, "")])
+
+
+def key_digest(key: str) -> str:
+    """Tells one API key from another; the key is random, so nothing can be guessed from it."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def template(desired: Desired, *, key_digest: str) -> dict[str, Any] | Rejected:
+    """What this version of the operator would make, the overlay merged in."""
+    own = {
+        "metadata": {"labels": desired.names.labels, "annotations": {KEY_ANNOTATION: key_digest}},
+        "spec": _pod(desired),
+    }
+    return overlaid(own, desired.vllm.pod_template, container=COMPONENT, path=POD_PATH)
+
+
+def recorded(live: Manifest | None, *, inputs: str) -> dict[str, Any] | None:
+    """The template that was applied, where it was made from the same inputs."""
+    annotations = ((live or {}).get("metadata") or {}).get("annotations") or {}
+    if annotations.get(INPUTS_ANNOTATION) != inputs:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(annotations[TEMPLATE_ANNOTATION])
+    except (KeyError, ValueError):  # taken away or edited by hand: made anew
+        return None
+    return found
+
+
+def record(template: Manifest, *, inputs: str) -> dict[str, str]:
+    """The Deployment's annotations."""
+    return {INPUTS_ANNOTATION: inputs, TEMPLATE_ANNOTATION: json.dumps(template, sort_keys=True, separators=(",", ":"))}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pod(desired: Desired) -> dict[str, Any]:
+    vllm, secrets = desired.vllm, desired.runtime.image_pull_secrets
+    volumes, mounts = _volumes(desired)
+    container = {
+        "name": COMPONENT,
+        "image": desired.image,
+        "command": arguments(desired),
+        "env": environment(desired),
+        "ports": [{"name": "http", "containerPort": PORT}],
+        "resources": _resources(vllm),
+        "securityContext": dict(_NO_PRIVILEGES),
+        "volumeMounts": mounts,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **probes(desired),
+    }
+    if hooks := lifecycle(desired):
+        container["lifecycle"] = hooks
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        # A Service called `vllm` would set VLLM_PORT, which vLLM takes for its own.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": vllm.drain_seconds + DRAIN_MARGIN_SECONDS,
+        # GPU images run as root; everything else obeys the restricted profile.
+        "securityContext": {
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **({} if desired.on_gpu else _RESTRICTED),
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in secrets]
+    return spec
+
+
+def _resources(vllm: VLLM) -> dict[str, Any]:
+    given = {"limits": dict(vllm.resources.limits), "requests": dict(vllm.resources.requests)}
+    return {kind: amounts for kind, amounts in given.items() if amounts}
+
+
+def shm_size(vllm: VLLM) -> str:
+    """Of /dev/shm: what the spec says; else 2 GiB per shard, and 1 GiB where there is one. It counts as memory."""
+    shards = vllm.tensor_parallel_size
+    return str(vllm.shm_size) if vllm.shm_size is not None else f"{2 * shards if shards > 1 else 1}Gi"
+
+
+def _volumes(desired: Desired) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes and mounts: scratch, shared memory, the cache, the model."""
+    cache: dict[str, Any] = {"emptyDir": {}}
+    if desired.cache_claim is not None:
+        cache = {"persistentVolumeClaim": {"claimName": desired.cache_claim}}
+    volumes = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm_size(desired.vllm)}},
+        {"name": "cache", **cache},
+    ]
+    existing = desired.vllm.cache.existing_claim if desired.vllm.cache else None
+    folder = {"subPath": existing.path.strip("/")} if existing and existing.path and existing.path.strip("/") else {}
+    mounts: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "cache", "mountPath": CACHE_PATH, **folder},
+    ]
+    if (claim := desired.model_claim) is not None:
+        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": "model", "mountPath": MODEL_PATH, "readOnly": True})
+    token = desired.vllm.model.token_secret_ref
+    if token is not None and desired.scheme == "s3":
+        volumes.append({"name": "object-store", "secret": {"secretName": token.name}})
+        mounts.append({"name": "object-store", "mountPath": CREDENTIALS_PATH, "readOnly": True})
+    return volumes, mounts
