@@ -53,8 +53,8 @@ class Api:
             Refused: the status is not of the 200s.
         """
         headers = {"Accept": accept, "Content-Type": content or "application/json"}
-        # The client would take a mapping for a form where the content is no JSON: it gets the text itself.
-        data = json.dumps(body) if content and body is not None else body
+        # The client encodes JSON itself, whatever its name; what it would take for YAML it gets as text.
+        data = json.dumps(body) if content == _APPLY else body
         prepared = self._client.param_serialize(
             method=method,
             resource_path=path,
@@ -111,7 +111,7 @@ class Api:
         crd = self.get(f"{_CRDS}/{name}")
         if not any(
             one["type"] == "Established" and one["status"] == "True"
-            for one in crd.get("status", {}).get("conditions", [])
+            for one in crd.get("status", {}).get("conditions") or []
         ):
             return False
         spec = crd["spec"]

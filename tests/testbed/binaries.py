@@ -36,12 +36,9 @@ MAINS = (
     "visitor",
 )
 """Built from go/<name>/main.go, all of one module."""
-OWN_MODULES = ("coredns",)
+OWN_MODULES = ("coredns", "registry")
 """Built from go/<name>/main.go, each a module of its own: its dependencies are not those of Kubernetes."""
-INSTALLED = {
-    "registry": "github.com/distribution/distribution/v3/cmd/registry@v3.0.0",
-    "helm": "helm.sh/helm/v3/cmd/helm@v3.19.0",
-}
+INSTALLED = {"helm": "helm.sh/helm/v3/cmd/helm@v3.19.0"}
 """Built with `go install`."""
 COMPONENTS = (*MAINS, *OWN_MODULES, *INSTALLED)
 ENVTEST = ("etcd", "kube-apiserver", "kubectl")

@@ -30,8 +30,8 @@ from toolorchestra.process import Child, tail
 
 _API_SERVICE = "10.96.0.1"
 """The first address of the range: what pods know the API server by."""
-_READY_SECONDS = 120.0
-"""A loaded machine takes tens of seconds where a free one takes six."""
+_READY_SECONDS = 300.0
+"""A loaded machine takes minutes where a free one takes six seconds."""
 _GRACE = 10.0
 
 

@@ -80,9 +80,11 @@ class ConfigMapKeyRef(Model):
 class Resources(Model):
     """Compute resources of a container, as in a pod."""
 
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict, json_schema_extra=PARENT)
     """Upper limits by resource name, such as `nvidia.com/gpu: 1`."""
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
+        default_factory=dict, json_schema_extra=PARENT
+    )
     """Requests by resource name, such as `cpu: 4`."""
 
 
@@ -100,7 +102,9 @@ class LabelSelectorRequirement(Model):
 class LabelSelector(Model):
     """Which objects, by their labels; everything given must hold, and an empty selector matches all."""
 
-    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(
+        default_factory=dict, json_schema_extra=PARENT
+    )
     """Labels with the values they must have."""
     match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=16)] = ()
     """Further conditions."""

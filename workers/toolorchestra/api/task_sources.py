@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from toolorchestra.api.base import LIST_MAP, LIST_SET, Model
+from toolorchestra.api.base import LIST_MAP, LIST_SET, PARENT, Model
 from toolorchestra.api.rules import ruled, union
 from toolorchestra.api.scalars import URI, Count, DatasetName, Fraction, Name, NonNegative, Opaque
 
@@ -33,7 +33,9 @@ class ReasoningGymSource(Model):
 
     datasets: tuple[DatasetName, ...] = Field(min_length=1, max_length=128, json_schema_extra=LIST_SET)
     """Names of its datasets, mixed evenly, such as `chain_sum`."""
-    parameters: Annotated[dict[str, Opaque], Field(max_length=128)] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Opaque], Field(max_length=128)] = Field(
+        default_factory=dict, json_schema_extra=PARENT
+    )
     """Settings of datasets by name, as `reasoning-gym` has them: `{chain_sum: {max_terms: 3}}`."""
     size: Count = 2000
     """How many tasks to make, over all datasets."""
