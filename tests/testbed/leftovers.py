@@ -10,9 +10,12 @@ from testbed.network import HOST_LINK
 from testbed.node_init import cgroup_folders
 
 
-def left_behind(folder: Path) -> list[str]:
-    """Everything that is still there of the cluster whose files lie in `folder`; empty where it ended as it should."""
-    return [*_mounts(folder), *_links(), *_cgroups(), *_processes(folder)]
+def left_behind(folder: Path, *, namespace: str) -> list[str]:
+    """Everything that is still there of the cluster whose files lie in `folder`; empty where it ended as it should.
+
+    `namespace` is the PID namespace of its node, as `Node.namespace` said while it ran.
+    """
+    return [*_mounts(folder), *_links(), *_cgroups(), *_processes(folder, namespace)]
 
 
 def _mounts(folder: Path) -> Iterator[str]:
@@ -32,12 +35,13 @@ def _cgroups() -> Iterator[str]:
             yield f"cgroup {path}"
 
 
-def _processes(folder: Path) -> Iterator[str]:
+def _processes(folder: Path, namespace: str) -> Iterator[str]:
+    """What names the folder in its command line, and all that runs in the node's PID namespace."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            same_network = os.readlink(path / "ns" / "net") == os.readlink("/proc/self/ns/net")
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            inside = os.readlink(path / "ns" / "pid") == namespace
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended while we looked, or is not ours
             continue
-        if str(folder) in line or (not same_network and "containerd-shim" in line):
+        if inside or str(folder) in line:
             yield f"process {path.name} {line}"

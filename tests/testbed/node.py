@@ -17,7 +17,7 @@ from pathlib import Path
 
 from testbed import network
 from testbed.binaries import Say, binaries
-from testbed.control_plane import ControlPlane, NotReady
+from testbed.control_plane import ControlPlane, NotReady, end
 from testbed.image import PAUSE, image_of
 from testbed.node_files import NODE_NAME, write_node_files
 from testbed.node_init import cgroup_folders
@@ -62,6 +62,11 @@ class Node:
             raise NotReady(f"the node has no process: {tail(self._child.log)}")
         return int(children[0])
 
+    @property
+    def namespace(self) -> str:
+        """Its PID namespace, as /proc names it."""
+        return os.readlink(f"/proc/{self.pid}/ns/pid")
+
     def start(self) -> None:
         """Spawn it and connect it with this machine; its Ready condition comes some seconds later."""
         clear_cgroups()
@@ -87,14 +92,14 @@ class Node:
 
     def stop(self) -> None:
         """End it, wait until the kernel has ended all of its processes, and remove what they left."""
-        network.disconnect()
         if self._child.starts:
             self._child.kill()
             if self._init >= 0:
                 select.select([self._init], [], [], _SECONDS)  # init's end comes after everyone else's
                 os.close(self._init)
                 self._init = -1
-            os.waitpid(self._child.pid, 0)
+            end(self._child)
+        network.disconnect()  # only now: what it had open to this machine was closed in its place
         clear_cgroups()
         for name in ("var-lib", "var-log"):
             shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -66,10 +66,10 @@ class NodeCluster:
 
     def stop(self) -> None:
         """End every process, namespace, mount and link, and remove images and volumes; logs stay in the folder."""
-        self.node.stop()
-        end(self._registry)
-        self.plane.stop()
-        self._place.close()
+        with self._place, ExitStack() as steps:  # each is done whatever becomes of the others
+            steps.callback(self.plane.stop)
+            steps.callback(end, self._registry)
+            steps.callback(self.node.stop)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -30,11 +30,13 @@ def node_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeClust
         cluster.start()
     except (CannotBuild, CannotRun) as error:
         pytest.fail(str(error), pytrace=False)
+    namespace = cluster.node.namespace
+    assert left_behind(cluster.folder, namespace=namespace), "who sees nothing now would see nothing later"
     try:
         yield cluster
     finally:
         cluster.stop()
-    assert left_behind(cluster.folder) == []
+    assert left_behind(cluster.folder, namespace=namespace) == []
 
 
 @pytest.fixture
