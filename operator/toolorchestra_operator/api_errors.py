@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class ApiError(Exception):
@@ -73,6 +73,10 @@ class Expired(ApiError):
     transient = True
 
 
+_CANNOT_READ: Final = ("failed to create typed patch object", "failed to convert new object")
+"""How server-side apply says, with a 500, that what was sent has the wrong types or an item twice: for good."""
+
+
 def failure(
     code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: str, retry_after: float | None = None
 ) -> ApiError:
@@ -81,6 +85,7 @@ def failure(
     message = str(status.get("message") or (answer if isinstance(answer, str) else "") or f"HTTP {code}").strip()
     about: dict[str, Any] = {"verb": verb, "resource": resource, "code": code, "retry_after": retry_after}
     causes = (status.get("details") or {}).get("causes") or []
+    field = next((cause["field"] for cause in causes if cause.get("field")), "")
     match code:
         case 404 if not status:
             return NotServed(f"{message} (the API server does not have this kind)", **about)
@@ -94,8 +99,11 @@ def failure(
             return Terminating(message, **about)
         case 401 | 403:
             return Forbidden(message, **about)
+        case 422 if field == "metadata.uid":
+            return Conflict(message, **about)  # how the server says that an apply names another object's UID
         case 400 | 413 | 415 | 422:
-            field = next((cause["field"] for cause in causes if cause.get("field")), "")
+            return Invalid(message, field=field, **about)
+        case 500 if message.startswith(_CANNOT_READ):
             return Invalid(message, field=field, **about)
         case 410:
             return Expired(message, **about)

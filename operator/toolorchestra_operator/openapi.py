@@ -135,7 +135,7 @@ class _Builder:
         list_type, keys = _list_type(raw)
         return Schema(
             fields={
-                name: self._schema({"default": undeclared[name], **inner} if name in undeclared else inner, {})
+                name: self._schema({**inner, "default": undeclared[name]} if name in undeclared else inner, {})
                 for name, inner in raw.get("properties", {}).items()
             },
             values=self._schema(additional, {}) if isinstance(additional, Mapping) else None,

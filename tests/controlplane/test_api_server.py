@@ -29,7 +29,7 @@ async def test_the_whole_status_is_replaced_and_only_of_the_parent_that_was_seen
     api.merge(f"/apis/{ref.api_version}/namespaces/{namespace}/expertpools/qwen/status", {"status": {"selector": "x"}})
     changed = await server.patch_status(ref, {"replicas": 3}, uid=uid)
     assert changed is not None
-    assert changed["status"] == {"replicas": 3}
+    assert changed["status"] == {"replicas": 3, "conditions": []}
     version = changed["metadata"]["resourceVersion"]
     same = await server.patch_status(ref, {"replicas": 3}, uid=uid)
     assert same is not None

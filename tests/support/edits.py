@@ -19,7 +19,7 @@ def scalars(manifest: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
         if key == "metadata":
             for name in ("labels", "annotations"):
                 yield from _scalars(value.get(name, {}))
-        elif isinstance(value, dict):
+        elif isinstance(value, dict | list):
             yield from _scalars(value)
         elif key not in ("apiVersion", "kind"):
             yield manifest, key
@@ -65,17 +65,22 @@ def removable(value: Any, schema: Schema, top: bool = True) -> Iterator[tuple[An
                 yield from removable(item, schema.item, top=False)
 
 
-def respelled(value: Any, schema: Schema, chance: random.Random) -> Any:
-    """The same, said otherwise: list-maps and sets in another order, quantities in other units, nulls for absence."""
+def respelled(value: Any, schema: Schema, chance: random.Random, *, whole: bool = False) -> Any:
+    """The same, said otherwise: list-maps and sets in another order, quantities in other units, nulls for absence.
+
+    `whole`: inside an atomic value, where order counts.
+    """
     if schema.quantity:
         return chance.choice([value, f"{(amount(value) * 1000):f}m", f"{amount(value):f}"])
     if isinstance(value, dict):
-        items = [(name, respelled(inner, schema.child(name), chance)) for name, inner in value.items()]
+        below = whole or schema.atomic
+        items = [(name, respelled(inner, schema.child(name), chance, whole=below)) for name, inner in value.items()]
         chance.shuffle(items)
         return {**dict(items), "aFieldThatIsNull": None}
     if isinstance(value, list):
-        items = [respelled(item, schema.item, chance) for item in value]
-        if schema.list_type != "atomic":
+        below = whole or schema.list_type == "atomic"
+        items = [respelled(item, schema.item, chance, whole=below) for item in value]
+        if not below:
             chance.shuffle(items)
         return items
     return value

@@ -82,8 +82,8 @@ async def api(played: Played) -> AsyncIterator[ApiServer]:
         yield server
 
 
-def status(code: int, reason: str = "", **details: Any) -> dict[str, Any]:
-    return {"kind": "Status", "message": f"it says {code}", "code": code, "reason": reason, "details": details}
+def status(code: int, reason: str = "", *, message: str = "no", **details: Any) -> dict[str, Any]:
+    return {"kind": "Status", "message": message, "code": code, "reason": reason, "details": details}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,8 @@ def status(code: int, reason: str = "", **details: Any) -> dict[str, Any]:
         (status(410, "Expired"), Expired),
         (status(429, "TooManyRequests"), Throttled),
         (status(500, "InternalError"), Unavailable),
+        (status(500, message="failed to create typed patch object (…): .spec.ports: duplicate entries"), Invalid),
+        (status(422, "Invalid", causes=[{"field": "metadata.uid"}]), Conflict),
         ("upstream connect error", Unavailable),
         (status(405, "MethodNotAllowed"), ApiError),
     ],
