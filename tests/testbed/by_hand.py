@@ -40,8 +40,6 @@ def _asked_to_end(number: int, frame: FrameType | None) -> NoReturn:
 def serve() -> None:
     """Run the cluster until SIGTERM; one line on standard output once it is ready."""
     signal.signal(signal.SIGTERM, _asked_to_end)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
     with NodeCluster(FOLDER, say=_say):
         print("ready", flush=True)
         signal.pause()

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -93,12 +94,13 @@ class Node:
     def stop(self) -> None:
         """End it, wait until the kernel has ended all of its processes, and remove what they left."""
         if self._child.starts:
-            self._child.kill()
             if self._init >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._init, signal.SIGKILL)
                 select.select([self._init], [], [], _SECONDS)  # init's end comes after everyone else's
                 os.close(self._init)
                 self._init = -1
-            end(self._child)
+            end(self._child)  # unshare, which ends by itself once it has reaped init
         network.disconnect()  # only now: what it had open to this machine was closed in its place
         clear_cgroups()
         for name in ("var-lib", "var-log"):

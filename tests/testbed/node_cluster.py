@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -28,6 +29,12 @@ _READY_SECONDS = 180.0
 class NodeCluster:
     """`with NodeCluster(folder) as cluster:` gives a cluster whose node is Ready; its end leaves the folder's logs.
 
+    The folder is made anew. Whoever makes one has the machine's place for it until `stop`.
+
+    Raises:
+        CannotRun: another has it.
+        CannotBuild: one of the programs cannot be had.
+
     `registry` is the prefix under which images are pushed from here and pulled by pods (plain HTTP).
     """
 
@@ -36,22 +43,32 @@ class NodeCluster:
     def __init__(self, folder: Path, *, say: Say = lambda line: print(line, file=sys.stderr)) -> None:
         self.folder, self._say = folder, say
         self._place = ExitStack()
-        self.plane = ControlPlane(folder, controllers=True, scheduler=True, node_address=HOST, say=say)
+        self._place.enter_context(taken())  # before anything is written: the folder may be a running cluster's
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._prepare()
+        except BaseException:
+            self._place.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Make, or build, all that `start` starts."""
+        self.plane = ControlPlane(self.folder, controllers=True, scheduler=True, node_address=HOST, say=self._say)
         self.kubeconfig = self.plane.kubeconfig
-        self.node = Node(self.plane, say=say)
+        self.node = Node(self.plane, say=self._say)
         self.api = Api(self.kubeconfig)
-        program = binaries(["registry"], say=say)["registry"]
+        program = binaries(["registry"], say=self._say)["registry"]
         self._registry = Child(
             name="registry",
             argv=[str(program), "serve", str(self._registry_file())],
-            log=folder / "logs" / "registry.log",
+            log=self.folder / "logs" / "registry.log",
             env={"OTEL_TRACES_EXPORTER": "none"},
         )
 
     def start(self) -> Self:
         """Start everything; returns when the node is Ready."""
         start = time.monotonic()
-        self._place.enter_context(taken())
         try:
             self.plane.start()
             self.node.start()
