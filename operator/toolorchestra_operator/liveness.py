@@ -6,8 +6,9 @@ what is stuck here, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -35,11 +36,23 @@ class Hearing:
     """When each watch brought something last: an event or a bookmark, of which the API server sends one a minute."""
 
     clock: Callable[[], float] = time.monotonic
+    all_open: asyncio.Event = field(default_factory=asyncio.Event)
+    """Every watch that is expected was asked for, that is, what there was before is listed."""
     _last: dict[str, float] = field(default_factory=dict[str, float])
+    _expected: set[str] = field(default_factory=set[str])
+
+    def expect(self, watches: Iterable[str]) -> None:
+        """They should be there soon: they are silent from now on."""
+        self._expected = set(watches)
+        for watch in self._expected:
+            self._last.setdefault(watch, self.clock())
+        self._note_open()
 
     def began(self, watch: str) -> None:
         """It was asked for. A watch that is asked for again and again, and brings nothing, stays silent."""
         self._last.setdefault(watch, self.clock())
+        self._expected.discard(watch)
+        self._note_open()
 
     def heard(self, watch: str) -> None:
         """It brought something."""
@@ -50,6 +63,10 @@ class Hearing:
         """Seconds since then, of each."""
         now = self.clock()
         return {watch: now - last for watch, last in self._last.items()}
+
+    def _note_open(self) -> None:
+        if not self._expected:
+            self.all_open.set()
 
 
 @dataclass(frozen=True)

@@ -35,22 +35,22 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
     """All that kopf calls."""
     registry, settings = kopf.OperatorRegistry(), process.settings
 
-    @kopf.on.startup(registry=registry)
+    @kopf.on.startup(id="configured", registry=registry)
     async def configured(settings: kopf.OperatorSettings, **_: Any) -> None:
         seconds = process.settings.watch_seconds, process.settings.request_seconds
         watching.configure(settings, children=process.children, watch_seconds=seconds[0], request_seconds=seconds[1])
 
-    @kopf.on.login(registry=registry)
+    @kopf.on.login(id="logged-in", registry=registry)
     async def logged_in(**kwargs: Any) -> kopf.AiohttpSession:
         return watching.login(settings.kubeconfig, hearing=process.hearing, count=process.meter.request, **kwargs)
 
-    @kopf.on.probe(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
+    @kopf.on.probe(id="alive", registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def alive(**_: Any) -> str:
         if found := process.complaints():
             raise kopf.PermanentError("; ".join(found))
         return "yes"
 
-    @kopf.on.cleanup(registry=registry)
+    @kopf.on.cleanup(id="stopped", registry=registry)
     async def stopped(**_: Any) -> None:
         await process.stop()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from toolorchestra_operator.kinds import POOLS, RAY_JOB, TRAININGS
+from toolorchestra_operator.kinds import POOLS, RAY_JOB, TRAININGS, Resource, object_path
 from toolorchestra_operator.manifest import MANAGER, Key, Kind
 
 GROUP: Final = "toolorchestra.dev"
@@ -33,6 +33,10 @@ class Watched:
     @property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str) -> str:
+        """Where they are listed and watched; `namespace` "": in all."""
+        return object_path(self.api_version, Resource(self.plural), namespace=namespace)
 
 
 PARENTS: Final = tuple(

@@ -8,6 +8,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -34,6 +35,10 @@ _log = logging.getLogger(__name__)
 
 RESTART: Final = 75
 """Exit status that asks to be started again (EX_TEMPFAIL): kinds came or went."""
+
+
+_LISTING_SECONDS: Final = 15.0
+"""After which what is known is looked at, though a kind could not be listed (a right may be missing)."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,12 @@ class OperatorProcess:
         self.meter.queue(depth=lambda: self.queue.depth, oldest=lambda: self.queue.oldest)
         if self.settings.metrics_port:
             await self._metrics.start()
+        namespaces = self.settings.watch_namespaces or ("",)
+        self.hearing.expect(kind.path(ns) for kind in (*self.parents, *self.children) for ns in namespaces)
         loop = self._loop()
         for number in range(self.settings.workers):
             self._pulses.append(Pulse(running=True))
-            self._spawn(loop.work(self._pulses[-1]), f"worker {number}")
+            self._spawn(self._work(loop, self._pulses[-1]), f"worker {number}")
         self._spawn(self._resync().run(), "resync")
         self._spawn(self._restart_where_kinds_change(), "discovery")
 
@@ -111,6 +118,13 @@ class OperatorProcess:
             silent=self.hearing.silent,
             limits=Limits(stuck=self.settings.stuck_seconds, silence=self.settings.silence_seconds),
         )
+
+    async def _work(self, loop: ReconcileLoop, pulse: Pulse) -> None:
+        """Begin when everything is listed: a parent is then looked at once, and not again for each of its children."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LISTING_SECONDS):
+                await self.hearing.all_open.wait()
+        await loop.work(pulse)
 
     def _loop(self) -> ReconcileLoop:
         settings = self.settings

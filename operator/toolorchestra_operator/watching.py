@@ -6,6 +6,7 @@ because the API server is away or says no; every watch that it holds is heard (`
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from toolorchestra_operator.transport import Count
 
 _CHUNK: Final = 500
 _CONNECT_SECONDS: Final = 10.0
+_LOGIN_SECONDS: Final = 5.0
+"""Between two tries to log in, for ever: credentials may be rotated under our feet."""
 
 
 class Patience:
@@ -51,6 +54,7 @@ def configure(
     # Every object that was heard of costs a task for so long.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
+    settings.execution.default_backoff = _LOGIN_SECONDS
     settings.process.ultimate_exiting_timeout = 30.0
     for child in children:
         settings.watching.label_selectors[child.group, child.version, child.plural] = OURS
@@ -58,10 +62,14 @@ def configure(
 
 def login(kubeconfig: Path | None, *, hearing: Hearing, count: Count, **kwargs: Any) -> kopf.AiohttpSession:
     """A connection of our own making, as the same user as the adapter's. kopf asks again where a token has expired."""
-    log_in = kopf.login_via_client if kubeconfig is None else kopf.login_with_kubeconfig
+    if kubeconfig is None:
+        log_in = kopf.login_via_client
+    else:
+        log_in = kopf.login_with_kubeconfig
+        os.environ["KUBECONFIG"] = str(kubeconfig)  # it has no parameter for it
     info = log_in(**kwargs)
     if info is None:
-        raise kopf.PermanentError(f"no credentials in {kubeconfig or 'the service account, nor in $KUBECONFIG'}")
+        raise kopf.TemporaryError("there are no credentials", delay=_LOGIN_SECONDS)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers={**info.as_http_headers(), "User-Agent": "toolorchestra-operator/watch"},
