@@ -53,7 +53,7 @@ class ApplyModel:
         before = self.live or {"apiVersion": applied["apiVersion"], "kind": applied["kind"], "metadata": {}}
         merged = merge(before, applied, schema)
         kept = new.union(*(owned for who, owned in self.owners.items() if who != me))
-        for path in sorted(self.owners.get(me, set()) - new, key=len, reverse=True):
+        for path in sorted(self.owners.get(me, set()) - new, key=len):  # an item before the fields that name it
             if not any(other[: len(path)] == path for other in kept):
                 remove(merged, path, schema)
         return self._store(merged, me, new, schema)

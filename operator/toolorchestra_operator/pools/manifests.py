@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Final
 
 from toolorchestra.api.model import EphemeralClaim
@@ -25,7 +26,7 @@ def api_key(desired: Desired, key: str) -> dict[str, Any]:
         "kind": "Secret",
         "metadata": names.metadata(names.api_key),
         "type": "Opaque",
-        "stringData": {API_KEY: key},
+        "data": {API_KEY: base64.b64encode(key.encode()).decode()},
     }
 
 

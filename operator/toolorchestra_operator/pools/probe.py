@@ -198,7 +198,8 @@ async def _read(reply: aiohttp.ClientResponse) -> bytes:
 
 def _listed(target: Target, reply: Mapping[str, Any]) -> str:
     data = reply.get("data")
-    served = [str(one["id"]) for one in data if isinstance(one, Mapping) and "id" in one] if data else []
+    listed = data if isinstance(data, list) else []
+    served = [str(one["id"]) for one in listed if isinstance(one, Mapping) and "id" in one]
     if target.model in served:
         return target.model
     shown = ", ".join(sorted(served)[:5]) or "nothing"
