@@ -11,6 +11,9 @@ from toolorchestra_operator.api_server import ApiServer
 from toolorchestra_operator.manifest import Key, Ref
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.pools.observe import PoolReconciler
+from toolorchestra_operator.pools.probe import Prober
+from toolorchestra_operator.pools.runtime import PoolRuntime
 from toolorchestra_operator.process import Machinery
 from toolorchestra_operator.settings import Settings
 from toolorchestra_operator.trainings.nats_look import NatsLook
@@ -65,13 +68,15 @@ def assemble(settings: Settings, api: ApiServer) -> Machinery:
     """The machinery of both kinds. What it opens, `Machinery.close` closes."""
     look = NatsLook()
     trainings = TrainingObserver(Reader(api), look, runtime_of(settings))
+    pools = PoolReconciler(api, pool_runtime_of(settings), Prober())
     return Machinery(
-        reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training)}, close=(look.close,)
+        reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training), "ExpertPool": pools},
+        close=(look.close, pools.close),
     )
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """What the configuration contributes to every training."""
+    """What the configuration contributes to a training."""
     return Runtime(
         cpu_image=settings.cpu_image,
         gpu_image=settings.gpu_image,
@@ -81,4 +86,16 @@ def runtime_of(settings: Settings) -> Runtime:
         otlp_endpoint=settings.otlp_endpoint,
         image_pull_secrets=settings.image_pull_secrets,
         cpu_threads=settings.cpu_threads,
+    )
+
+
+def pool_runtime_of(settings: Settings) -> PoolRuntime:
+    """What the configuration contributes to a pool."""
+    return PoolRuntime(
+        gpu_image=settings.pool_gpu_image,
+        cpu_image=settings.pool_cpu_image,
+        image_pull_secrets=settings.image_pull_secrets,
+        otlp_endpoint=settings.otlp_endpoint,
+        cpu_threads=settings.cpu_threads,
+        operator_namespace=settings.own_namespace,
     )

@@ -55,13 +55,17 @@ class Settings(BaseModel):
     cpu_image: str = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
     gpu_image: str = Field("toolorchestra-gpu", description="image of heads, trainers and engines with GPUs")
     worker_image: str = Field("toolorchestra-worker", description="image of rollout workers")
-    vllm_image: str = Field("toolorchestra-vllm", description="image of pools' vLLM servers where they name none")
+    pool_gpu_image: str = Field("toolorchestra-gpu", description="image of pools' servers with GPUs, if they name none")
+    pool_cpu_image: str = Field("toolorchestra-cpu", description="image of pools' servers without a GPU")
     image_pull_secrets: tuple[str, ...] = Field(
         (), description="names of Secrets that every pod pulls with, with commas between"
     )
     nats_url: str | None = Field(None, description="NATS of trainings that name none")
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of trainings that name none")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
+    own_namespace: str | None = Field(
+        None, description="where the operator's pod is: pools let its probes in from there; unset: from anywhere"
+    )
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
         1, description="threads of a trainer or an engine that has neither a GPU nor a CPU limit"
     )
@@ -73,7 +77,7 @@ class Settings(BaseModel):
             return value
         return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
 
-    @field_validator("kubeconfig", "nats_url", "otlp_endpoint", mode="before")
+    @field_validator("kubeconfig", "nats_url", "otlp_endpoint", "own_namespace", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None

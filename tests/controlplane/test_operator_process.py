@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client, config, watch
 
 from testbed.api import Api
 from testbed.cluster import CHECKOUT, Cluster
@@ -86,13 +87,15 @@ def answer(url: str) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def operator(kubeconfig: Path, log: Path, *flags: str) -> AsyncIterator[Operator]:
+async def operator(
+    kubeconfig: Path, log: Path, *flags: str, module: str = "support.recording_operator"
+) -> AsyncIterator[Operator]:
     """The recording operator, started; killed in the end where it still runs."""
     health, metrics = free_port(), free_port()
     paths = os.pathsep.join(str(CHECKOUT / part) for part in ("tests", "operator", "workers"))
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "support.recording_operator", "--kubeconfig", str(kubeconfig)),
+            *(sys.executable, "-m", module, "--kubeconfig", str(kubeconfig)),
             *("--host", "127.0.0.1", "--health-port", str(health), "--metrics-port", str(metrics), *flags),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
@@ -106,8 +109,8 @@ async def operator(kubeconfig: Path, log: Path, *flags: str) -> AsyncIterator[Op
             await process.wait()
 
 
-def make(api: Api, namespace: str, name: str) -> None:
-    spec = {"type": "Endpoint", "endpoint": {"url": "https://example.org/v1", "model": "m"}}
+def make(api: Api, namespace: str, name: str, **endpoint: str) -> None:
+    spec: dict[str, Any] = {"type": "Endpoint", "endpoint": {"url": "https://example.org/v1", "model": "m", **endpoint}}
     spec |= {"roles": ["Answer"], "price": {"inputUSDPerMillionTokens": "1", "outputUSDPerMillionTokens": "2"}}
     spec |= {"expectedLatencyMilliseconds": 100}
     api.create(
@@ -211,6 +214,32 @@ async def test_a_missing_right_is_a_condition_and_heals(cluster: Cluster, namesp
         assert await running.ends(signal.SIGTERM) == 0
 
 
+def ready(kubeconfig: Path, namespace: str, name: str) -> Line:
+    """The statuses of a pool's conditions, once it is ready."""
+    custom = client.CustomObjectsApi(config.new_client_from_config(str(kubeconfig), persist_config=False))  # type: ignore[no-untyped-call]
+    where = ("toolorchestra.dev", "v1alpha1", namespace, "expertpools")
+    seen: Line = {}
+    for event in watch.Watch().stream(custom.list_namespaced_custom_object, *where, timeout_seconds=90):  # type: ignore[no-untyped-call]
+        pool = event["object"]
+        if pool["metadata"]["name"] == name:
+            seen = {one["type"]: one["status"] for one in (pool.get("status") or {}).get("conditions", [])}
+            if seen.get("Ready") == "True":
+                return seen
+    pytest.fail(f"{name} is not ready after 90 s: {seen}")
+
+
+async def test_the_real_operator_says_that_an_endpoint_is_ready(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    make(cluster.api, namespace, "outside", probe="None")
+    log = tmp_path / "operator.log"
+    flags = ("--watch-namespaces", namespace)
+    async with operator(cluster.kubeconfig, log, *flags, module="toolorchestra_operator.main") as running:
+        assert (await asyncio.to_thread(ready, cluster.kubeconfig, namespace, "outside"))["Accepted"] == "True"
+        assert await running.ends(signal.SIGTERM) == 0
+    assert "Traceback" not in log.read_text()
+
+
 async def test_bad_settings_are_said_and_end_it(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "operator.log"
     async with operator(cluster.kubeconfig, log, "--workers", "many") as running:
@@ -228,11 +257,11 @@ async def test_an_api_server_that_does_not_answer_is_asked_again_and_sigterm_is_
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     address = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     kubeconfig = tmp_path / "kubeconfig"
-    config = {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
-    config |= {"clusters": [{"name": "c", "cluster": {"server": address}}]}
-    config |= {"users": [{"name": "u", "user": {"token": "t"}}]}
-    config |= {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}
-    kubeconfig.write_text(json.dumps(config))
+    given: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
+    given |= {"clusters": [{"name": "c", "cluster": {"server": address}}]}
+    given |= {"users": [{"name": "u", "user": {"token": "t"}}]}
+    given |= {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}
+    kubeconfig.write_text(json.dumps(given))
     async with server, operator(kubeconfig, tmp_path / "operator.log") as running, asyncio.timeout(90):
         for _ in range(3):
             await asked.get()

@@ -1,0 +1,328 @@
+"""The small parts of the operator's process: settings, parents, liveness, events, metrics, resync, discovery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from testbed.control_plane import free_port
+from toolorchestra_operator.api_errors import ApiError, Forbidden, Unavailable
+from toolorchestra_operator.discovery import INTERESTING, Discovery, words
+from toolorchestra_operator.events import Events, event
+from toolorchestra_operator.key_queue import KeyQueue
+from toolorchestra_operator.kinds import POOLS, RAY_JOB, TRAININGS
+from toolorchestra_operator.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.manifest import Key, Manifest
+from toolorchestra_operator.metrics import Meter, MetricsServer
+from toolorchestra_operator.parents import CHILDREN, PARENTS, key_of, parent_of
+from toolorchestra_operator.plan import Emit
+from toolorchestra_operator.resync import Resync
+from toolorchestra_operator.settings import PREFIX, Settings, SettingsError, variable
+
+# ── settings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_setting_can_be_given_both_ways_and_the_flag_wins() -> None:
+    environ = {f"{PREFIX}WATCH_NAMESPACES": "team, other,team", f"{PREFIX}WORKERS": "7", f"{PREFIX}NATS_URL": ""}
+    settings = Settings.read(["--workers", "2", "--kubeconfig=/somewhere"], environ)
+    assert settings.watch_namespaces == ("team", "other")
+    assert settings.workers == 2
+    assert settings.kubeconfig == Path("/somewhere")
+    assert settings.nats_url is None, "an empty variable is unset, as a chart writes it"
+
+
+def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Settings.read(["--help"], {})
+    assert ended.value.code == 0
+    said = "".join(capsys.readouterr().out.split())
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in said
+        assert f"[{variable(name)}]" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "named"),
+    [
+        (["--workers", "0"], {}, "--workers"),
+        ([], {f"{PREFIX}RESYNC_SECONDS": "soon"}, f"{PREFIX}RESYNC_SECONDS"),
+        (["--health-port", "70000"], {}, "70000"),
+    ],
+)
+def test_a_bad_setting_is_named(argv: list[str], environ: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        Settings.read(argv, environ)
+
+
+def test_what_kubernetes_puts_into_the_environment_for_a_service_is_left_alone() -> None:
+    environ = {f"{PREFIX}SERVICE_HOST": "10.0.0.1", f"{PREFIX}PORT": "tcp://10.0.0.1:8081"}
+    assert Settings.read([], environ) == Settings()
+
+
+# ── parents ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def child(owner: Mapping[str, Any] | None = None, **labels: str) -> Manifest:
+    labelled = {name.replace("_", "/"): value for name, value in labels.items()}
+    return {"metadata": {"namespace": "team", "name": "x", "labels": labelled, "ownerReferences": [owner or {}][:1]}}
+
+
+def owner(kind: str, name: str, *, group: str = "toolorchestra.dev/v1alpha1") -> Mapping[str, Any]:
+    return {"apiVersion": group, "kind": kind, "name": name, "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("of", "key"),
+    [
+        (child(owner("ExpertPool", "qwen")), Key("ExpertPool", "team", "qwen")),
+        (child(owner("OrchestratorTraining", "math")), Key("OrchestratorTraining", "team", "math")),
+        # A RayJob's own children have another controller: their label says whose they are.
+        (
+            child(owner("RayJob", "math-1", group="ray.io/v1"), **{"toolorchestra.dev_training": "math"}),
+            Key("OrchestratorTraining", "team", "math"),
+        ),
+        # A retained volume has no owner.
+        (child({}, **{"toolorchestra.dev_training": "math"}), Key("OrchestratorTraining", "team", "math")),
+        (child({}, **{"toolorchestra.dev_pool": "qwen"}), Key("ExpertPool", "team", "qwen")),
+        (child(owner("Deployment", "qwen", group="apps/v1")), None),
+        (child(owner("SomethingNew", "qwen")), None),
+        ({"metadata": {"namespace": "team", "name": "x"}}, None),
+    ],
+)
+def test_whose_a_child_is(of: Manifest, key: Key | None) -> None:
+    assert parent_of(of) == key
+
+
+def test_keys_and_paths_of_parents() -> None:
+    pool = {"kind": "ExpertPool", "metadata": {"namespace": "team", "name": "qwen"}}
+    assert key_of(pool) == Key("ExpertPool", "team", "qwen")
+    assert key_of({**pool, "kind": "Pod"}) is None
+    paths = {kind.kind: kind.path("team") for kind in (*PARENTS, *CHILDREN)}
+    assert paths["ExpertPool"] == "/apis/toolorchestra.dev/v1alpha1/namespaces/team/expertpools"
+    assert paths["ConfigMap"] == "/api/v1/namespaces/team/configmaps"
+    assert PARENTS[0].path("") == "/apis/toolorchestra.dev/v1alpha1/orchestratortrainings"
+
+
+# ── liveness ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LIMITS = Limits(stuck=600.0, silence=300.0)
+
+
+def said(*workers: Pulse, oldest: float = 0.0, silent: Mapping[str, float] | None = None) -> tuple[str, ...]:
+    return complaints(now=1000.0, workers=workers, oldest_key=oldest, silent=silent or {}, limits=LIMITS)
+
+
+def test_an_idle_and_a_busy_worker_are_alive() -> None:
+    assert said(Pulse(running=True), Pulse(running=True, busy_since=900.0), oldest=599.0, silent={"/x": 299.0}) == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (said(Pulse(running=True), Pulse()), "worker 1 has ended"),
+        (said(Pulse(running=True, busy_since=399.0)), "worker 0 has not finished a loop for 601 s"),
+        (said(Pulse(running=True), oldest=601.0), "a resource has waited for 601 s"),
+        (said(Pulse(running=True), silent={"/a": 1.0, "/b": 301.0}), "the watch of /b has brought nothing for 301 s"),
+    ],
+)
+def test_what_is_not_alive(found: tuple[str, ...], words: str) -> None:
+    assert found == (words,)
+
+
+def test_a_watch_that_is_opened_again_and_again_and_brings_nothing_is_silent() -> None:
+    now = 0.0
+    hearing = Hearing(clock=lambda: now)
+    hearing.expect(["/a", "/b"])
+    assert not hearing.all_open.is_set()
+    for _ in range(10):
+        now += 100.0
+        hearing.began("/a")
+        hearing.heard("/b")
+    hearing.began("/b")
+    assert hearing.all_open.is_set()
+    assert hearing.silent == {"/a": 1000.0, "/b": 0.0}
+
+
+# ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+POOL: dict[str, Any] = {
+    "apiVersion": "toolorchestra.dev/v1alpha1",
+    "kind": "ExpertPool",
+    "metadata": {"namespace": "team", "name": "qwen", "uid": "u1", "resourceVersion": "7"},
+}
+NEWS = Emit("Warning", "ProbeFailed", "the expert did not answer")
+
+
+@dataclass
+class Sink:
+    error: ApiError | None = None
+    made: list[Manifest] = field(default_factory=list)
+
+    async def create(self, manifest: Manifest) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.made.append(manifest)
+        return dict(manifest)
+
+
+async def test_an_event_is_posted_once_in_ten_minutes_and_per_object() -> None:
+    now, sink = 0.0, Sink()
+    events = Events(sink, clock=lambda: now)
+    await events.post(NEWS, about=POOL)
+    await events.post(NEWS, about=POOL)
+    await events.post(Emit("Normal", "Ready", ""), about=POOL)
+    await events.post(NEWS, about={**POOL, "metadata": {**POOL["metadata"], "uid": "u2"}})
+    assert len(sink.made) == 3
+    now += 601.0
+    await events.post(NEWS, about=POOL)
+    assert len(sink.made) == 4
+
+
+async def test_an_event_that_cannot_be_posted_is_no_failure_and_is_tried_with_the_next_plan() -> None:
+    sink = Sink(Forbidden("no", verb="create", resource="events", code=403))
+    events = Events(sink)
+    await events.post(NEWS, about=POOL)
+    sink.error = None
+    await events.post(NEWS, about=POOL)
+    assert len(sink.made) == 1
+
+
+def test_an_event_as_the_server_wants_it() -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    made = event(Emit("Normal", "Ready", "ü" * 1000), about=POOL, now=moment, instance="x" * 200)
+    assert made["eventTime"] == "2026-01-02T03:04:05.000678Z"
+    assert len(made["note"].encode()) == 1024
+    assert len(made["reportingInstance"]) == 128
+    assert made["regarding"]["uid"] == "u1"
+    assert made["metadata"]["namespace"] == "team"
+
+
+# ── metrics ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_metrics_are_served_as_text() -> None:
+    meter, port, queue = Meter(), free_port(), KeyQueue()
+    queue.add(Key("ExpertPool", "team", "qwen"))
+    meter.queue(depth=lambda: queue.depth, oldest=lambda: queue.oldest)
+    meter.request("apply", "Deployment", "200")
+    meter.resynced(ok=False)
+    server = MetricsServer(meter, host="127.0.0.1", port=port)
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            lines = (await answer.text()).splitlines()
+    finally:
+        await server.stop()
+    assert "toolorchestra_operator_queue_depth 1.0" in lines
+    assert 'toolorchestra_operator_api_requests_total{code="200",resource="Deployment",verb="apply"} 1.0' in lines
+    assert 'toolorchestra_operator_resyncs_total{outcome="failed"} 1.0' in lines
+    assert any(line.startswith("process_resident_memory_bytes") for line in lines)
+
+
+# ── resync ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Listing:
+    """Parents by (kind, namespace)."""
+
+    parents: Mapping[tuple[str, str], list[str]]
+    error: ApiError | None = None
+
+    async def list(self, api_version: str, kind: str, *, namespace: str = "") -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return [
+            {"kind": kind, "metadata": {"namespace": namespace or "any", "name": name}}
+            for name in self.parents.get((kind, namespace), [])
+        ]
+
+
+async def test_a_resync_puts_every_parent_on_the_queue_apart_and_sweeps() -> None:
+    now, swept = 0.0, list[int]()
+
+    async def breaks(parents: Any) -> None:
+        raise ValueError("a bug")
+
+    async def sweep(parents: Any) -> None:
+        swept.append(len(parents))
+
+    draws = iter([0.0, 0.5, 0.999])
+    queue = KeyQueue(clock=lambda: now)
+    listing = Listing({("ExpertPool", "a"): ["one", "two"], ("OrchestratorTraining", "b"): ["one"]})
+    resync = Resync(
+        api=listing,
+        queue=queue,
+        meter=Meter(),
+        namespaces=("a", "b"),
+        interval=300.0,
+        sweeps=(breaks, sweep),
+        draw=lambda: next(draws),
+    )
+    assert await resync.once()
+    assert swept == [3]
+    assert queue.take() == Key("ExpertPool", "a", "one")
+    assert queue.take() is None, "not all at once"
+    now += 30.0
+    assert {queue.take(), queue.take()} == {Key("ExpertPool", "a", "two"), Key("OrchestratorTraining", "b", "one")}
+
+
+async def test_a_resync_that_cannot_list_sweeps_nothing() -> None:
+    async def sweep(parents: Any) -> None:
+        pytest.fail("it would remove what belongs to parents that were not listed")
+
+    listing = Listing({}, Unavailable("away", verb="list", resource="x"))
+    queue = KeyQueue()
+    assert not await Resync(api=listing, queue=queue, meter=Meter(), sweeps=(sweep,)).once()
+    assert queue.wait() is None
+
+
+# ── discovery ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Kinds:
+    """What is served at each look; an error is raised."""
+
+    looks: list[frozenset[tuple[str, str]] | ApiError]
+    asked: int = 0
+
+    async def connect(self) -> AbstractAsyncContextManager[Kinds]:
+        self.now = self.looks.pop(0)
+        self.asked = 0
+        return nullcontext(self)
+
+    async def served(self, api_version: str, kind: str) -> bool:
+        if isinstance(self.now, ApiError):
+            raise self.now
+        return (api_version, kind) in self.now
+
+
+OURS = frozenset([TRAININGS, POOLS])
+AWAY = Unavailable("away", verb="get", resource="x")
+
+
+async def test_the_process_starts_again_only_for_a_change_that_stays() -> None:
+    kinds = Kinds([OURS, AWAY, frozenset(), OURS, OURS | {RAY_JOB}, AWAY, OURS | {RAY_JOB}, OURS])
+    changed = Discovery(kinds.connect, interval=0.001).changed(OURS)
+    assert await asyncio.wait_for(changed, 10) == OURS | {RAY_JOB}
+    assert len(kinds.looks) == 1
+
+
+async def test_the_first_look_waits_for_the_server() -> None:
+    kinds = Kinds([AWAY, AWAY, OURS])
+    assert await asyncio.wait_for(Discovery(kinds.connect, interval=0.001).first(), 10) == OURS
+
+
+def test_a_change_of_kinds_in_words() -> None:
+    assert words(OURS, OURS | {RAY_JOB}) == "RayJob (ray.io/v1) has come"
+    assert "ExpertPool (toolorchestra.dev/v1alpha1) is gone" in words(frozenset(INTERESTING), frozenset())
