@@ -1,0 +1,322 @@
+"""ExpertPools on a real API server: objects are accepted, a second pass writes nothing, an endpoint comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.pool_world import GPU, RUNTIME, endpoint_pool, vllm_pool
+from testbed.api import Api, Refused
+from testbed.cluster import Cluster
+from toolorchestra_operator.api_errors import Invalid
+from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.carry_out import carry_out
+from toolorchestra_operator.events import Events
+from toolorchestra_operator.manifest import Key, Manifest, Ref
+from toolorchestra_operator.plan import Emit, Plan
+from toolorchestra_operator.pools.names import Names
+from toolorchestra_operator.pools.observe import PoolReconciler
+from toolorchestra_operator.pools.probe import Prober
+from toolorchestra_operator.streams import NatsStreams
+
+POOLS = "/apis/toolorchestra.dev/v1alpha1/namespaces/{}/expertpools"
+
+
+@dataclass
+class Operator:
+    """The pools' half of the operator, one look at a time; `now` is the test's."""
+
+    server: ApiServer
+    namespace: str
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    runtime: Any = RUNTIME
+
+    def __post_init__(self) -> None:
+        self.prober = Prober(patience=60, now=lambda: self.now)
+
+    async def look(self, name: str = "qwen") -> Plan:
+        reconciler = PoolReconciler(api=self.server, runtime=self.runtime, prober=self.prober)
+        observed = await reconciler.observe(Key("ExpertPool", self.namespace, name))
+        assert observed is not None
+        plan = reconciler.reconcile(observed, self.now)
+        events = Events(self.server)
+
+        async def emit(event: Emit) -> None:
+            await events.post(event, about=observed.parent)
+
+        parent = observed.parent
+        about = {"parent": Ref.of(parent), "uid": parent["metadata"]["uid"]}
+        await carry_out(plan, api=self.server, streams=NatsStreams(), emit=emit, **about)
+        return plan
+
+    async def live(self, name: str = "qwen") -> dict[str, Any]:
+        found = await self.server.get(Ref("toolorchestra.dev/v1alpha1", "ExpertPool", self.namespace, name))
+        assert found is not None
+        return found
+
+    async def says(self, kind: str, name: str = "qwen") -> tuple[str, str]:
+        conditions = (await self.live(name))["status"]["conditions"]
+        (found,) = (one for one in conditions if one["type"] == kind)
+        return found["status"], found["reason"]
+
+
+@pytest.fixture
+async def operator(server: ApiServer, namespace: str) -> AsyncIterator[Operator]:
+    made = Operator(server, namespace)
+    yield made
+    await made.prober.close()
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cpu": {"resources": {"limits": {"cpu": "1500m", "memory": "4Gi"}, "requests": {"memory": "1024Mi"}}},
+    "gpu": {"resources": GPU, "tensorParallelSize": 1, "shmSize": "8192Mi", "maxModelLen": 4096},
+    "rich": {
+        "replicas": 3,
+        "minAvailable": 2,
+        "cache": {"type": "EphemeralClaim", "ephemeralClaim": {"size": "102400Mi"}},
+        "queueName": "experts",
+        "drainSeconds": 0,
+        "extraArgs": ["--max-num-seqs=8"],
+        "podTemplate": {
+            "metadata": {"labels": {"team": "a"}, "annotations": {"x/y": "z"}},
+            "spec": {
+                "nodeSelector": {"gpu": "h100"},
+                "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+                ],
+                "affinity": {
+                    "podAntiAffinity": {
+                        "preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}
+                        ]
+                    }
+                },
+                "runtimeClassName": "nvidia",
+                "imagePullSecrets": [{"name": "registry"}],
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}],
+                "volumes": [{"name": "ib", "emptyDir": {"medium": "Memory", "sizeLimit": "1024Mi"}}],
+                "securityContext": {"fsGroup": 2000, "supplementalGroups": [44]},
+                "containers": [
+                    {
+                        "name": "vllm",
+                        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+                        "volumeMounts": [{"name": "ib", "mountPath": "/ib"}],
+                        "resources": {"claims": [{"name": "gpu"}]},
+                        "securityContext": {"readOnlyRootFilesystem": True},
+                    }
+                ],
+            },
+        },
+    },
+    "object store": {"model": {"uri": "s3://bucket/m", "tokenSecretRef": {"name": "s3", "key": "c"}}, "image": "x"},
+    "claim": {"model": {"uri": "pvc://weights/m"}},
+}
+
+
+def needs(api: Api, namespace: str) -> None:
+    """What the variants refer to."""
+    core = f"/api/v1/namespaces/{namespace}"
+    api.create(f"{core}/secrets", {"metadata": {"name": "s3"}, "stringData": {"c": "x"}})
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    api.create(f"{core}/persistentvolumeclaims", {"metadata": {"name": "weights"}, "spec": claim})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_its_objects_are_accepted_and_a_second_pass_writes_nothing(
+    operator: Operator, api: Api, cluster: Cluster, namespace: str, variant: str
+) -> None:
+    needs(api, namespace)
+    api.create(POOLS.format(namespace), vllm_pool(**VARIANTS[variant]))
+    since = cluster.audit_log.position()
+    await operator.look()
+    agent = {"user_agent": "toolorchestra-operator", "namespace": namespace}
+    assert cluster.audit_log.writes(since=since, **agent)
+    names = Names.of(await operator.live())
+    made = {ref for ref in names.refs if await operator.server.get(ref) is not None}
+    claimed = variant == "rich"
+    assert made == {ref for ref in names.refs if claimed or ref.kind != "PersistentVolumeClaim"}
+    assert await operator.says("Accepted") == ("True", "Accepted")
+    since = cluster.audit_log.position()
+    for _ in range(3):
+        again = await operator.look()
+        assert again.empty, again
+    assert not cluster.audit_log.writes(since=since, **agent)
+
+
+async def test_a_changed_operator_rolls_nothing(operator: Operator, api: Api, namespace: str) -> None:
+    api.create(POOLS.format(namespace), vllm_pool())
+    await operator.look()
+    ref = Names.of(await operator.live()).deployment_ref
+    before = await operator.server.get(ref)
+    assert before is not None
+    operator.runtime = replace(RUNTIME, cpu_image="cpu@sha256:2", otlp_endpoint="http://collector:4318")
+    assert (await operator.look()).empty
+    path = f"{POOLS.format(namespace)}/qwen"
+    api.merge(path, {"metadata": {"annotations": {"toolorchestra.dev/refresh-template": "1"}}})
+    await operator.look()
+    after = await operator.server.get(ref)
+    assert after is not None
+    assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+    assert after["spec"]["template"]["spec"]["containers"][0]["image"] == "cpu@sha256:2"
+    assert (await operator.look()).empty
+
+
+async def test_edits_by_hand_are_undone_and_scaling_goes_through_the_pool(
+    operator: Operator, api: Api, namespace: str
+) -> None:
+    api.create(POOLS.format(namespace), vllm_pool())
+    await operator.look()
+    names = Names.of(await operator.live())
+    deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/{names.server}"
+    api.merge(deployment, {"spec": {"replicas": 7, "template": {"metadata": {"annotations": {"theirs": "stays"}}}}})
+    await operator.look()
+    live = api.get(deployment)
+    assert live["spec"]["replicas"] == 1
+    assert live["spec"]["template"]["metadata"]["annotations"]["theirs"] == "stays"
+    assert (await operator.look()).empty
+    api.merge(f"{POOLS.format(namespace)}/qwen/scale", {"spec": {"replicas": 3}})
+    await operator.look()
+    assert api.get(deployment)["spec"]["replicas"] == 3
+    scale = api.get(f"{POOLS.format(namespace)}/qwen/scale")
+    assert scale["status"]["selector"] == "app.kubernetes.io/component=vllm,toolorchestra.dev/pool=qwen"
+
+
+def pod_of(template: Manifest) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**template["metadata"], "name": "p"},
+        "spec": dict(template["spec"]),
+    }
+
+
+async def test_pod_security(operator: Operator, api: Api, namespace: str) -> None:
+    """Restricted without a GPU; with one only the image's root is in the way, and baseline lets it in."""
+    core = f"/api/v1/namespaces/{namespace}"
+    for level, variant, let_in in (
+        ("restricted", {}, True),
+        ("restricted", VARIANTS["rich"], True),
+        ("restricted", VARIANTS["gpu"], False),
+        ("baseline", VARIANTS["gpu"], True),
+    ):
+        api.merge(core, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}})
+        api.create(POOLS.format(namespace), vllm_pool(**variant))
+        await operator.look()
+        live = await operator.live()
+        deployment = await operator.server.get(Names.of(live).deployment_ref)
+        assert deployment is not None
+        pod = pod_of(deployment["spec"]["template"])
+        pod["spec"].pop("runtimeClassName", None)  # its admission wants the class to exist
+        if let_in:
+            api.create(f"{core}/pods", pod, dryRun="All")
+        else:
+            with pytest.raises(Refused, match="runAsNonRoot") as refused:
+                api.create(f"{core}/pods", pod, dryRun="All")
+            assert "allowPrivilegeEscalation" not in refused.value.message
+        for ref in Names.of(live).refs:
+            if (child := await operator.server.get(ref)) is not None:
+                await operator.server.set_finalizer(ref, False, name="kubernetes.io/pvc-protection")
+                await operator.server.delete(ref, uid=child["metadata"]["uid"])
+        api.delete(f"{POOLS.format(namespace)}/qwen")
+
+
+async def test_what_is_missing_is_told_and_heals(operator: Operator, api: Api, namespace: str) -> None:
+    api.create(
+        POOLS.format(namespace), vllm_pool(model={"uri": "hf://a/b", "tokenSecretRef": {"name": "s", "key": "k"}})
+    )
+    await operator.look()
+    assert await operator.says("Accepted") == ("False", "SecretNotFound")
+    assert (await operator.look()).empty
+    api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": "s"}, "stringData": {"k": "x"}})
+    await operator.look()
+    assert await operator.says("Accepted") == ("True", "Accepted")
+    events = api.get(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")["items"]
+    assert {"SecretNotFound", "Accepted"} <= {event["reason"] for event in events}
+
+
+async def test_a_missing_storage_class(operator: Operator, api: Api, namespace: str) -> None:
+    cache = {"type": "EphemeralClaim", "ephemeralClaim": {"storageClassName": f"fast-{namespace}"}}
+    api.create(POOLS.format(namespace), vllm_pool(cache=cache))
+    await operator.look()
+    assert await operator.says("Accepted") == ("False", "StorageClassNotFound")
+    classes = "/apis/storage.k8s.io/v1/storageclasses"
+    api.create(classes, {"metadata": {"name": f"fast-{namespace}"}, "provisioner": "example.org/none"})
+    try:
+        await operator.look()
+        assert await operator.says("Accepted") == ("True", "Accepted")
+    finally:
+        api.delete(f"{classes}/fast-{namespace}")
+
+
+async def test_what_only_the_api_server_sees_is_its_refusal(operator: Operator, api: Api, namespace: str) -> None:
+    """The overlay's table does not know pods' schemas; the strict apply does, and names the field."""
+    overlay = {"spec": {"tolerations": [{"key": "gpu", "operatr": "Exists"}]}}
+    api.create(POOLS.format(namespace), vllm_pool(podTemplate=overlay))
+    with pytest.raises(Invalid, match="operatr"):
+        await operator.look()
+
+
+TABLE = """
+apiVersion: toolorchestra.dev/v1alpha1
+kind: SkillTable
+spec:
+  experts:
+  - name: oak
+    default: {accuracy: "0.5"}
+    latencyMilliseconds: {p50: 10, p99: 40}
+"""
+
+
+@contextlib.asynccontextmanager
+async def simulator(folder: Path, port: int) -> AsyncIterator[None]:
+    table = folder / "skills.yaml"
+    table.write_text(TABLE, encoding="utf-8")
+    code = "from toolorchestra.cli.main import main; main()"
+    flags = ("simulate", "-f", str(table), "--port", str(port), "--time-scale", "0")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *flags, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), timeout=120)
+        assert b"simulated experts: oak" in line
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def test_an_endpoint_comes_goes_and_comes_back(
+    operator: Operator, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    api.create(POOLS.format(namespace), endpoint_pool(url=f"http://127.0.0.1:{port}/v1"))
+    async with simulator(tmp_path, port):
+        await operator.look()
+        assert await operator.says("Routable") == ("True", "ProbeAnswered")
+        assert await operator.says("Ready") == ("True", "Ready")
+        assert (await operator.live())["status"]["servedModel"] == "oak"
+        operator.now += timedelta(seconds=60)
+        assert (await operator.look()).empty, "another answer of the same kind is no news"
+    operator.now += timedelta(seconds=60)
+    await operator.look()
+    assert await operator.says("Routable") == ("False", "ProbeFailed")
+    assert await operator.says("Ready") == ("False", "NotReady")
+    async with simulator(tmp_path, port):
+        operator.now += timedelta(seconds=15)
+        await operator.look()
+        assert await operator.says("Ready") == ("True", "Ready")
+        api.merge(f"{POOLS.format(namespace)}/qwen", {"spec": {"endpoint": {"model": "elm"}}})
+        await operator.look()
+        assert await operator.says("Routable") == ("False", "WrongModelServed")
