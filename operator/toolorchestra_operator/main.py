@@ -27,6 +27,8 @@ from toolorchestra_operator.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _SERVICE = "toolorchestra-operator"
+_CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
+"""Loggers with a line for every event and every probe."""
 
 Assemble = Callable[[Settings, ApiServer], Machinery]
 
@@ -108,6 +110,8 @@ def main(argv: Sequence[str] | None = None, *, assemble: Assemble = assembly.ass
     try:
         settings = Settings.read(sys.argv[1:] if argv is None else argv)
         configure_logs(service=_SERVICE)
+        for chatty in _CHATTY:
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         traces = telemetry.configure(service=_SERVICE)
     except (SettingsError, telemetry.TelemetryError, ValueError) as error:
         sys.exit(_bad(error))

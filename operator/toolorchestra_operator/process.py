@@ -91,6 +91,8 @@ class OperatorProcess:
 
     async def stop(self) -> None:
         """End all tasks. What a worker was at is left half done: the next process goes on with it."""
+        # kopf waits five seconds for its task that waits for this.
+        self.stopping.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

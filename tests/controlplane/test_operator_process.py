@@ -72,7 +72,7 @@ class Operator:
         found = [line for line in text.splitlines() if line.startswith(f"toolorchestra_operator_{name}")]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
-    async def ends(self, number: signal.Signals, *, seconds: float = 30.0) -> int:
+    async def ends(self, number: signal.Signals, *, seconds: float = 20.0) -> int:
         self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), seconds)
 
@@ -151,12 +151,14 @@ async def test_killed_and_started_again_it_looks_at_everything_and_writes_nothin
 ) -> None:
     names = {f"pool-{number}" for number in range(20)}
     flags = ("--watch-namespaces", namespace)
-    async with operator(cluster.kubeconfig, tmp_path / "first.log", *flags) as running:
+    deaf = ("--silence-seconds", "0.001")
+    async with operator(cluster.kubeconfig, tmp_path / "first.log", *flags, *deaf) as running:
         for name in names:
             make(cluster.api, namespace, name)
         steady: set[str] = set()
         while steady != names:
             steady.add((await running.sees(lambda line: line["what"] == "steady"))["name"])
+        assert (await running.get("/healthz"))[0] == 500, "its watches are silent for longer than it was told to bear"
         await running.ends(signal.SIGKILL)
     since = cluster.audit_log.position()
     async with operator(cluster.kubeconfig, tmp_path / "second.log", *flags) as running:
