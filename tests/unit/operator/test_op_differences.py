@@ -143,3 +143,61 @@ def test_a_type_within_itself_and_the_older_merge_strategy() -> None:
     assert tree.child("words").list_type == "set"
     assert tree.child("free").child("anything") is UNTYPED
     assert tree.child("children").item.default == {}
+
+
+def test_an_item_that_is_no_longer_wanted_is_said_by_its_key() -> None:
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    live = applied(wanted)
+    fewer = copy.deepcopy(wanted)
+    del fewer["spec"]["template"]["spec"]["containers"][0]["env"][1]
+    at = "spec.template.spec.containers[name=vllm].env[name=EMPTY]"
+    assert seen(fewer, live) == (f"{at}: no longer wanted",)
+
+
+def test_finalizers_are_a_set() -> None:
+    wanted = representative("v1", "ConfigMap", namespace="team")
+    metadata = {**wanted["metadata"], "finalizers": ["a/x", "b/y"]}
+    wanted = {**wanted, "metadata": metadata}
+    live = applied(wanted)
+    live["metadata"]["finalizers"] = ["theirs/z", "b/y", "a/x"]
+    assert seen(wanted, live) == ()
+    live["metadata"]["finalizers"] = ["theirs/z", "b/y"]
+    assert seen(wanted, live) == ('metadata.finalizers["a/x"]: is not there',)
+    fewer = {**wanted, "metadata": {**metadata, "finalizers": ["b/y"]}}
+    assert seen(fewer, applied(wanted)) == ('metadata.finalizers["a/x"]: no longer wanted',)
+
+
+def test_an_atomic_map_is_compared_whole() -> None:
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    live = applied(wanted)
+    live["spec"]["template"]["spec"]["nodeSelector"]["zone"] = "b"
+    assert seen(wanted, live) == (
+        'spec.template.spec.nodeSelector: {"gpu": "a100"} is wanted, {"gpu": "a100", "zone": "b"} is there',
+    )
+
+
+def test_an_empty_struct_says_something() -> None:
+    """`emptyDir: {}` is a kind of volume; an empty label selector selects all."""
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    live = applied(wanted)
+    volume = live["spec"]["template"]["spec"]["volumes"][2]
+    assert volume == {"name": "scratch", "emptyDir": {}}
+    del volume["emptyDir"]
+    live["metadata"]["managedFields"] = []
+    assert "spec.template.spec.volumes[name=scratch].emptyDir: {} is wanted, is not there" in seen(wanted, live)
+    policy = representative("networking.k8s.io/v1", "NetworkPolicy", namespace="team")
+    live = applied(policy)
+    live["spec"]["ingress"][0]["from"][0] = {}
+    assert len(seen(policy, live)) == 1
+
+
+def test_a_false_that_the_server_dropped_is_none_and_one_that_somebody_removed_is() -> None:
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    live = applied(wanted)
+    assert "hostNetwork" not in live["spec"]["template"]["spec"]
+    assert seen(wanted, live) == ()
+    del live["spec"]["template"]["spec"]["enableServiceLinks"]
+    model = ApplyModel(schemas())
+    model.apply(wanted, manager=MANAGER)
+    edited = model.update(live, manager="kubectl-edit")
+    assert seen(wanted, edited) == ("spec.template.spec.enableServiceLinks: false is wanted, is not there",)
