@@ -63,6 +63,18 @@ def build(role: str, *, say: Say) -> str:
     return name
 
 
+def with_model(name: str, folder: Path) -> str:
+    """The local image `name` with the model of `folder` at /models/demo; its local name."""
+    tagged = name.replace(":test", ":demo")
+    with tempfile.TemporaryDirectory() as context:
+        base = Path(context) / "base"
+        shutil.copytree(folder, base, copy_function=shutil.copyfile)  # readable for whoever the pod runs as
+        dockerfile = CHECKOUT / "tests/e2e/cluster/Dockerfile.model"
+        argv = ["buildah", "build", "--isolation", "chroot", "--build-arg", f"IMAGE={name}"]
+        run([*argv, "--file", str(dockerfile), "--tag", tagged, context])
+    return tagged
+
+
 def push(name: str, to: str) -> str:
     """Push a local image to `to` (registry/name:tag) over plain HTTP; its reference by digest."""
     with tempfile.NamedTemporaryFile() as file:

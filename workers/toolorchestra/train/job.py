@@ -196,6 +196,7 @@ class Job:
         self._books.flush()
         self._books.ledger.steps = self.spec.algorithm.steps
         self.status.incarnation = recovery.incarnation
+        self.status.fields["step"] = step
         self.run.event("incarnation", f"incarnation {recovery.incarnation} starts at step {step}", step=step)
         self._evaluator = Evaluator(
             wire=self._wire,
