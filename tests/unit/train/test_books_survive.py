@@ -149,7 +149,6 @@ class BooksMachine(RuleBasedStateMachine):
         if self.cap is not None:
             assert spend.settled + spend.held <= self.cap
 
-
     def teardown(self) -> None:
         """All steps are done: nothing accepted is left without a fate, and what still arrives changes nothing."""
         if not hasattr(self, "books"):
