@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra_operator.trainings import builtin, workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
 from toolorchestra_operator.trainings.observed import Observed
+from toolorchestra_operator.trainings.pods import OverlayRejected
 from toolorchestra_operator.trainings.remembered import Provider, Remembered
 
 
@@ -48,6 +50,10 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
         return provider
     if unsupported := _unsupported(desired):
         return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
+    try:
+        _pods(desired)
+    except OverlayRejected as error:
+        return Refused(Reason.INVALID_POD_TEMPLATE, str(error))
     if observed.missing:
         reason = Reason.SECRET_NOT_FOUND if "secret" in observed.missing[0].lower() else Reason.INVALID_SPEC
         return Refused(reason, "; ".join(observed.missing))
@@ -93,6 +99,12 @@ def _unsupported(desired: Desired) -> list[str]:
     if desired.nats_url is None and spec.messaging.controller_secret_ref is None:
         found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
     return found
+
+
+def _pods(desired: Desired) -> None:
+    """Every pod template once, for what an overlay must not say."""
+    builtin.manifests(desired, attempt=1)
+    workers.deployment(desired, (), attempt=1, replicas=0)
 
 
 def _said(error: ValidationError) -> str:

@@ -49,6 +49,12 @@ class Desired:
     def cluster_image(self) -> str:
         return self.spec.ray.image or (self.runtime.gpu_image if self.on_gpu else self.runtime.cpu_image)
 
+    def overlay(self, component: str) -> tuple[str, Mapping[str, Any] | None]:
+        """The path and the value of the `podTemplate` that is for a component's pods."""
+        if component == "workers":
+            return "spec.rollout.podTemplate", self.spec.rollout.pod_template
+        return "spec.ray.podTemplate", self.spec.ray.pod_template
+
     @property
     def nats_url(self) -> str | None:
         return self.spec.messaging.url or self.runtime.nats_url

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolorchestra.api.base import Resources, SecretKeyRef
 from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
+from toolorchestra_operator.overlay import Rejected, overlaid
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
 from toolorchestra_operator.trainings.names import Component
 
@@ -29,6 +30,10 @@ POD_SECURITY: Mapping[str, Any] = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 CONTAINER_SECURITY: Mapping[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+class OverlayRejected(ValueError):
+    """The spec's `podTemplate` sets what the operator owns; every mistake with its path. Admission says it."""
 
 
 def variable(name: str, value: str) -> dict[str, Any]:
@@ -200,4 +205,9 @@ def pod(
         spec["priorityClassName"] = desired.spec.priority_class_name
     if desired.runtime.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in desired.runtime.image_pull_secrets]
-    return {"metadata": {"labels": desired.names.labels(component, attempt=attempt)}, "spec": spec}
+    template = {"metadata": {"labels": desired.names.labels(component, attempt=attempt)}, "spec": spec}
+    path, overlay = desired.overlay(component)
+    merged = overlaid(template, overlay, container=component, path=path)
+    if isinstance(merged, Rejected):
+        raise OverlayRejected(str(merged))
+    return merged

@@ -277,6 +277,21 @@ def test_what_cannot_work_is_refused_and_heals() -> None:
     assert world.says("Accepted")[0] == "True"
 
 
+def test_an_overlay_reaches_its_pods_and_cannot_take_what_is_ours() -> None:
+    world = World(ray={"podTemplate": {"spec": {"nodeSelector": {"gpu": "a100"}}}})
+    world.settle()
+    pod = world.live()[world.job("trainers")]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"gpu": "a100"}
+    workers = world.live()[Ref("apps/v1", "Deployment", "default", "tiny-workers")]
+    assert "nodeSelector" not in workers["spec"]["template"]["spec"]
+    world = World(rollout={"podTemplate": {"spec": {"restartPolicy": "Never"}}})
+    world.settle()
+    status, reason, message = world.says("Accepted")
+    assert (status, reason) == ("False", "InvalidPodTemplate")
+    assert "spec.rollout.podTemplate.spec.restartPolicy" in message
+    assert not world.objects
+
+
 def test_deleting_removes_the_streams_and_lets_go() -> None:
     world = World()
     world.settle()
