@@ -69,10 +69,9 @@ class KeyQueue:
         del self._working[key]
         self._held = {other: until for other, until in self._held.items() if until > now}
         self._held[key] = now + max(hold, self.spacing)
-        if key in self._again:
-            self._schedule(key, self._again.pop(key), now)
-        elif (due := self._due.get(key)) is not None and due < self._held[key]:
-            self._later(key, self._held[key])
+        waiting = [due for due in (self._again.pop(key, None), self._due.pop(key, None)) if due is not None]
+        if waiting:
+            self._schedule(key, min(waiting), now)
         self._changed.set()
 
     async def get(self) -> Key:

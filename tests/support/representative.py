@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 LABELS = {
@@ -206,7 +207,8 @@ def representative(api_version: str, kind: str, *, namespace: str, name: str = "
         "annotations": {"toolorchestra.dev/about": "a test"},
         "ownerReferences": [OWNER],
     }
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **SPECS[api_version, kind]}
+    # A copy: tests edit what they are given.
+    return copy.deepcopy({"apiVersion": api_version, "kind": kind, "metadata": metadata, **SPECS[api_version, kind]})
 
 
 def a_pool(*, namespace: str, name: str = "qwen") -> dict[str, Any]:

@@ -133,6 +133,20 @@ def test_a_storm_of_events_is_one_look_now_and_one_after_it() -> None:
     assert queue.take() is None
 
 
+def test_a_later_wish_beside_an_earlier_one_does_not_shorten_the_pause() -> None:
+    clock = Clock()
+    queue = KeyQueue(clock=clock, spacing=SPACING)
+    queue.add(KEYS[0])
+    assert queue.take() == KEYS[0]
+    queue.add(KEYS[0])
+    queue.add(KEYS[0], after=SPACING / 2)
+    queue.done(KEYS[0])
+    clock.now += SPACING / 2
+    assert queue.take() is None
+    clock.now += SPACING / 2
+    assert queue.take() == KEYS[0]
+
+
 def test_delays_that_earlier_events_made_void_do_not_pile_up() -> None:
     clock = Clock()
     queue = KeyQueue(clock=clock, spacing=0.0)

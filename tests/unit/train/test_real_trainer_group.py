@@ -26,7 +26,7 @@ CONFIG = StepConfig(lr=1e-4, token_budget=700, entropy_coefficient=0.01)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
