@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds \
-  parity bench-train clean
+  chart-lint kind-e2e parity bench-train clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -56,10 +56,10 @@ test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at mos
 	$(BIN)/python -m pytest
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
-	$(BIN)/python -m pytest -m "not real and not controlplane and not cluster"
+	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster"
 
-testbed: setup ## Build etcd and kube-apiserver for tests (minutes, once; needs Go, or KUBEBUILDER_ASSETS)
-	@$(TESTBED) testbed.binaries etcd kube-apiserver >/dev/null
+testbed: setup ## Build etcd, kube-apiserver and helm for tests (minutes, once; needs Go, or KUBEBUILDER_ASSETS and HELM)
+	@$(TESTBED) testbed.binaries etcd kube-apiserver helm >/dev/null
 
 e2e: setup ## The tests on a real node (root; docs/testbed.md)
 	$(BIN)/python -m pytest -m cluster tests/e2e
@@ -80,8 +80,16 @@ format: setup ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-crds: setup ## Rewrite crds/*.yaml from the models
+crds: setup ## Rewrite crds/*.yaml from the models, and the chart's copies of them
 	$(BIN)/orchestra crds
+	cp crds/*.yaml charts/toolorchestra/files/crds/
+
+chart-lint: setup ## Lint the Helm chart, and hold what it renders against the programs (needs helm: HELM, or Go to build it)
+	$$($(TESTBED) testbed.binaries helm | cut -d' ' -f2) lint --strict --kube-version 1.34.4 charts/toolorchestra
+	$(BIN)/python -m pytest tests/unit/chart
+
+kind-e2e: ## The chart in kind: images, install, a training to its end, uninstall (needs docker, kind, kubectl, helm)
+	bash tests/kind/e2e.sh
 
 parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rewrites tests/parity/outputs.json
 	bash tests/parity/peer_environment.sh

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import os
 import re
+import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.chart import MATRIX, NAMESPACE, environment, of_kind, pod_templates, render
+from support.chart import CHART, MATRIX, NAMESPACE, environment, helm, of_kind, pod_templates, render
 from support.pool_world import vllm_pool
 from support.real_run import TINY_RUN
 from testbed.api import Api, Refused
@@ -95,6 +97,56 @@ def test_every_pod_is_let_into_a_restricted_namespace(plane: ControlPlane, value
         pod["spec"]["containers"][0]["securityContext"].pop("capabilities")
         with pytest.raises(Refused, match="PodSecurity"):
             api.create(f"/api/v1/namespaces/{NAMESPACE}/pods", pod, dryRun="All")
+
+
+# ── a release ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def owned(api: Api, release: str) -> set[str]:
+    """Everything of the release that the server has, but for the definitions."""
+    found = set()
+    for (version, kind), resource in KINDS.items():
+        if kind in ("CustomResourceDefinition", "RayJob", "RayCluster", "Workload"):
+            continue
+        path = object_path(version, resource)
+        items = api.request("GET", path, labelSelector=f"app.kubernetes.io/instance={release}")["items"]
+        found |= {f"{kind} {one['metadata']['name']}" for one in items}
+    return found
+
+
+def test_a_release_is_installed_upgraded_and_uninstalled_but_for_its_definitions(tmp_path: Path) -> None:
+    with ControlPlane(tmp_path) as plane:
+        api = Api(plane.kubeconfig)
+
+        def run(*flags: str, **values: Any) -> str:
+            argv = [str(helm()), *flags, "--kubeconfig", str(plane.kubeconfig), "--namespace", "sys"]
+            argv += ["--values", "-"] if flags[0] in ("install", "upgrade") else []
+            done = subprocess.run(argv, input=yaml.safe_dump(values), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        said = run("install", "mine", str(CHART), "--create-namespace", simulator={"enabled": True})
+        assert "nats://mine-toolorchestra-nats.sys.svc:4222" in said
+        assert "http://simulator.sys.svc/v1" in said
+        first = owned(api, "mine")
+        wanted = {
+            "Deployment mine-toolorchestra-operator",
+            "Deployment simulator",
+            "StatefulSet mine-toolorchestra-nats",
+        }
+        assert wanted <= first
+        assert not [one for one in first if one.startswith("Pod ")], "hooks wait for `helm test`"
+        run("upgrade", "mine", str(CHART), nats={"enabled": False}, networkPolicy={"enabled": False})
+        second = owned(api, "mine")
+        assert second < first
+        assert not [one for one in second if "nats" in one or "simulator" in one or "NetworkPolicy" in one]
+        run("uninstall", "mine")
+        assert owned(api, "mine") == set()
+        definitions = api.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
+        assert {one["metadata"]["name"] for one in definitions} == {
+            "expertpools.toolorchestra.dev",
+            "orchestratortrainings.toolorchestra.dev",
+        }
 
 
 # ── rights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,6 +304,55 @@ def used(running: Running, *, namespace: str, since: int, user: str) -> set[tupl
         if write.verb == "patch" and write.code == 201:
             found.add((resource, "create"))  # an apply that makes the object takes both rights
     return found
+
+
+IN_CLUSTER = """
+import runpy, sys
+from kubernetes import config
+kubeconfig, *sys.argv = sys.argv[1:]
+config.load_incluster_config = lambda: config.load_kube_config(kubeconfig)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+async def collects_garbage(api: Api, until: asyncio.subprocess.Process) -> None:
+    """The garbage collector's part, which is not here: nothing is left that an owner in deletion has to wait for."""
+    pool = GROUP.format(NAMESPACE, "expertpools/helm-test-0")
+    while until.returncode is None:
+        with contextlib.suppress(Refused):
+            if "deletionTimestamp" in (await asyncio.to_thread(api.get, pool))["metadata"]:
+                await asyncio.to_thread(api.merge, pool, {"metadata": {"finalizers": None}})
+        await asyncio.sleep(0.2)
+
+
+async def test_helm_tests_program_ends_well_with_the_rights_it_has(plane: ControlPlane, tmp_path: Path) -> None:
+    """As the pod of `helm test` has it, without the simulator: a node is needed for more."""
+    api, manifests = Api(plane.kubeconfig), render()
+    made = [one for one in manifests if "rbac" in one["apiVersion"] or one["kind"] == "ServiceAccount"]
+    for one in made:
+        api.apply(path_of(one), one)
+    pod = of_kind(manifests, "Pod", "test")
+    for name, text in of_kind(manifests, "ConfigMap", "test")["data"].items():
+        (tmp_path / name).write_text(text)
+    user = f"system:serviceaccount:{NAMESPACE}:{pod['spec']['serviceAccountName']}"
+    argv = [str(tmp_path / Path(part).name) for part in pod["spec"]["containers"][0]["command"][1:]]
+    try:
+        async with operator(plane, manifests, nats="nats://127.0.0.1:1", log=tmp_path / "operator.log"):
+            test = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", IN_CLUSTER, str(plane.kubeconfig_of(user)), *argv),
+                env={**os.environ, **environment(pod), "TIMEOUT_SECONDS": "60"},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            output, _ = (await asyncio.gather(test.communicate(), collects_garbage(api, test)))[0]
+            assert test.returncode == 0, output.decode()
+    finally:
+        for one in made:
+            api.delete(path_of(one))
+    said = output.decode().splitlines()
+    assert said[0] == "created ExpertPool helm-test-0"
+    assert any(line.startswith("ExpertPool helm-test-0 Ready True") for line in said)
+    assert said[-2:] == ["deleted ExpertPool helm-test-0", "PASSED"]
 
 
 @pytest.mark.parametrize("mode", ["whole cluster", "some namespaces"])

@@ -61,7 +61,7 @@ def cache_folder() -> Path:
 def binaries(names: Iterable[str], *, say: Say = lambda line: print(line, file=sys.stderr)) -> dict[str, Path]:
     """Where each of these programs lies; those that are not built yet are built first (minutes, on an empty Go cache).
 
-    Where KUBEBUILDER_ASSETS is set, etcd, kube-apiserver and kubectl are taken from there.
+    Where KUBEBUILDER_ASSETS is set, etcd, kube-apiserver and kubectl are taken from there; where HELM is, helm is it.
 
     Raises:
         CannotBuild: no Go toolchain, one that is too old, a folder that lacks what it should hold, or a failed build.
@@ -75,7 +75,11 @@ def binaries(names: Iterable[str], *, say: Say = lambda line: print(line, file=s
 
 
 def _given(name: str) -> Path | None:
-    """The user's own build of it, if there is a folder of those."""
+    """The user's own build of it, if there is one."""
+    if name == "helm" and (given := os.environ.get("HELM")):
+        if (found := shutil.which(given)) is None:
+            raise CannotBuild(f"HELM={given} is no program: install helm 3 (helm.sh), or unset HELM to have it built")
+        return Path(found)
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets or name not in ENVTEST:
         return None
@@ -136,7 +140,9 @@ def _go(name: str) -> str:
     go = shutil.which("go")
     wanted = ".".join(map(str, GO_MINIMUM))
     instead = (
-        "set KUBEBUILDER_ASSETS to a folder with etcd and kube-apiserver, "
+        "set HELM to a helm 3"
+        if name == "helm"
+        else "set KUBEBUILDER_ASSETS to a folder with etcd and kube-apiserver, "
         "or TOOLORCHESTRA_TEST_KUBECONFIG to the kubeconfig of a cluster that the tests may use"
     )
     if go is None:

@@ -171,7 +171,7 @@ def crds(directory: Path) -> dict[str, str]:
 
 
 def test_the_charts_definitions_are_the_projects() -> None:
-    assert crds(CHART / "files" / "crds") == crds(CHECKOUT / "crds"), "`make chart` copies them"
+    assert crds(CHART / "files" / "crds") == crds(CHECKOUT / "crds"), "`make crds` copies them"
 
 
 @pytest.mark.parametrize("keep", [True, False])

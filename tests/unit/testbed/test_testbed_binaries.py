@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && echo built > "$2" && chmod +x "$2"; shif
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.delenv("HELM", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
 
@@ -133,3 +134,15 @@ def test_given_programs_are_used_and_need_no_go(monkeypatch: pytest.MonkeyPatch,
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(CannotBuild, match="no such component: etc; there are etcd"):
         binaries(["etc"])
+
+
+def test_a_helm_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotBuild, match="set HELM to a helm 3"):
+        binaries(["helm"])
+    monkeypatch.setenv("HELM", "helm")
+    with pytest.raises(CannotBuild, match="HELM=helm is no program: install helm 3"):
+        binaries(["helm"])
+    (tmp_path / "helm").write_text("#!/bin/sh\n")
+    (tmp_path / "helm").chmod(0o755)
+    assert binaries(["helm"]) == {"helm": tmp_path / "helm"}

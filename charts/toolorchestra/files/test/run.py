@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
-from kubernetes.client.rest import ApiException
+from kubernetes.client.exceptions import ApiException
 
 GROUP, VERSION = "toolorchestra.dev", "v1alpha1"
 PLURALS = {"ExpertPool": "expertpools", "OrchestratorTraining": "orchestratortrainings"}
@@ -32,8 +32,8 @@ class Resources:
     def live(self, one: dict[str, Any]) -> dict[str, Any] | None:
         """None: it is not there."""
         try:
-            found: dict[str, Any] = self._objects.get_namespaced_custom_object(*self._at, *_named(one))
-            return found
+            found: Any = self._objects.get_namespaced_custom_object(*self._at, *_named(one))
+            return dict(found)
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -105,7 +105,7 @@ def _title(one: dict[str, Any]) -> str:
 
 def main() -> None:
     """Everything that the file names is done, in its order."""
-    config.load_incluster_config()
+    config.load_incluster_config()  # type: ignore[no-untyped-call]
     deadline = time.monotonic() + float(os.environ["TIMEOUT_SECONDS"])
     wanted = json.loads(Path(sys.argv[1]).read_text())
     resources = Resources(wanted, namespace=os.environ["TEST_NAMESPACE"], deadline=deadline)
