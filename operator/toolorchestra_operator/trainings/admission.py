@@ -45,7 +45,7 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     experts = _experts(training, observed, remembered)
     if isinstance(experts, Unmatched):
         return Refused(experts.reason, experts.message)
-    provider = _provider(training, observed, remembered)
+    provider = _provider(training, remembered)
     if isinstance(provider, Refused):
         return provider
     if unsupported := _unsupported(desired):
@@ -72,17 +72,15 @@ def _experts(
     return tuple(there[name] for name in names)
 
 
-def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | Refused:
-    """Sticky once it is known; Auto is KubeRay where it is served."""
+def _provider(training: OrchestratorTraining, remembered: Remembered) -> Provider | Refused:
+    """Sticky once it is known. Builtin is the one there is: KubeRay is refused, and Auto does not choose it."""
     wanted = training.spec.ray.provider
     if remembered.provider is not None:
         return remembered.provider
-    if wanted == "Auto":
-        return "KubeRay" if observed.kuberay else "Builtin"
-    if wanted == "KubeRay" and not observed.kuberay:
-        what = "spec.ray.provider is KubeRay, but the cluster serves no ray.io/v1 RayJob"
-        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{what}: install KubeRay 1.6 or later, or use Builtin")
-    return wanted
+    if wanted == "KubeRay":
+        what = "spec.ray.provider: this release makes no RayJobs"
+        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{what}; use Builtin, or Auto, which is Builtin")
+    return "Builtin"
 
 
 def _unsupported(desired: Desired) -> list[str]:

@@ -292,6 +292,16 @@ def test_an_overlay_reaches_its_pods_and_cannot_take_what_is_ours() -> None:
     assert not world.objects
 
 
+def test_a_provider_that_is_not_there_is_refused() -> None:
+    world = World(ray={"provider": "KubeRay"})
+    world.settle()
+    assert world.says("Accepted")[:2] == ("False", "RayProviderUnavailable")
+    assert not world.objects
+    world = World(ray={"provider": "Auto"})
+    world.settle()
+    assert world.parent["status"]["ray"] == {"provider": "Builtin", "name": "tiny-1"}
+
+
 def test_deleting_removes_the_streams_and_lets_go() -> None:
     world = World()
     world.settle()
