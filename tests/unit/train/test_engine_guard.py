@@ -80,7 +80,7 @@ def test_without_a_secret_the_guard_fails_closed(monkeypatch: pytest.MonkeyPatch
 
 def test_arguments_and_environment() -> None:
     config = EngineConfig(model_dir="/models/tiny", max_model_len=512, threads=2, extra_args=("--x", "1"))
-    arguments = engine_arguments(config, port=8123)
+    arguments = engine_arguments(config, port=8123, base={})
     text = " ".join(arguments)
     for wanted in (
         "--model /models/tiny",
@@ -103,7 +103,28 @@ def test_arguments_and_environment() -> None:
 
 
 def test_a_cuda_engine_is_compiled_and_sharded() -> None:
-    text = " ".join(engine_arguments(EngineConfig(model_dir="m", device="cuda", tensor_parallel_size=2), port=1))
+    config = EngineConfig(model_dir="m", device="cuda", tensor_parallel_size=2)
+    text = " ".join(engine_arguments(config, port=1, base={}))
     assert "--tensor-parallel-size 2" in text
     assert "--enforce-eager" not in text
     assert "--kv-cache-memory-bytes" not in text
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "TOOLORCHESTRA_SPANS": "off"}, None),
+        ({"OTEL_TRACES_EXPORTER": "jsonl,otlp"}, "http://localhost:4318/v1/traces"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/t"}, "http://c/t"),
+    ],
+)
+def test_an_engine_sends_its_spans_where_the_process_that_starts_it_does(
+    environ: dict[str, str], endpoint: str | None
+) -> None:
+    arguments = engine_arguments(EngineConfig(model_dir="m"), port=1, base=environ)
+    said = arguments[arguments.index("--otlp-traces-endpoint") + 1] if "--otlp-traces-endpoint" in arguments else None
+    assert said == endpoint

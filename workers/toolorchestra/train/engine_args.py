@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from toolorchestra.telemetry.setup import SPANS_VARIABLE
 from toolorchestra.train.engine_middleware import SECRET_ENV
 from toolorchestra.train.vllm_plugin import BACKEND
 
@@ -38,8 +39,11 @@ class EngineConfig:
     extra_args: tuple[str, ...] = ()
 
 
-def engine_arguments(config: EngineConfig, *, port: int) -> list[str]:
-    """The command line. `python -m`: the `vllm` command does not start with the CPU package."""
+def engine_arguments(config: EngineConfig, *, port: int, base: Mapping[str, str]) -> list[str]:
+    """The command line. `python -m`: the `vllm` command does not start with the CPU package.
+
+    `base` is the environment of whoever starts it: the engine sends its spans where that process sends its own.
+    """
     arguments = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", config.model_dir),
@@ -64,7 +68,19 @@ def engine_arguments(config: EngineConfig, *, port: int) -> list[str]:
     else:
         arguments += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
         arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+    if (traces := traces_endpoint(base)) is not None:
+        arguments += ["--otlp-traces-endpoint", traces]
     return [*arguments, *config.extra_args]
+
+
+def traces_endpoint(environ: Mapping[str, str]) -> str | None:
+    """Where OTLP spans go by the standard variables; None: nowhere. vLLM takes the whole address, with its path."""
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get(SPANS_VARIABLE) == "off"
+    if off or "otlp" not in environ.get("OTEL_TRACES_EXPORTER", ""):
+        return None
+    if whole := environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return whole
+    return f"{environ.get('OTEL_EXPORTER_OTLP_ENDPOINT', 'http://localhost:4318').rstrip('/')}/v1/traces"
 
 
 def engine_environment(config: EngineConfig, *, secret: str, base: Mapping[str, str]) -> dict[str, str]:
@@ -80,6 +96,8 @@ def engine_environment(config: EngineConfig, *, secret: str, base: Mapping[str, 
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
+        "OTEL_SERVICE_NAME": "toolorchestra-policy",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # vLLM's own default is gRPC
     }
     if config.device == "cpu":
         environment |= {

@@ -129,7 +129,7 @@ class EngineServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                engine_arguments(self.config, port=self._port),
+                engine_arguments(self.config, port=self._port, base=os.environ),
                 env=engine_environment(self.config, secret=self.secret, base=os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
