@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from toolorchestra.telemetry.setup import SPANS_VARIABLE
+from toolorchestra.telemetry.groups import SPANS_VARIABLE
 from toolorchestra.train.engine_middleware import SECRET_ENV
 from toolorchestra.train.vllm_plugin import BACKEND
 
