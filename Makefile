@@ -9,7 +9,7 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds \
+.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
   chart-lint kind-e2e parity bench-train clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
@@ -83,6 +83,9 @@ format: setup ## Rewrite the code in the project's format
 crds: setup ## Rewrite crds/*.yaml from the models, and the chart's copies of them
 	$(BIN)/orchestra crds
 	cp crds/*.yaml charts/toolorchestra/files/crds/
+
+reference: crds ## The same, and the docs' pages that are made from the code
+	$(BIN)/orchestra crds --docs docs
 
 chart-lint: setup ## Lint the Helm chart, and hold what it renders against the programs (needs helm: HELM, or Go to build it)
 	$$($(TESTBED) testbed.binaries helm | cut -d' ' -f2) lint --strict --kube-version 1.34.4 charts/toolorchestra

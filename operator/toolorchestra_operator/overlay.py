@@ -36,6 +36,11 @@ class Merge:
     fields: Mapping[str, Merge] = field(default_factory=dict[str, "Merge"])
     may: Callable[[Any], str] = lambda value: ""
 
+    @property
+    def limit(self) -> str:
+        """What `may` refuses, in words; empty: nothing."""
+        return (self.may.__doc__ or "").rstrip(".")
+
 
 RESERVED_LABELS: Final = ("app.kubernetes.io/", "toolorchestra.dev/", "kueue.x-k8s.io/")
 RESERVED_VARIABLES: Final = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
@@ -43,6 +48,7 @@ RESERVED_VARIABLES: Final = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "RAY_AUTH_T
 
 
 def _no_token(volume: Any) -> str:
+    """no service account's token."""
     sources = (volume.get("projected") or {}).get("sources") or ()
     if any("serviceAccountToken" in source for source in sources):
         return "a service account's token is never mounted into these pods"
@@ -54,10 +60,12 @@ def _not_reserved(variable: Any) -> str:
 
 
 def _not_root(user: Any) -> str:
+    """above 0."""
     return "" if isinstance(user, int) and user > 0 else "a number above 0 is wanted: these pods do not run as root"
 
 
 def _only_true(value: Any) -> str:
+    """`true` only."""
     return "" if value is True else "it can only be switched on"
 
 
@@ -132,19 +140,19 @@ def overlaid(
     return Rejected(tuple(walk.mistakes)) if walk.mistakes else merged
 
 
-def merge_table() -> tuple[tuple[str, str], ...]:
-    """(path, how) of everything that an overlay may set."""
+def merge_table() -> tuple[tuple[str, str, Merge], ...]:
+    """(path, how, the rule) of everything that an overlay may set."""
     return tuple(_rows(TABLE.fields, ""))
 
 
-def _rows(fields: Mapping[str, Merge], path: str) -> Iterator[tuple[str, str]]:
+def _rows(fields: Mapping[str, Merge], path: str) -> Iterator[tuple[str, str, Merge]]:
     for name, merge in fields.items():
         here = f"{path}.{name}".lstrip(".") + ("[main container]" if merge.fields and merge.keys else "")
         if merge.fields:
             yield from _rows(merge.fields, here)
         elif not (name == "name" and fields is _CONTAINER):
             by = f" by {', '.join(merge.keys)}" if merge.keys else ""
-            yield here, f"{merge.how}{by}"
+            yield here, f"{merge.how}{by}", merge
 
 
 @dataclass

@@ -83,6 +83,7 @@ class Storage(Model):
     model_config = ruled(
         union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim", URI="uri"),
         immutable("type", "ephemeralClaim", "existingClaim", "uri", "secretRef", why=NEW_TRAINING),
+        immutable("retentionPolicy", why="it counted when the volume was made; what holds is the claim's owner"),
     )
 
     type: Literal["EphemeralClaim", "ExistingClaim", "URI"] = "EphemeralClaim"
@@ -96,7 +97,7 @@ class Storage(Model):
     secret_ref: SecretKeyRef | None = None
     """Credentials of the object store."""
     retention_policy: Literal["Retain", "Delete"] = "Retain"
-    """Retain: the volume has no owner, so the model outlives the resource."""
+    """Of a volume made for the training. Retain: it has no owner, so the model outlives the resource."""
 
 
 class Checkpoint(Model):

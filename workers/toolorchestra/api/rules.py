@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 Check = Callable[[Mapping[str, Any]], bool]
 
-NEW_TRAINING = "make a new training (initFrom can continue from this one)"
+NEW_TRAINING = "make a new training (its model.uri may be what this one exported)"
 
 VALIDATIONS = "x-kubernetes-validations"
 

@@ -173,7 +173,7 @@ class OrchestratorTrainingSpec(Model):
     suspend: Bool = False
     """Give back compute after a checkpoint, and go on when false again."""
     start_deadline_seconds: Seconds = 1800
-    """From admission to the first step; passed: GPUs are given back, with the pods' reasons."""
+    """Most seconds from an attempt's start to its first evaluation or step, downloads and warm start included."""
     active_deadline_seconds: Seconds | None = None
     """Most seconds of the whole run; absent: no limit."""
     backoff_limit: Replicas = 3

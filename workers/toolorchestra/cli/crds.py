@@ -9,17 +9,18 @@ import typer
 
 from toolorchestra.api.crd import crd_files
 from toolorchestra.api.reference import reference_files
+from toolorchestra_operator.reference import overlay_page
 
 
 def crds(
     out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
-    docs: Annotated[Path | None, typer.Option(help="Also write resources.md and immutability.md here.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Also write the generated pages of the docs here.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not up to date.")] = False,
 ) -> None:
     """Write the CRDs from the models; with --docs the field reference too."""
     files = {out / name: text for name, text in crd_files().items()}
     if docs is not None:
-        files |= {docs / name: text for name, text in reference_files().items()}
+        files |= {docs / name: text for name, text in pages().items()}
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check:
         for path in stale:
@@ -33,3 +34,8 @@ def crds(
         path.write_text(files[path], encoding="utf-8")
     for path in files:
         typer.echo(f"{path}: {'written' if path in stale else 'up to date'}")
+
+
+def pages() -> dict[str, str]:
+    """File name → Markdown of every page of the docs that is made from the code."""
+    return {**reference_files(), "podtemplate.md": overlay_page()}

@@ -1,0 +1,374 @@
+"""Why a condition has its status: the one closed list of both kinds, each reason with its meaning and its remedy.
+
+docs/conditions.md is made from it (`make reference`); tests hold it against what the operator's code writes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Reason(StrEnum):
+    """Why a condition has its status. Closed: a reason that is not here cannot be written."""
+
+    ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_POD_TEMPLATE = "InvalidPodTemplate"
+    NO_EXPERTS_MATCH = "NoExpertsMatch"
+    POOL_NOT_FOUND = "PoolNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
+    FORBIDDEN = "Forbidden"
+    NAME_TAKEN = "NameTaken"
+    RAY_PROVIDER_UNAVAILABLE = "RayProviderUnavailable"
+    QUOTA_RESERVED = "QuotaReserved"
+    QUOTA_PENDING = "QuotaPending"
+    QUOTA_UNKNOWN = "QuotaUnknown"
+    NO_QUEUE = "NoQueue"
+    PREEMPTED = "Preempted"
+    STREAMS_READY = "StreamsReady"
+    MESSAGING_UNREACHABLE = "MessagingUnreachable"
+    EXPERTS_READY = "ExpertsReady"
+    EXPERTS_UNAVAILABLE = "ExpertsUnavailable"
+    CLUSTER_STARTING = "ClusterStarting"
+    CLUSTER_READY = "ClusterReady"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
+    ACTIVE_DEADLINE_EXCEEDED = "ActiveDeadlineExceeded"
+    TRAINING = "Training"
+    WARM_STARTING = "WarmStarting"
+    EVALUATING = "Evaluating"
+    RESTARTING = "Restarting"
+    STEPS_DONE = "StepsDone"
+    SPEND_CAP_REACHED = "SpendCapReached"
+    FAILURE_RATE_EXCEEDED = "FailureRateExceeded"
+    GROUPS_EXHAUSTED = "GroupsExhausted"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    PROGRAM_FAILED = "ProgramFailed"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    NOT_SUSPENDED = "NotSuspended"
+    ROLLING_OUT = "RollingOut"
+    ROLLED_OUT = "RolledOut"
+    MINIMUM_AVAILABLE = "MinimumAvailable"
+    BELOW_MINIMUM = "BelowMinimum"
+    REPLICAS_MISSING = "ReplicasMissing"
+    ALL_REPLICAS_READY = "AllReplicasReady"
+    SCALED_TO_ZERO = "ScaledToZero"
+    PROBE_ANSWERED = "ProbeAnswered"
+    PROBE_FAILED = "ProbeFailed"
+    PROBE_DISABLED = "ProbeDisabled"
+    PROBE_PENDING = "ProbePending"
+    WRONG_MODEL_SERVED = "WrongModelServed"
+    READY = "Ready"
+    NOT_READY = "NotReady"
+
+    @property
+    def on(self) -> tuple[str, ...]:
+        """The conditions that it is written on, each with its status: `Accepted=False`."""
+        return tuple(_EXPLAINED[self].on.split(", "))
+
+    @property
+    def meaning(self) -> str:
+        """What has happened, in a line or two."""
+        return _EXPLAINED[self].meaning
+
+    @property
+    def remedy(self) -> str:
+        """What a person is to do about it."""
+        return _EXPLAINED[self].remedy
+
+
+class Explained(NamedTuple):
+    """A reason in words: what `kubectl describe` has no room for, and docs/conditions.md is made of."""
+
+    on: str
+    """`Condition=Status`, with commas between."""
+    meaning: str
+    remedy: str
+
+
+_NOTHING = "Nothing."
+_EXPLAINED: dict[Reason, Explained] = {
+    Reason.ACCEPTED: Explained(
+        "Accepted=True",
+        "The resource can work as written and as the cluster is.",
+        _NOTHING,
+    ),
+    Reason.INVALID_SPEC: Explained(
+        "Accepted=False",
+        "A field cannot work as written, or the API server refused an object that was made from it. The message "
+        "names the field.",
+        "Change that field. What cannot be changed any more ([immutability.md](immutability.md)) needs a new resource.",
+    ),
+    Reason.INVALID_POD_TEMPLATE: Explained(
+        "Accepted=False",
+        "`podTemplate` sets what the operator owns, or is no pod template. The message has the path of every mistake.",
+        "Take these paths out; what an overlay may set is a table in [immutability.md](immutability.md).",
+    ),
+    Reason.NO_EXPERTS_MATCH: Explained(
+        "Accepted=False",
+        "`spec.tools.experts.selector` matches no ExpertPool of the namespace that has a role of an expert. The "
+        "message lists the pools that there are.",
+        "Label a pool, apply the pools that are missing, or change the selector (in a new training).",
+    ),
+    Reason.POOL_NOT_FOUND: Explained(
+        "Accepted=False",
+        "An ExpertPool that the training names, or was admitted with, does not exist in its namespace.",
+        "Apply it again under that name.",
+    ),
+    Reason.SECRET_NOT_FOUND: Explained(
+        "Accepted=False",
+        "A Secret that a field refers to, or the key in it, does not exist in the namespace of the resource.",
+        "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`.",
+    ),
+    Reason.CONFIG_MAP_NOT_FOUND: Explained(
+        "Accepted=False",
+        "The ConfigMap that `spec.descriptionFrom` refers to, or the key in it, does not exist.",
+        "Create it, or write `spec.description`.",
+    ),
+    Reason.CLAIM_NOT_FOUND: Explained(
+        "Accepted=False",
+        "A PersistentVolumeClaim that a field refers to does not exist in the namespace of the resource.",
+        "Create the claim, or name another.",
+    ),
+    Reason.STORAGE_CLASS_NOT_FOUND: Explained(
+        "Accepted=False",
+        "A storage class that is named does not exist.",
+        "`kubectl get storageclass` lists those that do; without a name the default one is used.",
+    ),
+    Reason.FORBIDDEN: Explained(
+        "Accepted=False",
+        "The API server refused the operator something: a right is missing, or a quota, pod security or another "
+        "admission rule says no. The message names verb, object and the server's words.",
+        "Upgrade the release, which brings the rights back; or lift what refuses.",
+    ),
+    Reason.NAME_TAKEN: Explained(
+        "Accepted=False",
+        "An object that the operator needs to make is there already and belongs to somebody else. It is never taken "
+        "over.",
+        "Delete or rename that object, or give the resource another name. One that an earlier resource of the name "
+        "left goes by itself.",
+    ),
+    Reason.RAY_PROVIDER_UNAVAILABLE: Explained(
+        "Accepted=False",
+        "The Ray provider that `spec.ray.provider` asks for is not to be had in this cluster.",
+        "As the message says: use `Auto` or `Builtin`, or install what is missing.",
+    ),
+    Reason.QUOTA_RESERVED: Explained(
+        "QuotaReserved=True",
+        "The queue admitted the training.",
+        _NOTHING,
+    ),
+    Reason.QUOTA_PENDING: Explained(
+        "QuotaReserved=False, Degraded=True",
+        "The queue has not admitted it yet; a pool's pods are held back by a scheduling gate.",
+        "Wait, or look at the queue: `kubectl get workloads`, `kubectl describe clusterqueue`.",
+    ),
+    Reason.QUOTA_UNKNOWN: Explained(
+        "QuotaReserved=Unknown",
+        "A queue is named, and nothing answers for it. Nothing is started.",
+        "Install Kueue, create the LocalQueue, or leave `spec.queueName` out (in a new training).",
+    ),
+    Reason.NO_QUEUE: Explained(
+        "QuotaReserved=True",
+        "No queue is named: quota is not awaited.",
+        _NOTHING,
+    ),
+    Reason.PREEMPTED: Explained(
+        "Running=False, QuotaReserved=False",
+        "The queue took the quota back. Training goes on from the last checkpoint when it is admitted again; this "
+        "never counts against `backoffLimit`.",
+        "Nothing; if it happens often, a priority class or more quota.",
+    ),
+    Reason.STREAMS_READY: Explained(
+        "MessagingReady=True",
+        "Streams, consumers and buckets of the training exist.",
+        _NOTHING,
+    ),
+    Reason.MESSAGING_UNREACHABLE: Explained(
+        "MessagingReady=False",
+        "NATS cannot be reached, refuses the credentials, or has not made the streams yet. The message has its words.",
+        "Is its pod running, is JetStream on, are URL and account right? `kubectl logs` of NATS and of the operator.",
+    ),
+    Reason.EXPERTS_READY: Explained(
+        "ExpertsReady=True",
+        "Every expert of the training is ready.",
+        _NOTHING,
+    ),
+    Reason.EXPERTS_UNAVAILABLE: Explained(
+        "ExpertsReady=False",
+        "The pools that the message names are not ready. Before the start the training waits for them; while it "
+        "runs, their episodes are deferred and tried again.",
+        "`kubectl describe xp NAME`: its conditions say why.",
+    ),
+    Reason.CLUSTER_STARTING: Explained(
+        "ClusterReady=False, Running=False",
+        "The Ray cluster is coming up: the message says how many of its pods are ready, what they wait for, or why "
+        "a container does not start.",
+        "Nothing for some minutes (images, weights); after `startDeadlineSeconds` the training fails with the pods' "
+        "words.",
+    ),
+    Reason.CLUSTER_READY: Explained(
+        "ClusterReady=True",
+        "Head, trainers and engines are up.",
+        _NOTHING,
+    ),
+    Reason.UNSCHEDULABLE: Explained(
+        "ClusterReady=False, Degraded=True",
+        "A pod finds no node. The message is the scheduler's.",
+        "Free or add what it lacks (GPUs, memory, a volume), ask for less, or add a toleration by `podTemplate`.",
+    ),
+    Reason.IMAGE_PULL_FAILED: Explained(
+        "ClusterReady=False, Degraded=True",
+        "An image cannot be pulled. The message is the kubelet's.",
+        "Is the name right, was it pushed, does the node reach the registry? Credentials: `imagePullSecrets` of the "
+        "chart or of `podTemplate`.",
+    ),
+    Reason.START_DEADLINE_EXCEEDED: Explained(
+        "Failed=True",
+        "The cluster did not begin to train within `spec.startDeadlineSeconds`. Its pods stay `keepFailedSeconds` "
+        "for a look and are then given back.",
+        "Mend what the message says of the pods, or raise the deadline; then make a new training.",
+    ),
+    Reason.ACTIVE_DEADLINE_EXCEEDED: Explained(
+        "Failed=True",
+        "`spec.activeDeadlineSeconds` have passed since the training was admitted.",
+        "A new training; `status.checkpoint` says what this one left.",
+    ),
+    Reason.TRAINING: Explained(
+        "Running=True",
+        "Steps are being made.",
+        _NOTHING,
+    ),
+    Reason.WARM_STARTING: Explained(
+        "Running=False",
+        "The supervised steps before the reinforcement learning are being made.",
+        _NOTHING,
+    ),
+    Reason.EVALUATING: Explained(
+        "Running=True",
+        "A suite is being run.",
+        _NOTHING,
+    ),
+    Reason.RESTARTING: Explained(
+        "Running=False, ClusterReady=False",
+        "The attempt ended and the next one goes on from the last checkpoint. The message has its last words.",
+        "Nothing, unless it repeats: `status.restarts` counts failures of the program, `backoffLimit` ends them.",
+    ),
+    Reason.STEPS_DONE: Explained(
+        "Complete=True, Running=False, ClusterReady=False",
+        "All steps are done and the model is exported: `status.exportURI`.",
+        _NOTHING,
+    ),
+    Reason.SPEND_CAP_REACHED: Explained(
+        "Running=False",
+        "`spec.limits.maxSpendUSD` is reached. The training is paused.",
+        "Raise it: the next attempt goes on from the checkpoint.",
+    ),
+    Reason.FAILURE_RATE_EXCEEDED: Explained(
+        "Running=False",
+        "Too many episodes ended in failures of infrastructure. The training is paused before it spends more.",
+        "The message has the commonest causes. Mend them, then suspend and resume the training.",
+    ),
+    Reason.GROUPS_EXHAUSTED: Explained(
+        "Running=False",
+        "The filters left too few groups, and the refill limit is reached. The training is paused.",
+        "Tasks that are neither always nor never solved, or looser `algorithm.filters`: a new training.",
+    ),
+    Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
+        "Failed=True",
+        "The program failed more than `spec.backoffLimit` times. The message has its last words.",
+        "`kubectl logs` of the head while it is kept (`keepFailedSeconds`), later the logs in storage; then a new "
+        "training.",
+    ),
+    Reason.PROGRAM_FAILED: Explained(
+        "Running=False, ClusterReady=False",
+        "The program failed, or has paused (then `Running` has the reason). The message has its last words.",
+        "As the message says; `kubectl logs` of the head.",
+    ),
+    Reason.SUSPENDED_BY_USER: Explained(
+        "Suspended=True, Running=False, ClusterReady=False",
+        "`spec.suspend` is true: after a checkpoint compute is given back.",
+        "Set it to false to go on.",
+    ),
+    Reason.NOT_SUSPENDED: Explained(
+        "Suspended=False",
+        "`spec.suspend` is false.",
+        _NOTHING,
+    ),
+    Reason.ROLLING_OUT: Explained(
+        "Progressing=True, Degraded=False",
+        "Replicas are being made or replaced, without a request being lost.",
+        _NOTHING,
+    ),
+    Reason.ROLLED_OUT: Explained(
+        "Progressing=False",
+        "All replicas run the spec (or nothing is served here).",
+        _NOTHING,
+    ),
+    Reason.MINIMUM_AVAILABLE: Explained(
+        "Available=True",
+        "At least `minAvailable` replicas are ready.",
+        _NOTHING,
+    ),
+    Reason.BELOW_MINIMUM: Explained(
+        "Available=False, Routable=False",
+        "Fewer than `minAvailable` replicas are ready (`Routable`: none is).",
+        "Condition `Degraded` says what stands in the way; a first start takes minutes.",
+    ),
+    Reason.REPLICAS_MISSING: Explained(
+        "Degraded=True, Progressing=False",
+        "Replicas are missing, cannot be made, or end again and again. The message has the container's last words "
+        "or who refuses the pods.",
+        "Mostly memory, a flag of vLLM, or a model that does not fit: `kubectl logs` of the pod, with `--previous`.",
+    ),
+    Reason.ALL_REPLICAS_READY: Explained(
+        "Degraded=False",
+        "All replicas are ready.",
+        _NOTHING,
+    ),
+    Reason.SCALED_TO_ZERO: Explained(
+        "Progressing=False, Available=False, Degraded=False, Routable=False, Ready=False",
+        "`spec.vllm.replicas` is 0.",
+        "`kubectl scale xp NAME --replicas=1`.",
+    ),
+    Reason.PROBE_ANSWERED: Explained(
+        "Routable=True, Available=True, Degraded=False",
+        "The expert answered the probe as itself.",
+        _NOTHING,
+    ),
+    Reason.PROBE_FAILED: Explained(
+        "Routable=False, Available=False, Degraded=True",
+        "The expert did not answer the probe, or with an error. The message has the status.",
+        "401: the key; 404: the URL (mostly `/v1` is missing); no connection: network policy, proxy, DNS.",
+    ),
+    Reason.PROBE_DISABLED: Explained(
+        "Routable=Unknown, Available=Unknown, Degraded=False",
+        "`spec.endpoint.probe` is `None`: whether the expert answers is not known, and it counts as ready.",
+        _NOTHING,
+    ),
+    Reason.PROBE_PENDING: Explained(
+        "Routable=Unknown, Available=Unknown, Degraded=False",
+        "The first probe has not ended yet.",
+        "Wait a minute.",
+    ),
+    Reason.WRONG_MODEL_SERVED: Explained(
+        "Routable=False, Available=False, Degraded=True",
+        "The server does not list the model that is asked for. The message lists what it has.",
+        "Correct `spec.endpoint.model`.",
+    ),
+    Reason.READY: Explained(
+        "Ready=True",
+        "The expert can be called.",
+        _NOTHING,
+    ),
+    Reason.NOT_READY: Explained(
+        "Ready=False",
+        "The expert cannot be called. The message names the condition that says why.",
+        "Look at that condition.",
+    ),
+}
