@@ -6,6 +6,7 @@
 | too many requests (Throttled) | after the delay that the server named |
 | the API server is away (transient) | back-off, at most half a minute |
 | it refuses (Forbidden, Invalid, NameTaken) | a condition says so; another look at the resync's pace |
+| NATS is away or refuses (MessagingUnreachable) | a condition says so; back-off, at most half a minute |
 | anything else | the log, and back-off |
 
 Invariants: no failure ends a worker; a look is over when it ends or after `pass_seconds`; a key whose look failed is in
@@ -37,7 +38,8 @@ from toolorchestra_operator.liveness import Pulse
 from toolorchestra_operator.manifest import Key, Kind, Manifest
 from toolorchestra_operator.metrics import Meter, Outcome
 from toolorchestra_operator.plan import Plan
-from toolorchestra_operator.refusal import Refusal, refused
+from toolorchestra_operator.refusal import Refusal, Told, refused
+from toolorchestra_operator.streams import MessagingUnreachable
 
 _log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5
@@ -169,7 +171,9 @@ class ReconcileLoop:
         before = self.backoff.failures(key)
         if isinstance(error, Forbidden | Invalid | NameTaken):
             return await self._refused(key, error)
-        transient = isinstance(error, ApiError) and error.transient
+        if isinstance(error, MessagingUnreachable):
+            await self._tell(key, error)
+        transient = isinstance(error, MessagingUnreachable) or (isinstance(error, ApiError) and error.transient)
         delay = self.backoff.failed(key, cap=_TRANSIENT_CAP if transient else None)
         hold = min(delay, _HOLD)
         if isinstance(error, Conflict) and before < _CONFLICTS:
@@ -178,7 +182,7 @@ class ReconcileLoop:
         if isinstance(error, ApiError) and error.retry_after is not None:
             delay = max(error.retry_after, delay if not isinstance(error, Throttled) else 0.0)
             hold = delay
-        if isinstance(error, ApiError):
+        if isinstance(error, ApiError | MessagingUnreachable):
             _log.warning("%s: %s; again in %.1f s", key, error, delay)
         else:
             _log.error("%s: the look failed; again in %.1f s", key, delay, exc_info=error)
@@ -193,6 +197,11 @@ class ReconcileLoop:
         after = _After("failed", again=pace, hold=min(delay, _HOLD), error=error)
         if isinstance(error, NameTaken) and self.backoff.failures(key) < _TAKEN:
             return after
+        await self._tell(key, error)
+        return after
+
+    async def _tell(self, key: Key, error: Told) -> None:
+        """A condition; where it cannot be written, a line in the log."""
         try:
             async with asyncio.timeout(self.pass_seconds):
                 parent = await self.find(key)
@@ -200,7 +209,6 @@ class ReconcileLoop:
                     await self.carry_out(plan, parent=parent)
         except Exception as another:
             _log.warning("%s: that it was refused could not be said on it: %s", key, another)
-        return after
 
 
 def _trace(key: Key, after: _After, *, began: int) -> None:

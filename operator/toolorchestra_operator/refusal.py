@@ -1,7 +1,8 @@
-"""What a resource says when the API server will not have what the operator wants: `Accepted=False`, and how to go on.
+"""What a resource says when a plan cannot be carried out, and how to go on.
 
-Without it a missing right, a refused field or a taken name would be seen in the operator's log only, and retried in
-vain. The next look that works says `Accepted=True` again.
+`Accepted=False`: the API server will not have what the operator wants. `MessagingReady=False`: NATS will not. Without
+it a missing right, a refused field, a taken name or a full JetStream would be seen in the operator's log only, because
+a plan writes its status last. The next look that works says that all is well again.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from toolorchestra_operator.carry_out import NameTaken
 from toolorchestra_operator.conditions import condition, merged, transitions
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.streams import MessagingUnreachable
 
 Refusal = Forbidden | Invalid | NameTaken
 """Errors that only a change by somebody can end."""
+Told = Refusal | MessagingUnreachable
+"""Errors that a resource tells of."""
 
 _LENGTH = 1000
 
 
-def refused(parent: Manifest, error: Refusal, now: datetime) -> Plan:
+def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already."""
-    said = condition("Accepted", "False", _reason(error), _message(error))
+    if isinstance(error, MessagingUnreachable):
+        said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
+    else:
+        said = condition("Accepted", "False", _reason(error), _message(error))
     old = (parent.get("status") or {}).get("conditions") or ()
     if any(all(one.get(field) == value for field, value in said.items()) for one in old):
         return Plan()

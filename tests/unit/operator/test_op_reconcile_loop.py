@@ -22,6 +22,7 @@ from toolorchestra_operator.metrics import Meter, Outcome
 from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.reconcile_loop import ReconcileLoop
 from toolorchestra_operator.refusal import refused
+from toolorchestra_operator.streams import MessagingUnreachable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key("OrchestratorTraining", "team", "math")
@@ -209,6 +210,20 @@ async def test_that_a_refusal_cannot_be_said_ends_nothing() -> None:
 
     object.__setattr__(denied.loop, "carry_out", deaf)
     await denied.looked(2)
+
+
+async def test_nats_that_is_away_is_told_on_the_resource_and_asked_again_soon() -> None:
+    """A plan writes its status last: without this, nobody would see why it is never carried out."""
+    away = world(MessagingUnreachable("NATS at nats://nats:4222: no answer in time"))
+    pauses = await away.looked(12)
+    assert max(pauses) == 30.0, "NATS that is back should not wait long for us"
+    (condition,) = away.status["conditions"]
+    assert (condition["type"], condition["status"]) == ("MessagingReady", "False")
+    assert (condition["reason"], condition["message"]) == (
+        "MessagingUnreachable",
+        "NATS at nats://nats:4222: no answer in time",
+    )
+    assert len(away.done) == 1, "said once"
 
 
 @pytest.mark.parametrize("error", [forbidden(), Invalid("spec.replicas: must be positive", code=422, **ABOUT)])
