@@ -57,6 +57,9 @@ class Meter:
             registry=self.registry,
         )
         self._resyncs = Counter(f"{_PREFIX}resyncs", "Looks at all resources.", ["outcome"], registry=self.registry)
+        for outcome in ("done", "failed"):
+            # There from the start: an alert on resyncs that never were done needs the 0.
+            self._resyncs.labels(outcome)
         self._depth = Gauge(f"{_PREFIX}queue_depth", "Resources that are due.", registry=self.registry)
         self._oldest = Gauge(
             f"{_PREFIX}queue_oldest_seconds", "For how long the oldest has been due.", registry=self.registry

@@ -54,6 +54,20 @@ def test_alerts_are_about_metrics_of_the_operator() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 
+@pytest.mark.parametrize(("seconds", "window"), [(None, "30m"), (30, "30m"), (301, "31m"), (3600, "360m")])
+def test_the_alert_waits_for_as_long_as_resyncs_take(seconds: int | None, window: str) -> None:
+    settings = {} if seconds is None else {"resyncSeconds": seconds}
+    groups = of_kind(render({**ON, "operator": {"settings": settings}}), "PrometheusRule")["spec"]["groups"]
+    (rule,) = (one for one in groups[0]["rules"] if one["alert"] == "ToolOrchestraOperatorNotReconciling")
+    assert f"[{window}]" in rule["expr"]
+    assert f"in {window}." in rule["annotations"]["description"]
+
+
+def test_resyncs_are_counted_from_zero() -> None:
+    """A series that begins with the first success cannot tell that there was none."""
+    assert Meter().registry.get_sample_value("toolorchestra_operator_resyncs_total", {"outcome": "done"}) == 0.0
+
+
 def test_dashboards_show_metrics_that_exist() -> None:
     known = ours() | {"process_resident_memory_bytes", "process_cpu_seconds_total"}
     spec = find_spec("vllm")
@@ -65,6 +79,9 @@ def test_dashboards_show_metrics_that_exist() -> None:
         dashboard = json.loads(path.read_text())
         places = [panel["gridPos"] for panel in dashboard["panels"]]
         assert len({(place["x"], place["y"]) for place in places}) == len(places)
+        assert all(len(panel["description"]) > 5 for panel in dashboard["panels"]), path.name
+        variables = {one["name"] for one in dashboard["templating"]["list"]}
+        assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"]))) <= variables, path.name
         for expression in expressions(dashboard):
             assert set(re.findall(r"toolorchestra_\w+|process_\w+", expression)) <= known, path.name
             for name in re.findall(r"vllm:\w+", expression):
