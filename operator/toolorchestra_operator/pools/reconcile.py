@@ -59,9 +59,12 @@ def _of_endpoint(pool: ExpertPool, observed: Observed, refusal: Missing | None, 
     assert endpoint is not None  # the union's rule
     answer = observed.answer
     conditions = states.of_endpoint(endpoint, answer=answer, refusal=refusal)
-    fields: dict[str, Any] = {"url": endpoint.url}
+    usable = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    fields: dict[str, Any] = {"url": endpoint.url, "ready": "1/1" if usable else "0/1"}
     if answer is not None and answer.served_model is not None:
         fields["servedModel"] = answer.served_model
+    elif endpoint.probe == "None":
+        fields["servedModel"] = endpoint.model
     return _plan(observed, (), conditions, fields, now=now, look=None)
 
 

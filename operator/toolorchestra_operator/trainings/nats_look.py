@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 from toolorchestra.bus.streams import Names, StreamSettings, consumer_configs
 from toolorchestra_operator.trainings.observed import Messaging
 
+_log = logging.getLogger(__name__)
 _USER_INFO = re.compile(r"://[^/\s,@]*@")
 
 
@@ -65,6 +67,11 @@ class NatsLook:
             if client is None or client.is_closed:
                 client = Client()
                 servers = [part.strip() for part in url.split(",")]
-                await client.connect(servers, name="toolorchestra-operator", max_reconnect_attempts=-1)
+                await client.connect(servers, name="toolorchestra-operator", max_reconnect_attempts=-1, error_cb=_noted)
                 self._clients[url] = client
             return client
+
+
+async def _noted(error: Exception) -> None:
+    """Not the library's way, a traceback per try: what matters becomes a condition."""
+    _log.debug("nats: %r", error)

@@ -266,6 +266,17 @@ def test_the_period_is_stated_and_the_time_is_not() -> None:
     assert world.says("Routable")[2] == "HTTP 500; asked every 15 s"
 
 
+def test_an_endpoint_counts_as_one_replica() -> None:
+    for world, ready in (
+        (answering(Reason.PROBE_ANSWERED, "it lists the model"), "1/1"),
+        (answering(Reason.PROBE_FAILED, "HTTP 401"), "0/1"),
+        (PoolWorld(endpoint_pool(probe="None")), "1/1"),
+    ):
+        world.settle()
+        assert world.parent["status"]["ready"] == ready
+    assert world.parent["status"]["servedModel"] == "oak", "nobody tells another name"
+
+
 def test_events_on_transitions_alone() -> None:
     world = answering(Reason.PROBE_ANSWERED)
     world.settle()

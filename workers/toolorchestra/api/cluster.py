@@ -25,9 +25,9 @@ class RayTrainers(Model):
     """The trainers: one process group."""
 
     replicas: Annotated[Count, Field(le=1024)] = 1
-    """Trainer pods."""
+    """Trainer pods; they shard the model among them."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
-    """Resources of one trainer."""
+    """Resources of one trainer, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
 
 class RayEngines(Model):
@@ -36,11 +36,11 @@ class RayEngines(Model):
     model_config = ruled(gpus_match_shards())
 
     replicas: Annotated[Count, Field(le=1024)] = 1
-    """Engines."""
+    """Engine pods; more of them make more episodes per hour."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
     """GPUs per engine; equals the GPU limit where there is one."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
-    """Resources of one engine."""
+    """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
 
 class Ray(Model):
@@ -51,28 +51,28 @@ class Ray(Model):
     provider: Literal["Auto", "KubeRay", "Builtin"] = "Auto"
     """Who makes the cluster; Auto: KubeRay where it is installed when the training is admitted."""
     image: Image | None = None
-    """Image of all its pods; absent: the chart's."""
+    """Image of all its pods, such as registry.example/toolorchestra-gpu:1; absent: the chart's, by GPU or not."""
     head: RayHead = Field(default_factory=RayHead, json_schema_extra=PARENT)
-    """The head."""
+    """The head's pod: the controller lives here. No GPU."""
     trainers: RayTrainers = Field(default_factory=RayTrainers, json_schema_extra=PARENT)
-    """The trainers."""
+    """The pods that make the optimizer steps."""
     engines: RayEngines = Field(default_factory=RayEngines, json_schema_extra=PARENT)
-    """The engines."""
+    """The pods that serve the policy with vLLM to the rollout workers."""
     model_cache: Cache | None = None
     """Volume for the initial weights and compiled code; absent: none."""
     pod_template: Opaque | None = None
-    """Overlay on all its pods."""
+    """Overlay on head, trainers and engines: tolerations, nodeSelector, …; the table is docs/podtemplate.md."""
 
 
 class Messaging(Model):
     """The NATS server; absent parts are the chart's."""
 
     url: NatsURL | None = None
-    """Server."""
+    """Server, such as nats://nats.messaging:4222; absent: the chart's."""
     controller_secret_ref: SecretKeyRef | None = None
-    """Credentials of the controller."""
+    """Secret with the whole URL that the controller uses, credentials included: nats://user:password@host:4222."""
     worker_secret_ref: SecretKeyRef | None = None
-    """Credentials of the rollout workers."""
+    """The same for the rollout workers."""
     stream_replicas: Annotated[Count, Field(le=5)] | None = None
     """Copies of every stream: 1, 3 or 5; absent: the chart's."""
 
@@ -122,15 +122,15 @@ class Telemetry(Model):
     """Traces and metrics."""
 
     otlp_endpoint: URL | None = None
-    """OpenTelemetry collector (OTLP over HTTP); absent: the chart's, or none."""
+    """OpenTelemetry collector (OTLP over HTTP), such as http://collector:4318; absent: the chart's, or none."""
     span_group: Literal["off", "default", "per_turn", "all"] = "default"
     """Which spans are made. (`off` needs quotes in YAML.)"""
     ratio: Fraction = Decimal("1")
-    """Share of groups that are traced."""
+    """Share of groups that are traced, from "0" to "1"."""
 
 
 class Limits(Model):
     """Limits of the whole run."""
 
     max_spend_usd: USD | None = None
-    """US dollars for everything paid, checked before each paid call; reached: the run pauses with a condition."""
+    """Most US dollars for everything paid, such as "500", checked before each call. Reached: the training pauses."""

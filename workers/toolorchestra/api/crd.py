@@ -6,6 +6,7 @@ that client-side apply (whose annotation holds the whole object) works.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -64,7 +65,11 @@ FACTS: dict[type[Resource], Facts] = {
         columns=(
             Column(name="Type", path=".spec.type"),
             Column(name="Model", path=".status.servedModel"),
-            Column(name="Ready", path=".status.ready", description="Ready replicas of those wanted"),
+            Column(
+                name="Ready",
+                path=".status.ready",
+                description="Ready replicas of those wanted; an endpoint counts as one",
+            ),
             Column(
                 name="$in",
                 path=".spec.price.inputUSDPerMillionTokens",
@@ -92,16 +97,36 @@ FACTS: dict[type[Resource], Facts] = {
             Column(
                 name="Status",
                 path='.status.conditions[?(@.status=="True")].type',
-                description="The most telling condition that holds",
+                description="The most telling condition that holds; empty: none does yet, see Accepted",
             ),
-            Column(name="Step", type="integer", path=".status.step"),
-            Column(name="Reward", path=".status.metrics.reward"),
-            Column(name="Accuracy", path=".status.metrics.accuracy"),
+            Column(
+                name="Accepted",
+                path='.status.conditions[?(@.type=="Accepted")].status',
+                description="False: it cannot work as it is; kubectl describe says what to change",
+            ),
+            Column(
+                name="Reason",
+                path='.status.conditions[?(@.type=="Running")].reason',
+                description="What it is doing, or why it is not",
+            ),
+            Column(name="Step", type="integer", path=".status.step", description="Optimizer steps done"),
+            Column(name="Reward", path=".status.metrics.reward", description="Mean reward of the last step"),
+            Column(
+                name="Accuracy",
+                path=".status.metrics.accuracy",
+                description="Share of right answers at the last evaluation, from 0 to 1",
+            ),
             Column(name="$/task", path=".status.metrics.usdPerTask", description="Nominal US dollars per task"),
-            Column(name="Queue", path=".spec.queueName", wide=True),
-            Column(name="Provider", path=".status.ray.provider", wide=True),
-            Column(name="Restarts", type="integer", path=".status.restarts", wide=True),
-            Column(name="Spent", path=".status.spentUSD", wide=True, description="US dollars"),
+            Column(name="Queue", path=".spec.queueName", wide=True, description="Kueue's LocalQueue"),
+            Column(name="Provider", path=".status.ray.provider", wide=True, description="Who made the Ray cluster"),
+            Column(
+                name="Restarts",
+                type="integer",
+                path=".status.restarts",
+                wide=True,
+                description="Attempts that failed by themselves",
+            ),
+            Column(name="Spent", path=".status.spentUSD", wide=True, description="US dollars paid so far"),
             AGE,
         ),
         selectable=(".spec.suspend", ".spec.queueName"),
@@ -144,6 +169,7 @@ def crd(kind: type[Resource]) -> dict[str, Any]:
 def root_schema(kind: type[Resource]) -> Schema:
     """`openAPIV3Schema`: the API server knows object metadata itself, so that only the name may be restricted."""
     schema = deepcopy(structural_schema(kind))
+    _tell_defaults(schema)
     name = schema["properties"]["metadata"]["properties"]["name"]
     schema["properties"] |= {
         "apiVersion": {"type": "string"},
@@ -152,6 +178,16 @@ def root_schema(kind: type[Resource]) -> Schema:
     }
     schema["required"] = ["spec"]
     return schema
+
+
+def _tell_defaults(node: Schema) -> None:
+    """`kubectl explain` shows no defaults: they belong into the description."""
+    for part in (*node.get("properties", {}).values(), node.get("items"), node.get("additionalProperties")):
+        if isinstance(part, dict):
+            _tell_defaults(part)
+    if "description" in node and node.get("default") not in (None, {}, []):
+        told = node["default"] if isinstance(node["default"], str) else json.dumps(node["default"])
+        node["description"] += f" Default: {told}."
 
 
 class _Dumper(yaml.SafeDumper):

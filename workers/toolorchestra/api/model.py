@@ -16,16 +16,16 @@ class TokenPrice(Model):
     """Price of a model's tokens, per million, in and out apart."""
 
     input_usd_per_million_tokens: USD
-    """US dollars per million tokens read."""
+    """US dollars per million tokens read, such as "0.80"."""
     output_usd_per_million_tokens: USD
-    """US dollars per million tokens written."""
+    """US dollars per million tokens written, such as "0.80"."""
 
 
 class ExpertPrice(TokenPrice):
     """Price of an expert: its tokens, and a fixed amount per call."""
 
     per_call_usd: USD = Decimal("0")
-    """US dollars per call."""
+    """US dollars per call, such as "0.001"."""
 
 
 class ModelSource(Model):
@@ -43,7 +43,7 @@ class EphemeralClaim(Model):
     """A volume that is made for the resource."""
 
     size: Quantity = "50Gi"
-    """Size of the volume."""
+    """Size of the volume, such as 100Gi."""
     storage_class_name: ObjectName | None = None
     """Storage class; absent: the cluster's default."""
     access_modes: tuple[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"], ...] = Field(

@@ -138,7 +138,7 @@ class VLLM(Model):
     model: ModelSource
     """Weights to serve."""
     image: Image | None = None
-    """vLLM's image; absent: the chart's, pinned by digest."""
+    """Image with vLLM; absent: the chart's, by GPU or not."""
     replicas: Replicas = 1
     """Interchangeable servers; the scale sub-resource sets this."""
     min_available: Replicas = 1
@@ -150,17 +150,17 @@ class VLLM(Model):
     extra_args: tuple[ShortText, ...] = Field(default=(), max_length=64)
     """Further flags of vLLM, one string each; flags that have a field of their own are refused."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
-    """Resources of one replica."""
+    """Resources of one replica, such as {limits: {nvidia.com/gpu: 2, memory: 96Gi}}."""
     cache: Cache | None = None
     """Volume for weights and compiled code; absent: none, every start fetches and compiles."""
     shm_size: Quantity | None = None
-    """Size of /dev/shm; absent: sized by the operator."""
+    """Size of /dev/shm, such as 8Gi, which counts as memory; absent: 1Gi, with shards 2Gi for each."""
     drain_seconds: SecondsOrZero = 120
-    """How long a replica that goes away may finish what it has."""
+    """Seconds that a replica that goes away may finish what it has."""
     queue_name: ObjectName | None = None
-    """Kueue queue; absent: none."""
+    """Name of a LocalQueue of Kueue, put as a label on the Deployment; absent: none."""
     pod_template: Opaque | None = None
-    """Overlay on the pod: tolerations, nodeSelector, affinity, runtimeClassName, resourceClaims, imagePullSecrets."""
+    """Overlay on the pod: tolerations, nodeSelector, runtimeClassName, …; the table is docs/podtemplate.md."""
 
 
 class ParameterNames(Model):
@@ -178,13 +178,13 @@ class Endpoint(Model):
     """An expert behind an OpenAI-compatible API that is there already."""
 
     url: URL
-    """Base URL, `/v1` included. Host `simulator` is the local simulator on one machine."""
+    """Base URL, /v1 included, such as https://api.example/v1. Host `simulator`: the simulator, also on one machine."""
     model: ShortText
-    """Model to ask for."""
+    """Name of the model as the API knows it."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """API key; absent: none is sent."""
+    """Secret with the API key, sent as a bearer token; absent: none is sent."""
     probe: Literal["Completion", "Models", "None"] = "Models"
-    """How the operator finds out whether it answers: one paid token, the list of models, or not at all."""
+    """How the operator asks whether it answers: for one paid token (Completion), for the list of models, or not."""
     parameter_names: ParameterNames = Field(default_factory=ParameterNames, json_schema_extra=PARENT)
     """Names of request parameters where they differ."""
 
@@ -213,25 +213,25 @@ class ExpertPoolSpec(Model):
     roles: tuple[Role, ...] = Field(
         default=("Search", "Reason", "Answer", "Call"), min_length=1, max_length=7, json_schema_extra=LIST_SET
     )
-    """What the expert may be used for."""
+    """What the expert may be used for; without a role of an expert it is only a judge, simulator or writer."""
     description: Text | None = None
-    """What it is good at: the policy reads this."""
+    """What it is good at, in a sentence or two: the policy reads this and chooses by it."""
     description_from: DescriptionKey | None = None
     """The description, kept elsewhere."""
     price: ExpertPrice
-    """What it costs."""
+    """What it costs, in US dollars; counts in every episode that calls it."""
     expected_latency_milliseconds: Milliseconds
-    """Latency of one call as the policy is told, before it is measured."""
+    """Milliseconds that one call takes, as the policy is told before it is measured, such as 11000."""
     limits: ExpertLimits = Field(default_factory=ExpertLimits, json_schema_extra=PARENT)
-    """Limits per call and at a time."""
+    """What one call may ask for, and how many calls it takes at a time."""
     parameters: SamplingParameters = Field(default_factory=SamplingParameters, json_schema_extra=PARENT)
     """Sampling parameters of every call."""
     type: Literal["VLLM", "Endpoint"]
     """Served here with vLLM, or an endpoint that is there already."""
     vllm: VLLM | None = None
-    """With type VLLM."""
+    """The model, its replicas and their resources; with type VLLM."""
     endpoint: Endpoint | None = None
-    """With type Endpoint."""
+    """URL, model and key of an OpenAI-compatible API; with type Endpoint."""
     simulated: Bool = False
     """A stand-in: metering takes its reported service time, and every report says so."""
 
@@ -259,7 +259,7 @@ class ExpertPoolStatus(Model):
     ready_replicas: NonNegative | None = None
     """Replicas that answer."""
     ready: ShortText | None = None
-    """Ready replicas of those wanted, such as 2/2: the Ready column."""
+    """Ready replicas of those wanted, such as 2/2; an endpoint counts as one."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the pods, for autoscalers."""
     url: URL | None = None
@@ -288,6 +288,6 @@ class ExpertPool(Resource):
     kind: Literal["ExpertPool"]
     metadata: ObjectMeta
     spec: ExpertPoolSpec
-    """What is wanted."""
+    """Who serves the expert, what it costs, and what it can take."""
     status: ExpertPoolStatus | None = None
-    """What is there."""
+    """What the operator sees: address, replicas, conditions."""

@@ -18,23 +18,23 @@ from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Nu
 
 
 class Weights(Model):
-    """What the components are worth where a task carries no preference; tools count 0."""
+    """What the components are worth, from "0" to "1", where a task carries no preference; tools count 0."""
 
     outcome: Number = Decimal("1")
-    """Being right."""
+    """Weight of being right."""
     cost: Number = Decimal("0.3")
-    """Being cheap."""
+    """Weight of the episode's cost (nominal US dollars). "0": cost does not count."""
     latency: Number = Decimal("0.2")
-    """Being fast."""
+    """Weight of the episode's latency (seconds). "0": latency does not count."""
 
 
 class MinRange(Model):
     """Ranges below which a component counts as the same for all siblings; absent: any difference counts."""
 
     cost_usd: USD | None = None
-    """Range of the siblings' cost in US dollars."""
+    """Siblings whose costs differ by less, in US dollars, count as equally cheap, such as "0.0001"."""
     latency_milliseconds: Milliseconds | None = None
-    """Range of the siblings' latency."""
+    """Siblings whose latencies differ by less, in milliseconds, count as equally fast, such as 200."""
 
 
 def _weights_are_fractions(s: Mapping[str, Any]) -> bool:
@@ -43,7 +43,7 @@ def _weights_are_fractions(s: Mapping[str, Any]) -> bool:
 
 
 class Reward(Model):
-    """How an episode's components become one number."""
+    """How an episode's raw components (outcome, cost, latency, calls) become one number."""
 
     model_config = ruled(
         rule(
@@ -64,9 +64,10 @@ class Reward(Model):
     )
 
     combiner: Literal["GDPO", "MinMaxDot", "WeightedSum"] = "GDPO"
-    """How components are normalised and summed."""
+    """GDPO: each component standardised over the group, then weighted. MinMaxDot: stretched to [0, 1], as published.
+    WeightedSum: raw dollars and seconds."""
     weights: Weights = Field(default_factory=Weights, json_schema_extra=PARENT)
-    """Weights of a task without a preference."""
+    """What being right, cheap and fast are worth; a task with a preference brings its own."""
     latency: Literal["Service", "WallClock"] = "Service"
     """Service: generation and tools only; WallClock: queueing and pauses too, as published."""
     min_range: MinRange = Field(default_factory=MinRange, json_schema_extra=PARENT)

@@ -19,9 +19,9 @@ class EpisodeBudget(Model):
     """Hard limits of one episode, checked before each call; absent: none."""
 
     max_usd: USD | None = None
-    """Actual US dollars."""
+    """Most US dollars that one episode really pays, such as "2.00"."""
     max_service_seconds: Seconds | None = None
-    """Seconds of generation and tools, waiting excluded."""
+    """Most seconds of generation and tools in one episode, queueing excluded."""
 
 
 class Rollout(Model):
@@ -39,18 +39,18 @@ class Rollout(Model):
     )
 
     workers: Replicas = 2
-    """Worker processes."""
+    """Pods (on one machine: processes) that run episodes; they need neither GPU nor torch."""
     concurrency_per_worker: Annotated[Count, Field(le=4096)] = 32
-    """Episodes that one worker runs at a time."""
+    """Episodes that one worker runs at a time. In flight: this times workers."""
     max_turns: Annotated[Count, Field(le=1000)] = 50
-    """Turns after which an episode ends with outcome 0."""
+    """Generations of the policy after which an episode ends with outcome 0."""
     max_prompt_tokens: Count = 24000
-    """Most tokens of one prompt."""
+    """Most tokens of one prompt; with maxResponseTokens at most the model's context."""
     max_response_tokens: Count = 8000
-    """Most tokens of one generation."""
+    """Most tokens that the policy writes in one turn."""
     episode_timeout_seconds: Seconds = 1800
-    """Wall time after which an episode is given up as a failure of infrastructure."""
+    """Seconds of wall time after which an episode is given up, as a failure of infrastructure."""
     episode_budget: EpisodeBudget = Field(default_factory=EpisodeBudget, json_schema_extra=PARENT)
-    """Hard limits of one episode."""
+    """Most that one episode may spend: US dollars, service seconds."""
     pod_template: Opaque | None = None
-    """Overlay on the workers' pods."""
+    """Overlay on the workers' pods: tolerations, nodeSelector, …; what it may set is a table in docs/podtemplate.md."""

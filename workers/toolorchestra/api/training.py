@@ -42,7 +42,7 @@ class PolicyModel(ModelSource):
     """The orchestrator: the small model that is trained."""
 
     price: TokenPrice
-    """What its own tokens cost; they count in every episode's cost."""
+    """What its own tokens cost, in US dollars; they count in every episode's cost."""
 
 
 class EarlierTraining(Model):
@@ -135,57 +135,57 @@ class OrchestratorTrainingSpec(Model):
     )
 
     model: PolicyModel
-    """The orchestrator."""
+    """The orchestrator: the small model that is trained."""
     init_from: InitFrom | None = None
-    """Weights to start from; absent: the model's own."""
+    """Checkpoint to start from instead of the model's own weights; absent: those."""
     warm_start: WarmStart | None = None
-    """Supervised steps first; absent: none."""
+    """Supervised steps before the reinforcement learning, which teach the format; absent: none."""
     tasks: Tasks
-    """What is learned on."""
+    """Tasks with graders: where they come from, and which share is held out."""
     models: AuxiliaryModels = Field(default_factory=AuxiliaryModels, json_schema_extra=PARENT)
-    """Judge and user simulator."""
+    """Models that grade answers or play the user; no experts, metered apart."""
     tools: Tools
-    """What an episode may call."""
+    """What an episode may call: experts (ExpertPools) and functions."""
     preferences: Preferences | None = None
-    """Instructions with weight vectors; absent: none."""
+    """Instructions such as "keep it cheap", each with weights of its own; absent: none."""
     reward: Reward = Field(default_factory=Reward, json_schema_extra=PARENT)
-    """How components become one number."""
+    """How being right, cheap and fast become one number per episode."""
     algorithm: Algorithm = Field(default_factory=Algorithm, json_schema_extra=PARENT)
-    """The reinforcement learning."""
+    """The reinforcement learning: steps, groups, learning rate, loss, filters, staleness."""
     rollout: Rollout = Field(default_factory=Rollout, json_schema_extra=PARENT)
-    """How episodes are run."""
+    """How episodes are run: workers, concurrency, limits of turns, tokens, time and money."""
     limits: Limits = Field(default_factory=Limits, json_schema_extra=PARENT)
-    """Limits of the whole run."""
+    """Limits of the whole run, such as what it may spend."""
     ray: Ray = Field(default_factory=Ray, json_schema_extra=PARENT)
-    """The Ray cluster."""
+    """The Ray cluster: head, trainers, engines, their resources and images."""
     messaging: Messaging = Field(default_factory=Messaging, json_schema_extra=PARENT)
-    """The NATS server."""
+    """The NATS server; absent: the chart's."""
     storage: Storage = Field(default_factory=Storage, json_schema_extra=PARENT)
-    """Where checkpoints and the journal lie."""
+    """The volume with checkpoints, journal, logs and the finished model."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, json_schema_extra=PARENT)
-    """How often, and how many."""
+    """How often checkpoints are written, and how many are kept."""
     export: Export | None = None
     """Where the finished model goes; absent: it stays in storage."""
     evaluation: EvaluationSchedule = Field(default_factory=EvaluationSchedule, json_schema_extra=PARENT)
-    """Evaluation while training."""
+    """How often, on which suites, and against which baselines the policy is evaluated."""
     telemetry: Telemetry = Field(default_factory=Telemetry, json_schema_extra=PARENT)
-    """Traces and metrics."""
+    """OpenTelemetry traces: where they go, and how many."""
     suspend: Bool = False
-    """Give back compute after a checkpoint, and go on when false again."""
+    """true: write a checkpoint and give all compute back; false again: go on from there."""
     start_deadline_seconds: Seconds = 1800
     """Most seconds from an attempt's start to its first evaluation or step, downloads and warm start included."""
     active_deadline_seconds: Seconds | None = None
-    """Most seconds of the whole run; absent: no limit."""
+    """Most seconds since admission, suspended time included, such as 86400 (a day); absent: no limit."""
     backoff_limit: Replicas = 3
-    """Restarts after failures of the program; preemption and lost nodes never count."""
+    """Restarts after failures of the program; more, and the training fails. Preemption and lost nodes never count."""
     keep_failed_seconds: SecondsOrZero = 600
-    """How long a failed cluster stays for a look."""
+    """Seconds that the pods of a failed training stay for a look, GPUs included."""
     ttl_seconds_after_finished: SecondsOrZero = 86400
-    """When compute and streams of a finished training are given back; its status and storage stay."""
+    """Seconds after which what is left of a finished training goes; the resource, its status and its volume stay."""
     queue_name: ObjectName | None = None
-    """Kueue queue; absent: none."""
+    """Name of a LocalQueue of Kueue in the namespace; absent: quota is not awaited."""
     priority_class_name: ObjectName | None = None
-    """Priority class of the pods."""
+    """Name of the PriorityClass of all its pods."""
 
 
 class OrchestratorTraining(Resource):
@@ -195,6 +195,6 @@ class OrchestratorTraining(Resource):
     kind: Literal["OrchestratorTraining"]
     metadata: ObjectMeta
     spec: OrchestratorTrainingSpec
-    """What is wanted."""
+    """What is trained, on what, with what, and how."""
     status: OrchestratorTrainingStatus | None = None
-    """How far it is."""
+    """How far it is, written by the operator: step, metrics, spending, conditions."""
