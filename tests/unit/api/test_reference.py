@@ -199,6 +199,39 @@ def test_the_alerts_are_all_in_the_docs() -> None:
     assert {(row[0].strip("`"), row[1]) for row in cells(section("operations.md", "Alerts"))[1:]} == found
 
 
+# ── troubleshooting ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "matches no ExpertPool with a role of an expert; there are:",
+        "was deleted: make it again",
+        "the operator sets this, or nobody may; what may be set here:",
+        "not available; the model is exported into storage, see status.exportURI",
+        "no NATS server is known;",
+        "is there already and belongs to",
+        "the streams are being made",
+        "the API key is refused, or missing",
+        "there is nothing at this URL: should it end in /v1?",
+        "cannot connect to",
+        "it does not list",
+        "pods cannot be made:",
+        "has no storage class: is there a default one?",
+        "the spend cap is reached:",
+        "episodes failed:",
+        "the last words:",
+        "no step within",
+        "waiting for the last checkpoint",
+    ],
+)
+def test_symptoms_are_quoted_as_the_programs_say_them(words: str) -> None:
+    assert words in (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert any(words in path.read_text(encoding="utf-8") for path, _ in sources()), (
+        "say it in the docs as it is said now"
+    )
+
+
 # ── links ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 PAGES = sorted([*DOCS.glob("*.md"), REPOSITORY / "README.md"])
