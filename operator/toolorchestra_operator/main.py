@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -99,6 +100,8 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
                 namespaces=settings.watch_namespaces,
                 liveness_endpoint=f"http://{settings.host}:{settings.health_port}/healthz",
                 stop_flag=process.stopping,
+                # kopf would ask for the user's name, and a container's user has none.
+                identity=cast(Any, f"toolorchestra-operator@{socket.gethostname()}"),
             )
         finally:
             await process.stop()
