@@ -13,13 +13,12 @@ from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools.observe import PoolReconciler
 from toolorchestra_operator.pools.probe import Prober
-from toolorchestra_operator.pools.runtime import PoolRuntime
 from toolorchestra_operator.process import Machinery
+from toolorchestra_operator.runtimes import pool_runtime_of, runtime_of
 from toolorchestra_operator.settings import Settings
 from toolorchestra_operator.trainings.nats_look import NatsLook
 from toolorchestra_operator.trainings.observe import TrainingObserver
 from toolorchestra_operator.trainings.reconcile import reconcile as reconcile_training
-from toolorchestra_operator.trainings.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -72,30 +71,4 @@ def assemble(settings: Settings, api: ApiServer) -> Machinery:
     return Machinery(
         reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training), "ExpertPool": pools},
         close=(look.close, pools.close),
-    )
-
-
-def runtime_of(settings: Settings) -> Runtime:
-    """What the configuration contributes to a training."""
-    return Runtime(
-        cpu_image=settings.cpu_image,
-        gpu_image=settings.gpu_image,
-        worker_image=settings.worker_image,
-        nats_url=settings.nats_url,
-        stream_replicas=settings.stream_replicas,
-        otlp_endpoint=settings.otlp_endpoint,
-        image_pull_secrets=settings.image_pull_secrets,
-        cpu_threads=settings.cpu_threads,
-    )
-
-
-def pool_runtime_of(settings: Settings) -> PoolRuntime:
-    """What the configuration contributes to a pool."""
-    return PoolRuntime(
-        gpu_image=settings.pool_gpu_image,
-        cpu_image=settings.pool_cpu_image,
-        image_pull_secrets=settings.image_pull_secrets,
-        otlp_endpoint=settings.otlp_endpoint,
-        cpu_threads=settings.cpu_threads,
-        operator_namespace=settings.own_namespace,
     )

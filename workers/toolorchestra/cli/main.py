@@ -16,10 +16,11 @@ from toolorchestra import __version__
 
 COMMANDS = {
     "train": ("toolorchestra.cli.train", "Run an OrchestratorTraining on this machine."),
-    "resume": ("toolorchestra.cli.resume", "Go on with a run from its last checkpoint."),
-    "status": ("toolorchestra.cli.status", "Say how far a run is."),
-    "logs": ("toolorchestra.cli.logs", "Print a run's logs."),
-    "cancel": ("toolorchestra.cli.cancel", "End a run: checkpoint, then stop."),
+    "render": ("toolorchestra.cli.render", "Print every object that the operator would make."),
+    "status": ("toolorchestra.cli.status", "Say how far a run, or a training on a cluster, is."),
+    "logs": ("toolorchestra.cli.logs", "Print the logs of a run, or of a training on a cluster."),
+    "resume": ("toolorchestra.cli.resume", "Go on from the last checkpoint."),
+    "cancel": ("toolorchestra.cli.cancel", "End a run, or a training on a cluster: checkpoint, then stop."),
     "runs": ("toolorchestra.cli.runs", "List runs, show one."),
     "report": ("toolorchestra.cli.report", "Write a run's report.html and report.json."),
     "trace": ("toolorchestra.cli.trace", "Print one episode so that a person understands it."),
@@ -40,7 +41,7 @@ class LazyGroup(TyperGroup):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        command: Any = getattr(importlib.import_module(entry[0]), cmd_name)
+        command: Any = getattr(importlib.import_module(entry[0]), cmd_name.replace("-", "_"))
         if isinstance(command, typer.Typer):
             return get_command(command)
         app = typer.Typer(add_completion=False, context_settings=HELP)

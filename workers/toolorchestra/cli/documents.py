@@ -1,0 +1,102 @@
+"""The resources in the files of `-f`, as they go to a cluster: checked by the models, sent as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.documents import Document, files_of, read_documents
+from toolorchestra.api.load import load, read_resource
+from toolorchestra.api.mistakes import ResourceError
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.resource import Resource
+from toolorchestra.api.schema import structural_schema, without_nulls
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.cli.train import fail
+
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One custom resource: what the models made of it, and its manifest in the namespace that it is for."""
+
+    resource: ExpertPool | OrchestratorTraining
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.resource.metadata.name
+
+    @property
+    def kind(self) -> str:
+        return self.resource.kind
+
+    @property
+    def namespace(self) -> str:
+        return str(self.manifest["metadata"]["namespace"])
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Pools in the files' order, then trainings; `local`: kinds that never leave this machine, as `Kind/name`."""
+
+    pools: tuple[Sent, ...]
+    trainings: tuple[Sent, ...]
+    local: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[Sent, ...]:
+        return (*self.pools, *self.trainings)
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Where they are for."""
+        return tuple(dict.fromkeys(one.namespace for one in self.all))
+
+    def bundle(self, namespace: str) -> Bundle:
+        """The models' view of what is for one namespace."""
+        return Bundle.of([one.resource for one in self.all if one.namespace == namespace])
+
+
+def read(files: Sequence[Path] | None, *, namespace: str | None, default: str, resolve: bool) -> Documents:
+    """Everything in the files, or the command's end with every mistake of them (status 2).
+
+    `namespace`: the one that was asked for; a document that names another is a mistake. `default`: where documents
+    that name none are for. `resolve`: experts and models that are named must be in the files.
+    """
+    if not files:
+        fail("give the files: -f training.yaml [-f pools.yaml]")
+    try:
+        load(files, resolve=resolve)
+    except ResourceError as error:
+        fail(str(error))
+    found, local = list[Sent](), list[str]()
+    for file in files_of(files)[0]:
+        for document in read_documents(file)[0]:
+            resource, _ = read_resource(document)
+            if isinstance(resource, ExpertPool | OrchestratorTraining):
+                found.append(Sent(resource, _manifest(document, resource, namespace=namespace, default=default)))
+            else:
+                local.append(document.subject)
+    if not found:
+        fail(f"there is no ExpertPool and no OrchestratorTraining in {', '.join(map(str, files))}")
+    return Documents(
+        tuple(one for one in found if isinstance(one.resource, ExpertPool)),
+        tuple(one for one in found if isinstance(one.resource, OrchestratorTraining)),
+        tuple(local),
+    )
+
+
+def _manifest(document: Document, resource: Resource, *, namespace: str | None, default: str) -> dict[str, Any]:
+    """The document as it was written, without its status (the operator's), in its namespace."""
+    manifest: dict[str, Any] = dict(without_nulls(structural_schema(type(resource)), document.data))
+    manifest.pop("status", None)
+    said = manifest["metadata"].get("namespace")
+    if namespace is not None and said not in (None, namespace):
+        fail(f"{document.file}: {document.subject} says namespace {said}, and -n says {namespace}: take one away")
+    manifest["metadata"] = {**manifest["metadata"], "namespace": namespace or said or default}
+    return manifest

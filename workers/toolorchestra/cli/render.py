@@ -1,0 +1,105 @@
+"""`orchestra render`: every object that the operator would make, as YAML, without a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from toolorchestra.cli.documents import DEFAULT_NAMESPACE, Documents, read
+
+if TYPE_CHECKING:
+    from toolorchestra_operator.rendering import Rendered
+    from toolorchestra_operator.settings import Settings
+
+CHART_NATS = "nats://toolorchestra-nats.toolorchestra-system:4222"
+"""Stands for the NATS of an installation where nobody names one."""
+
+
+def render(
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("-f", "--file", help="YAML with resources, or a folder; may be given again.", metavar="FILE"),
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace of the resources.")] = None,
+    kuberay: Annotated[bool, typer.Option("--kuberay", help="As on a cluster that has KubeRay.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="After `--`: flags of the operator, such as --cpu-image; else its variables and defaults."),
+    ] = None,
+) -> None:
+    """Print every object that the operator would make of the resources, in the order in which it makes them.
+
+    Needs no cluster, and asks none: UIDs and random keys are stand-ins, and what a resource refers to counts as there.
+
+    Example: orchestra render -f training.yaml -f pools.yaml -- --cpu-image registry.example/toolorchestra-cpu:1
+    """
+    documents = read(files, namespace=namespace, default=DEFAULT_NAMESPACE, resolve=True)
+    refused = 0
+    for part in rendered(documents, operator_settings(settings or ()), kuberay=kuberay):
+        typer.echo(page(part), nl=False)
+        if part.refused:
+            refused += 1
+            typer.echo(f"error: {_name(part)} would be refused: {part.refused}", err=True)
+    if refused:
+        raise typer.Exit(1)
+
+
+def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
+    """The operator's settings from its flags and variables; ends the command where they are wrong."""
+    from toolorchestra.cli.train import fail
+    from toolorchestra_operator.settings import Settings, SettingsError
+
+    try:
+        found = Settings.read(list(flags), os.environ)
+    except SettingsError as error:
+        fail(str(error))
+    return found if found.nats_url else found.model_copy(update={"nats_url": CHART_NATS})
+
+
+def rendered(documents: Documents, settings: Settings, *, kuberay: bool) -> Iterator[Rendered]:
+    """What becomes of each resource, namespace by namespace."""
+    from toolorchestra_operator.rendering import render as render_parts
+
+    for namespace in documents.namespaces:
+        pools = [one.manifest for one in documents.pools if one.namespace == namespace]
+        trainings = [one.manifest for one in documents.trainings if one.namespace == namespace]
+        yield from render_parts(pools, trainings, settings=settings, kuberay=kuberay)
+
+
+def page(part: Rendered) -> str:
+    """One resource's objects as documents, under a comment that says whose they are."""
+    lines = [f"# {_name(part)}: {_what(part)}"]
+    lines += [f"# on NATS: {name}" for name in part.streams]
+    documents = [yaml.dump(one, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True) for one in part.objects]
+    return "\n".join(lines) + "\n" + "".join(f"---\n{document}" for document in documents)
+
+
+def _name(part: Rendered) -> str:
+    metadata = part.parent["metadata"]
+    return f"{part.parent['kind']} {metadata['namespace']}/{metadata['name']}"
+
+
+def _what(part: Rendered) -> str:
+    if part.refused:
+        return f"refused: {part.refused}"
+    number = len(part.objects)
+    return "1 object" if number == 1 else f"{number or 'no'} objects"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Every value written out where it stands; texts of several lines as blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
