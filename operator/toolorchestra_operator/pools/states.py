@@ -73,13 +73,15 @@ def of_vllm(
     routable = (
         _routable(answer) if there else condition("Routable", "False", Reason.BELOW_MINIMUM, "no replica is ready")
     )
-    found = [
-        accepted(refusal),
-        _progressing(deployment, counted),
-        available,
-        _degraded(vllm, deployment, obstacle, counted),
-        routable,
-    ]
+    if refusal is not None and deployment is None:
+        said = "nothing is made: it is not accepted"
+        progressing, degraded = (
+            condition(kind, "False", Reason.NOT_READY, said) for kind in ("Progressing", "Degraded")
+        )
+    else:
+        progressing = _progressing(deployment, counted)
+        degraded = _degraded(vllm, deployment, obstacle, counted)
+    found = [accepted(refusal), progressing, available, degraded, routable]
     return [*found, _ready(found)]
 
 

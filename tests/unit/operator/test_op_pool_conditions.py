@@ -248,6 +248,7 @@ def test_it_heals_by_itself() -> None:
     world.settle()
     assert not world.refs(), "nothing is made that could not work"
     assert world.says("Accepted")[2] == "spec.x: there is none: make it"
+    assert world.says("Progressing") == ("False", "NotReady", "nothing is made: it is not accepted")
     world.missing = ()
     world.settle()
     assert world.refs()

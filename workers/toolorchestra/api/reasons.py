@@ -367,7 +367,7 @@ _EXPLAINED: dict[Reason, Explained] = {
         _NOTHING,
     ),
     Reason.NOT_READY: Explained(
-        "Ready=False",
+        "Ready=False, Progressing=False, Degraded=False",
         "The expert cannot be called. The message names the condition that says why.",
         "Look at that condition.",
     ),
