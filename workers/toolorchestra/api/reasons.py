@@ -107,7 +107,7 @@ _EXPLAINED: dict[Reason, Explained] = {
     Reason.INVALID_POD_TEMPLATE: Explained(
         "Accepted=False",
         "`podTemplate` sets what the operator owns, or is no pod template. The message has the path of every mistake.",
-        "Take these paths out; what an overlay may set is a table in [immutability.md](immutability.md).",
+        "Take these paths out; what an overlay may set is in [podtemplate.md](podtemplate.md).",
     ),
     Reason.NO_EXPERTS_MATCH: Explained(
         "Accepted=False",

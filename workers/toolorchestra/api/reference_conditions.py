@@ -26,8 +26,9 @@ gone; nothing has to be restarted. By symptom instead of by reason: [troubleshoo
 
 TRAININGS = """## Of an OrchestratorTraining
 
-Written with the most telling first; the Status column of `kubectl get ot` is the first that is `True`: {order}. While
-`Accepted` is `False` the other conditions stay as they were last.
+Written with the most telling first: {order}.
+The Status column of `kubectl get ot` is the first that is `True`. While `Accepted` is `False` the other conditions stay
+as they were last.
 """
 
 POOLS = """## Of an ExpertPool

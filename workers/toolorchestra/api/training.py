@@ -177,7 +177,7 @@ class OrchestratorTrainingSpec(Model):
     active_deadline_seconds: Seconds | None = None
     """Most seconds since admission, suspended time included, such as 86400 (a day); absent: no limit."""
     backoff_limit: Replicas = 3
-    """Restarts after failures of the program; more, and the training fails. Preemption and lost nodes never count."""
+    """Restarts after failures of the program; more, and the training fails. An evicted or lost head never counts."""
     keep_failed_seconds: SecondsOrZero = 600
     """Seconds that the pods of a failed training stay for a look, GPUs included."""
     ttl_seconds_after_finished: SecondsOrZero = 86400
