@@ -16,6 +16,7 @@ from toolorchestra import __version__
 
 COMMANDS = {
     "train": ("toolorchestra.cli.train", "Run an OrchestratorTraining on this machine."),
+    "plan": ("toolorchestra.cli.plan", "Say what a training needs, may cost, and lacks on a cluster."),
     "render": ("toolorchestra.cli.render", "Print every object that the operator would make."),
     "status": ("toolorchestra.cli.status", "Say how far a run, or a training on a cluster, is."),
     "logs": ("toolorchestra.cli.logs", "Print the logs of a run, or of a training on a cluster."),

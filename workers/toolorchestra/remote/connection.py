@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolorchestra import __version__
 from toolorchestra.remote.errors import NoClient, NoCluster
+
+if TYPE_CHECKING:
+    from toolorchestra.remote.kube import Kube
 
 INSTALL = "pip install 'toolorchestra[client]'"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """What a pod has of its service account."""
 
 
-def connect(*, kubeconfig: Path | None = None, context: str | None = None, namespace: str | None = None) -> Any:
-    """A `Kube`. $KUBECONFIG or ~/.kube/config, else the pod's service account; the namespace is the context's.
+def connect(*, kubeconfig: Path | None = None, context: str | None = None, namespace: str | None = None) -> Kube:
+    """$KUBECONFIG or ~/.kube/config, else the pod's service account; the namespace is the context's.
 
     Nothing is asked of the API server yet.
 

@@ -1,0 +1,86 @@
+"""`orchestra plan` without a cluster, and which cluster the command line takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.real_run import TINY_RUN
+from support.run_rig import orchestra
+
+TINY = TINY_RUN / "training.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's own cluster is asked."""
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def kubeconfig(path: Path, *contexts: str, server: str = "https://127.0.0.1:1", **context: str) -> Path:
+    given: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": contexts[0]}
+    given |= {"clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "u", "user": {}}]}
+    given |= {"contexts": [{"name": name, "context": {"cluster": "c", "user": "u", **context}} for name in contexts]}
+    path.write_text(yaml.safe_dump(given))
+    return path
+
+
+def test_the_files_alone_are_a_plan() -> None:
+    done = orchestra("plan", "-f", TINY)
+    assert "namespace default\n" in done.stdout
+    assert "looked at the files only: no cluster" in done.stdout
+    assert done.stdout.endswith("plan: nothing is missing\n")
+
+
+def test_a_cap_without_room_is_status_1(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(TINY.read_text().replace("spec:\n  model:", 'spec:\n  limits: {maxSpendUSD: "0.01"}\n  model:', 1))
+    done = orchestra("plan", "-f", file, status=1)
+    assert "MISSING  spend" in done.stdout
+    assert done.stdout.endswith("plan: 1 thing is missing\n")
+
+
+def test_what_the_operator_would_refuse_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(TINY.read_text().replace("pvc://models/tiny", "s3://bucket/tiny"))
+    assert "the operator would say InvalidSpec: spec.model.uri" in orchestra("plan", "-f", file, status=1).stdout
+
+
+def test_json_for_scripts() -> None:
+    said = json.loads(orchestra("plan", "-f", TINY, "--offline", "-n", "team", "-o", "json").stdout)
+    assert (said["ok"], said["cluster"]) == (True, None)
+    assert {line["namespace"] for line in said["lines"]} == {"team"}
+    assert {"level", "about", "text", "remedy", "namespace"} == set(said["lines"][0])
+
+
+def test_a_cluster_that_does_not_answer_is_missing(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", "lab", namespace="team")
+    done = orchestra("plan", "-f", TINY, "--kubeconfig", config, status=1)
+    assert "namespace team on https://127.0.0.1:1 (context lab)" in done.stdout
+    assert "cannot reach the API server at https://127.0.0.1:1 (context lab): " in done.stdout
+    assert "--offline" in done.stdout
+
+
+def test_a_context_that_is_not_there(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path / "config", "lab", "prod")
+    said = orchestra("plan", "-f", TINY, "--kubeconfig", config, "--context", "pord", status=1).stderr
+    assert "--context pord" in said
+    assert "lab, prod" in said
+    assert "no such file" in orchestra("plan", "-f", TINY, "--kubeconfig", tmp_path / "no", status=1).stderr
+
+
+def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes.client", None)
+    done = orchestra("plan", "-f", TINY)
+    assert "pip install 'toolorchestra[client]'" in done.stdout
+
+
+def test_a_wrong_amount_of_memory_is_said() -> None:
+    assert "--gpu-memory 80 GB" in orchestra("plan", "-f", TINY, "--gpu-memory", "80 GB", status=2).stderr

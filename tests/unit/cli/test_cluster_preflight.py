@@ -1,0 +1,282 @@
+"""The preflight's pure parts: GPUs, memory, money, references, and what a cluster lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.pool_world import GPU, vllm_pool
+from support.real_run import TINY_RUN
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.remote.preflight.capacity import MEMORY_LABEL, gpu_bytes
+from toolorchestra.remote.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
+from toolorchestra.remote.preflight.compute import demands, gpu_lines
+from toolorchestra.remote.preflight.facts import Facts, Hidden
+from toolorchestra.remote.preflight.line import Line
+from toolorchestra.remote.preflight.memory import bytes_of, pool_lines, size_of, training_lines
+from toolorchestra.remote.preflight.references import Reference, references
+from toolorchestra.remote.preflight.spend import evaluation_episodes, spend_lines, training_episodes
+
+DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
+POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])
+H100 = 80 * 2**30
+
+
+def training(**spec: Any) -> OrchestratorTraining:
+    return OrchestratorTraining.model_validate({**DOCUMENTS[0], "spec": {**DOCUMENTS[0]["spec"], **spec}})
+
+
+def gpu_training(uri: str = "hf://Qwen/Qwen3-8B", *, trainers: int = 2, **spec: Any) -> OrchestratorTraining:
+    ray = {
+        "trainers": {"replicas": trainers, "resources": GPU},
+        "engines": {"replicas": 4, "tensorParallelSize": 2, "resources": {"limits": {"nvidia.com/gpu": 2}}},
+    }
+    model = {**DOCUMENTS[0]["spec"]["model"], "uri": uri}
+    return training(model=model, ray=ray, **spec)
+
+
+def pool(**vllm: Any) -> ExpertPool:
+    return ExpertPool.model_validate(vllm_pool(**vllm))
+
+
+def levels(lines: Iterable[Line], about: str = "") -> list[str]:
+    return [line.level for line in lines if not about or line.about == about]
+
+
+# ── GPUs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gpus_are_counted_by_pool_and_training() -> None:
+    [line, _] = gpu_lines(demands([pool(resources=GPU, replicas=3), POOLS[0]], [gpu_training()]))
+    assert line.text.startswith("13 nvidia.com/gpu: pool qwen 3 x 1, tiny trainers 2 x 1, tiny engines 4 x 2")
+
+
+def test_without_gpus_it_says_so() -> None:
+    lines = list(gpu_lines(demands(POOLS, [training()])))
+    assert levels(lines, "GPUs") == ["note"]
+
+
+# ── memory ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("uri", "parameters"),
+    [
+        ("hf://Qwen/Qwen3-8B", 8e9),
+        ("hf://Qwen/Qwen3-0.6B", 0.6e9),
+        ("hf://Qwen/Qwen3-30B-A3B-Instruct", 30e9),
+        ("hf://HuggingFaceTB/SmolLM2-135M-Instruct", 135e6),
+        ("hf://mistralai/Mixtral-8x7B-v0.1", 56e9),
+        ("pvc://models/llama-70b", 70e9),
+    ],
+)
+def test_a_name_tells_the_size(uri: str, parameters: float) -> None:
+    size = size_of(uri)
+    assert size is not None
+    assert size.parameters == pytest.approx(parameters)
+
+
+@pytest.mark.parametrize("uri", ["hf://openai/gpt2", "pvc://models/tiny", "s3://b/v2beta", "hf://org/4bit-model"])
+def test_what_nothing_tells_is_not_guessed(uri: str) -> None:
+    assert size_of(uri) is None
+    assert levels(training_lines(gpu_training(uri), gpu_bytes=H100)) == ["unknown"]
+
+
+def test_a_folder_tells_the_size_by_its_weights(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {}, "a": {"shape": [10, 20]}, "b": {"shape": [7]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    size = size_of(f"file://{tmp_path}")
+    assert size is not None
+    assert (size.parameters, size.known) == (207, "by its weights")
+
+
+def test_what_does_not_fit_is_missing() -> None:
+    assert levels(training_lines(gpu_training(trainers=1), gpu_bytes=H100)) == ["ok", "missing", "ok"]
+    assert levels(training_lines(gpu_training(trainers=4), gpu_bytes=H100)) == ["ok", "ok", "ok"]
+    assert levels(training_lines(gpu_training(), gpu_bytes=None)) == ["unknown", "unknown", "ok"]
+    large = pool(model={"uri": "hf://meta/Llama-70B"}, resources=GPU)
+    assert levels(pool_lines(large, gpu_bytes=H100)) == ["missing"]
+    quantised = pool(model={"uri": "hf://meta/Llama-70B-AWQ"}, resources=GPU)
+    assert levels(pool_lines(quantised, gpu_bytes=H100)) == ["ok"]
+
+
+def test_a_container_has_a_limit_too() -> None:
+    small = {"limits": {"memory": "100Mi"}}
+    assert levels(pool_lines(pool(resources=small), gpu_bytes=None)) == ["missing"]
+    assert levels(pool_lines(pool(resources={"limits": {"memory": "8Gi"}}), gpu_bytes=None)) == ["ok"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("1Gi", 2**30), ("1500M", 1_500_000_000), ("1.5Ki", 1536), ("12", 12)])
+def test_quantities(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+    assert bytes_of("80 GB") is None
+
+
+# ── money ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_worst_is_every_episode_at_its_worst() -> None:
+    one = training(limits={"maxSpendUSD": "100"})
+    assert training_episodes(one) == 10 * 4 * 4
+    assert evaluation_episodes(one, 2) == 8 * (2 + 2)
+    [line] = spend_lines(one, POOLS)
+    worst = Decimal("0.05678324") * (160 + 32)
+    assert f"x 192 episodes = ${worst:,.2f}" in line.text
+    assert line.level == "ok"
+
+
+def test_no_cap_is_said_and_a_cap_without_room_is_missing() -> None:
+    assert levels(spend_lines(training(), POOLS)) == ["note"]
+    assert levels(spend_lines(training(limits={"maxSpendUSD": "0.05"}), POOLS)) == ["missing"]
+    budget = {**DOCUMENTS[0]["spec"]["rollout"], "episodeBudget": {"maxUSD": "0.04"}}
+    capped = training(limits={"maxSpendUSD": "0.05"}, rollout=budget)
+    assert levels(spend_lines(capped, POOLS)) == ["ok", "note"], "one at a time"
+
+
+# ── references ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_references_are_found_wherever_they_are() -> None:
+    cache = {"type": "ExistingClaim", "existingClaim": {"claimName": "weights"}}
+    overlay = {"spec": {"imagePullSecrets": [{"name": "registry"}]}}
+    model = {"uri": "pvc://models/q", "tokenSecretRef": {"name": "hub", "key": "token"}}
+    one = pool(model=model, cache=cache, queueName="experts", podTemplate=overlay)
+    found = references([one, training(priorityClassName="batch")])
+    assert set(found) == {
+        Reference("Secret", "hub", "token"),
+        Reference("Secret", "registry"),
+        Reference("PersistentVolumeClaim", "weights"),
+        Reference("PersistentVolumeClaim", "models"),
+        Reference("LocalQueue", "experts"),
+        Reference("PriorityClass", "batch"),
+    }
+    assert found[Reference("PersistentVolumeClaim", "models")] == (
+        "ExpertPool/qwen: spec.vllm.model.uri",
+        "OrchestratorTraining/tiny: spec.model.uri",
+    )
+
+
+# ── a cluster ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SERVED = frozenset({"orchestratortrainings.toolorchestra.dev", "expertpools.toolorchestra.dev"})
+
+
+def operator(*, available: int = 1, **environment: str) -> dict[str, Any]:
+    env = [{"name": name, "value": value} for name, value in environment.items()]
+    return {
+        "metadata": {"namespace": "system", "name": "operator"},
+        "spec": {"template": {"spec": {"containers": [{"env": env}]}}},
+        "status": {"availableReplicas": available},
+    }
+
+
+def node(gpus: int, *, unschedulable: bool = False, **labels: str) -> dict[str, Any]:
+    allocatable = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    return {
+        "metadata": {"labels": labels},
+        "spec": {"unschedulable": unschedulable},
+        "status": {"allocatable": allocatable},
+    }
+
+
+def gpu_pod(gpus: int, on: str = "n") -> dict[str, Any]:
+    return {"spec": {"nodeName": on, "containers": [{"resources": {"limits": {"nvidia.com/gpu": gpus}}}]}}
+
+
+GOOD = Facts(served=SERVED, operators=(operator(**{NATS_VARIABLE: "nats://n:4222"}),))
+
+
+def lines(facts: Facts, *trainings: OrchestratorTraining, pools: tuple[ExpertPool, ...] = ()) -> list[Line]:
+    chosen = trainings or (training(),)
+    found = references([*pools, *chosen])
+    there = {**{one: {"data": {"token": ""}} for one in found}, **facts.objects}
+    about = {"pools": pools, "trainings": chosen, "references": found, "demands": demands(pools, chosen)}
+    return list(cluster_lines(replace(facts, objects=there), namespace="team", **about))  # type: ignore[arg-type]
+
+
+def missing(found: Iterable[Line]) -> list[Line]:
+    return [line for line in found if line.level == "missing"]
+
+
+def test_a_cluster_that_has_everything() -> None:
+    assert missing(lines(GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "about", "words"),
+    [
+        (replace(GOOD, served=frozenset()), "CRDs", "kubectl apply"),
+        (replace(GOOD, namespace=False), "namespace", "kubectl create namespace team"),
+        (replace(GOOD, may={("create", "expertpools.toolorchestra.dev"): False}), "rights", "kubectl create role"),
+        (replace(GOOD, operators=()), "operator", "helm install"),
+        (replace(GOOD, operators=(operator(available=0, **{NATS_VARIABLE: "n"}),)), "operator", "kubectl logs"),
+        (replace(GOOD, operators=(operator(**{WATCHED_VARIABLE: "a, b"}),)), "operator", "watchNamespaces"),
+        (replace(GOOD, operators=(operator(),)), "NATS", "nats.enabled"),
+        (replace(GOOD, default_class=False), "volumes", "storageClassName"),
+        (replace(GOOD, refused={"ExpertPool/x": "no"}), "refused", ""),
+        (
+            replace(GOOD, objects={Reference("PersistentVolumeClaim", "models"): None}),
+            "PersistentVolumeClaim models",
+            "make the claim",
+        ),
+    ],
+)
+def test_what_is_missing_says_what_to_do(facts: Facts, about: str, words: str) -> None:
+    [line] = missing(lines(facts))
+    assert line.about == about
+    assert words in line.remedy
+
+
+def test_what_may_not_be_seen_is_unknown_and_no_refusal() -> None:
+    hidden = Hidden("not allowed to list nodes")
+    facts = replace(GOOD, namespace=hidden, operators=hidden, nodes=hidden, pods=hidden, default_class=hidden)
+    found = lines(facts, gpu_training())
+    assert missing(found) == []
+    assert levels(found).count("unknown") == 4
+
+
+def test_a_key_that_a_secret_lacks() -> None:
+    one = pool(model={"uri": "hf://a/b", "tokenSecretRef": {"name": "hub", "key": "token"}})
+    facts = replace(GOOD, objects={Reference("Secret", "hub", "token"): {"data": {"other": ""}}})
+    [line] = missing(lines(facts, pools=(one,)))
+    assert "has no key token" in line.text
+
+
+def test_kuberay_and_kueue_where_they_are_wanted() -> None:
+    ray = {**DOCUMENTS[0]["spec"].get("ray", {}), "provider": "KubeRay"}
+    assert [line.about for line in missing(lines(GOOD, training(ray=ray, queueName="q")))] == ["Kueue", "Ray"]
+    both = replace(GOOD, served=SERVED | {"rayjobs.ray.io", "localqueues.kueue.x-k8s.io"})
+    assert missing(lines(both, training(ray=ray, queueName="q"))) == []
+
+
+def test_gpus_of_nodes() -> None:
+    enough = replace(GOOD, nodes=(node(8), node(8, unschedulable=True), node(4)), pods=(gpu_pod(1), gpu_pod(4, on="")))
+    assert levels(lines(enough, gpu_training()), "nodes") == ["ok"]
+    busy = replace(enough, pods=(gpu_pod(4),))
+    assert levels(lines(busy, gpu_training()), "nodes") == ["note"]
+    few = replace(enough, nodes=(node(8),))
+    assert levels(lines(few, gpu_training()), "nodes") == ["missing"]
+    scattered = replace(enough, nodes=tuple(node(1) for _ in range(12)))
+    [line] = missing(lines(scattered, gpu_training()))
+    assert "tiny engines: no node has 2 nvidia.com/gpu for one pod" in line.text
+
+
+def test_a_node_selector_counts() -> None:
+    ray = gpu_training().spec.ray.model_dump(mode="json", by_alias=True, exclude_none=True)
+    ray["podTemplate"] = {"spec": {"nodeSelector": {"kind": "h100"}}}
+    elsewhere = replace(GOOD, nodes=(node(16),))
+    assert len(missing(lines(elsewhere, training(ray=ray)))) == 2
+    assert missing(lines(replace(GOOD, nodes=(node(16, kind="h100"),)), training(ray=ray))) == []
+
+
+def test_nodes_tell_how_large_a_gpu_is() -> None:
+    assert gpu_bytes(replace(GOOD, nodes=(node(1), node(1, **{MEMORY_LABEL: "81559"})))) == 81559 * 2**20
+    assert gpu_bytes(GOOD) is None

@@ -1,0 +1,73 @@
+"""GPUs and pods that resources ask for, from the files alone. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolorchestra.api.base import Resources
+from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.remote.preflight.line import Line
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`pods` alike; `gpu`: the resource that they ask for, "" for none."""
+
+    what: str
+    pods: int
+    gpu: str = ""
+    gpus_per_pod: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def gpus(self) -> int:
+        return self.pods * self.gpus_per_pod
+
+
+def demands(pools: Sequence[ExpertPool], trainings: Sequence[OrchestratorTraining]) -> tuple[Demand, ...]:
+    """Everything that runs at once where all of it runs."""
+    return (*(each for pool in pools for each in of_pool(pool)), *(d for one in trainings for d in of_training(one)))
+
+
+def of_pool(pool: ExpertPool) -> tuple[Demand, ...]:
+    """Nothing for an endpoint: somebody else serves it."""
+    if pool.spec.vllm is None:
+        return ()
+    vllm = pool.spec.vllm
+    return (_demand(f"pool {pool.metadata.name}", vllm.replicas, vllm.resources, vllm.pod_template),)
+
+
+def of_training(training: OrchestratorTraining) -> tuple[Demand, ...]:
+    """Head, trainers, engines and rollout workers."""
+    ray, rollout, name = training.spec.ray, training.spec.rollout, training.metadata.name
+    return (
+        _demand(f"{name} head", 1, ray.head.resources, ray.pod_template),
+        _demand(f"{name} trainers", ray.trainers.replicas, ray.trainers.resources, ray.pod_template),
+        _demand(f"{name} engines", ray.engines.replicas, ray.engines.resources, ray.pod_template),
+        _demand(f"{name} workers", rollout.workers, Resources(), rollout.pod_template),
+    )
+
+
+def _demand(what: str, pods: int, wanted: Resources, overlay: Mapping[str, Any] | None) -> Demand:
+    gpu = next((name for name in GPU_RESOURCES if name in wanted.limits), "")
+    selector = ((overlay or {}).get("spec") or {}).get("nodeSelector") or {}
+    number = int(str(wanted.limits[gpu])) if gpu else 0
+    return Demand(what, pods, gpu if number else "", number, dict(selector))
+
+
+def gpu_lines(found: Sequence[Demand]) -> Iterator[Line]:
+    """How many GPUs of which kind, and for whom."""
+    totals: Counter[str] = Counter()
+    for one in found:
+        totals[one.gpu] += one.gpus
+    for gpu, total in sorted(totals.items()):
+        if gpu:
+            shares = ", ".join(f"{d.what} {d.pods} x {d.gpus_per_pod}" for d in found if d.gpu == gpu)
+            yield Line("ok", "GPUs", f"{total} {gpu}: {shares}")
+    if not any(totals[gpu] for gpu in totals if gpu):
+        yield Line("note", "GPUs", "none is asked for: everything runs on CPUs, with the CPU image")
+    yield Line("ok", "pods", ", ".join(f"{one.what} {one.pods}" for one in found) or "none")
