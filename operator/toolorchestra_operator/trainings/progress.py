@@ -7,8 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+_EVALUATED = {"reward": "reward", "accuracy": "accuracy", "nominalUSDPerTask": "usdPerTask"}
+"""Of the last evaluation. They win: a combiner may centre the rewards of a step, whose mean then says nothing."""
 _METRICS = {
     "reward_mean": "reward",
+    "accuracy": "accuracy",
     "nominal_usd_per_task": "usdPerTask",
     "service_seconds_per_task": "serviceSecondsPerTask",
     "staleness_mean": "staleness",
@@ -17,6 +20,7 @@ _METRICS = {
 }
 _DIGITS = 6
 _MOST_DOLLAR_DIGITS = 9
+_DIGITS_OF = {"usdPerTask": _MOST_DOLLAR_DIGITS}
 
 
 def of_attempt(progress: Mapping[str, Any], attempt: int) -> Mapping[str, Any]:
@@ -45,15 +49,20 @@ def status_fields(progress: Mapping[str, Any], *, claim: str, root: str) -> dict
 
 
 def _metrics(progress: Mapping[str, Any]) -> dict[str, str]:
-    told: Mapping[str, Any] = progress.get("metrics") or {}
-    found = {ours: decimal(told[theirs]) for theirs, ours in _METRICS.items() if told.get(theirs) is not None}
-    accuracy = (progress.get("evaluation") or {}).get("accuracy", told.get("accuracy"))
-    return found | ({"accuracy": decimal(accuracy)} if accuracy is not None else {})
+    found: dict[str, str] = {}
+    for names, told in ((_METRICS, progress.get("metrics")), (_EVALUATED, progress.get("evaluation"))):
+        known = {ours: (told or {}).get(theirs) for theirs, ours in names.items()}
+        found |= {
+            ours: decimal(value, digits=_DIGITS_OF.get(ours, _DIGITS))
+            for ours, value in known.items()
+            if value is not None
+        }
+    return found
 
 
-def decimal(value: float) -> str:
+def decimal(value: float, *, digits: int = _DIGITS) -> str:
     """A decimal string without an exponent: there are no floats in a resource."""
-    text = f"{Decimal(repr(float(value))):.{_DIGITS}f}".rstrip("0").rstrip(".")
+    text = f"{Decimal(repr(float(value))):.{digits}f}".rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
 
 

@@ -21,6 +21,7 @@ from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.trainings import builtin, cluster_state
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
+from toolorchestra_operator.trainings.progress import status_fields
 from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
 from toolorchestra_operator.trainings.runtime import Runtime
@@ -344,3 +345,13 @@ def test_the_driver_reads_what_the_operator_writes() -> None:
     assert (config.uid, config.attempt, config.cluster) == (world.names.short_uid, 1, True)
     assert (EXIT_CODES["Paused"], EXIT_CODES["Cancelled"]) == (cluster_state.EXIT_PAUSED, cluster_state.EXIT_STOPPED)
     assert builtin.ROLES == {"trainers": "trainer", "engines": "engine"}
+
+
+def test_reward_accuracy_and_cost_are_the_last_evaluations_where_there_was_one() -> None:
+    step = {"reward_mean": 0.25, "accuracy": 0.5, "nominal_usd_per_task": 1e-7, "tokens_per_second": 12.0}
+    told: dict[str, Any] = {"metrics": step}
+    shown = status_fields(told, claim="c", root="/r")["metrics"]
+    assert shown == {"reward": "0.25", "accuracy": "0.5", "usdPerTask": "0.0000001", "tokensPerSecond": "12"}
+    told["evaluation"] = {"step": 5, "reward": -0.5, "accuracy": 0.75, "nominalUSDPerTask": 0.002, "tasks": 8}
+    shown = status_fields(told, claim="c", root="/r")["metrics"]
+    assert shown == {"reward": "-0.5", "accuracy": "0.75", "usdPerTask": "0.002", "tokensPerSecond": "12"}

@@ -15,14 +15,14 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class TrainingMetrics(Model):
-    """The last step's metrics; decimal strings."""
+    """Decimal strings; of the last step, where nothing else is said."""
 
     reward: SignedNumber | None = None
-    """Mean reward."""
+    """Mean reward at the last evaluation; before the first one of the last step, where the combiner has a mean."""
     accuracy: Fraction | None = None
-    """Share of right answers at the last evaluation."""
+    """Share of right answers at the last evaluation; before the first one of the last step."""
     usd_per_task: USD | None = None
-    """Nominal US dollars per task."""
+    """Nominal US dollars per task at the last evaluation; before the first one of the last step."""
     service_seconds_per_task: Number | None = None
     """Service seconds per task."""
     staleness: Number | None = None
