@@ -144,13 +144,17 @@ class ApiServer:
             return False
         return True
 
-    async def patch_status(self, ref: Ref, status: Manifest, *, uid: str = "") -> Json | None:
+    async def patch_status(self, ref: Ref, status: Manifest, *, uid: str = "", version: str = "") -> Json | None:
         """Make `status` the whole status of the object; None: it is gone (with `uid`: that one is).
 
         A JSON patch, in one request: `add` replaces what is there. Apply would leave what another manager put in, a
-        merge patch needs a null for each field that goes; and only a JSON patch can `test` the UID.
+        merge patch needs a null for each field that goes; and only a JSON patch can `test` the UID and the version.
+
+        Raises:
+            Conflict: with `version`, its resourceVersion is another.
         """
-        test = [{"op": "test", "path": "/metadata/uid", "value": uid}] if uid else []
+        expected = {"uid": uid, "resourceVersion": version}
+        test = [{"op": "test", "path": f"/metadata/{key}", "value": value} for key, value in expected.items() if value]
         body = [*test, {"op": "add", "path": "/status", "value": normal(status)}]
         path = await self._path(ref, part="status")
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
@@ -160,10 +164,13 @@ class ApiServer:
             )
         except NotFound:
             return None
-        except Invalid:
-            if not uid or await self._is(ref, uid):
-                raise
-            return None
+        except Invalid as error:
+            live = await self.get(ref)
+            if uid and (live is None or live["metadata"]["uid"] != uid):
+                return None
+            if version and live is not None and live["metadata"]["resourceVersion"] != version:
+                raise Conflict("it has changed", verb="patch", resource=named(ref)) from error
+            raise
 
     async def set_finalizer(self, ref: Ref, present: bool, *, name: str = FINALIZER, uid: str = "") -> Json | None:
         """Add or take away a finalizer; the object as it is then. None: it is gone (with `uid`: that one is).

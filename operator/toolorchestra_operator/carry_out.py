@@ -4,6 +4,8 @@ Invariants
 - The first action that fails ends it, with the status unwritten; carried out again, what is done stays done.
 - Nothing is taken from anybody: an object that is there and not this parent's is left alone (`NameTaken`).
 - What is gone is never written to: deletes, finalizers and the status name the UID that was seen.
+- What was decided about an older state of the parent is not done (Conflict): of two operators that overlap for a moment
+  the slower one looks again, instead of making an attempt anew that the other has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from toolorchestra_operator.api_errors import AlreadyExists, Conflict
 from toolorchestra_operator.managed_fields import applied_fields
 from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
 from toolorchestra_operator.plan import (
-    Action,
     Apply,
     Create,
     Delete,
@@ -43,7 +44,9 @@ class Objects(Protocol):
 
     async def delete(self, ref: Ref, *, uid: str, propagation: Literal["Background", "Foreground"]) -> bool: ...
 
-    async def patch_status(self, ref: Ref, status: Manifest, *, uid: str) -> dict[str, Any] | None: ...
+    async def patch_status(
+        self, ref: Ref, status: Manifest, *, uid: str, version: str = ""
+    ) -> dict[str, Any] | None: ...
 
     async def set_finalizer(self, ref: Ref, present: bool, *, uid: str) -> dict[str, Any] | None: ...
 
@@ -64,21 +67,35 @@ async def carry_out(
     streams: StreamsPort,
     emit: Callable[[Emit], Awaitable[None]],
     uid: str = "",
+    version: str = "",
 ) -> None:
     """Do what `plan` says. `uid`: the parent's; with it, nothing is written to another object of the parent's name.
+    `version`: the parent's resourceVersion as it was decided on; with it, nothing is done about one that has changed.
 
     Raises: ApiError, NameTaken, MessagingUnreachable: the action that failed; those before it are done.
     """
+    if version and not all(isinstance(action, Emit) for action in plan.actions):
+        await _check_unchanged(parent, version, api=api)
     for action in plan.actions:
-        await _do(action, parent=parent, api=api, streams=streams, emit=emit, uid=uid)
+        if isinstance(action, SetFinalizer):
+            live = await api.set_finalizer(parent, action.present, uid=uid)
+            if version and live is not None:
+                version = live["metadata"]["resourceVersion"]
+        else:
+            await _do(action, api=api, streams=streams, emit=emit, uid=uid)
     if plan.status is not None:
-        await api.patch_status(parent, plan.status, uid=uid)
+        await api.patch_status(parent, plan.status, uid=uid, **({"version": version} if version else {}))
+
+
+async def _check_unchanged(parent: Ref, version: str, *, api: Objects) -> None:
+    live = await api.get(parent)
+    if live is None or live["metadata"]["resourceVersion"] != version:
+        raise Conflict("it was changed, or is gone, since it was looked at", verb="get", resource=str(parent))
 
 
 async def _do(
-    action: Action,
+    action: Apply | Create | Delete | MakeStreams | RemoveStreams | Emit,
     *,
-    parent: Ref,
     api: Objects,
     streams: StreamsPort,
     emit: Callable[[Emit], Awaitable[None]],
@@ -95,8 +112,6 @@ async def _do(
             await streams.make(url=url, uid=short_uid, settings=settings)
         case RemoveStreams(url, short_uid):
             await streams.remove(url=url, uid=short_uid)
-        case SetFinalizer(present):
-            await api.set_finalizer(parent, present, uid=uid)
         case Emit():
             await emit(action)
         case _:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import socket
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from toolorchestra_operator.api_errors import ApiError
+from toolorchestra_operator.api_errors import AlreadyExists, ApiError
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.plan import Emit
 
@@ -33,7 +34,8 @@ class Creates(Protocol):
 @dataclass
 class Events:
     """Posts through the API server. One and the same event is not repeated within ten minutes: a plan that fails
-    half-way is carried out again, from its beginning."""
+    half-way is carried out again, from its beginning; nor by an operator that was started meanwhile, because its name
+    says what it tells of (`event`)."""
 
     api: Creates
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -48,6 +50,8 @@ class Events:
             return
         try:
             await self.api.create(event(emit, about=about, now=self.now(), instance=self.instance))
+        except AlreadyExists:
+            pass  # by the operator before this one, or by one that is about to end
         except ApiError as error:
             _log.warning("an event was not posted (%s: %s): %s", emit.reason, emit.message, error)
             return
@@ -58,8 +62,14 @@ class Events:
 
 
 def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manifest:
-    """The events.k8s.io/v1 Event. `now` is in UTC. Cluster-scoped objects have their events in `default`."""
+    """The events.k8s.io/v1 Event. `now` is in UTC. Cluster-scoped objects have their events in `default`.
+
+    Its name is made from the object, what it said of itself before, and the news.
+    """
     metadata: Mapping[str, Any] = about["metadata"]
+    before = (about.get("status") or {}).get("conditions") or ()
+    told = json.dumps([metadata["uid"], before, emit.type, emit.reason, emit.message], sort_keys=True)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     namespace = metadata.get("namespace")
     regarding = {
         "apiVersion": about["apiVersion"],
@@ -72,7 +82,7 @@ def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manif
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace or "default"},
+        "metadata": {"name": f"{metadata['name']}.{digest}", "namespace": namespace or "default"},
         "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "type": emit.type,
         "reason": emit.reason,

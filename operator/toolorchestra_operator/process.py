@@ -159,8 +159,8 @@ class OperatorProcess:
         async def emit(news: Emit) -> None:
             await self._events.post(news, about=parent)
 
-        uid = parent["metadata"]["uid"]
-        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.streams, emit=emit, uid=uid)
+        seen = {"uid": parent["metadata"]["uid"], "version": parent["metadata"]["resourceVersion"]}
+        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.streams, emit=emit, **seen)
 
     async def _restart_where_kinds_change(self) -> None:
         now = await self.discovery.changed(self.served)

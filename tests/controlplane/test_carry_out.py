@@ -11,6 +11,7 @@ from support.edits import content
 from support.representative import SPECS, a_pool, representative
 from testbed.api import Api
 from testbed.cluster import Cluster
+from toolorchestra_operator.api_errors import Conflict
 from toolorchestra_operator.api_server import ApiServer
 from toolorchestra_operator.canonical import differences
 from toolorchestra_operator.carry_out import NameTaken, carry_out
@@ -182,3 +183,22 @@ async def test_a_name_that_is_anothers(server: ApiServer, api: Api, namespace: s
     live = await server.get(Ref.of(wanted))
     assert live is not None
     assert live["data"] == {"a": "theirs"}
+
+
+async def test_what_was_decided_about_an_older_state_of_the_parent_is_not_done(
+    server: ApiServer, api: Api, namespace: str
+) -> None:
+    """Two operators overlap: what the slower one decided is about a parent that the other has written to since."""
+    parent = await a_parent(server, namespace)
+    made = of_parent(representative("v1", "ConfigMap", namespace=namespace), parent)
+    metadata = parent["metadata"]
+    how: dict[str, Any] = {"api": server, "streams": NoStreams(), "emit": emitted_nowhere, "parent": Ref.of(parent)}
+    how |= {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
+    await carry_out(Plan(actions=(SetFinalizer(True),), status={"observedGeneration": 1}), **how)
+    for late in (Plan(actions=(Apply(made),)), Plan(status={"observedGeneration": 2})):
+        with pytest.raises(Conflict):
+            await carry_out(late, **how)
+    assert await server.get(Ref.of(made)) is None
+    live = await server.get(Ref.of(parent))
+    assert live is not None
+    assert live["status"]["observedGeneration"] == 1

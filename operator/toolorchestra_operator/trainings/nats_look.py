@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 
 from toolorchestra.bus.streams import Names, StreamSettings, consumer_configs
@@ -28,20 +31,14 @@ class NatsLook:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def look(self, url: str, uid: str) -> Messaging:
-        """Whether every consumer, and with it its stream, and the bucket are there."""
-        names = Names(uid)
+        """Whether every consumer, and with it its stream, and the buckets are there."""
         try:
             async with asyncio.timeout(self.timeout):
                 js = (await self._client(url)).jetstream(timeout=self.timeout)
-                for stream, consumer in consumer_configs(uid, StreamSettings()):
-                    await js.consumer_info(stream, consumer.durable_name or "")
-                await js.stream_info(f"KV_{names.state}")
-                await js.stream_info(f"OBJ_{names.payloads}")
-        except NotFoundError:
-            return Messaging()
+                there = [await _is_there(question) for question in _questions(js, uid)]
         except (OSError, TimeoutError, nats.errors.Error, APIError) as error:
             return Messaging(error=f"NATS at {_USER_INFO.sub('://', url)}: {error or type(error).__name__}")
-        return Messaging(ready=True)
+        return Messaging(ready=all(there), partial=any(there) and not all(there))
 
     async def value(self, url: str, uid: str, key: str) -> bytes | None:
         """A key of the training's bucket; None where it was never set, or nobody answers."""
@@ -70,6 +67,23 @@ class NatsLook:
                 await client.connect(servers, name="toolorchestra-operator", max_reconnect_attempts=-1, error_cb=_noted)
                 self._clients[url] = client
             return client
+
+
+def _questions(js: JetStreamContext, uid: str) -> Iterator[Awaitable[Any]]:
+    """One for each consumer, and with it its stream, and for each bucket."""
+    names = Names(uid)
+    for stream, consumer in consumer_configs(uid, StreamSettings()):
+        yield js.consumer_info(stream, consumer.durable_name or "")
+    for bucket in (f"KV_{names.state}", f"OBJ_{names.payloads}"):
+        yield js.stream_info(bucket)
+
+
+async def _is_there(question: Awaitable[Any]) -> bool:
+    try:
+        await question
+    except NotFoundError:
+        return False
+    return True
 
 
 async def _noted(error: Exception) -> None:

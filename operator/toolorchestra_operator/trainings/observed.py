@@ -14,9 +14,11 @@ from toolorchestra_operator.trainings.runtime import Runtime
 
 @dataclass(frozen=True)
 class Messaging:
-    """The training's streams on NATS. `ready`: they are there as they should be; `error`: why nobody can tell."""
+    """The training's streams on NATS. `ready`: they are there as they should be; `partial`: some of them are; `error`:
+    why nobody can tell."""
 
     ready: bool = False
+    partial: bool = False
     error: str = ""
 
 

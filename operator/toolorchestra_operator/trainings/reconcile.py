@@ -161,7 +161,7 @@ def _plan(decision: Decision, observed: Observed, admitted: Admitted | None, now
 def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) -> list[Action]:
     if admitted is None:
         return []
-    desired, found = admitted.desired, list[Action]()
+    desired, messaging, found = admitted.desired, observed.messaging, list[Action]()
     making = bool(decision.create or decision.streams == "make")
     if making and FINALIZER not in (observed.parent["metadata"].get("finalizers") or ()):
         found.append(SetFinalizer(present=True))
@@ -176,7 +176,7 @@ def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) 
         live = observed.objects.get(ref)
         if live is not None and not live["metadata"].get("deletionTimestamp"):
             found.append(Delete(ref, live["metadata"]["uid"]))
-    if decision.streams == "remove" and observed.messaging.ready and desired.nats_url:
+    if decision.streams == "remove" and (messaging.ready or messaging.partial) and desired.nats_url:
         found.append(RemoveStreams(desired.nats_url, desired.names.short_uid))
     return found
 

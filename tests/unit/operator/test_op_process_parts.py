@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from testbed.control_plane import free_port
-from toolorchestra_operator.api_errors import ApiError, Forbidden, Unavailable
+from toolorchestra_operator.api_errors import AlreadyExists, ApiError, Forbidden, Unavailable
 from toolorchestra_operator.discovery import INTERESTING, Discovery, words
 from toolorchestra_operator.events import Events, event
 from toolorchestra_operator.key_queue import KeyQueue
@@ -203,6 +203,22 @@ def test_an_event_as_the_server_wants_it() -> None:
     assert len(made["reportingInstance"]) == 128
     assert made["regarding"]["uid"] == "u1"
     assert made["metadata"]["namespace"] == "team"
+
+
+async def test_an_event_that_was_posted_by_the_operator_before_is_not_posted_again() -> None:
+    """The same news about the same object, as it was before: the same name, whatever the time."""
+    told = [
+        event(NEWS, about=POOL, now=datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC), instance="i") for second in (5, 6)
+    ]
+    after = {**POOL, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    another = event(NEWS, about=after, now=datetime(2026, 1, 2, tzinfo=UTC), instance="i")
+    assert told[0]["metadata"]["name"] == told[1]["metadata"]["name"] != another["metadata"]["name"]
+    sink = Sink(AlreadyExists("it is there", verb="create", resource="events", code=409))
+    events = Events(sink)
+    await events.post(NEWS, about=POOL)
+    sink.error = None
+    await events.post(NEWS, about=POOL)
+    assert not sink.made, "it is there already"
 
 
 # ── metrics ────────────────────────────────────────────────────────────────────────────────────────────────────────

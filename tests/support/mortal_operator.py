@@ -1,0 +1,194 @@
+"""An operator that dies right after its nth write, to the API server or to NATS: in this process, or as one of its own.
+
+In a process of its own (`DIES_AFTER=n python -m support.mortal_operator FLAGS`) it is the real operator, and kills
+itself with SIGKILL. In the test's process it is what the real one is put together from, one look at a time, and its
+death is an exception that nothing of the operator catches: the next one starts with nothing but what was written.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from nats.js import JetStreamContext
+
+from toolorchestra.process import die_with_parent
+from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.assembly import assemble
+from toolorchestra_operator.carry_out import carry_out
+from toolorchestra_operator.events import Events
+from toolorchestra_operator.main import main
+from toolorchestra_operator.manifest import Key, Kind, Ref
+from toolorchestra_operator.plan import Emit, Plan
+from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.streams import NatsStreams
+from toolorchestra_operator.transport import Transport
+
+DIES_AFTER = "DIES_AFTER"
+_STREAM_WRITES = ("add_stream", "update_stream", "add_consumer", "delete_stream")
+_MOST_LOOKS = 12
+"""Of one operator, until it has come to rest."""
+
+
+class Killed(BaseException):
+    """The operator's process, ended."""
+
+
+Write = tuple[str, int]
+"""What was written, and for which time: the same in every life of one story."""
+
+
+@dataclass
+class Writes:
+    """What was written, oldest first; right after each of `fatal` the operator dies, once."""
+
+    fatal: frozenset[Write] = frozenset()
+    done: list[Write] = field(default_factory=list[Write])
+
+    def happened(self, what: str) -> None:
+        write = (what, 1 + sum(what == other for other, _ in self.done))
+        self.done.append(write)
+        if write in self.fatal:
+            raise Killed(write)
+
+
+_writes: ContextVar[Callable[[str], None] | None] = ContextVar("writes", default=None)
+
+
+def _watch_streams() -> None:
+    """Every write of NATS' library is told to who asked for it, once per process."""
+    for name in _STREAM_WRITES:
+        real = getattr(JetStreamContext, name)
+
+        def told(self: Any, *args: Any, real: Any = real, name: str = name, **options: Any) -> Any:
+            async def written() -> Any:
+                answer = await real(self, *args, **options)
+                if (tell := _writes.get()) is not None:
+                    stream = getattr(args[0], "name", None) or args[0]
+                    tell(f"{name} {stream.rpartition('_')[2]}")
+                return answer
+
+            return written()
+
+        setattr(JetStreamContext, name, told)
+
+
+_watch_streams()
+
+
+class WatchedApi(ApiServer):
+    """An adapter that tells of its writes, as the looking operator uses it."""
+
+    def __init__(self, real: ApiServer, tell: Callable[[str], None]) -> None:
+        self.__dict__.update(real.__dict__)  # one connection and one set of schemas for all lives
+        real_transport, self._tell = real._transport, tell
+        self._transport = _WatchedTransport(real_transport, tell)  # type: ignore[assignment]
+
+
+@dataclass
+class _WatchedTransport:
+    real: Transport
+    tell: Callable[[str], None]
+
+    async def request(self, verb: str, method: str, path: str, **options: Any) -> Any:
+        answer = await self.real.request(verb, method, path, **options)
+        if method != "GET":
+            about: Ref = options["about"]
+            # An event's name has a digest in it.
+            self.tell(f"{verb} {about.kind} {about.name.partition('.')[0]}")
+        return answer
+
+
+@dataclass
+class LookingOperator:
+    """The operator's parts, one look at a time; `now` is the test's. `life` ends and begins anew with `killed`."""
+
+    server: ApiServer
+    settings: Settings
+    writes: Writes = field(default_factory=Writes)
+    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    deaths: int = 0
+
+    def __post_init__(self) -> None:
+        self._born()
+
+    def _born(self) -> None:
+        self.api = WatchedApi(self.server, self.writes.happened)
+        self.machinery = assemble(self.settings, self.api)
+        self.events = Events(self.api)
+
+    async def look(self, key: Key) -> Plan | None:
+        """One look, carried out; None: the parent is gone. Killed: it died of it."""
+        reconciler = self.machinery.reconcilers[key.kind]
+        observed = await reconciler.observe(key)
+        if observed is None:
+            return None
+        plan = reconciler.reconcile(observed, self.now)
+
+        async def emit(news: Emit) -> None:
+            await self.events.post(news, about=observed.parent)
+
+        metadata = observed.parent["metadata"]
+        seen = {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
+        mark = _writes.set(self.writes.happened)
+        try:
+            about = {"parent": Ref.of(observed.parent), "api": self.api, "emit": emit}
+            await carry_out(plan, streams=NatsStreams(), **about, **seen)
+        finally:
+            _writes.reset(mark)
+        return plan
+
+    async def settles(self, namespace: str, name: str, *, kind: Kind = "OrchestratorTraining") -> None:
+        """Look until nothing is left to do; who died on the way is followed by another."""
+        looks = 0
+        while looks < _MOST_LOOKS:
+            looks += 1
+            try:
+                plan = await self.look(Key(kind, namespace, name))
+            except Killed:
+                await self.close()
+                self.deaths += 1
+                self._born()
+                looks = 0
+                continue
+            if plan is None or plan.empty:
+                return
+        raise AssertionError(f"it never comes to rest: {self.writes.done[-20:]}")
+
+    async def close(self) -> None:
+        for close in self.machinery.close:
+            await close()
+
+
+def _kill_after(number: int) -> None:
+    """Make this process end itself after so many writes."""
+    left = number
+
+    def happened(what: str) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    real = Transport.request
+
+    async def request(self: Transport, verb: str, method: str, path: str, **options: Any) -> Any:
+        answer = await real(self, verb, method, path, **options)
+        if method != "GET":
+            happened(verb)
+        return answer
+
+    Transport.request = request  # type: ignore[method-assign]
+    _writes.set(happened)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    if number := int(os.environ.get(DIES_AFTER, "0")):
+        _kill_after(number)
+    main()
