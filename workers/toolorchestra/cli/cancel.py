@@ -1,4 +1,4 @@
-"""`orchestra cancel RUN`: end a run as Ctrl-C on its terminal would: a checkpoint, then a clean stop."""
+"""`orchestra cancel`: end a run as Ctrl-C on its terminal would, or a training on a cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace
+from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, find_run
 from toolorchestra.cli.status import next_step
 from toolorchestra.local.lock import RunLock
@@ -20,11 +22,30 @@ POLL_SECONDS = 0.2
 
 
 def cancel(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+    ],
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
-    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Wait until it has ended; --no-wait on a cluster: delete it without a checkpoint.")
+    ] = True,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="On a cluster: do not ask.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """End a run: it finishes its step, writes a checkpoint and stops. Given again meanwhile: it stops at once."""
+    """End a run: it finishes its step, writes a checkpoint and stops. Given again meanwhile: it stops at once.
+
+    A training on a cluster is suspended, with a checkpoint, and then deleted; what is kept is said before it asks.
+
+    Example: orchestra cancel router -n research --yes
+    """
+    place = Place(kubeconfig, context, namespace)
+    if place.holds(run, runs=folder):
+        from toolorchestra.cli.training_cancel import cancel_training
+
+        cancel_training(str(run), place, wait=wait, yes=yes)
+        return
     found = find_run(run, folder=folder)
     holder = RunLock(found).holder()
     if holder is None:

@@ -17,6 +17,9 @@ from toolorchestra.remote.errors import ClusterError
 if TYPE_CHECKING:
     from toolorchestra.remote.kube import Kube
 
+RunOrTraining = Annotated[
+    Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", metavar="NAME")]
 Namespace = Annotated[
     str | None, typer.Option("-n", "--namespace", help="Namespace; else the context's.", metavar="NAME")

@@ -1,4 +1,4 @@
-"""`orchestra resume RUN`: go on with a run from its last checkpoint."""
+"""`orchestra resume`: go on with a run, or a suspended training on a cluster, from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -10,16 +10,40 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from toolorchestra.cli.runs import find_run
+from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace
+from toolorchestra.cli.place import Place
+from toolorchestra.cli.runs import RUNS, find_run
 from toolorchestra.cli.train import fail
 from toolorchestra.train.run_dir import RunDir
 
 
-def resume(run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")]) -> None:
+def resume(
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+    ],
+    wait: Annotated[bool, typer.Option("-w", "--wait", help="On a cluster: follow it to its end.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
     """Go on with a run from its last complete checkpoint, as a new incarnation. Nothing accepted is lost.
 
-    A run that is complete is left as it is, unless its YAML wants more steps by now.
+    A run that is complete is left as it is, unless its YAML wants more steps by now. A training on a cluster goes on
+    with its next attempt.
+
+    Example: orchestra resume router -n research
     """
+    place = Place(kubeconfig, context, namespace)
+    if place.holds(run, runs=RUNS):
+        from toolorchestra.cli.training_resume import resume_training
+
+        resume_training(str(run), place, wait=wait)
+        return
+    resume_run(run)
+
+
+def resume_run(run: Path) -> None:
+    """A run of this machine: goes on in this process, to its end."""
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
     from toolorchestra.local.lock import RunLock, RunLocked
 

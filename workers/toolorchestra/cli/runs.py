@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from toolorchestra.evaluation.archive import NotARun, check_run
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 
 RUNS = Path("runs")
@@ -22,6 +21,8 @@ runs = typer.Typer(add_completion=False, no_args_is_help=True, help="List runs, 
 
 def find_run(name: Path, *, folder: Path = RUNS) -> RunDir:
     """The run with this path, or this name under `folder`; ends the command with a message where there is none."""
+    from toolorchestra.evaluation.archive import NotARun, check_run
+
     root = name if name.is_dir() or name.is_absolute() or len(name.parts) > 1 else folder / name
     try:
         check_run(root)

@@ -1,4 +1,4 @@
-"""`orchestra status RUN`: how far a run is, and whether anybody still runs it."""
+"""`orchestra status`: how far a run is, and whether anybody still runs it; or a training on a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace, Output
+from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
+from toolorchestra.cli.train import fail
 from toolorchestra.local.lock import RunLock
 from toolorchestra.train.run_dir import RunDir
 
@@ -18,11 +21,34 @@ UNDER_WAY = ("Starting", "Running")
 
 
 def status(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster, or all of them."),
+    ] = None,
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: Output = "text",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="On a cluster: whenever it changes.")] = False,
+    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Trainings of all of them.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Say how far a run is, what it has spent, and what to do next where it has stopped."""
+    """Say how far a run is, what it has spent, and what to do next where it has stopped.
+
+    A name that is no run here is a training on the cluster; without a name: a table of all trainings there.
+
+    Example: orchestra status router -n research --watch
+    """
+    place, as_json = Place(kubeconfig, context, namespace), as_json or output == "json"
+    if run is None or place.holds(run, runs=folder):
+        from toolorchestra.cli.training_status import show
+
+        name = None if run is None else str(run)
+        show(name, place, as_json=as_json, watch=watch, all_namespaces=all_namespaces)
+        return
+    if watch:
+        fail(f"--watch is about trainings on a cluster; here: orchestra logs {run} controller -f")
     found = find_run(run, folder=folder)
     row = standing(found)
     if as_json:

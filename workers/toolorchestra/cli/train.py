@@ -35,7 +35,7 @@ def train(
     ends with a report. Ctrl-C once stops after the current step with a checkpoint; twice, at once.
     """
     if resume is not None:
-        from toolorchestra.cli.resume import resume as resume_run
+        from toolorchestra.cli.resume import resume_run
 
         resume_run(resume)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolorchestra.remote import kinds
 from toolorchestra.remote.errors import (
@@ -15,9 +15,11 @@ from toolorchestra.remote.errors import (
     Refused,
     Unreachable,
 )
-from toolorchestra.remote.kube import Kube
 from toolorchestra.remote.preflight.facts import Facts, Hidden, Json
 from toolorchestra.remote.preflight.references import KINDS, Reference
+
+if TYPE_CHECKING:
+    from toolorchestra.remote.kube import Kube
 
 T = TypeVar("T")
 

@@ -1,0 +1,348 @@
+"""The command line against a real API server. What the operator would write into status, the test writes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from support.real_run import TINY_RUN
+from support.run_rig import app, orchestra
+from testbed.api import Api, Refused
+from testbed.cluster import Cluster
+from toolorchestra.remote.connection import connect
+from toolorchestra.remote.errors import NotServed
+from toolorchestra.remote.kinds import Kind
+
+TINY = TINY_RUN / "training.yaml"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(cluster: Cluster, namespace: str) -> Run:
+    """`orchestra` about the test's namespace."""
+
+    def orchestra_there(*arguments: object, status: int = 0) -> Result:
+        return orchestra(*arguments, "--kubeconfig", cluster.kubeconfig, "--namespace", namespace, status=status)
+
+    return orchestra_there
+
+
+def path(namespace: str, plural: str = "orchestratortrainings", name: str = "tiny") -> str:
+    return f"/apis/toolorchestra.dev/v1alpha1/namespaces/{namespace}/{plural}/{name}"
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
+    since = "2030-01-01T00:00:00Z"
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since}
+
+
+def play(api: Api, namespace: str, *conditions: dict[str, Any], **status: Any) -> None:
+    """What the operator writes."""
+    live = api.get(path(namespace))
+    found = {"observedGeneration": live["metadata"]["generation"], "conditions": list(conditions), **status}
+    api.merge(f"{path(namespace)}/status", {"status": found})
+
+
+RUNNING = (condition("Running", "True", "Training", "step 3 of 10"), condition("Accepted", "True", "Accepted"))
+COMPLETE = (condition("Complete", "True", "StepsDone"), condition("Accepted", "True", "Accepted"))
+GIVEN_BACK = condition("Suspended", "True", "SuspendedByUser", "compute is given back")
+
+
+@contextmanager
+def beside(act: Callable[[], None]) -> Iterator[None]:
+    """While the block runs; what goes wrong there goes wrong here."""
+    wrong: list[BaseException] = []
+
+    def acting() -> None:
+        try:
+            act()
+        except BaseException as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=acting)
+    thread.start()
+    yield
+    thread.join()
+    assert not wrong, wrong
+
+
+def until(seen: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# ── submit ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_submit_creates_pools_first_and_changes_nothing_twice(run: Run, namespace: str, tmp_path: Path) -> None:
+    pool, training = "ExpertPool", "OrchestratorTraining"
+    first = run("submit", "-f", TINY).stdout.splitlines()
+    assert first == [
+        f"{pool} {namespace}/small created",
+        f"{pool} {namespace}/large created",
+        f"{training} {namespace}/tiny created",
+        f"follow it with: orchestra status tiny -n {namespace} --watch",
+    ]
+    again = run("submit", "-f", TINY).stdout
+    assert [line.split()[-1] for line in again.splitlines()[:3]] == ["unchanged"] * 3
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(TINY.read_text().replace("Small and cheap.", "Small."))
+    words = [line.split()[-1] for line in run("submit", "-f", changed).stdout.splitlines()[:3]]
+    assert words == ["configured", "unchanged", "unchanged"]
+
+
+def test_what_the_server_refuses_is_said_before_anything_is_changed(
+    run: Run, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    run("submit", "-f", TINY)
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(TINY.read_text().replace("Small and cheap.", "Small.").replace("steps: 10", "steps: 11"))
+    said = run("submit", "-f", changed, status=2).stderr
+    assert "spec.algorithm" in said
+    assert "immutable" in said
+    assert api.get(path(namespace, "expertpools", "small"))["spec"]["description"] == "Small and cheap."
+
+
+def test_another_owners_field_is_a_conflict_until_it_is_taken_over(
+    run: Run, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    run("submit", "-f", TINY)
+    api.merge(path(namespace, "expertpools", "small"), {"spec": {"expectedLatencyMilliseconds": 7}}, manager="kubectl")
+    said = run("submit", "-f", TINY, status=1).stderr
+    assert 'conflict with "kubectl"' in said
+    assert "--force-conflicts" in said
+    run("submit", "-f", TINY, "--force-conflicts")
+    assert api.get(path(namespace, "expertpools", "small"))["spec"]["expectedLatencyMilliseconds"] == 500
+
+
+def test_a_namespace_that_is_not_there(cluster: Cluster) -> None:
+    said = orchestra("submit", "-f", TINY, "--kubeconfig", cluster.kubeconfig, "-n", "nowhere", status=2).stderr
+    assert 'namespaces "nowhere" not found' in said
+
+
+def test_submit_and_wait_ends_as_the_training_does(run: Run, api: Api, namespace: str) -> None:
+    def operate() -> None:
+        until(lambda: _is_there(api, namespace))
+        play(api, namespace, *RUNNING, step=3)
+        time.sleep(3)  # longer than between two looks: it is seen running
+        play(api, namespace, *COMPLETE, step=10)
+
+    with beside(operate):
+        said = run("submit", "-f", TINY, "--wait").stdout
+    assert "tiny: Running: step 3 of 10" in said
+    assert "tiny: Complete: StepsDone" in said
+    assert f"orchestra get-model tiny -n {namespace}" in said
+
+
+def _is_there(api: Api, namespace: str) -> bool:
+    try:
+        api.get(path(namespace))
+    except Refused:
+        return False
+    return True
+
+
+# ── status ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_status_is_a_table_and_one_in_detail(run: Run, api: Api, namespace: str) -> None:
+    assert "no trainings in namespace" in run("status").stdout
+    run("submit", "-f", TINY)
+    assert run("status").stdout.splitlines()[1].split()[:3] == ["tiny", "Pending", "0/10"]
+    metrics = {"reward": "0.5", "accuracy": "0.75", "usdPerTask": "0.01"}
+    play(api, namespace, *RUNNING, step=3, progressPercentage=30, metrics=metrics, spentUSD="1.5")
+    [head, row] = run("status").stdout.splitlines()
+    assert head.split() == ["name", "status", "step", "reward", "accuracy", "$/task", "spent", "$", "age"]
+    assert row.split()[:7] == ["tiny", "Running", "3/10", "0.5", "0.75", "0.01", "1.5"]
+    lines = dict(line.split(maxsplit=1) for line in run("status", "tiny").stdout.splitlines() if line[0] != " ")
+    assert lines["tiny"] == "Running"
+    assert lines["step"] == "3 of 10 (30 %)"
+    assert lines["spent"] == "$1.5"
+    said = json.loads(run("status", "tiny", "-o", "json").stdout)
+    assert (said["state"], said["step"], said["spentUSD"]) == ("Running", 3, "1.5")
+    [row] = json.loads(run("status", "--json").stdout)
+    assert row["name"] == "tiny"
+
+
+def test_status_shows_what_happened_last(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    uid = api.get(path(namespace))["metadata"]["uid"]
+    about = {"kind": "OrchestratorTraining", "name": "tiny", "namespace": namespace, "uid": uid}
+    event = {"reason": "Training", "message": "step 1", "type": "Normal", "involvedObject": about}
+    event |= {"lastTimestamp": "2020-01-01T00:00:00Z", "metadata": {"name": "tiny.1"}}
+    api.create(f"/api/v1/namespaces/{namespace}/events", event)
+    assert "Training: step 1" in run("status", "tiny").stdout
+
+
+def test_watching_ends_with_the_training(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    failed = condition("Failed", "True", "BackoffLimitExceeded", "it failed 4 times")
+    play(api, namespace, failed)
+    assert "tiny: Failed: BackoffLimitExceeded: it failed 4 times" in run("status", "tiny", "-w", status=1).stdout
+
+
+def test_a_name_that_is_not_there_has_near_ones(run: Run, cluster: Cluster, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    said = run("status", "tinny", status=2).stderr
+    assert f"there is no OrchestratorTraining tinny in namespace {namespace}; did you mean tiny?" in said
+    elsewhere = orchestra("status", "tiny", "--kubeconfig", cluster.kubeconfig, "-n", "default", status=2).stderr
+    assert f"(-n {namespace})" in elsewhere or "there is one in:" in elsewhere
+
+
+# ── suspend, resume ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_suspend_and_resume_set_one_field(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    play(api, namespace, *RUNNING)
+    assert "suspending, with a checkpoint" in run("suspend", "tiny").stdout
+    assert api.get(path(namespace))["spec"]["suspend"] is True
+    assert "suspended already" in run("suspend", "tiny").stdout
+    assert "unchanged" in run("submit", "-f", TINY).stdout, "giving the file again does not resume it"
+    play(api, namespace, GIVEN_BACK, condition("Accepted", "True", "Accepted"))
+    assert run("suspend", "tiny", "--wait").exit_code == 0
+    assert "going on from its last checkpoint" in run("resume", "tiny").stdout
+    assert api.get(path(namespace))["spec"]["suspend"] is False
+    assert "not suspended" in run("resume", "tiny").stdout
+
+
+def test_what_ended_is_left_alone(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    play(api, namespace, *COMPLETE)
+    assert "nothing to suspend" in run("suspend", "tiny").stdout
+    assert "is Complete, not suspended" in run("resume", "tiny").stdout
+    said = run("cancel", "tiny", "--yes").stdout
+    assert "nothing to cancel" in said
+    assert api.get(path(namespace))["spec"].get("suspend") is False
+
+
+# ── cancel ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cancel_waits_for_the_last_checkpoint(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    play(api, namespace, *RUNNING)
+
+    def operate() -> None:
+        until(lambda: api.get(path(namespace))["spec"]["suspend"] is True)
+        play(api, namespace, condition("Suspended", "True", "SuspendedByUser", "waiting for the last checkpoint"))
+        time.sleep(3)  # longer than between two looks
+        assert _is_there(api, namespace), "not before its compute is given back"
+        play(api, namespace, GIVEN_BACK)
+
+    with beside(operate):
+        said = run("cancel", "tiny", "--yes").stdout
+    assert "waiting for the last checkpoint" in said
+    assert "kept: PersistentVolumeClaim tiny-storage" in said
+    assert "tiny is deleted" in said
+    assert not _is_there(api, namespace)
+
+
+def test_cancel_asks(run: Run, api: Api, cluster: Cluster, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    play(api, namespace, *RUNNING)
+    command = ["cancel", "tiny", "--kubeconfig", str(cluster.kubeconfig), "-n", namespace]
+    no = CliRunner().invoke(app, command, input="n\n")
+    assert (no.exit_code, "nothing was done" in no.stdout) == (0, True)
+    nobody = CliRunner().invoke(app, command, input="")
+    assert (nobody.exit_code, "--yes says it beforehand" in nobody.stderr) == (2, True)
+    assert api.get(path(namespace))["spec"].get("suspend") is False
+    run("cancel", "tiny", "--yes", "--no-wait")
+    assert not _is_there(api, namespace)
+
+
+# ── plan ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_plan_says_what_the_cluster_lacks_until_it_lacks_nothing(run: Run, api: Api, namespace: str) -> None:
+    said = json.loads(run("plan", "-f", TINY, "-o", "json", status=1).stdout)
+    missing = {line["about"]: line["remedy"] for line in said["lines"] if line["level"] == "missing"}
+    assert set(missing) == {"PersistentVolumeClaim models", "operator", "volumes"}
+    assert "helm install" in missing["operator"]
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    api.create(
+        f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", {"metadata": {"name": "models"}, "spec": claim}
+    )
+    made = [_default_class(api, namespace), _operator(api, namespace)]
+    try:
+        assert run("plan", "-f", TINY).stdout.endswith("plan: nothing is missing\n")
+    finally:
+        for each in made:
+            api.delete(each)
+
+
+def _default_class(api: Api, namespace: str) -> str:
+    name, collection = f"class-{namespace}"[:50].strip("-"), "/apis/storage.k8s.io/v1/storageclasses"
+    annotations = {"storageclass.kubernetes.io/is-default-class": "true"}
+    api.create(collection, {"metadata": {"name": name, "annotations": annotations}, "provisioner": "example.org/none"})
+    return f"{collection}/{name}"
+
+
+def _operator(api: Api, namespace: str) -> str:
+    labels = {"app.kubernetes.io/part-of": "toolorchestra", "app.kubernetes.io/component": "operator"}
+    env = [{"name": "TOOLORCHESTRA_OPERATOR_NATS_URL", "value": "nats://nats:4222"}]
+    pod = {"containers": [{"name": "operator", "image": "operator", "env": env}]}
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    collection = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    api.create(collection, {"metadata": {"name": "operator", "labels": labels}, "spec": spec})
+    api.merge(f"{collection}/operator/status", {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}})
+    return f"{collection}/operator"
+
+
+def test_plan_takes_experts_that_are_there_already(run: Run, namespace: str, tmp_path: Path) -> None:
+    [training, *pools] = yaml.safe_load_all(TINY.read_text())
+    alone, rest = tmp_path / "training.yaml", tmp_path / "pools.yaml"
+    alone.write_text(yaml.safe_dump(training))
+    rest.write_text(yaml.safe_dump_all(pools))
+    assert "no ExpertPool named small" in run("plan", "-f", alone, status=1).stdout
+    run("submit", "-f", rest)
+    assert "ExpertPool named" not in run("plan", "-f", alone, status=1).stdout
+
+
+def test_plan_tries_what_submit_would_do(run: Run, api: Api, namespace: str, tmp_path: Path) -> None:
+    run("submit", "-f", TINY)
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(TINY.read_text().replace("steps: 10", "steps: 11"))
+    said = run("plan", "-f", changed, status=1).stdout
+    assert "MISSING  refused    OrchestratorTraining/tiny: cannot patch" in said
+    assert api.get(path(namespace))["spec"]["algorithm"]["steps"] == 10
+
+
+# ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_one_may_not_do_names_verb_and_resource(cluster: Cluster, namespace: str) -> None:
+    nobody = ("--kubeconfig", cluster.own.kubeconfig_of("nobody"), "-n", namespace)
+    said = orchestra("status", *nobody, status=1).stderr
+    assert f"not allowed to list orchestratortrainings.toolorchestra.dev in namespace {namespace}" in said
+    assert "verb list on resource orchestratortrainings.toolorchestra.dev" in said
+    assert (
+        "not allowed to patch expertpools.toolorchestra.dev small"
+        in orchestra("submit", "-f", TINY, *nobody, status=1).stderr
+    )
+    lines = json.loads(orchestra("plan", "-f", TINY, *nobody, "-o", "json", status=1).stdout)["lines"]
+    [rights] = [line for line in lines if line["about"] == "rights"]
+    assert rights["level"] == "missing"
+    assert f"kubectl create role orchestra -n {namespace} --verb=create,patch,get,list" in rights["remedy"]
+    assert {line["level"] for line in lines if line["about"] in ("namespace", "operator")} == {"unknown"}
+
+
+def test_a_kind_that_is_not_served(cluster: Cluster) -> None:
+    kube = connect(kubeconfig=cluster.kubeconfig)
+    absent = Kind("absent.toolorchestra.dev/v1", "things")
+    assert not kube.serves(absent)
+    with pytest.raises(NotServed, match="kubectl apply --server-side -f crds/"):
+        kube.list(absent, namespace="default")
+    assert kube.find(absent, "a", namespace="default") is None

@@ -1,0 +1,30 @@
+"""`orchestra resume` of a training on a cluster: `spec.suspend` is taken back."""
+
+from __future__ import annotations
+
+import typer
+
+from toolorchestra.cli.cluster import errors_said
+from toolorchestra.cli.following import follow_to_the_end
+from toolorchestra.cli.place import Place
+
+
+def resume_training(name: str, place: Place, *, wait: bool) -> None:
+    """Go on, or say why there is nothing to go on with."""
+    with errors_said():
+        from toolorchestra.remote.standing import ENDED, message_of, next_step, state_of
+        from toolorchestra.remote.trainings import find, suspend
+
+        kube = place.kube()
+        training = find(kube, name, namespace=kube.namespace)
+        state = state_of(training)
+        if not training["spec"].get("suspend") or state in ENDED:
+            typer.echo(f"{name} is {state}, not suspended: {message_of(training)}".rstrip(": "))
+            if following := next_step(training):
+                typer.echo(f"next: {following}")
+            raise typer.Exit(0 if state != "Failed" else 1)
+        training = suspend(kube, training, False)
+        typer.echo(f"{name}: going on from its last checkpoint")
+    if wait:
+        raise typer.Exit(follow_to_the_end(kube, training))
+    typer.echo(f"follow it with: orchestra status {name} -n {kube.namespace} --watch")

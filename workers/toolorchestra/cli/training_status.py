@@ -1,0 +1,74 @@
+"""`orchestra status` on a cluster: a table of trainings, or one of them in detail; once, or whenever it changes."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from toolorchestra.cli.cluster import errors_said
+from toolorchestra.cli.following import LOOKED_AWAY, follow_to_the_end
+from toolorchestra.cli.place import Place
+
+if TYPE_CHECKING:
+    from toolorchestra.remote.kube import Kube
+
+POLL_SECONDS = 2.0
+
+
+def show(name: str | None, place: Place, *, as_json: bool, watch: bool, all_namespaces: bool = False) -> None:
+    """The command's end, where it watches one training, is that training's."""
+    with errors_said():
+        kube = place.kube()
+        if name is None:
+            _show_all(kube, as_json=as_json, watch=watch, namespace="" if all_namespaces else kube.namespace)
+            return
+        training = _show_one(kube, name, as_json=as_json)
+    if watch:
+        raise typer.Exit(follow_to_the_end(kube, training))
+
+
+def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
+    from toolorchestra.remote.shown import lines
+    from toolorchestra.remote.standing import standing
+    from toolorchestra.remote.trainings import events, find
+
+    training = find(kube, name, namespace=kube.namespace)
+    if as_json:
+        typer.echo(json.dumps(standing(training), indent=1))
+        return training
+    for label, text in lines(standing(training), events(kube, training), now=datetime.now(UTC)):
+        typer.echo(f"{label:<12} {text}".rstrip())
+    return training
+
+
+def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None:
+    """The table, and with `watch` again whenever it is another."""
+    shown = ""
+    try:
+        while True:
+            if (text := _all(kube, as_json=as_json, namespace=namespace)) != shown:
+                typer.echo(text)
+                shown = text
+            if not watch:
+                return
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        raise typer.Exit(LOOKED_AWAY) from None
+
+
+def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
+    from toolorchestra.remote.kinds import TRAININGS
+    from toolorchestra.remote.shown import table
+    from toolorchestra.remote.standing import standing
+
+    found = kube.list(TRAININGS, namespace=namespace)
+    if as_json:
+        return json.dumps([standing(one) for one in found], indent=1)
+    if not found:
+        where = f"in namespace {namespace}" if namespace else "in the cluster"
+        return f"no trainings {where} (give it one with: orchestra submit -f FILE)"
+    return "\n".join(table(found, now=datetime.now(UTC), namespaces=not namespace))
