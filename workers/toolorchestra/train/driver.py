@@ -24,14 +24,14 @@ from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
 from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.status import EXIT_CODES, State
+from toolorchestra.train.status import EXIT_CODES, EXIT_TRAINER_LOST, State
 from toolorchestra.train.trainer_group import TrainerLost
 
 _log = logging.getLogger(__name__)
 
 
-async def drive(config: DriverConfig) -> State:
-    """Run one incarnation to its end; the state that it ended in."""
+async def drive(config: DriverConfig) -> int:
+    """Run one incarnation to its end; the exit status that says how it ended."""
     run = RunDir(config.run)
     ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
     job = Job(config=config, run=run)
@@ -40,7 +40,7 @@ async def drive(config: DriverConfig) -> State:
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, job.stop)
     state: State = "Failed"
-    message = ""
+    message, lost_trainer = "", False
     try:
         if config.cluster:
             await job.nodes()
@@ -55,12 +55,12 @@ async def drive(config: DriverConfig) -> State:
         state, message = "Paused", str(pause)
         job.status.fields["reason"] = pause.reason.value
     except TrainerLost as lost:
-        message = f"a trainer died: {lost}"
+        message, lost_trainer = f"a trainer died: {lost}", True
         _log.error("%s", message)
     finally:
         await job.finish(state, message=message)
         await job.close(keep_engines=state == "Failed")
-    return state
+    return EXIT_TRAINER_LOST if lost_trainer else EXIT_CODES[state]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.cluster and url:  # it may carry credentials, so it is not in the file
         config = config.model_copy(update={"nats_url": url})
     telemetry = configure(service="toolorchestra-controller", attributes={"toolorchestra.training": config.uid})
-    state = asyncio.run(drive(config))
+    code = asyncio.run(drive(config))
     telemetry.shutdown()
     sys.stdout.flush()
-    os._exit(EXIT_CODES[state])  # Ray's and gRPC's threads must not keep a finished driver alive
+    os._exit(code)  # Ray's and gRPC's threads must not keep a finished driver alive
 
 
 if __name__ == "__main__":

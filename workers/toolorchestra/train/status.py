@@ -13,6 +13,8 @@ State = Literal["Starting", "Running", "Complete", "Failed", "Paused", "Cancelle
 
 EXIT_CODES: dict[State, int] = {"Complete": 0, "Cancelled": 130, "Paused": 75, "Failed": 1}
 """Exit status of a controller by how it ended; 75 (EX_TEMPFAIL): a person has to act, then it can be resumed."""
+EXIT_TRAINER_LOST = 76
+"""Failed too, by the loss of a trainer: whoever knows why it is gone (its program's fault, or its node's) judges."""
 
 
 @dataclass
