@@ -7,17 +7,21 @@ of the training would tell (its progress in the key-value bucket) is written her
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats
+import urllib3.exceptions
 import yaml
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 
 from support.real_run import TINY_RUN
 from testbed.api import Api, Refused
@@ -27,6 +31,7 @@ from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 GROUP = "/apis/toolorchestra.dev/v1alpha1"
 TRAINING = "orchestratortrainings"
 STEPS = 10
+_TICK = 0.1
 MADE = (
     ("/api/v1", "secrets"),
     ("/api/v1", "persistentvolumeclaims"),
@@ -230,3 +235,65 @@ def _lasting(live: dict[str, Any]) -> Any:
         if live.get("type") == "Opaque":
             found["data"][key] = bool(value)
     return json.loads(json.dumps(found).replace(uid, "ITSELF"))
+
+
+@dataclass
+class Player:
+    """Plays a training's cluster as it goes: what was made comes up, the first attempt fails, the next completes."""
+
+    stage: Stage
+    up: set[int] = field(default_factory=set[int])
+    ended: set[int] = field(default_factory=set[int])
+    failing: int = 1
+    """Attempts that fail before one does not."""
+    endless: bool = False
+    """It runs, and never ends."""
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def came_up(self, attempt: int) -> None:
+        """Wait until the attempt runs."""
+        async with self._news:
+            await self._news.wait_for(lambda: attempt in self.up)
+
+    async def play(self) -> None:
+        """For as long as it is not cancelled; whatever the API server says meanwhile."""
+        while True:
+            with contextlib.suppress(Refused, urllib3.exceptions.HTTPError, NotFoundError):
+                await self.act()
+            await asyncio.sleep(_TICK)
+
+    async def act(self) -> None:
+        """What is due now."""
+        stage = self.stage
+        status = stage.status()
+        attempt = status.get("attempt", 0)
+        fails = attempt <= self.failing
+        if attempt and attempt not in self.up and len(stage.jobs(attempt)) == 3:
+            await stage.tells(attempt, 1 if fails else 5)
+            stage.comes_up(attempt)
+            self.up.add(attempt)
+            async with self._news:
+                self._news.notify_all()
+        if self.endless or attempt not in self.up - self.ended or stage.condition("Running")[0] != "True":
+            return
+        if fails:
+            stage.head_ends(attempt, 1, message="ValueError: boom")
+        else:
+            await stage.tells(attempt, STEPS, state="Complete")
+            stage.head_ends(attempt, 0)
+        self.ended.add(attempt)
+        stage.collect_pods()
+
+
+@asynccontextmanager
+async def played(*players: Player) -> AsyncIterator[None]:
+    """They play meanwhile. A player that breaks is an error in the end."""
+    tasks = [asyncio.create_task(player.play()) for player in players]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
