@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra_operator.trainings import builtin, workers
+from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pods import OverlayRejected
+from toolorchestra_operator.trainings.provider import PROVIDERS, RayProvider
 from toolorchestra_operator.trainings.remembered import Provider, Remembered
 
 
@@ -34,6 +35,16 @@ class Admitted:
     experts: tuple[ExpertPool, ...]
     provider: Provider
 
+    @property
+    def ray(self) -> RayProvider:
+        """Who makes its Ray clusters."""
+        return PROVIDERS[self.provider]
+
+    @property
+    def queue(self) -> str | None:
+        """The queue that decides when it may use compute; None: nobody does."""
+        return self.desired.spec.queue_name if self.provider == "KubeRay" else None
+
 
 def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     """Everything that can be said before anything is made. What was admitted keeps its experts and its provider."""
@@ -45,13 +56,13 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     experts = _experts(training, observed, remembered)
     if isinstance(experts, Unmatched):
         return Refused(experts.reason, experts.message)
-    provider = _provider(training, remembered)
+    provider = _provider(training, observed, remembered)
     if isinstance(provider, Refused):
         return provider
     if unsupported := _unsupported(desired):
         return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
     try:
-        _pods(desired)
+        _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
         return Refused(Reason.INVALID_POD_TEMPLATE, str(error))
     if observed.missing:
@@ -72,15 +83,25 @@ def _experts(
     return tuple(there[name] for name in names)
 
 
-def _provider(training: OrchestratorTraining, remembered: Remembered) -> Provider | Refused:
-    """Sticky once it is known. Builtin is the one there is: KubeRay is refused, and Auto does not choose it."""
-    wanted = training.spec.ray.provider
-    if remembered.provider is not None:
-        return remembered.provider
+def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | Refused:
+    """Sticky once it is known. Auto: KubeRay where it is installed."""
+    wanted, queue = remembered.provider or training.spec.ray.provider, training.spec.queue_name
+    if wanted == "Auto":
+        wanted = "KubeRay" if observed.kuberay else "Builtin"
     if wanted == "KubeRay":
-        what = "spec.ray.provider: this release makes no RayJobs"
-        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{what}; use Builtin, or Auto, which is Builtin")
-    return "Builtin"
+        if observed.kuberay or remembered.terminal is not None:
+            return "KubeRay"
+        said = "KubeRay is not installed: RayJobs (ray.io/v1) are not served. Install it"
+        remedy = said if remembered.provider else f"{said}, or use Auto or Builtin (in a new training)"
+        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"spec.ray.provider: {remedy}")
+    if queue is None or remembered.provider is not None:
+        return "Builtin"
+    said = f"spec.queueName: the Builtin provider does not wait for the quota of queue {queue}"
+    if training.spec.ray.provider == "Builtin":
+        remedy = "use the provider KubeRay, or leave queueName out (either in a new training)"
+        return Refused(Reason.INVALID_SPEC, f"{said}: {remedy}")
+    remedy = "install KubeRay, or leave queueName out (in a new training)"
+    return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{said}, and KubeRay is not installed: {remedy}")
 
 
 def _unsupported(desired: Desired) -> list[str]:
@@ -99,9 +120,9 @@ def _unsupported(desired: Desired) -> list[str]:
     return found
 
 
-def _pods(desired: Desired) -> None:
+def _pods(desired: Desired, provider: RayProvider) -> None:
     """Every pod template once, for what an overlay must not say."""
-    builtin.manifests(desired, attempt=1)
+    provider.manifests(desired, attempt=1)
     workers.deployment(desired, (), attempt=1, replicas=0)
 
 

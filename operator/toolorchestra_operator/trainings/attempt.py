@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.trainings import builtin, workers
+from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.admission import Admitted
+from toolorchestra_operator.trainings.builtin import HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.experts import is_ready, resolved
+from toolorchestra_operator.trainings.kueue import Quota, quota
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
@@ -30,8 +31,12 @@ LOOK_SECONDS = 10.0
 def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
     """The decision about an admitted, not suspended, not finished training with an attempt to its name."""
     names, attempt = admitted.desired.names, remembered.attempt
-    state = builtin.state(names, attempt, objects=observed.objects, pods=observed.pods)
-    decision = _facts(Decision(remembered, requeue_after=LOOK_SECONDS), admitted, observed, state)
+    ray = admitted.ray
+    state = ray.state(names, attempt, objects=observed.objects, pods=observed.pods)
+    told = bool(of_attempt(observed.progress, attempt))
+    cluster = observed.objects.get(ray.refs(names, attempt)[0])
+    held = quota(admitted.queue, cluster, observed.workloads, ran=told, now=now)
+    decision = _facts(Decision(remembered, requeue_after=LOOK_SECONDS), admitted, observed, state, held)
     if attempt > 1:
         decision = replace(decision, remove=everything_of(admitted, attempt - 1))
     if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
@@ -46,16 +51,17 @@ def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, no
         case "Paused":
             return _paused(decision, admitted, observed, state)
         case _:
-            decision = _exists(decision, admitted, observed)
+            wanted = admitted.desired.spec.rollout.workers if held.reserved and state.life != "Queued" else 0
+            decision = _exists(decision, admitted, observed, workers_wanted=wanted)
     return _deadlines(decision, admitted, observed, state, now)
 
 
 # ── facts ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState) -> Decision:
+def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState, held: Quota) -> Decision:
     """Conditions that describe, and decide nothing."""
-    messaging = observed.messaging
+    messaging, decision = observed.messaging, decision.says("QuotaReserved", *held.aspect)
     if messaging.error:
         decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, messaging.error)
     elif messaging.ready:
@@ -67,7 +73,18 @@ def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: Cl
         decision = decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, f"not ready: {', '.join(out)}")
     else:
         decision = decision.says("ExpertsReady", "True", Reason.EXPERTS_READY)
+    if state.life == "Queued":
+        return _queued(decision, state, held)
     return _cluster(_running(decision, observed), observed, state)
+
+
+def _queued(decision: Decision, state: ClusterState, held: Quota) -> Decision:
+    said = f"its RayJob is suspended: {state.message}"
+    decision = decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, said)
+    if held.preempted:
+        said = "it goes on from the last checkpoint when it is let go on"
+        return decision.says("Running", "False", Reason.PREEMPTED, said)
+    return decision.says("Running", "False", Reason.CLUSTER_STARTING, "its RayJob is suspended")
 
 
 def _cluster(decision: Decision, observed: Observed, state: ClusterState) -> Decision:
@@ -110,7 +127,7 @@ def _heads_of_others(observed: Observed, attempt: int) -> str:
     for pod in observed.pods:
         labels = pod["metadata"].get("labels") or {}
         ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        is_head = labels.get("app.kubernetes.io/component") == builtin.HEAD
+        is_head = labels.get("app.kubernetes.io/component") == HEAD
         if is_head and labels.get(ATTEMPT_LABEL) != str(attempt) and not ended:
             return f"pod {pod['metadata']['name']}"
     return ""
@@ -123,16 +140,17 @@ def _served(kind: str, status: Any) -> bool:
 # ── what is to exist ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _exists(decision: Decision, admitted: Admitted, observed: Observed) -> Decision:
-    desired, attempt = admitted.desired, decision.remembered.attempt
+def _exists(decision: Decision, admitted: Admitted, observed: Observed, *, workers_wanted: int) -> Decision:
+    """`workers_wanted`: none before quota is there for the cluster whose episodes they run."""
+    desired, attempt, ray = admitted.desired, decision.remembered.attempt, admitted.ray
     pools = [resolved(pool) for pool in admitted.experts]
-    config = config_map(desired, pools, attempt=attempt, ray_address=builtin.ray_address(desired, attempt=attempt))
+    config = config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt))
     once: list[Manifest] = [_token(admitted, observed.token)]
     if (claim := storage_claim(desired)) is not None:
         once.append(claim)
-    once += [config, *builtin.manifests(desired, attempt=attempt)]
+    once += [config, *ray.manifests(desired, attempt=attempt)]
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
-    deployment = workers.deployment(desired, pools, attempt=attempt, replicas=desired.spec.rollout.workers)
+    deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted)
     return replace(decision, create=create, apply=(deployment,), streams="keep" if observed.messaging.ready else "make")
 
 
@@ -146,7 +164,7 @@ def _token(admitted: Admitted, token: str) -> Manifest:
 def everything_of(admitted: Admitted, attempt: int) -> tuple[Ref, ...]:
     """What an attempt that is over leaves: its cluster, then its configuration."""
     names = admitted.desired.names
-    return (*builtin.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
+    return (*admitted.ray.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
 
 
 # ── how it ends ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +209,8 @@ def _paused(decision: Decision, admitted: Admitted, observed: Observed, state: C
     desired, attempt = admitted.desired, decision.remembered.attempt
     ref = Ref("v1", "ConfigMap", desired.names.namespace, desired.names.attempt(attempt))
     pools = [resolved(pool) for pool in admitted.experts]
-    now = config_map(desired, pools, attempt=attempt, ray_address=builtin.ray_address(desired, attempt=attempt))
+    address = admitted.ray.ray_address(desired, attempt=attempt)
+    now = config_map(desired, pools, attempt=attempt, ray_address=address)
     before = observed.objects.get(ref)
     if before is not None and before["data"][RESOURCES_FILE] != now["data"][RESOURCES_FILE]:
         return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)
@@ -207,7 +226,7 @@ def _deadlines(
     active = spec.active_deadline_seconds
     if active is not None and remembered.start_time and now - remembered.start_time > timedelta(seconds=active):
         return fail(decision, Reason.ACTIVE_DEADLINE_EXCEEDED, f"it ran for more than {active} seconds", now)
-    begun = _begun(observed.objects, admitted, remembered.attempt)
+    begun = admitted.ray.begun(admitted.desired.names, remembered.attempt, objects=observed.objects)
     if begun is None or of_attempt(observed.progress, remembered.attempt).get("state") == "Running":
         return decision
     if now - begun > timedelta(seconds=spec.start_deadline_seconds):
@@ -215,8 +234,3 @@ def _deadlines(
         said = f"no step within {spec.start_deadline_seconds} seconds: {message}"
         return fail(decision, Reason.START_DEADLINE_EXCEEDED, said, now)
     return decision
-
-
-def _begun(objects: Mapping[Ref, Manifest], admitted: Admitted, attempt: int) -> datetime | None:
-    head = objects.get(builtin.refs(admitted.desired.names, attempt)[0])
-    return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])

@@ -8,6 +8,7 @@ elastic. A node's container that dies is started again in its pod; the head's ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from toolorchestra.api.base import Resources
@@ -39,6 +40,12 @@ def refs(names: Names, attempt: int) -> tuple[Ref, ...]:
     """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
     jobs = [Ref("batch/v1", "Job", names.namespace, names.job(attempt, c)) for c in _JOBS]
     return (*jobs, Ref("v1", "Service", names.namespace, names.attempt(attempt)))
+
+
+def compute(names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
+    """The nodes. The head of a success has ended, and its log stays to be read until the TTL."""
+    head, engines, trainers, _ = refs(names, attempt)
+    return (engines, trainers, head) if failed else (engines, trainers)
 
 
 def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
@@ -133,6 +140,12 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
     if None in jobs or any(waiting):
         return ClusterState("Starting", message=", ".join(filter(None, waiting)) or "its Jobs are being made")
     return ClusterState("Up", message="head, trainers and engines run")
+
+
+def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
+    """When its head was made."""
+    head = objects.get(refs(names, attempt)[0])
+    return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])
 
 
 def _waiting(job: Manifest) -> str:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from toolorchestra.api.conditions import Reason
 
-Life = Literal["Absent", "Starting", "Up", "Succeeded", "Failed", "Paused", "Stopped"]
-"""Failed: the program's own failure, which counts. Stopped: told to end, or its nodes were taken away; never counts.
-Paused: a person has to act."""
+Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Paused", "Stopped"]
+"""Queued: it may not use compute, or is giving it back, and will be let go on. Failed: the program's own failure, which
+counts. Stopped: told to end, or its nodes were taken away; never counts. Paused: a person has to act."""
 
 EXIT_PAUSED = 75
 EXIT_STOPPED = 130

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.discovery import KUEUE_WORKLOAD
+from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Key, Manifest, Ref
 from toolorchestra_operator.openapi import Schemas
-from toolorchestra_operator.trainings import builtin
+from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
+from toolorchestra_operator.trainings.provider import PROVIDERS
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
@@ -74,7 +77,8 @@ class TrainingObserver:
             missing=tuple(await self._missing(parent, key.namespace)),
             messaging=messaging,
             progress=progress,
-            kuberay=await self.api.served("ray.io/v1", "RayJob"),
+            kuberay=await self.api.served(*RAY_JOB),
+            workloads=await self._workloads(parent, names, remembered, objects),
             token=secrets.token_hex(32),
         )
 
@@ -85,7 +89,8 @@ class TrainingObserver:
             Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage),
         ]
         for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
-            refs += [*builtin.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt))]
+            refs += PROVIDERS[remembered.provider].refs(names, attempt) if remembered.provider else ()
+            refs.append(Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
         found = {ref: await self.api.get(ref) for ref in refs}
         return {ref: live for ref, live in found.items() if live is not None}
 
@@ -93,12 +98,23 @@ class TrainingObserver:
         self, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
     ) -> tuple[Manifest, ...]:
         """Only while a cluster is not simply up."""
-        if not remembered.attempt or remembered.terminal:
+        if not remembered.attempt or remembered.terminal or remembered.provider is None:
             return ()
-        state = builtin.state(names, remembered.attempt, objects=objects, pods=())
+        state = PROVIDERS[remembered.provider].state(names, remembered.attempt, objects=objects, pods=())
         if state.life == "Up":
             return ()
         return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name}))
+
+    async def _workloads(
+        self, parent: Manifest, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
+    ) -> tuple[Manifest, ...] | None:
+        """Only where a queue is named and still decides."""
+        job = objects.get(Ref(*RAY_JOB, names.namespace, names.attempt(remembered.attempt)))
+        waits = job is not None and job["spec"].get("suspend") and "queueName" in parent["spec"]
+        if not waits or job is None or not await self.api.served(*KUEUE_WORKLOAD):
+            return None
+        labels = {JOB_UID_LABEL: job["metadata"]["uid"]}
+        return tuple(await self.api.list(*KUEUE_WORKLOAD, namespace=names.namespace, labels=labels))
 
     async def _pools(self, namespace: str) -> tuple[ExpertPool, ...]:
         """Pools that the models accept; one that they do not is no expert, and says so itself."""

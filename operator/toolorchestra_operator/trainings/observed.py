@@ -40,5 +40,7 @@ class Observed:
     """What the controller told last; empty where it told nothing, or NATS cannot be asked."""
     kuberay: bool = False
     """Whether RayJobs are served."""
+    workloads: tuple[Manifest, ...] | None = None
+    """Kueue's, of the attempt's RayJob; None where Kueue is not installed."""
     token: str = ""
     """A fresh random token, for the Ray cluster's Secret where there is none."""

@@ -19,7 +19,8 @@ USER = 1000
 HEAD_GRACE_SECONDS = 300
 """Between SIGTERM and the end of a head: a step and a checkpoint."""
 WORKER_GRACE_SECONDS = 60
-SECRET_TOKEN_KEY = "token"
+SECRET_TOKEN_KEY = "auth_token"
+"""The one that KubeRay's operator reads."""
 
 POD_SECURITY: Mapping[str, Any] = {
     "runAsNonRoot": True,

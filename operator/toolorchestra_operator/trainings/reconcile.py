@@ -17,9 +17,10 @@ from typing import Any
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.canonical import differences
 from toolorchestra_operator.conditions import merged, transitions
+from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, MakeStreams, Plan, RemoveStreams, SetFinalizer
-from toolorchestra_operator.trainings import builtin, progress
+from toolorchestra_operator.trainings import progress
 from toolorchestra_operator.trainings.admission import Admitted, Refused, admit
 from toolorchestra_operator.trainings.attempt import everything_of, under_way
 from toolorchestra_operator.trainings.decision import Decision
@@ -33,8 +34,10 @@ from toolorchestra_operator.trainings.streams import settings_of
 MANAGER = "toolorchestra"
 FINALIZER = "toolorchestra.dev/streams"
 SKIP_ANNOTATION = "toolorchestra.dev/skip-stream-removal"
-STREAM_REMOVAL_SECONDS = 300
-"""How long the removal of streams may hold a deletion up."""
+REMOVAL_SECONDS = 300
+"""How long RayJobs and streams may hold a deletion up."""
+LEFT_SECONDS = 5.0
+"""How often to look after what is being removed."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
@@ -60,7 +63,11 @@ def _decide(admitted: Admitted, observed: Observed, remembered: Remembered, now:
         decision = under_way(admitted, observed, remembered, now)
     if not admitted.desired.spec.suspend:
         decision = decision.says("Suspended", "False", Reason.NOT_SUSPENDED)
-    decision = decision.says("QuotaReserved", "True", Reason.NO_QUEUE)
+    if admitted.queue is None:
+        decision = decision.says("QuotaReserved", "True", Reason.NO_QUEUE)
+    elif "QuotaReserved" not in decision.conditions and remembered.terminal is None:
+        said = f"queue {admitted.queue}: nothing is asked for"
+        decision = decision.says("QuotaReserved", "False", Reason.QUOTA_PENDING, said)
     return decision.says("Accepted", "True", Reason.ACCEPTED)
 
 
@@ -85,7 +92,8 @@ def _suspended(admitted: Admitted, observed: Observed, remembered: Remembered) -
         return Decision(moved, requeue_after=0.0).says("Suspended", "True", said, "giving compute back")
     before = everything_of(admitted, remembered.attempt - 1) if remembered.attempt > 1 else ()
     left = any(ref in observed.objects for ref in before)
-    decision = Decision(remembered, remove=(*before, _workers(admitted)), requeue_after=5.0 if left else None)
+    after = LEFT_SECONDS if left else None
+    decision = Decision(remembered, remove=(*before, _workers(admitted)), requeue_after=after)
     message = "waiting for the last checkpoint" if left else "compute is given back"
     return (
         decision.says("Suspended", "True", said, message)
@@ -105,17 +113,19 @@ def _finished(admitted: Admitted, observed: Observed, remembered: Remembered, no
     ended = remembered.completion_time or now
     look = timedelta(seconds=spec.keep_failed_seconds if remembered.terminal == "Failed" else 0)
     ttl = timedelta(seconds=spec.ttl_seconds_after_finished)
-    head, engines, trainers, service = builtin.refs(names, remembered.attempt)
     remove: tuple[Ref, ...] = ()
     if now - ended >= look:
-        remove = (_workers(admitted), engines, trainers)
-        if remembered.terminal == "Failed":
-            remove += (head,)
+        failed = remembered.terminal == "Failed"
+        remove = (_workers(admitted), *admitted.ray.compute(names, remembered.attempt, failed=failed))
     if now - ended >= ttl:
-        remove += (head, service, *everything_of(admitted, remembered.attempt)[-1:])
-        remove += (Ref("v1", "Secret", names.namespace, names.ray_token),)
+        remove = tuple(dict.fromkeys((*remove, *everything_of(admitted, remembered.attempt))))
         decision = replace(decision, streams="remove")
+        if not any(ref in observed.objects for ref in admitted.ray.refs(names, remembered.attempt)):
+            # Last: KubeRay's operator needs it to let go of a RayJob.
+            remove += (Ref("v1", "Secret", names.namespace, names.ray_token),)
     waits = [wait.total_seconds() for wait in (ended + look - now, ended + ttl - now) if wait > timedelta()]
+    if any(ref in observed.objects for ref in remove):
+        waits.append(LEFT_SECONDS)
     exported = progress.uri(f"{admitted.desired.run_path}/export/last", claim=admitted.desired.claim, root=STORAGE_PATH)
     fields = {"exportURI": exported} if remembered.terminal == "Complete" else {}
     done = "it is complete" if remembered.terminal == "Complete" else "it has failed"
@@ -128,15 +138,22 @@ def _finished(admitted: Admitted, observed: Observed, remembered: Remembered, no
 
 
 def _deleted(observed: Observed, now: datetime) -> Plan:
-    """Streams go with the training: best effort, for a while, unless the annotation says not to wait."""
+    """RayJobs, then streams go with the training: best effort, for a while, unless the annotation says not to wait.
+
+    A RayJob before its token's Secret, which goes when the training is gone: without the token KubeRay's operator keeps
+    the RayJob, and with it all of its pods, for ever.
+    """
     metadata = observed.parent["metadata"]
     if FINALIZER not in (metadata.get("finalizers") or ()):
         return Plan()
     since = now - datetime.fromisoformat(metadata["deletionTimestamp"])
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
     url = (observed.parent["spec"].get("messaging") or {}).get("url") or observed.runtime.nats_url
-    if skip or url is None or since > timedelta(seconds=STREAM_REMOVAL_SECONDS):
+    if skip or url is None or since > timedelta(seconds=REMOVAL_SECONDS):
         return Plan((SetFinalizer(present=False),))
+    if jobs := [(ref, live) for ref, live in observed.objects.items() if ref.kind == RAY_JOB[1]]:
+        going = [Delete(ref, one["metadata"]["uid"]) for ref, one in jobs if "deletionTimestamp" not in one["metadata"]]
+        return Plan(tuple(going), requeue_after=LEFT_SECONDS)
     return Plan((RemoveStreams(url, Names.of(observed.parent).short_uid), SetFinalizer(present=False)))
 
 

@@ -1,0 +1,141 @@
+"""A RayJob's status in our words: one table over `jobDeploymentStatus`, `jobStatus` and `reason`.
+
+Source: ray-operator/apis/ray/v1/rayjob_types.go and controllers/ray/rayjob_controller.go of KubeRay 1.6 and 1.7;
+jobStatus is Ray's own (ray.job_submission.JobStatus). What is not in the table is said as it is: something that goes on
+is waited for, something that has ended counts as a failure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.trainings.cluster_state import ClusterState, Life, of_exit
+
+ANY: Final = "*"
+MOST_WORDS: Final = 3000
+"""Characters of KubeRay's and the program's words that are kept: the end, where the error is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The first row that fits is it. `ByExit`: the driver's exit status, which is in the message, decides."""
+
+    deployment: str
+    job: str
+    reason: str
+    life: Life | Literal["ByExit"]
+    says: str
+
+    def fits(self, deployment: str, job: str, reason: str) -> bool:
+        pairs = ((self.deployment, deployment), (self.job, job), (self.reason, reason))
+        return all(wanted in (ANY, found) for wanted, found in pairs)
+
+
+TABLE: Final[tuple[Row, ...]] = (
+    # What the program said is final, whatever KubeRay makes of it. A driver that is suspended too late is done.
+    Row(ANY, "SUCCEEDED", ANY, "Succeeded", "all steps are done"),
+    # Suspension: by Kueue, or by hand.
+    Row("Suspending", ANY, ANY, "Queued", "its pods are ending"),
+    Row("Suspended", ANY, ANY, "Queued", "it has no pods"),
+    # On the way up.
+    Row("", ANY, ANY, "Starting", "KubeRay has not taken it up"),
+    Row("Initializing", ANY, ANY, "Starting", "its RayCluster is coming up"),
+    Row("Waiting", ANY, ANY, "Starting", "KubeRay waits for a Ray job that nobody submits"),
+    Row("Retrying", ANY, ANY, "Starting", "KubeRay makes its RayCluster again"),
+    Row("Running", "", ANY, "Starting", "the driver is being submitted"),
+    Row("Running", "PENDING", ANY, "Starting", "the driver is about to start"),
+    Row("Running", "RUNNING", ANY, "Up", "head, trainers and engines run"),
+    # How the program ended; KubeRay may be some seconds behind.
+    Row("Running", "FAILED", ANY, "ByExit", ""),
+    Row("Complete", "FAILED", ANY, "ByExit", ""),
+    Row("Failed", "FAILED", "AppFailed", "ByExit", ""),
+    Row("Failed", "FAILED", "JobDeploymentStatusTransitionGracePeriodExceeded", "ByExit", ""),
+    Row(ANY, "STOPPED", ANY, "Stopped", "its Ray job was stopped"),
+    # KubeRay gave up without a word from the program. A head that was there and is lost is nobody's failure.
+    Row("Failed", "RUNNING", "JobStatusCheckTimeoutExceeded", "Stopped", "the head does not answer any more"),
+    Row("Failed", ANY, "JobStatusCheckTimeoutExceeded", "Failed", "KubeRay's operator never reached the head"),
+    Row("Failed", ANY, "AppFailed", "Stopped", "the head is gone"),
+    Row("Failed", ANY, "SubmissionFailed", "Failed", "the driver could not be submitted"),
+    Row("Failed", ANY, "DeadlineExceeded", "Failed", "a deadline passed that somebody else set on it"),
+    Row("Failed", ANY, "PreRunningDeadlineExceeded", "Failed", "a deadline passed that somebody else set on it"),
+    Row("Failed", ANY, "JobDeploymentStatusTransitionGracePeriodExceeded", "Failed", "nobody knows how it ended"),
+    Row("ValidationFailed", ANY, ANY, "Failed", "KubeRay refuses it"),
+)
+_ENDED: Final = ("Complete", "Failed")
+_EXIT: Final = re.compile(r"failed with exit code (-?\d+)")
+_NODE_DIED: Final = "its node has died"
+"""Ray, of an actor (GcsActorManager)."""
+
+
+def of_status(status: Manifest) -> ClusterState:
+    """What `status` of a RayJob says. Pure; every row of the table is a test's."""
+    deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    reason, words = status.get("reason", ""), str(status.get("message", ""))
+    row = next((row for row in TABLE if row.fits(deployment, job, reason)), None)
+    if row is None:
+        said = f"KubeRay says {deployment or 'nothing'}, {job or 'no job status'}"
+        said += f", {reason}" if reason else ""
+        unknown: Life = "Failed" if deployment in _ENDED else "Starting"
+        row = Row(deployment, job, reason, unknown, f"{said}: that is not known here")
+    if row.life == "ByExit":
+        return _by_exit(words)
+    said = ": ".join(filter(None, (row.says, words[-MOST_WORDS:])))
+    return ClusterState(row.life, _REASONS.get(row.life, Reason.CLUSTER_STARTING), said)
+
+
+_REASONS: Final[dict[Life, Reason]] = {
+    "Up": Reason.CLUSTER_READY,
+    "Succeeded": Reason.STEPS_DONE,
+    "Failed": Reason.PROGRAM_FAILED,
+    "Stopped": Reason.RESTARTING,
+}
+
+
+def _by_exit(words: str) -> ClusterState:
+    """Ray's message has the exit status of the entrypoint, and then the end of its output."""
+    found = _EXIT.search(words)
+    if found is None:
+        return of_exit(None, message=words[-MOST_WORDS:])
+    code = int(found[1])
+    # Killed by a signal: as a shell would say it.
+    return of_exit(code if code >= 0 else 128 - code, message=words.partition(":\n")[2].strip()[-MOST_WORDS:])
+
+
+def of_job(job: Manifest, pods: Sequence[Manifest]) -> ClusterState:
+    """What a live RayJob is doing; `pods` are the attempt's, where they were looked at."""
+    status: Manifest = job.get("status") or {}
+    state = of_status(status)
+    if state.ended:
+        return _node_loss(state, status, pods)
+    if job["spec"].get("suspend"):
+        return ClusterState("Queued", message=state.message if state.life == "Queued" else "it is suspended")
+    if state.life == "Up" and (missing := _missing(status)):
+        return ClusterState("Starting", message=missing)
+    return state
+
+
+def _node_loss(state: ClusterState, status: Manifest, pods: Sequence[Manifest]) -> ClusterState:
+    """A program that failed because a node was taken away has not failed; one whose own container ended has."""
+    lost = _NODE_DIED in str(status.get("message", "")) or _missing(status)
+    if state.life != "Failed" or status.get("jobStatus") != "FAILED" or not lost or any(map(_broke, pods)):
+        return state
+    return replace(state, life="Stopped", reason=Reason.RESTARTING, message=f"a node was lost: {state.message}")
+
+
+def _broke(pod: Manifest) -> bool:
+    """Whether a container ended by itself: out of memory, or with an error."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    ends = [(one.get(when) or {}).get("terminated") for one in containers for when in ("state", "lastState")]
+    return any(end is not None and end.get("exitCode") not in (0, 143) for end in ends)
+
+
+def _missing(status: Manifest) -> str:
+    """What of the trainers and engines is not ready; empty where all are, or nobody counted."""
+    cluster: dict[str, Any] = dict(status.get("rayClusterStatus") or {})
+    wanted, ready = cluster.get("desiredWorkerReplicas", 0), cluster.get("readyWorkerReplicas", 0)
+    return "" if ready >= wanted else f"trainers and engines: {ready} of {wanted} ready"

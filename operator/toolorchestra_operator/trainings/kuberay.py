@@ -1,0 +1,192 @@
+"""The KubeRay provider: one RayJob per attempt. KubeRay starts Ray in its pods and the driver in the head's.
+
+Invariants
+- Created once, never written again: KubeRay ignores most edits, and what Kueue puts in (`suspend`, selectors) is its.
+- KubeRay ends what has ended (`shutdownAfterJobFinishes`) and decides nothing else: deadlines, attempts and the TTL are
+  ours, so `backoffLimit` is 0, and there is no deadline and no deletion rule in it.
+- The same images, variables, volumes and resources as the Builtin provider's pods.
+
+KubeRay's operator submits the driver over HTTP (`HTTPMode`): a submitter's pod would be one more that can be lost, and
+KubeRay's sidecar has no security context, which restricted pod security refuses. Ray runs the driver in the head's
+container and gives it 3 seconds to end, or none where the pod is deleted: hence `RAY_JOB_STOP_WAIT_TIME_S` and the
+`preStop` hooks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from toolorchestra.api.base import Resources
+from toolorchestra_operator.kinds import RAY_JOB
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.trainings.builtin import ENGINES, GCS_PORT, HEAD, ROLES, TRAINERS
+from toolorchestra_operator.trainings.cluster_state import ClusterState
+from toolorchestra_operator.trainings.configuration import DRIVER_FILE
+from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
+from toolorchestra_operator.trainings.job_state import of_job
+from toolorchestra_operator.trainings.kueue import QUEUE_LABEL, queue_labels
+from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Component, Names
+from toolorchestra_operator.trainings.pods import (
+    HEAD_GRACE_SECONDS,
+    nats_environment,
+    pod,
+    ray_environment,
+    telemetry,
+    variable,
+)
+
+DASHBOARD_PORT: Final = 8265
+AGENT_PORT: Final = 52365
+HEALTH_PATH: Final = "/api/healthz"
+"""Of Ray's agent on every node, without a token: the raylet's health, on the head the GCS's too."""
+HEAD_OBJECT_STORE_BYTES: Final = 256 * 1024**2
+LEAST_TTL_SECONDS: Final = 60
+"""A RayJob stays for so long after its end, whatever KubeRay was told to delete: its status says how it ended."""
+_COMPONENTS: Final = (HEAD, TRAINERS, ENGINES)
+_BEFORE: Final = ("", "Suspended", "Suspending")
+"""Deployment statuses in which `startTime` is that of an earlier life, or of none."""
+
+
+def refs(names: Names, attempt: int) -> tuple[Ref, ...]:
+    """The RayJob: all else is its own."""
+    return (Ref(*RAY_JOB, names.namespace, names.attempt(attempt)),)
+
+
+def compute(names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
+    """All of it: logs are in storage, and how it ended is in the training's status."""
+    return refs(names, attempt)
+
+
+def ray_address(desired: Desired, *, attempt: int) -> str:
+    """Ray tells the driver, which runs on the head, by RAY_ADDRESS."""
+    return "auto"
+
+
+def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
+    """The RayJob; suspended from the start where a queue decides."""
+    names, ray, queue = desired.names, desired.spec.ray, queue_labels(desired.spec.queue_name)
+    job: dict[str, Any] = {
+        "entrypoint": f"exec python -m toolorchestra.cluster.entrypoint --config {CONFIG_PATH}/{DRIVER_FILE}",
+        "submissionMode": "HTTPMode",
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": max(LEAST_TTL_SECONDS, desired.spec.keep_failed_seconds),
+        "backoffLimit": 0,
+        "rayClusterSpec": {
+            # Without it KubeRay's operator sends no token, and the dashboard refuses it.
+            "authOptions": {"mode": "token", "secretName": names.ray_token},
+            "headGroupSpec": _head(desired, attempt),
+            "workerGroupSpecs": [
+                _workers(desired, attempt, TRAINERS, replicas=ray.trainers.replicas, wanted=ray.trainers.resources),
+                _workers(desired, attempt, ENGINES, replicas=ray.engines.replicas, wanted=ray.engines.resources),
+            ],
+        },
+    }
+    if queue:
+        job["suspend"] = True
+    api_version, kind = RAY_JOB
+    metadata = names.metadata(names.attempt(attempt), "ray", attempt=attempt, extra=queue)
+    return [{"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": job}]
+
+
+def _head(desired: Desired, attempt: int) -> dict[str, Any]:
+    """Without room for actors: the driver runs beside it."""
+    env = [
+        *nats_environment(desired, desired.spec.messaging.controller_secret_ref),
+        *telemetry(desired, service="toolorchestra-controller"),
+        variable("RAY_JOB_STOP_WAIT_TIME_S", str(HEAD_GRACE_SECONDS)),
+    ]
+    parameters = {
+        "num-cpus": "0",
+        "object-store-memory": str(HEAD_OBJECT_STORE_BYTES),
+        "include-dashboard": "true",
+        "disable-usage-stats": "true",
+    }
+    ports = ({"name": "gcs-server", "containerPort": GCS_PORT}, {"name": "dashboard", "containerPort": DASHBOARD_PORT})
+    wanted = desired.spec.ray.head.resources
+    template = _pod(desired, attempt, HEAD, env=env, wanted=wanted, role="head", ports=ports)
+    return {"rayStartParams": parameters, "template": template}
+
+
+def _workers(
+    desired: Desired, attempt: int, component: Component, *, replicas: int, wanted: Resources
+) -> dict[str, Any]:
+    """A group of nodes, each with room for one actor of its kind. GPUs: as many as the limit says."""
+    role = ROLES[component]
+    env = [*telemetry(desired, service=f"toolorchestra-{role}"), variable("HF_HUB_OFFLINE", "1")]
+    # KubeRay puts the value into a shell's command line as it is.
+    parameters = {"num-cpus": "1", "resources": f"'{json.dumps({role: 1})}'", "disable-usage-stats": "true"}
+    return {
+        "groupName": component,
+        "replicas": replicas,
+        "minReplicas": replicas,
+        "maxReplicas": replicas,
+        "rayStartParams": parameters,
+        "template": _pod(desired, attempt, component, env=env, wanted=wanted, role="node"),
+    }
+
+
+def _pod(
+    desired: Desired,
+    attempt: int,
+    component: Component,
+    *,
+    env: Sequence[Mapping[str, Any]],
+    wanted: Resources,
+    role: str,
+    ports: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """As the Builtin provider's, but that KubeRay writes the command. All of them end as late as the head does."""
+    template = pod(
+        desired,
+        component=component,
+        attempt=attempt,
+        image=desired.cluster_image,
+        command=(),
+        env=[*ray_environment(desired), *env],
+        wanted=wanted,
+        restart="Never" if component == HEAD else "OnFailure",
+        grace=HEAD_GRACE_SECONDS,
+        storage=True,
+        ports=ports,
+    )
+    # KubeRay's head Service selects its own value.
+    del template["metadata"]["labels"]["app.kubernetes.io/name"]
+    (container,) = template["spec"]["containers"]
+    del container["command"]
+    before_end = ["python", "-m", "toolorchestra.cluster.before_end", role]
+    container["lifecycle"] = {"preStop": {"exec": {"command": before_end}}}
+    # KubeRay's own need `wget` in the image where it does not know the version of Ray.
+    ask = {"httpGet": {"path": HEALTH_PATH, "port": AGENT_PORT}, "periodSeconds": 5, "timeoutSeconds": 5}
+    container["readinessProbe"] = {**ask, "failureThreshold": 10}
+    container["livenessProbe"] = {**ask, "initialDelaySeconds": 30, "failureThreshold": 120}
+    return template
+
+
+def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]) -> ClusterState:
+    """What the attempt's RayJob is doing."""
+    job = objects.get(refs(names, attempt)[0])
+    if job is None:
+        return ClusterState("Absent")
+    return of_job(job, [one for one in pods if _is_of(one, attempt)])
+
+
+def _is_of(one: Manifest, attempt: int) -> bool:
+    labels = one["metadata"].get("labels") or {}
+    return labels.get(ATTEMPT_LABEL) == str(attempt) and labels.get("app.kubernetes.io/component") in _COMPONENTS
+
+
+def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
+    """When KubeRay took it up, in this life. None while it is suspended: the time in a queue is nobody's."""
+    job = objects.get(refs(names, attempt)[0])
+    if job is None or job["spec"].get("suspend"):
+        return None
+    status: Manifest = job.get("status") or {}
+    started = status.get("startTime")
+    if started is not None and status.get("jobDeploymentStatus", "") not in _BEFORE:
+        return datetime.fromisoformat(started)
+    if QUEUE_LABEL in (job["metadata"].get("labels") or {}):
+        return None
+    return datetime.fromisoformat(job["metadata"]["creationTimestamp"])

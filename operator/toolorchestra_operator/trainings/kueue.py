@@ -1,0 +1,75 @@
+"""Quota by Kueue: what a training's RayJob carries for it, and what can be told of the wait. Pure.
+
+The label and `suspend: true` at creation are all that is written. Kueue sees the RayJob, makes a Workload for it, and
+takes `suspend` away when it admits it; it puts it back to take the quota away, which is no failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.trainings.decision import Aspect
+
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
+"""Of a Workload: the UID of what it was made for."""
+PATIENCE_SECONDS: Final = 60
+"""After which a RayJob without a Workload is one that nobody looks at."""
+
+
+def queue_labels(queue: str | None) -> dict[str, str]:
+    """What a RayJob carries; empty where no queue is named."""
+    return {} if queue is None else {QUEUE_LABEL: queue}
+
+
+@dataclass(frozen=True)
+class Quota:
+    """`reserved`: compute may be used. `preempted`: it was used before, and may not be now."""
+
+    reserved: bool
+    aspect: Aspect
+    preempted: bool = False
+
+
+def quota(
+    queue: str | None, job: Manifest | None, workloads: Sequence[Manifest] | None, *, ran: bool, now: datetime
+) -> Quota:
+    """Of an attempt's RayJob; `workloads` are those made for it, None where no Kueue is installed.
+
+    `ran`: the attempt's driver has been heard of, so that a RayJob which is suspended now was let go on before.
+    """
+    if queue is None:
+        return Quota(True, ("True", Reason.NO_QUEUE, ""))
+    if job is None:
+        return Quota(False, ("False", Reason.QUOTA_PENDING, f"queue {queue}: its RayJob is about to be made"))
+    if not job["spec"].get("suspend"):
+        return Quota(True, ("True", Reason.QUOTA_RESERVED, f"admitted by queue {queue}"))
+    if workloads is None:
+        said = f"spec.queueName is {queue}, and there is no Kueue in this cluster (its Workloads are not served)"
+        return Quota(False, ("Unknown", Reason.QUOTA_UNKNOWN, f"{said}: nothing is started"), ran)
+    if workloads:
+        conditions = {one["type"]: one for one in (workloads[0].get("status") or {}).get("conditions") or ()}
+        preempted = ran or _is(conditions, "Evicted", "True")
+        said = ": ".join(filter(None, (f"queue {queue}", _why(conditions))))
+        return Quota(False, ("False", Reason.PREEMPTED if preempted else Reason.QUOTA_PENDING, said), preempted)
+    if now - datetime.fromisoformat(job["metadata"]["creationTimestamp"]) > timedelta(seconds=PATIENCE_SECONDS):
+        said = f"Kueue made no Workload for RayJob {job['metadata']['name']} within {PATIENCE_SECONDS} seconds"
+        remedy = "is its integration ray.io/rayjob on, and does its configuration take this namespace in?"
+        return Quota(False, ("Unknown", Reason.QUOTA_UNKNOWN, f"{said}: {remedy}"), ran)
+    return Quota(False, ("False", Reason.QUOTA_PENDING, f"queue {queue}: Kueue has not seen it yet"), ran)
+
+
+def _is(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str) -> bool:
+    return kind in conditions and conditions[kind]["status"] == status
+
+
+def _why(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Kueue's own words, of the condition that explains the wait."""
+    telling = (("QuotaReserved", "False"), ("Evicted", "True"), ("Admitted", "False"), ("QuotaReserved", "True"))
+    found = (conditions[kind] for kind, status in telling if _is(conditions, kind, status))
+    return next((str(one.get("message", "")) for one in found), "")
