@@ -10,7 +10,7 @@ from toolorchestra_operator.manifest import MANAGER, Manifest
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, PORT
 from toolorchestra_operator.pools.server import start_seconds
-from toolorchestra_operator.pools.template import record
+from toolorchestra_operator.recorded import record
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 TRAINING_LABEL: Final = "toolorchestra.dev/training"

@@ -29,7 +29,8 @@ from toolorchestra_operator.pools.names import API_KEY, Names
 from toolorchestra_operator.pools.needs import Missing
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
-from toolorchestra_operator.pools.template import inputs_digest, key_digest, recorded, template
+from toolorchestra_operator.pools.template import inputs_digest, key_digest, template
+from toolorchestra_operator.recorded import recorded
 
 LOOK_SECONDS: Final = 10.0
 """How soon to look again at replicas that are missing: what happens to pods wakes nobody."""

@@ -1,27 +1,19 @@
-"""The pod template of a vLLM pool, and when it may change.
-
-Invariant: a template is recorded where it was applied, with a digest of what it was made from (the spec, the key, the
-opt-in). As long as that digest is the same the recorded template stays, whatever this version of the operator would
-make: an upgrade rolls nothing.
-"""
+"""The pod template of a vLLM pool, and what it is made from: the spec, the key, the opt-in (see `recorded`)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, Final
 
 from toolorchestra.api.pool import VLLM
-from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.overlay import Rejected, overlaid
 from toolorchestra_operator.pools.desired import CACHE_PATH, CREDENTIALS_PATH, MODEL_PATH, Desired
 from toolorchestra_operator.pools.names import COMPONENT, PORT
 from toolorchestra_operator.pools.server import DRAIN_MARGIN_SECONDS, arguments, environment, lifecycle, probes
+from toolorchestra_operator.recorded import digest
 
 REFRESH_ANNOTATION: Final = "toolorchestra.dev/refresh-template"
 """On the pool: another value rolls it to the templates and images of the operator that runs now."""
-INPUTS_ANNOTATION: Final = "toolorchestra.dev/template-inputs"
-TEMPLATE_ANNOTATION: Final = "toolorchestra.dev/template"
 KEY_ANNOTATION: Final = "toolorchestra.dev/api-key-digest"
 
 POD_PATH: Final = "spec.vllm.podTemplate"
@@ -44,7 +36,7 @@ def inputs_digest(desired: Desired, *, key_digest: str) -> str:
     """
     spec = desired.vllm.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=set(_ROLLS_NOTHING))
     annotations = desired.parent["metadata"].get("annotations") or {}
-    return _digest([spec, key_digest, annotations.get(REFRESH_ANNOTATION, "")])
+    return digest([spec, key_digest, annotations.get(REFRESH_ANNOTATION, "")])
 
 
 def key_digest(key: str) -> str:
@@ -59,27 +51,6 @@ def template(desired: Desired, *, key_digest: str) -> dict[str, Any] | Rejected:
         "spec": _pod(desired),
     }
     return overlaid(own, desired.vllm.pod_template, container=COMPONENT, path=POD_PATH)
-
-
-def recorded(live: Manifest | None, *, inputs: str) -> dict[str, Any] | None:
-    """The template that was applied, where it was made from the same inputs."""
-    annotations = ((live or {}).get("metadata") or {}).get("annotations") or {}
-    if annotations.get(INPUTS_ANNOTATION) != inputs:
-        return None
-    try:
-        found: dict[str, Any] = json.loads(annotations[TEMPLATE_ANNOTATION])
-    except (KeyError, ValueError):  # taken away or edited by hand: made anew
-        return None
-    return found
-
-
-def record(template: Manifest, *, inputs: str) -> dict[str, str]:
-    """The Deployment's annotations."""
-    return {INPUTS_ANNOTATION: inputs, TEMPLATE_ANNOTATION: json.dumps(template, sort_keys=True, separators=(",", ":"))}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _pod(desired: Desired) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def _exists(decision: Decision, admitted: Admitted, observed: Observed, *, worke
         once.append(claim)
     once += [config, *ray.manifests(desired, attempt=attempt)]
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
-    deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted)
+    live = observed.objects.get(workers.ref(desired.names))
+    deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted, live=live)
     return replace(decision, create=create, apply=(deployment,), streams="keep" if observed.messaging.ready else "make")
 
 

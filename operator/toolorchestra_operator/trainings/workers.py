@@ -7,8 +7,11 @@ from typing import Any
 
 from toolorchestra.api.base import Resources
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.recorded import digest, record, recorded
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
+from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.pods import (
     WORKER_GRACE_SECONDS,
     key_environment,
@@ -22,10 +25,42 @@ GRACE_MARGIN_SECONDS = 10
 """Between the end of the episodes' grace and the pod's."""
 
 
-def deployment(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, replicas: int) -> dict[str, Any]:
-    """`replicas` 0 until the cluster is admitted. Rolled with the attempt, whose configuration it reads."""
+def ref(names: Names) -> Ref:
+    """The Deployment."""
+    return Ref("apps/v1", "Deployment", names.namespace, names.workers)
+
+
+def deployment(
+    desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, replicas: int, live: Manifest | None = None
+) -> dict[str, Any]:
+    """`replicas` 0 until the cluster is admitted. Rolled with the attempt, whose configuration it reads, and where the
+    spec's fields about workers change; not because this operator would make its pods otherwise than the one that made
+    `live` did."""
+    names, inputs = desired.names, _inputs(desired, attempt=attempt)
+    template = recorded(live, inputs=inputs) or _template(desired, pools, attempt=attempt)
+    metadata = names.metadata(names.workers, "workers")
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {**metadata, "annotations": record(template, inputs=inputs)},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": names.labels("workers")},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
+            "template": template,
+        },
+    }
+
+
+def _inputs(desired: Desired, *, attempt: int) -> str:
+    """Defaults are left out, so that one which a later version changes is no change."""
+    rollout = desired.spec.rollout.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"workers"})
+    return digest([attempt, rollout])
+
+
+def _template(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int) -> dict[str, Any]:
     names, rollout = desired.names, desired.spec.rollout
-    template = pod(
+    return pod(
         desired,
         component="workers",
         attempt=attempt,
@@ -47,15 +82,3 @@ def deployment(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, r
         grace=WORKER_GRACE_SECONDS,
         storage=False,
     )
-    selector = names.labels("workers")
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": names.metadata(names.workers, "workers"),
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": selector},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
-            "template": template,
-        },
-    }

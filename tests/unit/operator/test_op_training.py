@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ class World(ClusterModel):
         self.pods: list[dict[str, Any]] = []
         self.progress: dict[str, Any] = {}
         self.nats_error = ""
+        self.runtime = RUNTIME
 
     @property
     def names(self) -> Names:
@@ -62,7 +64,7 @@ class World(ClusterModel):
         up = self.names.short_uid in self.streams
         return Observed(
             parent=copy.deepcopy(self.parent),
-            runtime=RUNTIME,
+            runtime=self.runtime,
             schemas=schemas(),
             objects=self.live(),
             pods=tuple(self.pods),
@@ -171,6 +173,31 @@ def test_a_steady_pass_writes_nothing() -> None:
         world.passes(300)
         assert world.plan().empty
     assert world.writes == before
+
+
+def test_a_changed_operator_rolls_nothing_until_the_next_attempt() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    ref = Ref("apps/v1", "Deployment", "default", "tiny-workers")
+
+    def image() -> str:
+        found: str = world.live()[ref]["spec"]["template"]["spec"]["containers"][0]["image"]
+        return found
+
+    world.runtime = replace(RUNTIME, worker_image="worker:2", cpu_image="cpu:2", otlp_endpoint="http://collector:4318")
+    assert world.plan().empty
+    world.parent["spec"]["rollout"] = {**world.parent["spec"]["rollout"], "workers": 3}
+    world.settle()
+    assert (world.live()[ref]["spec"]["replicas"], image()) == (3, "worker"), "scaled, and not rolled"
+    world.parent["spec"]["rollout"] = {**world.parent["spec"]["rollout"], "concurrencyPerWorker": 4}
+    world.settle()
+    assert image() == "worker:2"
+    world.runtime = replace(world.runtime, worker_image="worker:3")
+    world.head_ends(1, "boom")
+    world.settle()
+    assert (world.attempt, image()) == (2, "worker:3")
 
 
 def test_a_failed_program_is_started_again_and_counted() -> None:
