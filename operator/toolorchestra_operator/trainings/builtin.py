@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from toolorchestra.api.base import Resources
 from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.trainings.cluster_state import ClusterState, of_exit
+from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.names import Component, Names
@@ -133,7 +133,7 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
     head = objects.get(head_ref)
     if head is None:
         return ClusterState("Absent")
-    if ended := _ended(head, pods, names, attempt):
+    if ended := _ended(head, pods, names, attempt, lost_trainers=_lost_pods(objects.get(trainers_ref))):
         return ended
     jobs = [objects.get(ref) for ref in (engines_ref, trainers_ref)]
     waiting = [_waiting(job) for job in (head, *(job for job in jobs if job is not None))]
@@ -155,7 +155,14 @@ def _waiting(job: Manifest) -> str:
     return "" if ready >= wanted else f"{component}: {ready} of {wanted} ready"
 
 
-def _ended(head: Manifest, pods: Sequence[Manifest], names: Names, attempt: int) -> ClusterState | None:
+def _lost_pods(job: Manifest | None) -> int:
+    """Pods that were deleted, evicted, or went with their node: a container that ends is started again in its pod."""
+    return 0 if job is None else int((job.get("status") or {}).get("failed", 0))
+
+
+def _ended(
+    head: Manifest, pods: Sequence[Manifest], names: Names, attempt: int, *, lost_trainers: int
+) -> ClusterState | None:
     conditions = {c["type"] for c in (head.get("status") or {}).get("conditions") or () if c["status"] == "True"}
     if not conditions & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}:
         return None
@@ -163,11 +170,12 @@ def _ended(head: Manifest, pods: Sequence[Manifest], names: Names, attempt: int)
     for one in pods:
         if labels.items() <= (one["metadata"].get("labels") or {}).items() and (found := _terminated(one)) is not None:
             code, message = found
-            return of_exit(code, message=message)
+            taken = code == EXIT_TRAINER_LOST and lost_trainers
+            return of_exit(EXIT_STOPPED if taken else code, message=message)
     if conditions & {"Complete", "SuccessCriteriaMet"}:
         return of_exit(0, message="")
     # No pod to ask: its node is gone, or it was evicted. That is nobody's failure.
-    return of_exit(130, message="the head's pod is gone")
+    return of_exit(EXIT_STOPPED, message="the head's pod is gone")
 
 
 def _terminated(one: Manifest) -> tuple[int, str] | None:

@@ -12,6 +12,8 @@ Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Pau
 counts. Stopped: told to end, or its nodes were taken away; never counts. Paused: a person has to act."""
 
 EXIT_PAUSED = 75
+EXIT_TRAINER_LOST = 76
+"""A failure like any other, unless the provider knows that the trainer's node was taken away."""
 EXIT_STOPPED = 130
 EXIT_TERMINATED = 143
 """Exit statuses of the driver (toolorchestra.train.status.EXIT_CODES; a test compares them)."""
