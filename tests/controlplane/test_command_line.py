@@ -20,8 +20,9 @@ from support.run_rig import app, orchestra
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.remote.connection import connect
-from toolorchestra.remote.errors import NotServed
-from toolorchestra.remote.kinds import Kind
+from toolorchestra.remote.errors import NotServed, Unreachable
+from toolorchestra.remote.kinds import TRAININGS, Kind
+from toolorchestra.remote.reader import manifest, reading
 
 TINY = TINY_RUN / "training.yaml"
 Run = Callable[..., Result]
@@ -346,3 +347,65 @@ def test_a_kind_that_is_not_served(cluster: Cluster) -> None:
     with pytest.raises(NotServed, match="kubectl apply --server-side -f crds/"):
         kube.list(absent, namespace="default")
     assert kube.find(absent, "a", namespace="default") is None
+
+
+# ── logs, get-model: as far as they go without a kubelet ───────────────────────────────────────────────────────────
+
+
+def test_logs_say_which_pods_there_are(run: Run, api: Api, namespace: str) -> None:
+    run("submit", "-f", TINY)
+    said = run("logs", "tiny", status=2).stderr
+    assert "there is no head's pod of tiny" in said
+    assert "PersistentVolumeClaim tiny-storage, folder tiny-" in said
+    _account(api, namespace)
+    labels = {"toolorchestra.dev/training": "tiny", "app.kubernetes.io/component": "trainers"}
+    pod = {"metadata": {"name": "tiny-1-trainers-0", "labels": labels}, "spec": {"containers": [CONTAINER]}}
+    api.create(f"/api/v1/namespaces/{namespace}/pods", pod)
+    assert "tiny-1-trainers-0 " in run("logs", "tiny", "--role", "engine", status=2).stderr
+    assert "tiny-1-trainers-0 has no log yet: Pending" in run("logs", "tiny", "--role", "trainer").stderr
+    assert "has no log yet" in run("logs", "tiny", "tiny-1-trainers-0", "-n", "3").stderr
+
+
+CONTAINER = {"name": "trainers", "image": "none"}
+
+
+def _account(api: Api, namespace: str) -> None:
+    """What a controller makes in every namespace; no pod is admitted without it."""
+    api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
+
+
+def test_the_pod_that_reads_is_restricted_needs_few_rights_and_is_gone_in_the_end(
+    run: Run, api: Api, cluster: Cluster, namespace: str
+) -> None:
+    run("submit", "-f", TINY)
+    _account(api, namespace)
+    api.merge(
+        f"/api/v1/namespaces/{namespace}",
+        {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+    )
+    user = f"reader-{namespace}"[:60].strip("-")
+    rbac, group = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}", "rbac.authorization.k8s.io"
+    rules = [
+        {"apiGroups": ["toolorchestra.dev"], "resources": ["orchestratortrainings"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "get", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
+    ]
+    api.create(f"{rbac}/roles", {"metadata": {"name": "reader"}, "rules": rules})
+    subject = {"kind": "User", "name": user, "apiGroup": group}
+    role = {"apiGroup": group, "kind": "Role", "name": "reader"}
+    api.create(f"{rbac}/rolebindings", {"metadata": {"name": "reader"}, "roleRef": role, "subjects": [subject]})
+    kubeconfig = cluster.own.kubeconfig_of(user)
+    where = ("--kubeconfig", kubeconfig, "-n", namespace, "--to", kubeconfig.parent / "absent")
+    assert "give --image" in orchestra("get-model", "tiny", *where, status=2).stderr
+    kube = connect(kubeconfig=kubeconfig, namespace=namespace)
+    training = kube.get(TRAININGS, "tiny", namespace=namespace)
+    pod = manifest(training, claim="tiny-storage", image="none", template={})
+    with pytest.raises(Unreachable, match="does not run"), reading(kube, pod, say=print, seconds=0.1, poll=0.01):
+        pytest.fail("nothing runs it")
+    assert api.get(f"/api/v1/namespaces/{namespace}/pods")["items"] == []
+
+
+def test_where_the_model_goes_must_be_free(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    assert "is there already" in run("get-model", "tiny", "--to", tmp_path, status=2).stderr
+    assert "say where to" in run("get-model", "tiny", status=2).stderr

@@ -24,6 +24,9 @@ Context = Annotated[str | None, typer.Option("--context", help="Context of the k
 Namespace = Annotated[
     str | None, typer.Option("-n", "--namespace", help="Namespace; else the context's.", metavar="NAME")
 ]
+LongNamespace = Annotated[
+    str | None, typer.Option("--namespace", help="On a cluster; else the context's.", metavar="NAME")
+]
 Kubeconfig = Annotated[
     Path | None,
     typer.Option(

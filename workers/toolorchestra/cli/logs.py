@@ -1,4 +1,4 @@
-"""`orchestra logs RUN [PROCESS]`: the end of a process's log, or all that comes."""
+"""`orchestra logs`: the end of the log of a run's process, or of a training's pods; or all that comes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,53 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from toolorchestra.cli.cluster import Context, Kubeconfig, LongNamespace, RunOrTraining
+from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
 from toolorchestra.local.lock import RunLock
+from toolorchestra.remote.pods import Role
 from toolorchestra.train.run_dir import RunDir
 
 POLL_SECONDS = 0.2
 
 
 def logs(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
+    run: RunOrTraining,
     process: Annotated[
-        str | None, typer.Argument(help="controller, worker-0, engine-0, …; without it: the list of them.")
+        str | None,
+        typer.Argument(help="controller, worker-0, engine-0, …; without it: the list of them. On a cluster: a pod."),
     ] = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines from the end.")] = 50,
+    lines: Annotated[int, typer.Option("--lines", min=0, help="Lines from the end.")] = 50,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing until the run ends.")] = False,
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
+    role: Annotated[
+        Role, typer.Option("--role", help="On a cluster: whose pods. The head runs the controller.")
+    ] = "head",
+    previous: Annotated[
+        bool, typer.Option("-p", "--previous", help="On a cluster: of the container's last life.")
+    ] = False,
+    short: Annotated[
+        list[str] | None,
+        typer.Option("-n", help="A number: --lines, as of tail. Else: --namespace, as of kubectl.", metavar="N|NAME"),
+    ] = None,
+    namespace: LongNamespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the end of a process's log; without PROCESS, say which processes have one."""
+    """Print the end of a process's log; without PROCESS, say which processes have one.
+
+    A name that is no run here is a training on the cluster: the logs of its pods, by role.
+
+    Example: orchestra logs router -n research --role engine -f
+    """
+    for value in short or ():
+        lines, namespace = (int(value), namespace) if value.isdigit() else (lines, value)
+    place = Place(kubeconfig, context, namespace)
+    if place.holds(run, runs=folder):
+        from toolorchestra.cli.training_logs import print_logs
+
+        print_logs(str(run), place, role=role, pod=process, lines=lines, follow=follow, previous=previous)
+        return
     found = find_run(run, folder=folder)
     files = log_files(found)
     if not files:

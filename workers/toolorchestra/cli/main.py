@@ -24,6 +24,7 @@ COMMANDS = {
     "suspend": ("toolorchestra.cli.suspend", "Give a training's compute back, after a checkpoint."),
     "resume": ("toolorchestra.cli.resume", "Go on from the last checkpoint."),
     "cancel": ("toolorchestra.cli.cancel", "End a run, or a training on a cluster: checkpoint, then stop."),
+    "get-model": ("toolorchestra.cli.get_model", "Copy a training's model from a cluster."),
     "runs": ("toolorchestra.cli.runs", "List runs, show one."),
     "report": ("toolorchestra.cli.report", "Write a run's report.html and report.json."),
     "trace": ("toolorchestra.cli.trace", "Print one episode so that a person understands it."),

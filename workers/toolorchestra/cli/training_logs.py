@@ -1,0 +1,57 @@
+"""`orchestra logs` of a training on a cluster."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import typer
+
+from toolorchestra.cli.cluster import errors_said
+from toolorchestra.cli.following import LOOKED_AWAY
+from toolorchestra.cli.place import Place
+from toolorchestra.remote.pods import Role
+
+
+def print_logs(
+    name: str, place: Place, *, role: Role, pod: str | None, lines: int, follow: bool, previous: bool
+) -> None:
+    """The chosen pods' logs; ends with 2 where there is none of them, saying which there are."""
+    with errors_said():
+        from toolorchestra.remote.logs import Follower, choose, pods_of, write_logs
+        from toolorchestra.remote.trainings import find
+
+        kube = place.kube()
+        training = find(kube, name, namespace=kube.namespace)
+        pods = pods_of(kube, name, namespace=kube.namespace)
+        chosen = choose(role, pod)
+        if not chosen(pods) and not (follow and pod is None):
+            _none(training, pods, wanted=f"pod {pod}" if pod else f"{role}'s pod")
+        try:
+            if follow:
+                follower = Follower(kube, _write, _say, lines)
+                follower.follow(name, namespace=kube.namespace, chosen=chosen)
+            else:
+                write_logs(kube, chosen(pods), write=_write, say=_say, tail=lines, previous=previous)
+        except KeyboardInterrupt:
+            raise typer.Exit(LOOKED_AWAY) from None
+
+
+def _none(training: dict[str, Any], pods: list[dict[str, Any]], *, wanted: str) -> NoReturn:
+    from toolorchestra.remote.kept import claim_of, folder_of
+    from toolorchestra.remote.pods import overview
+
+    typer.echo(f"error: there is no {wanted} of {training['metadata']['name']}", err=True)
+    for line in overview(pods):
+        typer.echo(f"  {line}", err=True)
+    if not pods and (claim := claim_of(training)):
+        where = f"PersistentVolumeClaim {claim}, folder {folder_of(training)}/logs"
+        typer.echo(f"  it has no pods now; what its processes wrote is kept in {where}", err=True)
+    raise typer.Exit(2)
+
+
+def _write(data: bytes) -> None:
+    typer.echo(data, nl=False)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,91 @@
+"""Pods of a training by role, and why one that should run does not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+Json = Mapping[str, Any]
+Pod = TypeVar("Pod", bound=Mapping[str, Any])
+Role = Literal["head", "trainer", "engine", "worker"]
+
+COMPONENT_LABEL = "app.kubernetes.io/component"
+ATTEMPT_LABEL = "toolorchestra.dev/attempt"
+COMPONENTS: Mapping[Role, str] = {"head": "head", "trainer": "trainers", "engine": "engines", "worker": "workers"}
+"""What the operator calls the pods of a role. The head runs the controller."""
+
+
+def role_of(pod: Json) -> Role | None:
+    """None: it is none of a training's."""
+    component = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL)
+    return next((role for role, name in COMPONENTS.items() if name == component), None)
+
+
+def of_role(pods: Sequence[Pod], role: Role) -> list[Pod]:
+    """Those of the newest attempt that has any, by name: pods of the one before may still be going."""
+    found = [pod for pod in pods if role_of(pod) == role]
+    newest = max((_attempt(pod) for pod in found), default=0)
+    return sorted((pod for pod in found if _attempt(pod) == newest), key=lambda pod: str(pod["metadata"]["name"]))
+
+
+def _attempt(pod: Json) -> int:
+    number = str((pod["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "0"))
+    return int(number) if number.isdigit() else 0
+
+
+def container_of(pod: Json) -> str:
+    """The main container: the operator names it after the component, else it is the first."""
+    names = [str(one["name"]) for one in pod["spec"]["containers"]]
+    component = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL)
+    return component if component in names else names[0]
+
+
+def has_log(pod: Json, container: str) -> bool:
+    """Whether the container runs or ran."""
+    status = _status(pod, container)
+    state, before = status.get("state") or {}, status.get("lastState") or {}
+    return any(part in state for part in ("running", "terminated")) or "terminated" in before
+
+
+def runs(pod: Json, container: str) -> bool:
+    """Whether the container runs now."""
+    return "running" in (_status(pod, container).get("state") or {})
+
+
+def restarts(pod: Json, container: str) -> int:
+    """How often the container was started again in its pod."""
+    return int(_status(pod, container).get("restartCount", 0))
+
+
+def _status(pod: Json, container: str) -> Json:
+    found = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((one for one in found if one["name"] == container), {})
+
+
+def is_over(pod: Json) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def waits_for(pod: Json) -> str:
+    """Why it does not run yet, in Kubernetes' words."""
+    status = pod.get("status") or {}
+    for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") not in (None, "PodInitializing"):
+            return ": ".join(part for part in (waiting["reason"], waiting.get("message", "")) if part)
+        if "running" in (one.get("state") or {}) and one in (status.get("initContainerStatuses") or ()):
+            return f"its init container {one['name']} runs"
+    for one in status.get("conditions") or ():
+        if one["type"] == "PodScheduled" and one["status"] != "True":
+            return f"{one.get('reason', 'not scheduled')}: {one.get('message', '')}".rstrip(": ")
+    return str(status.get("phase") or "Pending")
+
+
+def overview(pods: Sequence[Json]) -> Iterator[str]:
+    """A line per pod: name, role, phase, restarts, what it waits for."""
+    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
+        status, times = pod.get("status") or {}, restarts(pod, container_of(pod))
+        again = f", restarted {times} times" if times else ""
+        phase = str(status.get("phase") or "Pending")
+        why = f" ({waits_for(pod)})" if phase == "Pending" else ""
+        yield f"{pod['metadata']['name']:<40} {role_of(pod) or '':<8} {phase}{again}{why}"
