@@ -38,6 +38,7 @@ BLOCKS_DELETION = {("orchestratortrainings/finalizers.toolorchestra.dev", "updat
 BLOCKS_DELETION |= {("expertpools/finalizers.toolorchestra.dev", "update")}
 """Asked for by an admission plug-in, which is on here, and never in a request of their own."""
 OF_KUBERAY = {("rayjobs.ray.io", verb) for verb in ("get", "list", "watch", "create", "delete")}
+OF_KUEUE = {("workloads.kueue.x-k8s.io", "list")}
 KINDS = {
     **RESOURCES,
     ("apps/v1", "StatefulSet"): Resource("statefulsets"),
@@ -380,4 +381,4 @@ async def test_rights_are_those_that_are_used(plane: ControlPlane, mode: str, tm
     assert refused == (set() if everywhere else {("get", "StorageClass")}), "a storage class belongs to no namespace"
     rights = granted(manifests)
     assert took - rights == set()
-    assert rights - took - BLOCKS_DELETION - OF_KUBERAY == set(), "granted, and of no use"
+    assert rights - took - BLOCKS_DELETION - OF_KUBERAY - OF_KUEUE == set(), "granted, and of no use"

@@ -51,6 +51,7 @@ def documents(name: str = "tiny", **spec: Any) -> tuple[dict[str, Any], list[dic
     """The tiny training under a name, and its pools, which nobody probes."""
     training, *pools = copy.deepcopy(_DOCUMENTS)
     training["metadata"]["name"] = name
+    training["spec"]["ray"] = {"provider": "Builtin"}  # Jobs are what is played, also where RayJobs are served
     training["spec"] |= spec
     for pool in pools:
         pool["spec"]["endpoint"]["probe"] = "None"

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.manifest import Manifest
-from toolorchestra_operator.trainings.cluster_state import ClusterState, Life, of_exit
+from toolorchestra_operator.trainings.cluster_state import EXIT_TRAINER_LOST, ClusterState, Life, of_exit
 
 ANY: Final = "*"
 MOST_WORDS: Final = 3000
@@ -106,12 +106,12 @@ def _by_exit(words: str) -> ClusterState:
     return of_exit(code if code >= 0 else 128 - code, message=words.partition(":\n")[2].strip()[-MOST_WORDS:])
 
 
-def of_job(job: Manifest, pods: Sequence[Manifest]) -> ClusterState:
-    """What a live RayJob is doing; `pods` are the attempt's, where they were looked at."""
+def of_job(job: Manifest, trainers: Sequence[Manifest]) -> ClusterState:
+    """What a live RayJob is doing; `trainers` are the attempt's pods of trainers, where they were looked at."""
     status: Manifest = job.get("status") or {}
     state = of_status(status)
     if state.ended:
-        return _node_loss(state, status, pods)
+        return _node_loss(state, status, trainers)
     if job["spec"].get("suspend"):
         return ClusterState("Queued", message=state.message if state.life == "Queued" else "it is suspended")
     if state.life == "Up" and (missing := _missing(status)):
@@ -119,10 +119,13 @@ def of_job(job: Manifest, pods: Sequence[Manifest]) -> ClusterState:
     return state
 
 
-def _node_loss(state: ClusterState, status: Manifest, pods: Sequence[Manifest]) -> ClusterState:
-    """A program that failed because a node was taken away has not failed; one whose own container ended has."""
-    lost = _NODE_DIED in str(status.get("message", "")) or _missing(status)
-    if state.life != "Failed" or status.get("jobStatus") != "FAILED" or not lost or any(map(_broke, pods)):
+def _node_loss(state: ClusterState, status: Manifest, trainers: Sequence[Manifest]) -> ClusterState:
+    """A trainer that was lost with its node is nobody's failure; one whose own container ended is."""
+    words = str(status.get("message", ""))
+    code = _EXIT.search(words)
+    if state.life != "Failed" or code is None or int(code[1]) != EXIT_TRAINER_LOST or any(map(_broke, trainers)):
+        return state
+    if _NODE_DIED not in words and not _missing(status):
         return state
     return replace(state, life="Stopped", reason=Reason.RESTARTING, message=f"a node was lost: {state.message}")
 

@@ -45,7 +45,6 @@ HEALTH_PATH: Final = "/api/healthz"
 HEAD_OBJECT_STORE_BYTES: Final = 256 * 1024**2
 LEAST_TTL_SECONDS: Final = 60
 """A RayJob stays for so long after its end, whatever KubeRay was told to delete: its status says how it ended."""
-_COMPONENTS: Final = (HEAD, TRAINERS, ENGINES)
 _BEFORE: Final = ("", "Suspended", "Suspending")
 """Deployment statuses in which `startTime` is that of an earlier life, or of none."""
 
@@ -170,12 +169,12 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
     job = objects.get(refs(names, attempt)[0])
     if job is None:
         return ClusterState("Absent")
-    return of_job(job, [one for one in pods if _is_of(one, attempt)])
+    return of_job(job, [one for one in pods if _is_trainer(one, attempt)])
 
 
-def _is_of(one: Manifest, attempt: int) -> bool:
+def _is_trainer(one: Manifest, attempt: int) -> bool:
     labels = one["metadata"].get("labels") or {}
-    return labels.get(ATTEMPT_LABEL) == str(attempt) and labels.get("app.kubernetes.io/component") in _COMPONENTS
+    return labels.get(ATTEMPT_LABEL) == str(attempt) and labels.get("app.kubernetes.io/component") == TRAINERS
 
 
 def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:

@@ -119,12 +119,12 @@ def pod(terminated: dict[str, Any] | None, *, when: str = "lastState") -> dict[s
 
 
 @pytest.mark.parametrize("evidence", ["a pod is missing", "Ray says it"])
-def test_a_lost_node_is_nobodys_failure_unless_its_container_broke(evidence: str) -> None:
-    said = "a trainer died: The actor died because its node has died. Node Id: 1"
-    failed = job(jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=EXIT_1)
+def test_a_trainer_lost_with_its_node_is_nobodys_failure(evidence: str) -> None:
+    exit_76, died = EXIT_1.replace("code 1,", "code 76,"), "The actor died because its node has died. Node Id: 1"
+    failed = job(jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message=exit_76)
     assert of_job(failed, [pod(None)]).life == "Failed", "nothing speaks for a lost node"
     if evidence == "Ray says it":
-        failed["status"]["message"] = EXIT_1 + said
+        failed["status"]["message"] += died
     else:
         failed["status"]["rayClusterStatus"] = {"desiredWorkerReplicas": 2, "readyWorkerReplicas": 1}
     state = of_job(failed, [pod(None), pod({"exitCode": 143})])
@@ -132,3 +132,5 @@ def test_a_lost_node_is_nobodys_failure_unless_its_container_broke(evidence: str
     assert "a node was lost: boom" in state.message
     assert of_job(failed, [pod({"exitCode": 137, "reason": "OOMKilled"})]).life == "Failed"
     assert of_job(failed, [pod({"exitCode": 1}, when="state")]).life == "Failed"
+    failed["status"]["message"] = failed["status"]["message"].replace("code 76,", "code 1,")
+    assert of_job(failed, [pod(None)]).life == "Failed", "the program failed, and said so"
