@@ -93,3 +93,11 @@ def test_a_namespace_said_twice_must_be_one(tmp_path: Path) -> None:
     file = tmp_path / "training.yaml"
     file.write_text(TINY.read_text().replace("metadata: {name: tiny}", "metadata: {name: tiny, namespace: other}"))
     assert "says namespace other, and -n says team" in orchestra("render", "-f", file, "-n", "team", status=2).stderr
+
+
+def test_a_provider_is_what_the_cluster_has(tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    text = TINY.read_text().replace("spec:\n  model:", "spec:\n  queueName: q\n  ray: {provider: KubeRay}\n  model:", 1)
+    file.write_text(text)
+    assert "RayProviderUnavailable" in orchestra("render", "-f", file, status=1).stderr
+    assert "RayJob tiny-1" in names(objects("-f", file, "--kuberay"))

@@ -84,7 +84,7 @@ def test_the_ledgers_page_lists_every_note_of_the_journal() -> None:
 
 def test_commands_that_pages_show_exist() -> None:
     for page in PAGES:
-        for command in re.findall(r"^\s*orchestra ([a-z]+)\b", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for command in re.findall(r"^\s*orchestra ([a-z-]+)\b", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert command in COMMANDS, f"{page.name}: orchestra {command}"
 
 

@@ -162,4 +162,5 @@ def _providers(facts: Facts, trainings: Sequence[OrchestratorTraining]) -> Itera
             remedy_ = "install KubeRay, or use provider: Builtin"
             yield Line("missing", "Ray", f"{name}: spec.ray.provider is KubeRay, and RayJobs are not served", remedy_)
         else:
-            yield Line("ok", "Ray", f"{name}: provider {provider}; RayJobs are {'' if served else 'not '}served")
+            chosen = ("KubeRay" if served else "Builtin") if provider == "Auto" else provider
+            yield Line("ok", "Ray", f"{name}: provider {provider}" + (f", here {chosen}" if chosen != provider else ""))
