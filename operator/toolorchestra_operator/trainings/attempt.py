@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,16 +15,19 @@ from toolorchestra_operator.trainings.builtin import HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
 from toolorchestra_operator.trainings.decision import Decision
+from toolorchestra_operator.trainings.desired import STORAGE_PATH
 from toolorchestra_operator.trainings.experts import is_ready, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
-from toolorchestra_operator.trainings.progress import of_attempt
+from toolorchestra_operator.trainings.progress import of_attempt, uri
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.storage import storage_claim
 
+WARM_START = "warm start"
+"""How the driver's message begins meanwhile (toolorchestra.train.job)."""
 LOOK_SECONDS = 10.0
 """How often progress is copied into status while a training runs."""
 
@@ -43,7 +47,7 @@ def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, no
         return blocked
     match state.life:
         case "Succeeded":
-            return _complete(decision, now)
+            return _complete(decision, admitted, now)
         case "Failed":
             return _failed(decision, admitted, state, now)
         case "Stopped":
@@ -105,7 +109,9 @@ def _running(decision: Decision, observed: Observed) -> Decision:
     if told.get("state") == "Running":
         reason = Reason.EVALUATING if message.startswith("evaluating") else Reason.TRAINING
         return decision.says("Running", "True", reason, f"step {told.get('step', 0)} of {told.get('steps', 0)}")
-    reason = Reason.WARM_STARTING if message.startswith("warm start") else Reason.CLUSTER_STARTING
+    if told.get("state") == "Complete":
+        return decision.says("Running", "False", Reason.STEPS_DONE, message)
+    reason = Reason.WARM_STARTING if message.startswith(WARM_START) else Reason.CLUSTER_STARTING
     return decision.says("Running", "False", reason, message)
 
 
@@ -171,9 +177,16 @@ def everything_of(admitted: Admitted, attempt: int) -> tuple[Ref, ...]:
 # ── how it ends ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _complete(decision: Decision, now: datetime) -> Decision:
+def exported(admitted: Admitted) -> str:
+    """Where the model of a training that is complete lies."""
+    return uri(f"{admitted.desired.run_path}/export/last", claim=admitted.desired.claim, root=STORAGE_PATH)
+
+
+def _complete(decision: Decision, admitted: Admitted, now: datetime) -> Decision:
+    """Whoever sees that it is complete finds the model."""
     remembered = replace(decision.remembered, terminal="Complete", completion_time=now)
-    return replace(decision, remembered=remembered, requeue_after=0.0).says(
+    fields = {"exportURI": exported(admitted)}
+    return replace(decision, remembered=remembered, fields=fields, requeue_after=0.0).says(
         "Complete", "True", Reason.STEPS_DONE, "all steps are done and the model is exported"
     )
 
@@ -204,7 +217,9 @@ def next_attempt(decision: Decision, reason: Reason, message: str, *, failed: bo
 
 
 def _paused(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState) -> Decision:
-    """Until the spec differs from what the attempt was told: the change is the person's answer."""
+    """Until the spec differs from what the attempt was told: the change is the person's answer. Nodes and workers go;
+    what tells that it is paused stays.
+    """
     told = of_attempt(observed.progress, decision.remembered.attempt)
     reason = Reason(told["reason"]) if "reason" in told else state.reason
     desired, attempt = admitted.desired, decision.remembered.attempt
@@ -215,9 +230,17 @@ def _paused(decision: Decision, admitted: Admitted, observed: Observed, state: C
     before = observed.objects.get(ref)
     if before is not None and before["data"][RESOURCES_FILE] != now["data"][RESOURCES_FILE]:
         return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)
-    return replace(decision, requeue_after=None).says(
+    tells, *_ = admitted.ray.refs(desired.names, attempt)
+    nodes = (ref for ref in admitted.ray.compute(desired.names, attempt, failed=False) if ref != tells)
+    remove = (*decision.remove, workers.ref(desired.names), *nodes)
+    return replace(decision, remove=remove, requeue_after=None).says(
         "Running", "False", reason, str(told.get("message", state.message))
     )
+
+
+def _steps(told: Mapping[str, Any]) -> bool:
+    """Whether it has begun to train; a supervised start is training."""
+    return told.get("state") == "Running" or str(told.get("message", "")).startswith(WARM_START)
 
 
 def _deadlines(
@@ -228,7 +251,7 @@ def _deadlines(
     if active is not None and remembered.start_time and now - remembered.start_time > timedelta(seconds=active):
         return fail(decision, Reason.ACTIVE_DEADLINE_EXCEEDED, f"it ran for more than {active} seconds", now)
     begun = admitted.ray.begun(admitted.desired.names, remembered.attempt, objects=observed.objects)
-    if begun is None or of_attempt(observed.progress, remembered.attempt).get("state") == "Running":
+    if begun is None or _steps(of_attempt(observed.progress, remembered.attempt)):
         return decision
     if now - begun > timedelta(seconds=spec.start_deadline_seconds):
         _, message = obstacle(observed.pods) or (None, state.message)

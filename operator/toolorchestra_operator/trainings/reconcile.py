@@ -22,7 +22,7 @@ from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, MakeStreams, Plan, RemoveStreams, SetFinalizer
 from toolorchestra_operator.trainings import progress
 from toolorchestra_operator.trainings.admission import Admitted, Refused, admit
-from toolorchestra_operator.trainings.attempt import everything_of, under_way
+from toolorchestra_operator.trainings.attempt import everything_of, exported, under_way
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import STORAGE_PATH
 from toolorchestra_operator.trainings.experts import in_status
@@ -126,8 +126,7 @@ def _finished(admitted: Admitted, observed: Observed, remembered: Remembered, no
     waits = [wait.total_seconds() for wait in (ended + look - now, ended + ttl - now) if wait > timedelta()]
     if any(ref in observed.objects for ref in remove):
         waits.append(LEFT_SECONDS)
-    exported = progress.uri(f"{admitted.desired.run_path}/export/last", claim=admitted.desired.claim, root=STORAGE_PATH)
-    fields = {"exportURI": exported} if remembered.terminal == "Complete" else {}
+    fields = {"exportURI": exported(admitted)} if remembered.terminal == "Complete" else {}
     done = "it is complete" if remembered.terminal == "Complete" else "it has failed"
     reason = Reason.STEPS_DONE if remembered.terminal == "Complete" else Reason.PROGRAM_FAILED
     return (

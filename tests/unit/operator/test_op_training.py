@@ -240,10 +240,37 @@ def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     world.settle()
     assert world.says("Running") == ("False", "SpendCapReached", "the spend cap is reached")
     assert world.attempt == 1
+    kept = {"Job tiny-1-head", "Service tiny-1", "ConfigMap tiny-1", "Secret tiny-ray"}
+    assert world.kinds() == KEPT | kept, "whoever waits for a person holds no GPU"
     world.parent["spec"]["limits"] = {"maxSpendUSD": "2"}
     world.parent["metadata"]["generation"] = 2
     world.settle()
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
+    assert {"Job tiny-2-trainers", "Deployment tiny-workers"} <= world.kinds()
+
+
+def test_whoever_sees_that_it_is_complete_finds_the_model() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(0)
+    while world.says("Complete")[0] != "True":
+        world.carry_out(world.plan())
+    assert world.parent["status"]["exportURI"].startswith("pvc://tiny-storage/")
+
+
+def test_a_warm_start_is_a_start() -> None:
+    world = World(startDeadlineSeconds=600)
+    world.settle()
+    world.comes_up()
+    world.progress |= {"state": "Starting", "message": "warm start: step 3 of 200, loss 2.0"}
+    world.passes(601)
+    world.settle()
+    assert world.says("Running")[:2] == ("False", "WarmStarting")
+    assert world.says("Failed")[0] == ""
+    world.progress |= {"message": "waiting for nodes: trainer"}
+    world.settle()
+    assert world.says("Failed")[:2] == ("True", "StartDeadlineExceeded")
 
 
 def test_suspending_gives_compute_back_and_resuming_goes_on() -> None:
