@@ -52,7 +52,7 @@ k label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted
 h install release charts/toolorchestra --values tests/kind/values.yaml --wait --timeout 10m
 
 say "testing it: a training to its end"
-h test release --logs --timeout 40m
+h test release --timeout 40m
 
 say "uninstalling it"
 h uninstall release --wait --timeout 5m

@@ -36,8 +36,8 @@ MAINS = (
     "visitor",
 )
 """Built from go/<name>/main.go, all of one module."""
-OWN_MODULES = ("coredns", "registry")
-"""Built from go/<name>/main.go, each a module of its own: its dependencies are not those of Kubernetes."""
+OWN_MODULES = {"coredns": ".", "registry": ".", "jaeger": "github.com/jaegertracing/jaeger/cmd/all-in-one"}
+"""Package of each in go/<name>, a module of its own: its dependencies are not those of Kubernetes."""
 INSTALLED = {"helm": "helm.sh/helm/v3/cmd/helm@v3.19.0"}
 """Built with `go install`."""
 COMPONENTS = (*MAINS, *OWN_MODULES, *INSTALLED)
@@ -120,7 +120,7 @@ def _build(go: str, name: str, folder: Path) -> None:
         at, command = scratch, [go, "install", *flags, INSTALLED[name]]
     else:
         at = MODULE / name if name in OWN_MODULES else MODULE
-        package = "." if name in OWN_MODULES else f"./{name}"
+        package = OWN_MODULES.get(name, f"./{name}")
         command = [go, "build", "-mod=readonly", *flags, "-o", str(scratch / name), package]
     done = subprocess.run(command, cwd=at, env=environment, capture_output=True)
     if done.returncode != 0:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.binaries import CannotBuild
+from support.release import Images, Release
+from testbed.binaries import CannotBuild, binaries
+from testbed.cluster import CHECKOUT
+from testbed.image import image_of
+from testbed.images import build, push, with_model
 from testbed.leftovers import left_behind
 from testbed.node_cluster import NodeCluster
 from testbed.packages import CannotRun, ensure
@@ -46,3 +51,33 @@ def restricted_namespace(node_cluster: NodeCluster) -> str:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     node_cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
     return name
+
+
+@pytest.fixture(scope="session")
+def images(node_cluster: NodeCluster) -> Images:
+    """Built once (minutes), with the demo's base model in those that serve or tokenize with it."""
+    registry = node_cluster.registry
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    found = {"operator": push(build("operator", say=say), f"{registry}/toolorchestra-operator:test")}
+    for role in ("worker", "cluster"):
+        name = with_model(build(role, say=say), CHECKOUT / "examples/demo/base")
+        found[role] = push(name, f"{registry}/toolorchestra-{role}:demo")
+    programs = {
+        "nats": Path(sys.executable).with_name("nats-server"),
+        "jaeger": binaries(["jaeger"], say=say)["jaeger"],
+    }
+    for name, program in programs.items():
+        found[name] = f"{registry}/{name}:test"
+        image_of(program).push(found[name])
+    return Images(**found)
+
+
+@pytest.fixture(scope="session")
+def release(node_cluster: NodeCluster, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The chart, installed. Who uninstalls it is the last test of its file."""
+    release = Release(node_cluster, images, tmp_path_factory.mktemp("release"))
+    release.install()
+    return release

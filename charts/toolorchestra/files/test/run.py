@@ -86,7 +86,7 @@ class Resources:
 
 
 def say(line: str) -> None:
-    """To the pod's log, which `helm test --logs` shows."""
+    """To the pod's log, which `kubectl logs` shows; a pod that passes goes, so that uninstalling leaves nothing."""
     print(line, flush=True)
 
 
