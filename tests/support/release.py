@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from support.real_run import TINY_RUN
 from testbed.api import Refused
 from testbed.binaries import binaries
 from testbed.cluster import CHECKOUT
+from testbed.image import image_of
 from testbed.node_cluster import NodeCluster
 
 GROUP = "/apis/toolorchestra.dev/v1alpha1"
 CORE = "/api/v1"
 PLURALS = {"ExpertPool": "expertpools", "OrchestratorTraining": "orchestratortrainings"}
 NAME = "orchestra"
-SYSTEM, RESEARCH, OBSERVABILITY = "orchestra-system", "research", "observability"
-"""Where the release runs, where its users' resources are, and where traces go."""
+SYSTEM, RESEARCH, OBSERVABILITY, KUBERAY = "orchestra-system", "research", "observability", "kuberay-system"
+"""Where the release runs, where its users' resources are, where traces go, and where KubeRay runs if it does."""
 PATIENCE_SECONDS = 1200.0
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -61,6 +62,8 @@ class Release:
     cluster: NodeCluster
     images: Images
     folder: Path
+    provider: str = "Builtin"
+    """Who makes the trainings' Ray clusters."""
     jaeger: str = field(default="", init=False)
     """Jaeger's address, which holds on this machine too."""
 
@@ -121,19 +124,49 @@ class Release:
             "securityContext": RESTRICTED,
             "readinessProbe": {"tcpSocket": {"port": 16686}, "periodSeconds": 1},
         }
-        spec = {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        }
-        apps = f"/apis/apps/v1/namespaces/{OBSERVABILITY}/deployments"
-        self.cluster.api.create(apps, {"metadata": {"name": "jaeger"}, "spec": spec})
+        self._deploy("jaeger", OBSERVABILITY, labels, {"containers": [container]})
         ports = [{"name": "otlp", "port": 4318}, {"name": "query", "port": 16686}]
         service = {"metadata": {"name": "jaeger"}, "spec": {"selector": labels, "ports": ports}}
         made = self.cluster.api.create(f"{CORE}/namespaces/{OBSERVABILITY}/services", service)
-        ready = lambda: self.cluster.api.get(f"{apps}/jaeger")["status"].get("readyReplicas") == 1  # noqa: E731
-        self.until("Jaeger is ready", ready)
         return str(made["spec"]["clusterIP"])
+
+    def install_kuberay(self, program: Path, crds: Sequence[Path]) -> None:
+        """KubeRay's own operator, in a pod; with every right, because the cluster is a test's."""
+        api, name = self.cluster.api, "kuberay-operator"
+        api.apply_crds(crds)
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        api.create(f"{CORE}/namespaces", {"metadata": {"name": KUBERAY, "labels": labels}})
+        image = f"{self.cluster.registry}/{name}:test"
+        image_of(program).push(image)
+        account = {"metadata": {"name": name}}
+        api.create(self.path("serviceaccounts", group=CORE, namespace=KUBERAY), account)
+        rights = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": KUBERAY}],
+        }
+        api.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", rights)
+        container = {
+            "name": name,
+            "image": image,
+            "args": ["--enable-leader-election=false"],
+            "securityContext": RESTRICTED,
+            "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8082}, "periodSeconds": 1},
+        }
+        pod = {"serviceAccountName": name, "containers": [container]}
+        self._deploy(name, KUBERAY, {"app.kubernetes.io/component": name}, pod)
+
+    def _deploy(self, name: str, namespace: str, labels: Mapping[str, str], pod: Mapping[str, Any]) -> None:
+        """A Deployment of one, ready."""
+        spec = {
+            "replicas": 1,
+            "selector": {"matchLabels": dict(labels)},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": dict(pod)},
+        }
+        path = self.path("deployments", group="/apis/apps/v1", namespace=namespace)
+        self.cluster.api.create(path, {"metadata": {"name": name}, "spec": spec})
+        ready = lambda: self.cluster.api.get(f"{path}/{name}")["status"].get("readyReplicas") == 1  # noqa: E731
+        self.until(f"{name} is ready", ready)
 
     # ── commands ───────────────────────────────────────────────────────────────────────────────────────────────────
 

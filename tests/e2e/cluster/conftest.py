@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from testbed.binaries import CannotBuild, binaries
 from testbed.cluster import CHECKOUT
 from testbed.image import image_of
 from testbed.images import build, push, with_model
+from testbed.kuberay import crd_files
 from testbed.leftovers import left_behind
 from testbed.node_cluster import NodeCluster
 from testbed.packages import CannotRun, ensure
@@ -77,7 +79,25 @@ def images(node_cluster: NodeCluster) -> Images:
 
 @pytest.fixture(scope="session")
 def release(node_cluster: NodeCluster, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The chart, installed. Who uninstalls it is the last test of its file."""
-    release = Release(node_cluster, images, tmp_path_factory.mktemp("release"))
+    """The chart, installed; before it KubeRay's operator, where PROVIDER says so. A file's last test uninstalls it."""
+    provider = os.environ.get("PROVIDER") or "Builtin"
+    release = Release(node_cluster, images, tmp_path_factory.mktemp("release"), provider)
+    if provider == "KubeRay":
+        release.install_kuberay(*kuberay())
     release.install()
     return release
+
+
+def kuberay() -> tuple[Path, list[Path]]:
+    """Its operator's program, and its CRDs."""
+    program = Path(os.environ.get("KUBERAY_OPERATOR") or "")
+    if not os.access(program, os.X_OK) or program.is_dir():
+        pytest.fail(
+            "PROVIDER=KubeRay needs KUBERAY_OPERATOR: the path of KubeRay's operator, built without cgo "
+            "(CGO_ENABLED=0 go build -o manager . in ray-operator of github.com/ray-project/kuberay)",
+            pytrace=False,
+        )
+    files, absent = crd_files()
+    if absent:
+        pytest.fail(absent, pytrace=False)
+    return program, sorted(files[0].parent.glob("ray.io_*.yaml"))

@@ -48,7 +48,7 @@ def pools() -> list[dict[str, Any]]:
     return [small, large]
 
 
-def training(name: str, *, steps: int = STEPS) -> dict[str, Any]:
+def training(name: str, *, provider: str, steps: int = STEPS) -> dict[str, Any]:
     """The tiny training with the demo's model, which learns to call an expert before it learns which."""
     found: dict[str, Any] = next(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
     small = {"resources": {"requests": {"cpu": "50m", "memory": "512Mi"}}}
@@ -59,7 +59,7 @@ def training(name: str, *, steps: int = STEPS) -> dict[str, Any]:
     spec["warmStart"] = {"steps": 40, "source": "FormatTraces", "learningRate": "0.0005", "batchSize": 16}
     spec["tools"]["randomize"] = {"aliases": True, "aliasNames": ALIASES}
     spec["algorithm"]["steps"] = steps
-    spec["ray"] = {"provider": "Builtin", "head": small, "trainers": small, "engines": small}
+    spec["ray"] = {"provider": provider, "head": small, "trainers": small, "engines": small}
     spec["storage"] = {"type": "EphemeralClaim", "ephemeralClaim": {"size": "1Gi"}}
     spec["checkpoint"] = {"everySteps": 2, "keep": 3}
     return found
@@ -91,7 +91,7 @@ def test_a_training_completes_with_a_real_expert(release: Release) -> None:
     for pool in pools():
         name = pool["metadata"]["name"]
         release.until(f"pool {name} is ready", lambda n=name: release.condition("ExpertPool", n, "Ready") == "True")
-    apply(release, training(FIRST))
+    apply(release, training(FIRST, provider=release.provider))
     done = release.complete(FIRST)
     assert (done["step"], done["attempt"], done["restarts"], done["progressPercentage"]) == (STEPS, 1, 0, 100)
     assert {"reward", "accuracy", "usdPerTask"} <= done["metrics"].keys()
@@ -142,7 +142,9 @@ def delete_pod(release: Release, component: str, *, namespace: str = RESEARCH) -
 
 
 def test_every_kind_of_pod_dies_once_and_the_training_completes(release: Release) -> None:
-    apply(release, training(SECOND, steps=MANY_STEPS))
+    if release.provider != "Builtin":
+        pytest.skip("did not run: with KubeRay, KubeRay answers for the pods of a RayCluster")
+    apply(release, training(SECOND, provider=release.provider, steps=MANY_STEPS))
     step = lambda: int(release.status("OrchestratorTraining", SECOND).get("step") or 0)  # noqa: E731
     release.until("a checkpoint", lambda: step() >= 3)
     for component, namespace in (
@@ -180,7 +182,8 @@ def test_uninstalling_leaves_the_models_and_nothing_else(release: Release) -> No
     api = release.cluster.api
     release.kubectl("delete", "ot,xp", "--all", "--timeout=300s")
     claims = {one["metadata"]["name"] for one in release.items("persistentvolumeclaims")}
-    assert claims == {f"{FIRST}-storage", f"{SECOND}-storage"}, "the models outlive the resources"
+    trained = {FIRST, SECOND} if release.provider == "Builtin" else {FIRST}
+    assert claims == {f"{name}-storage" for name in trained}, "the models outlive the resources"
     release.helm("uninstall", NAME, "--wait", "--timeout", "5m")
     release.until("what was owned is gone", lambda: not left(release))
     with pytest.raises(Refused):
