@@ -35,7 +35,8 @@ from toolorchestra_operator.trainings.progress import status_fields
 from toolorchestra_operator.trainings.runtime import Runtime
 from toolorchestra_operator.trainings.streams import settings_of
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+# Beside the real node (`make e2e`): its minutes are too many for every change.
+pytestmark = [pytest.mark.real, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STEPS = 3
 PATIENCE_SECONDS = 300.0

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def node_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeCluster]:
     """A cluster whose node is Ready; pods are restricted in every namespace that the tests make."""
     try:
-        ensure(install=True, say=print)
+        ensure(install=True, say=print, images=True)
         cluster = NodeCluster(tmp_path_factory.mktemp("cluster"), say=print)
         cluster.start()
     except (CannotBuild, CannotRun) as error:
