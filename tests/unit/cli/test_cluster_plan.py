@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,35 @@ def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytes
 
 def test_a_wrong_amount_of_memory_is_said() -> None:
     assert "--gpu-memory 80 GB" in orchestra("plan", "-f", TINY, "--gpu-memory", "80 GB", status=2).stderr
+
+
+def test_status_without_a_name_and_a_cluster_asks_for_a_run() -> None:
+    assert "orchestra runs list" in orchestra("status", status=2).stderr
+
+
+CLIENT_ALONE = """
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+for name in sys.argv[2].split(","):
+    importlib.import_module(name)
+"""
+
+
+def test_a_machine_that_only_talks_to_clusters_needs_no_trainer() -> None:
+    absent = (
+        "torch,ray,vllm,transformers,tokenizers,numpy,msgpack,zstandard,reasoning_gym,jinja2,kopf,prometheus_client"
+    )
+    commands = "plan,render,submit,status,logs,cancel,suspend,resume,get_model,training_logs,training_status"
+    modules = [f"toolorchestra.cli.{command}" for command in commands.split(",")]
+    modules += [
+        "toolorchestra_operator.rendering",
+        "toolorchestra.remote.preflight.spend",
+        "toolorchestra.remote.execute",
+    ]
+    subprocess.run([sys.executable, "-c", CLIENT_ALONE, absent, ",".join(modules)], check=True, timeout=120)

@@ -114,7 +114,9 @@ def test_a_container_has_a_limit_too() -> None:
     assert levels(pool_lines(pool(resources={"limits": {"memory": "8Gi"}}), gpu_bytes=None)) == ["ok"]
 
 
-@pytest.mark.parametrize(("text", "size"), [("1Gi", 2**30), ("1500M", 1_500_000_000), ("1.5Ki", 1536), ("12", 12)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("1Gi", 2**30), ("1500M", 1_500_000_000), ("1.5Ki", 1536), ("12", 12), ("1e9", 10**9)]
+)
 def test_quantities(text: str, size: int) -> None:
     assert bytes_of(text) == size
     assert bytes_of("80 GB") is None

@@ -14,6 +14,7 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
 from toolorchestra.cli.train import fail
 from toolorchestra.local.lock import RunLock
+from toolorchestra.remote.connection import reachable_config
 from toolorchestra.train.run_dir import RunDir
 
 UNDER_WAY = ("Starting", "Running")
@@ -41,6 +42,8 @@ def status(
     Example: orchestra status router -n research --watch
     """
     place, as_json = Place(kubeconfig, context, namespace), as_json or output == "json"
+    if run is None and not place.asked and not reachable_config():
+        fail("say which run: orchestra status RUN (orchestra runs list has them); there is no cluster to ask")
     if run is None or place.holds(run, runs=folder):
         from toolorchestra.cli.training_status import show
 

@@ -46,16 +46,19 @@ def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
 
 
 def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None:
-    """The table, and with `watch` again whenever it is another."""
-    shown = ""
+    """The table, and with `watch` again whenever it is another; an API server that is away is waited for."""
+    from toolorchestra.remote.errors import Unreachable
+
+    typer.echo(shown := _all(kube, as_json=as_json, namespace=namespace))
     try:
-        while True:
-            if (text := _all(kube, as_json=as_json, namespace=namespace)) != shown:
-                typer.echo(text)
-                shown = text
-            if not watch:
-                return
+        while watch:
             time.sleep(POLL_SECONDS)
+            try:
+                text = _all(kube, as_json=as_json, namespace=namespace)
+            except Unreachable as error:
+                text = f"{error}; waiting for it"
+            if text != shown:
+                typer.echo(shown := text)
     except KeyboardInterrupt:
         raise typer.Exit(LOOKED_AWAY) from None
 

@@ -32,7 +32,7 @@ _LITTLE: Final = 0.15
 """Share left over below which there is little room for the key-value cache."""
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])")
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([numkMGTPE]|[KMGTPE]i|)")
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([numkMGTPE]|[KMGTPE]i|)")
 _SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(1000)}
 _SUFFIXES |= {s: Decimal(1000) ** i for i, s in enumerate("MGTPE", 2)}
 _SUFFIXES |= {f"{s}i": Decimal(1024) ** i for i, s in enumerate("KMGTPE", 1)}
