@@ -43,6 +43,9 @@ AGENT_PORT: Final = 52365
 HEALTH_PATH: Final = "/api/healthz"
 """Of Ray's agent on every node, without a token: the raylet's health, on the head the GCS's too."""
 HEAD_OBJECT_STORE_BYTES: Final = 256 * 1024**2
+DASHBOARD_START_SECONDS: Final = 300
+_DASHBOARD_PATIENCE: Final = ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT")
+"""Ray ends a head whose dashboard is not up within 60 and 30 s: too short for a busy node without GPUs."""
 LEAST_TTL_SECONDS: Final = 60
 """A RayJob stays for so long after its end, whatever KubeRay was told to delete: its status says how it ended."""
 _BEFORE: Final = ("", "Suspended", "Suspending")
@@ -96,6 +99,7 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
         *nats_environment(desired, desired.spec.messaging.controller_secret_ref),
         *telemetry(desired, service="toolorchestra-controller"),
         variable("RAY_JOB_STOP_WAIT_TIME_S", str(HEAD_GRACE_SECONDS)),
+        *(variable(name, str(DASHBOARD_START_SECONDS)) for name in _DASHBOARD_PATIENCE),
     ]
     parameters = {
         "num-cpus": "0",
