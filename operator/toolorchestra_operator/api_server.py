@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -53,6 +54,8 @@ class ApiServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = Transport(configuration, timeout=timeout, user_agent=user_agent, count=count)
+        self.cluster = _identity(configuration)
+        """Tells this cluster from others; "" where it shows no certificate authority of its own."""
         self._clock = clock
         self._discovered: dict[str, tuple[float, dict[str, Resource]]] = {}
         self._schemas: tuple[float, Mapping[str, str], Schemas] | None = None
@@ -248,3 +251,12 @@ class ApiServer:
             kinds = {}
         self._discovered[api_version] = (self._clock(), kinds)
         return kinds
+
+
+def _identity(configuration: Configuration) -> str:
+    """Of the authority that signs for the API server and of its address: inside of clusters the latter is always the
+    same, and the former may be a public one."""
+    authority = getattr(configuration, "ssl_ca_cert", None)
+    if not authority:
+        return ""
+    return hashlib.sha256(Path(authority).read_bytes() + configuration.host.encode()).hexdigest()[:16]

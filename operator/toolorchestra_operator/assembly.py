@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +16,11 @@ from toolorchestra_operator.pools.probe import Prober
 from toolorchestra_operator.process import Machinery
 from toolorchestra_operator.runtimes import pool_runtime_of, runtime_of
 from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.streams import NatsStreams
 from toolorchestra_operator.trainings.nats_look import NatsLook
 from toolorchestra_operator.trainings.observe import TrainingObserver
 from toolorchestra_operator.trainings.reconcile import reconcile as reconcile_training
+from toolorchestra_operator.trainings.sweep import StreamSweep
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,17 @@ class Reader:
 def assemble(settings: Settings, api: ApiServer) -> Machinery:
     """The machinery of both kinds. What it opens, `Machinery.close` closes."""
     look = NatsLook()
-    trainings = TrainingObserver(Reader(api), look, runtime_of(settings))
+    trainings = TrainingObserver(Reader(api), look, replace(runtime_of(settings), cluster=api.cluster))
     pools = PoolReconciler(api, pool_runtime_of(settings), Prober())
+    sweep = StreamSweep(
+        find=api.get,
+        streams=NatsStreams(),
+        cluster=api.cluster,
+        namespaces=settings.watch_namespaces,
+        nats_url=settings.nats_url,
+    )
     return Machinery(
         reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training), "ExpertPool": pools},
+        sweeps=(sweep,),
         close=(look.close, pools.close),
     )

@@ -52,6 +52,17 @@ class NatsStreams:
         async with self._jetstream(url) as js:
             await remove_streams(js, uid=uid)
 
+    async def metadata(self, *, url: str) -> dict[str, Mapping[str, str]]:
+        """The metadata of every stream on the server, by the stream's name. MessagingUnreachable: nobody answers."""
+        found: dict[str, Mapping[str, str]] = {}
+        async with self._jetstream(url) as js:
+            while page := await js.streams_info(offset=len(found)):
+                before = len(found)
+                found |= {info.config.name or "": info.config.metadata or {} for info in page}
+                if len(found) == before:
+                    break  # streams went while they were listed: the rest comes next time
+        return found
+
     @contextlib.asynccontextmanager
     async def _jetstream(self, url: str) -> AsyncIterator[JetStreamContext]:
         client = Client()

@@ -20,7 +20,7 @@ SHORT_UID = 8
 """Digits of a UID that key streams, subjects and the folder in storage."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Names:
     """Of one training."""
 

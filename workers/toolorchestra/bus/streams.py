@@ -3,6 +3,7 @@ local backend; workers and the controller only bind.
 
 Everything is keyed by the training's short UID, so that two namespaces, or a delete and a re-create, never meet.
 Light: needs nats-py and nothing of ours that the operator does not have.
+TASKS is made first and removed last: where anything of a training is there, its marks (`StreamSettings.marks`) are.
 
 | what | name | holds |
 | --- | --- | --- |
@@ -57,6 +58,8 @@ class StreamSettings:
     result_ack_wait: float = 30.0
     """How long a dead controller's results wait for the next controller."""
     duplicate_window: float = 600.0
+    marks: tuple[tuple[str, str], ...] = ()
+    """Metadata of the streams: whose they are, where somebody will want to know."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def stream_configs(uid: str, settings: StreamSettings) -> list[StreamConfig]:
             storage=StorageType.FILE,
             num_replicas=settings.replicas,
             duplicate_window=settings.duplicate_window,
+            metadata=dict(settings.marks) or None,
         )
 
     ran_out = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{names.tasks}.{WORKERS}"
@@ -172,7 +176,7 @@ async def make_streams(js: JetStreamContext, *, uid: str, settings: StreamSettin
 async def remove_streams(js: JetStreamContext, *, uid: str) -> None:
     """Delete the training's streams and buckets with all that is in them. Idempotent."""
     names = Names(uid)
-    kept = [names.tasks, names.results, names.dead, names.advisories, f"KV_{names.state}", f"OBJ_{names.payloads}"]
+    kept = [f"KV_{names.state}", f"OBJ_{names.payloads}", names.advisories, names.dead, names.results, names.tasks]
     for stream in kept:
         try:
             await js.delete_stream(stream)

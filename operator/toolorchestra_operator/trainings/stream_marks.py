@@ -1,0 +1,51 @@
+"""What a training's streams carry to say whose they are: without it a sweep would have to guess from a name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra_operator.manifest import MANAGER
+from toolorchestra_operator.trainings.names import Names
+
+_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+_CLUSTER: Final = "toolorchestra.dev/cluster"
+_NAMESPACE: Final = "toolorchestra.dev/namespace"
+_TRAINING: Final = "toolorchestra.dev/training"
+_UID: Final = "toolorchestra.dev/uid"
+
+
+@dataclass(frozen=True, order=True)
+class Owner:
+    """The training that streams were made for, and its cluster."""
+
+    cluster: str
+    names: Names
+
+    @classmethod
+    def of(cls, stream: str, metadata: Mapping[str, str]) -> Self | None:
+        """Whose the streams are to which this one belongs, which is made first and removed last.
+
+        None: they are not an operator's, or it is another of their streams.
+        """
+        if metadata.get(_MANAGED_BY) != MANAGER:
+            return None
+        try:
+            names = Names(metadata[_TRAINING], metadata[_NAMESPACE], metadata[_UID])
+            owner = cls(metadata[_CLUSTER], names)
+            return owner if stream == StreamNames(names.short_uid).tasks else None
+        except (KeyError, ValueError):
+            return None
+
+
+def marks_of(names: Names, *, cluster: str) -> tuple[tuple[str, str], ...]:
+    """The marks of a training's streams."""
+    return (
+        (_MANAGED_BY, MANAGER),
+        (_CLUSTER, cluster),
+        (_NAMESPACE, names.namespace),
+        (_TRAINING, names.name),
+        (_UID, names.uid),
+    )
