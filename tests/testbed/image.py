@@ -1,4 +1,4 @@
-"""Images of one static program, made without a container engine: an archive in OCI layout, or pushed to a registry."""
+"""Images of a few programs, made without a container engine: an archive in OCI layout, or pushed to a registry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import hashlib
 import io
 import json
 import platform
+import re
+import shutil
+import subprocess
 import tarfile
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,14 +56,20 @@ class Image:
 
 def image_of(program: Path) -> Image:
     """The image that runs this program, as a user without rights."""
+    return image_with({program.name: program}, entrypoint=[f"/{program.name}"])
+
+
+def image_with(files: Mapping[str, Path], *, entrypoint: Sequence[str] = ()) -> Image:
+    """The image that holds these files, by their paths in it, all of them executable."""
     blobs: dict[str, bytes] = {}
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        _add(tar, program.name, program.read_bytes(), mode=0o755)
+        for name, file in files.items():
+            _add(tar, name, file.read_bytes(), mode=0o755)
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
-        "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
+        "config": {"Entrypoint": list(entrypoint), "User": "65535:65535", "Env": ["PATH=/usr/bin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer.getvalue())]},
     }
     manifest = {
@@ -69,6 +79,19 @@ def image_of(program: Path) -> Image:
         "layers": [_blob(blobs, gzip.compress(layer.getvalue(), mtime=0), f"{_KIND}.layer.v1.tar+gzip")],
     }
     return Image(_blob(blobs, json.dumps(manifest).encode(), f"{_KIND}.manifest.v1+json"), blobs)
+
+
+def image_of_commands(*commands: str) -> Image:
+    """The image that has these programs of this machine, with the libraries that they load."""
+    files: dict[str, Path] = {}
+    for command in commands:
+        program = shutil.which(command)
+        if program is None:
+            raise FileNotFoundError(f"this machine has no {command}")
+        files[f"usr/bin/{command}"] = Path(program)
+        linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+        files |= {path.lstrip("/"): Path(path) for path in re.findall(r"(/\S+) \(0x", linked)}
+    return image_with(files)
 
 
 def _digest(data: bytes) -> str:
