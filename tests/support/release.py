@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -178,9 +179,14 @@ class Release:
         """Run kubectl; what it says."""
         return self._run("kubectl", "--namespace", namespace, *arguments)
 
+    def orchestra(self, *arguments: str) -> str:
+        """Run this project's command on the users' namespace; what it says."""
+        return self._run(str(Path(sys.executable).with_name("orchestra")), *arguments, "--namespace", RESEARCH)
+
     def _run(self, program: str, *arguments: str) -> str:
+        path = program if program.startswith("/") else str(binaries([program])[program])
         done = subprocess.run(
-            [str(binaries([program])[program]), *arguments],
+            [path, *arguments],
             env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)},
             stdin=subprocess.DEVNULL,
             capture_output=True,

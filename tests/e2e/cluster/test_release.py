@@ -127,6 +127,18 @@ def test_what_kubectl_prints_reads_well(release: Release) -> None:
     assert "StepsDone" in described
 
 
+def test_the_command_line_tells_of_it_and_brings_the_model(release: Release) -> None:
+    assert FIRST in release.orchestra("status")
+    told = json.loads(release.orchestra("status", FIRST, "--output", "json"))
+    assert (told["step"], told["name"]) == (STEPS, FIRST)
+    folder = release.folder / "model"
+    release.orchestra("get-model", FIRST, "--to", str(folder))
+    export = run_dir(release, release.status("OrchestratorTraining", FIRST)).export / "last"
+    files = {path.name for path in export.iterdir()}
+    assert {path.name for path in folder.iterdir()} == files
+    assert (folder / "model.safetensors").read_bytes() == (export / "model.safetensors").read_bytes()
+
+
 def delete_pod(release: Release, component: str, *, namespace: str = RESEARCH) -> Callable[[], bool]:
     """End the newest pod of a component as a lost node would; whether another one runs in its place."""
     pod = release.pods(component, namespace=namespace)[-1]
