@@ -57,9 +57,11 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
     async def stopped(**_: Any) -> None:
         await process.stop()
 
-    async def parent_changed(body: kopf.Body, **_: Any) -> None:
+    async def parent_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
         if (key := key_of(body)) is not None:
             process.queue.add(key)
+        for user in process.pool_users.saw(body, gone=type == "DELETED"):
+            process.queue.add(user)
 
     async def child_changed(body: kopf.Body, **_: Any) -> None:
         if (key := parent_of(body)) is not None:

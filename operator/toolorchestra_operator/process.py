@@ -26,6 +26,7 @@ from toolorchestra_operator.manifest import Key, Kind, Manifest, Ref
 from toolorchestra_operator.metrics import Meter, MetricsServer
 from toolorchestra_operator.parents import CHILDREN, GROUP, PARENTS, Watched
 from toolorchestra_operator.plan import Emit, Plan
+from toolorchestra_operator.pool_users import PoolUsers
 from toolorchestra_operator.reconcile_loop import ReconcileLoop, Reconciler
 from toolorchestra_operator.resync import Resync, Sweep
 from toolorchestra_operator.settings import Settings
@@ -63,6 +64,7 @@ class OperatorProcess:
     meter: Meter
     streams: StreamsPort = field(default_factory=NatsStreams)
     queue: KeyQueue = field(default_factory=KeyQueue)
+    pool_users: PoolUsers = field(default_factory=PoolUsers)
     hearing: Hearing = field(default_factory=Hearing)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends kopf, and with it the process."""

@@ -21,7 +21,7 @@ from nats.aio.client import Client
 
 from support.mortal_operator import LookingOperator, Write, Writes
 from support.operator_process import operator_process, until
-from support.training_life import Player, Stage, connected, played
+from support.training_life import GROUP, Player, Stage, connected, documents, played
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -200,7 +200,7 @@ async def completed(
     return worlds[COMPLETED]
 
 
-async def becomes(stage: Stage, wanted: dict[str, str], *, seconds: float = 180.0) -> None:
+async def becomes(stage: Stage, wanted: dict[str, str], *, seconds: float = 300.0) -> None:
     """Wait until everything is as it is wanted."""
     lines = ""
 
@@ -276,3 +276,77 @@ async def test_two_operators_that_overlap_double_nothing(
     assert jobs == {f"tiny-{attempt}-{part}" for attempt in (1, 2) for part in ("head", "trainers", "engines")}
     told = Counter((reason, note.partition(":")[0]) for _, reason, note in stage.events())
     assert max(told.values()) <= ATTEMPTS
+
+
+async def test_two_of_one_name_never_meet_and_what_one_leaves_behind_is_swept(
+    cluster: Cluster, namespace: str, nats_server: NatsServer, bus: Client, tmp_path: Path
+) -> None:
+    """In two namespaces; and in one, where the first went without its operator and another was made under its name."""
+    elsewhere = a_namespace(cluster.api, f"{namespace[:50]}-2")
+    here, there = (Stage(cluster.api, where, bus) for where in (namespace, elsewhere))
+    how = (cluster.kubeconfig, tmp_path / "operator.log", *flags(f"{namespace},{elsewhere}", nats_server))
+
+    async def are_made() -> bool:
+        return all(len(stage.jobs(1)) == 3 for stage in (here, there))
+
+    async with operator_process(*how) as operator:
+        here.submit()
+        there.submit()
+        await until(are_made, seconds=120)
+        first, other = here.names, there.names
+        assert first.short_uid != other.short_uid
+        await there.tells(1, 7)
+
+        async def is_told() -> bool:
+            return there.status().get("step") == 7
+
+        await until(is_told, seconds=60)
+        assert "step" not in here.status()
+        assert await operator.ends(signal.SIGKILL) == -signal.SIGKILL
+    cluster.api.delete(here.path(here.name))
+    cluster.api.merge(here.path(here.name), {"metadata": {"finalizers": None}})
+    here.collect_children()
+    here.submit(pools=False)
+    kept = await there.streams(other.short_uid)
+    async with operator_process(*how) as operator:
+        await until(are_made, seconds=120)
+
+        async def is_swept() -> bool:
+            return not await here.streams(first.short_uid)
+
+        await until(is_swept, seconds=60)
+        again = here.names
+        assert again.uid != first.uid
+        await operator.resyncs(2)
+        assert len(await here.streams(again.short_uid)) == len(kept) == 6
+        assert await there.streams(other.short_uid) == kept
+        assert "step" not in here.status(), "what the one before was told"
+        assert await operator.ends() == 0
+
+
+async def test_a_training_hears_of_its_pools_at_once(
+    cluster: Cluster, namespace: str, nats_server: NatsServer, bus: Client, tmp_path: Path
+) -> None:
+    """There is no resync within the test."""
+    stage = Stage(cluster.api, namespace, bus)
+    how = [*flags(namespace, nats_server), "--resync-seconds", "3600"]
+
+    async def is_so(kind: str, wanted: tuple[str, str]) -> None:
+        async def it_is() -> bool:
+            return stage.condition(kind) == wanted
+
+        await until(it_is, seconds=90)
+
+    async with operator_process(cluster.kubeconfig, tmp_path / "operator.log", *how) as operator:
+        stage.submit(pools=False)
+        await is_so("Accepted", ("False", "PoolNotFound"))
+        for pool in documents()[1]:
+            cluster.api.create(stage.of(GROUP, "expertpools"), pool)
+        await is_so("Accepted", ("True", "Accepted"))
+        await is_so("ExpertsReady", ("True", "ExpertsReady"))
+        cluster.api.delete(stage.of(GROUP, "expertpools", "small"))
+        await is_so("Accepted", ("False", "PoolNotFound"))
+        cluster.api.create(stage.of(GROUP, "expertpools"), documents()[1][0])
+        await is_so("Accepted", ("True", "Accepted"))
+        assert await operator.sample("resyncs_total") == 0
+        assert await operator.ends() == 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -57,34 +57,41 @@ class Writes:
             raise Killed(write)
 
 
-_writes: ContextVar[Callable[[str], None] | None] = ContextVar("writes", default=None)
+Tell = Callable[[str], None]
 
 
-def _watch_streams() -> None:
-    """Every write of NATS' library is told to who asked for it, once per process."""
+@dataclass(frozen=True, kw_only=True)
+class WatchedStreams(NatsStreams):
+    """Streams that are made and removed one write at a time, each told of."""
+
+    tell: Tell
+
+    @asynccontextmanager
+    async def _jetstream(self, url: str) -> AsyncIterator[JetStreamContext]:
+        async with super()._jetstream(url) as js:
+            yield _watched(js, self.tell)
+
+
+def _watched(js: JetStreamContext, tell: Tell) -> JetStreamContext:
     for name in _STREAM_WRITES:
-        real = getattr(JetStreamContext, name)
-
-        def told(self: Any, *args: Any, real: Any = real, name: str = name, **options: Any) -> Any:
-            async def written() -> Any:
-                answer = await real(self, *args, **options)
-                if (tell := _writes.get()) is not None:
-                    stream = getattr(args[0], "name", None) or args[0]
-                    tell(f"{name} {stream.rpartition('_')[2]}")
-                return answer
-
-            return written()
-
-        setattr(JetStreamContext, name, told)
+        setattr(js, name, _told(getattr(js, name), name, tell))
+    return js
 
 
-_watch_streams()
+def _told(real: Callable[..., Awaitable[Any]], verb: str, tell: Tell) -> Callable[..., Awaitable[Any]]:
+    async def written(about: Any, *args: Any) -> Any:
+        answer = await real(about, *args)
+        stream: str = getattr(about, "name", None) or about
+        tell(f"{verb} {stream.rpartition('_')[2]}")
+        return answer
+
+    return written
 
 
 class WatchedApi(ApiServer):
     """An adapter that tells of its writes, as the looking operator uses it."""
 
-    def __init__(self, real: ApiServer, tell: Callable[[str], None]) -> None:
+    def __init__(self, real: ApiServer, tell: Tell) -> None:
         self.__dict__.update(real.__dict__)  # one connection and one set of schemas for all lives
         real_transport, self._tell = real._transport, tell
         self._transport = _WatchedTransport(real_transport, tell)  # type: ignore[assignment]
@@ -93,7 +100,7 @@ class WatchedApi(ApiServer):
 @dataclass
 class _WatchedTransport:
     real: Transport
-    tell: Callable[[str], None]
+    tell: Tell
 
     async def request(self, verb: str, method: str, path: str, **options: Any) -> Any:
         answer = await self.real.request(verb, method, path, **options)
@@ -106,7 +113,7 @@ class _WatchedTransport:
 
 @dataclass
 class LookingOperator:
-    """The operator's parts, one look at a time; `now` is the test's. `life` ends and begins anew with `killed`."""
+    """The operator's parts, one look at a time; `now` is the test's."""
 
     server: ApiServer
     settings: Settings
@@ -135,12 +142,8 @@ class LookingOperator:
 
         metadata = observed.parent["metadata"]
         seen = {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
-        mark = _writes.set(self.writes.happened)
-        try:
-            about = {"parent": Ref.of(observed.parent), "api": self.api, "emit": emit}
-            await carry_out(plan, streams=NatsStreams(), **about, **seen)
-        finally:
-            _writes.reset(mark)
+        streams = WatchedStreams(tell=self.writes.happened)
+        await carry_out(plan, parent=Ref.of(observed.parent), api=self.api, streams=streams, emit=emit, **seen)
         return plan
 
     async def settles(self, namespace: str, name: str, *, kind: Kind = "OrchestratorTraining") -> None:
@@ -184,7 +187,14 @@ def _kill_after(number: int) -> None:
         return answer
 
     Transport.request = request  # type: ignore[method-assign]
-    _writes.set(happened)
+    real_jetstream = NatsStreams._jetstream
+
+    @asynccontextmanager
+    async def jetstream(self: NatsStreams, url: str) -> AsyncIterator[JetStreamContext]:
+        async with real_jetstream(self, url) as js:
+            yield _watched(js, happened)
+
+    NatsStreams._jetstream = jetstream  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

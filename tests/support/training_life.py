@@ -184,7 +184,7 @@ class Stage:
             "spentUSD": f"0.{step:02}",
             "checkpoint": saved,
         }
-        bucket = await self.bus.jetstream().key_value(names.state)
+        bucket = await self.bus.jetstream(timeout=60).key_value(names.state)
         await bucket.put("progress", json.dumps(told).encode())
 
     # ── what is there in the end ───────────────────────────────────────────────────────────────────────────────────
@@ -208,10 +208,10 @@ class Stage:
     async def streams(self, short_uid: str) -> list[tuple[str, Any]]:
         """The training's streams and what was chosen for them."""
         found = []
-        for info in await self.bus.jetstream().streams_info():
+        for info in await self.bus.jetstream(timeout=60).streams_info():
             config = info.config
             if f"TO_{short_uid}_" in (config.name or ""):
-                consumers = [one.name for one in await self.bus.jetstream().consumers_info(config.name or "")]
+                consumers = [one.name for one in await self.bus.jetstream(timeout=60).consumers_info(config.name or "")]
                 found.append((config.name, config.subjects, config.metadata, consumers))
         return sorted(found, key=str)
 

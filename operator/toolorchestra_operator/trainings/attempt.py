@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.manifest import Manifest, Ref
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.admission import Admitted
@@ -122,7 +123,10 @@ def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Deci
     if alive := _heads_of_others(observed, decision.remembered.attempt):
         # Two drivers on one storage would be two truths.
         return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
-    if not_served := [pool.metadata.name for pool in admitted.experts if not _served(pool.spec.type, pool.status)]:
+    # What answers elsewhere may come and go; a model that is served here, for hours at first, is waited for.
+    if not_served := [
+        pool.metadata.name for pool in admitted.experts if pool.spec.type == "VLLM" and not _serves(pool)
+    ]:
         message = f"waiting for: {', '.join(not_served)}"
         return decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, message)
     return None
@@ -139,8 +143,10 @@ def _heads_of_others(observed: Observed, attempt: int) -> str:
     return ""
 
 
-def _served(kind: str, status: Any) -> bool:
-    return kind == "Endpoint" or (status is not None and status.url is not None and status.served_model is not None)
+def _serves(pool: ExpertPool) -> bool:
+    """It is ready, and what an attempt is told of it is known."""
+    status = pool.status
+    return status is not None and status.url is not None and status.served_model is not None and is_ready(pool)
 
 
 # ── what is to exist ───────────────────────────────────────────────────────────────────────────────────────────

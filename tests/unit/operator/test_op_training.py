@@ -38,6 +38,13 @@ def ready(pool: dict[str, Any]) -> ExpertPool:
     return ExpertPool.model_validate({**pool, "status": status})
 
 
+def stored_pool(pool: ExpertPool, **spec: Any) -> dict[str, Any]:
+    """The pool with other fields in its spec; None: without that one."""
+    written = pool.model_dump(mode="json", by_alias=True, exclude_none=True)
+    written["spec"] = {key: value for key, value in (written["spec"] | spec).items() if value is not None}
+    return written
+
+
 class World(ClusterModel):
     """The tiny training, its experts, and what the test lets happen to its cluster."""
 
@@ -198,6 +205,33 @@ def test_a_changed_operator_rolls_nothing_until_the_next_attempt() -> None:
     world.head_ends(1, "boom")
     world.settle()
     assert (world.attempt, image()) == (2, "worker:3")
+
+
+def test_a_model_that_is_served_here_is_waited_for_until_it_answers() -> None:
+    """Its URL and name are known from the first moment on."""
+    world = World()
+    small, large = world.pools
+    vllm = {"type": "VLLM", "vllm": {"model": {"uri": "hf://a/b"}}, "endpoint": None, "simulated": None}
+    spec = ExpertPool.model_validate(stored_pool(small, **vllm)).spec
+    since = {"lastTransitionTime": "2030-01-01T00:00:00Z", "observedGeneration": 1}
+    told = {"url": "http://small", "servedModel": "small"}
+
+    def small_is(status: str) -> None:
+        ready = {"type": "Ready", "status": status, "reason": "Ready", **since}
+        live = {**small.model_dump(mode="json", by_alias=True), "status": {**told, "conditions": [ready]}}
+        world.pools = (ExpertPool.model_validate(live).model_copy(update={"spec": spec}), large)
+
+    small_is("False")
+    world.settle()
+    assert world.says("ExpertsReady") == ("False", "ExpertsUnavailable", "waiting for: small")
+    assert not [kind for kind in world.kinds() if kind.startswith("Job")]
+    small_is("True")
+    world.settle()
+    assert world.kinds() >= CLUSTER
+    small_is("False")
+    world.settle()
+    assert world.says("ExpertsReady")[0] == "False"
+    assert world.kinds() >= CLUSTER, "what runs goes on"
 
 
 def test_a_failed_program_is_started_again_and_counted() -> None:
