@@ -38,6 +38,8 @@ from toolorchestra_operator.trainings.pods import (
     variable,
 )
 
+RAY_VERSION: Final = "2.60.0"
+"""Of the images' locks (a test holds the two together)."""
 DASHBOARD_PORT: Final = 8265
 AGENT_PORT: Final = 52365
 HEALTH_PATH: Final = "/api/healthz"
@@ -77,6 +79,7 @@ def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
         "ttlSecondsAfterFinished": max(LEAST_TTL_SECONDS, desired.spec.keep_failed_seconds),
         "backoffLimit": 0,
         "rayClusterSpec": {
+            "rayVersion": RAY_VERSION,  # without it KubeRay refuses the token
             # Without it KubeRay's operator sends no token, and the dashboard refuses it.
             "authOptions": {"mode": "token", "secretName": names.ray_token},
             "headGroupSpec": _head(desired, attempt),

@@ -13,6 +13,7 @@ import yaml
 from support.cluster_model import ClusterModel
 from support.openapi_excerpt import schemas
 from support.real_run import TINY_RUN
+from testbed.cluster import CHECKOUT
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
@@ -210,6 +211,12 @@ def test_the_rayjob() -> None:
     assert not spec.keys() & {"deletionStrategy", "activeDeadlineSeconds", "preRunningDeadlineSeconds", "suspend"}
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "tiny-ray"}
     assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+def test_kuberay_is_told_the_version_of_ray_that_the_images_have(lock: str) -> None:
+    """KubeRay 1.7 refuses `authOptions` without one: it would not know whether that Ray has tokens."""
+    assert f"ray=={kuberay.RAY_VERSION} " in (CHECKOUT / f"locks/{lock}.txt").read_text()
 
 
 def test_nodes_tell_ray_what_they_are_for() -> None:
