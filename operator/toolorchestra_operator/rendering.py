@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra_operator.conditions import condition, merged
 from toolorchestra_operator.manifest import Manifest, Ref
 from toolorchestra_operator.openapi import UNTYPED, Schema, Schemas
 from toolorchestra_operator.plan import Apply, Create, Delete, MakeStreams, Plan, SetFinalizer
@@ -107,7 +109,7 @@ def render(
     for document in pools:
         world = _Namespace(_stored(document))
         _settle(world, partial(_of_pool, world, settings))
-        served.append(ExpertPool.model_validate(world.parent))
+        served.append(_ready(world.parent))
         yield world.rendered()
     for document in trainings:
         world = _Namespace(_stored(document))
@@ -146,6 +148,15 @@ def _settle(world: _Namespace, plan: Callable[[], Plan]) -> None:
         if not world.carry_out(plan()):
             return
     raise RuntimeError(f"{Ref.of(world.parent)} never comes to rest: {plan()}")
+
+
+def _ready(parent: Manifest) -> ExpertPool:
+    """The pool once its model is loaded: trainings wait for that."""
+    ready = copy.deepcopy(dict(parent))
+    status = ready.setdefault("status", {})
+    said = condition("Ready", "True", Reason.READY)
+    status["conditions"] = merged(status.get("conditions") or (), [said], now=_NOW, generation=1)
+    return ExpertPool.model_validate(ready)
 
 
 def _stored(document: Manifest) -> dict[str, Any]:
