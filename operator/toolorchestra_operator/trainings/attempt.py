@@ -43,7 +43,7 @@ def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, no
     held = quota(admitted.queue, cluster, observed.workloads, ran=told, now=now)
     decision = _facts(Decision(remembered, requeue_after=LOOK_SECONDS), admitted, observed, state, held)
     if attempt > 1:
-        decision = replace(decision, remove=everything_of(admitted, attempt - 1))
+        decision = replace(decision, remove=leftovers(admitted, observed, attempt))
     if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
         return blocked
     match state.life:
@@ -178,6 +178,14 @@ def everything_of(admitted: Admitted, attempt: int) -> tuple[Ref, ...]:
     """What an attempt that is over leaves: its cluster, then its configuration."""
     names = admitted.desired.names
     return (*admitted.ray.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
+
+
+def leftovers(admitted: Admitted, observed: Observed, attempt: int) -> tuple[Ref, ...]:
+    """What is to go of the attempt before `attempt`: its head, and nodes when no head needs them for a checkpoint."""
+    if attempt <= 1:
+        return ()
+    refs = everything_of(admitted, attempt - 1)
+    return refs[:1] if _heads_of_others(observed, attempt) else refs
 
 
 # ── how it ends ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,7 +22,7 @@ from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, MakeStreams, Plan, RemoveStreams, SetFinalizer
 from toolorchestra_operator.trainings import progress
 from toolorchestra_operator.trainings.admission import Admitted, Refused, admit
-from toolorchestra_operator.trainings.attempt import everything_of, exported, under_way
+from toolorchestra_operator.trainings.attempt import everything_of, exported, leftovers, under_way
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import STORAGE_PATH
 from toolorchestra_operator.trainings.experts import in_status
@@ -93,7 +93,8 @@ def _suspended(admitted: Admitted, observed: Observed, remembered: Remembered) -
     before = everything_of(admitted, remembered.attempt - 1) if remembered.attempt > 1 else ()
     left = any(ref in observed.objects for ref in before)
     after = LEFT_SECONDS if left else None
-    decision = Decision(remembered, remove=(*before, _workers(admitted)), requeue_after=after)
+    remove = (*leftovers(admitted, observed, remembered.attempt), _workers(admitted))
+    decision = Decision(remembered, remove=remove, requeue_after=after)
     message = "waiting for the last checkpoint" if left else "compute is given back"
     return (
         decision.says("Suspended", "True", said, message)
