@@ -9,6 +9,7 @@ from typing import Any
 
 from toolorchestra_operator.api_server import ApiServer
 from toolorchestra_operator.manifest import Key, Ref
+from toolorchestra_operator.measurements import Measurements
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools.observe import PoolReconciler
@@ -67,9 +68,10 @@ class Reader:
 
 def assemble(settings: Settings, api: ApiServer) -> Machinery:
     """The machinery of both kinds. What it opens, `Machinery.close` closes."""
-    look = NatsLook()
-    trainings = TrainingObserver(Reader(api), look, replace(runtime_of(settings), cluster=api.cluster))
-    pools = PoolReconciler(api, pool_runtime_of(settings), Prober())
+    look, measurements = NatsLook(), Measurements()
+    runtime = replace(runtime_of(settings), cluster=api.cluster)
+    trainings = TrainingObserver(Reader(api), look, runtime, measurements.hear)
+    pools = PoolReconciler(api, pool_runtime_of(settings), Prober(), measurements.of)
     sweep = StreamSweep(
         find=api.get,
         streams=NatsStreams(),

@@ -173,6 +173,8 @@ def _plan(
     status: dict[str, Any] = {**fields, "observedGeneration": generation, "conditions": list(new)}
     if observed.measured is not None:
         status["measured"] = observed.measured.model_dump(mode="json", by_alias=True, exclude_none=True)
+    elif "measured" in before:
+        status["measured"] = before["measured"]  # it says itself since when; nothing follows from it
     return Plan((*actions, *transitions(old, new)), None if status == before else status, _requeue(observed, now, look))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class TrainingObserver:
     api: Reader
     streams: StreamsReader
     runtime: Runtime
+    hear: Callable[[str, Mapping[str, Any]], None] = lambda namespace, progress: None
+    """Told every progress that is seen, and its namespace."""
 
     async def observe(self, key: Key) -> Observed | None:
         """None where the training is gone."""
@@ -67,6 +69,7 @@ class TrainingObserver:
             messaging = await self.streams.look(url, names.short_uid)
             if messaging.ready and remembered.attempt:
                 progress = _json(await self.streams.value(url, names.short_uid, PROGRESS_KEY))
+                self.hear(names.namespace, progress)
         return Observed(
             parent=parent,
             runtime=self.runtime,

@@ -102,6 +102,10 @@ def test_a_training_completes_with_a_real_expert(release: Release) -> None:
     run = run_dir(release, done)
     assert_exact(run)
     assert (run.export / "last" / "model.safetensors").stat().st_size > 1_000_000
+    for pool in ("small", "large"):
+        measured = release.until(f"{pool} is measured", lambda n=pool: release.status("ExpertPool", n).get("measured"))
+        assert measured["errorRate"] == "0"
+        assert measured["latencyMillisecondsP50"] <= measured["latencyMillisecondsP99"]
     reasons = {one["reason"] for one in release.items("events", group="/apis/events.k8s.io/v1")}
     assert {"Accepted", "StreamsReady", "StepsDone"} <= reasons
 

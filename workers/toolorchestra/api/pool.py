@@ -240,13 +240,13 @@ class MeasuredService(Model):
     """What calls to the pool were measured to take."""
 
     latency_milliseconds_p50: NonNegative | None = None
-    """Median latency."""
+    """Median service time of the calls that were answered lately, in ms."""
     latency_milliseconds_p99: NonNegative | None = None
-    """99th percentile of the latency."""
+    """Its 99th percentile, in ms."""
     error_rate: Fraction | None = None
-    """Share of calls that failed."""
+    """Share of the latest calls that were not answered."""
     at: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
-    """When this was measured."""
+    """Since when these are the figures."""
 
 
 class ExpertPoolStatus(Model):

@@ -30,6 +30,7 @@ from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.schedule import Schedule
+from toolorchestra.train.service_times import ServiceTimes
 from toolorchestra.train.stats import episode_stats
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
@@ -92,6 +93,7 @@ class Controller:
     deferrals: Deferrals
     spans: EpisodeSpans
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
+    service_times: ServiceTimes = field(default_factory=ServiceTimes)
     stopping: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drops: Counter[str] = field(default_factory=Counter[str])
@@ -126,6 +128,8 @@ class Controller:
         if entry.verdict == "accepted" and arrival.trace is not None:
             self.traces[arrival.issue] = arrival.trace
             self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
+        if entry.verdict in ("accepted", "failed") and arrival.trace is not None:
+            self.service_times.observe(arrival.trace)
         for episode, reason in entry.effects.excluded:
             self.spans.excluded(episode, reason)
         if entry.verdict == "deferred" and arrival.deferred_for:

@@ -310,6 +310,7 @@ class Job:
             policyVersion=row["version"],
             metrics=metrics,
             spentUSD=str(spend.settled),
+            experts=self.controller.service_times.summary(),
             bus={"kind": "JetStream", "sent": self._wire.sent, "received": self._wire.received},
         )
 
