@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ RESTART: Final = 75
 """Exit status that asks to be started again (EX_TEMPFAIL): kinds came or went."""
 
 
+_CANCEL_SECONDS: Final = 1.0
 _LISTING_SECONDS: Final = 15.0
 """After which what is known is looked at, though a kind could not be listed (a right may be missing)."""
 
@@ -95,9 +96,7 @@ class OperatorProcess:
         """End all tasks. What a worker was at is left half done: the next process goes on with it."""
         # kopf waits five seconds for its task that waits for this.
         self.stopping.set()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(self._tasks)
         self._tasks.clear()
         for close in self.machinery.close:
             await close()
@@ -181,3 +180,12 @@ class OperatorProcess:
             _log.critical("%s broke: the process ends", task.get_name(), exc_info=error)
             self.exit_status = 1
         self.stopping.set()
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]], *, every: float = _CANCEL_SECONDS) -> None:
+    """Cancel tasks until they have ended: nats-py swallows a cancellation that comes while it closes a connection."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=every)

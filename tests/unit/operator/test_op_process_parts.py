@@ -24,6 +24,7 @@ from toolorchestra_operator.manifest import Key, Manifest
 from toolorchestra_operator.metrics import Meter, MetricsServer
 from toolorchestra_operator.parents import CHILDREN, PARENTS, key_of, parent_of
 from toolorchestra_operator.plan import Emit
+from toolorchestra_operator.process import cancel
 from toolorchestra_operator.resync import Resync
 from toolorchestra_operator.settings import PREFIX, Settings, SettingsError, variable
 
@@ -342,3 +343,27 @@ async def test_the_first_look_waits_for_the_server() -> None:
 def test_a_change_of_kinds_in_words() -> None:
     assert words(OURS, OURS | {RAY_JOB}) == "RayJob (ray.io/v1) has come"
     assert "ExpertPool (toolorchestra.dev/v1alpha1) is gone" in words(frozenset(INTERESTING), frozenset())
+
+
+async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed > 2:
+                    raise
+
+    async def broken() -> None:
+        raise RuntimeError("as it is cancelled")
+
+    tasks = [asyncio.create_task(stubborn()), asyncio.create_task(broken())]
+    await asyncio.sleep(0)  # both have begun
+    await asyncio.wait_for(cancel(tasks, every=0.01), 10)
+    assert swallowed == 3
+    assert all(task.done() for task in tasks)
+    assert isinstance(tasks[1].exception(), RuntimeError)
