@@ -29,7 +29,7 @@ from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.job_state import of_status
 from toolorchestra_operator.trainings.runtime import Runtime
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.cluster]  # in `make e2e`: its minutes are too many for every change
 
 TOKEN = "t" * 64
 HEADERS = {"x-ray-authorization": f"Bearer {TOKEN}"}

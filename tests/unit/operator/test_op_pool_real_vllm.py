@@ -21,7 +21,7 @@ from toolorchestra_operator.manifest import Key
 from toolorchestra_operator.pools.names import PORT
 from toolorchestra_operator.pools.probe import Prober, Target
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.cluster]  # in `make e2e`: its minutes are too many for every change
 
 START_SECONDS = 400
 POOL = Key("ExpertPool", "default", "qwen")

@@ -192,7 +192,7 @@ def test_statuses_and_refused_connections_are_told_apart(engine: ScriptedEngine,
 
 
 def scripted_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> EngineServer:
-    monkeypatch.setattr(engine_server, "engine_arguments", lambda config, port: [sys.executable, "-c", code])
+    monkeypatch.setattr(engine_server, "engine_arguments", lambda config, port, base: [sys.executable, "-c", code])
     return EngineServer(EngineConfig(model_dir="m"), log=tmp_path / "engine.log")
 
 
@@ -244,7 +244,7 @@ PARENT = """
 import sys, threading, time
 from pathlib import Path
 from toolorchestra.train import engine_server
-engine_server.engine_arguments = lambda config, port: [sys.executable, "-c", "import time; time.sleep(60)"]
+engine_server.engine_arguments = lambda config, port, base: [sys.executable, "-c", "import time; time.sleep(60)"]
 server = engine_server.EngineServer(engine_server.EngineConfig(model_dir="m"), log=Path(sys.argv[1]))
 starter = threading.Thread(target=server.launch)
 starter.start()
