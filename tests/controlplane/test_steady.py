@@ -31,7 +31,7 @@ SERVED = tuple(f"served-{number}" for number in range(8))
 """Pools that vLLM serves; two endpoints that the trainings use come on top: 22 objects."""
 RESYNC_SECONDS = 3
 LOOKS = 10.0
-"""Progress is looked at every so many seconds (`trainings.attempt.LOOK_SECONDS`)."""
+"""Progress is looked at every so many seconds (`trainings.progress.LOOK_SECONDS`)."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -183,6 +184,7 @@ class Stage:
             "progressPercentage": 100 * step // STEPS,
             "spentUSD": f"0.{step:02}",
             "checkpoint": saved,
+            "updated": round(time.time(), 3),
         }
         bucket = await self.bus.jetstream(timeout=60).key_value(names.state)
         await bucket.put("progress", json.dumps(told).encode())

@@ -23,14 +23,12 @@ from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
-from toolorchestra_operator.trainings.progress import of_attempt, uri
+from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt, uri
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.storage import storage_claim
 
 WARM_START = "warm start"
 """How the driver's message begins meanwhile (toolorchestra.train.job)."""
-LOOK_SECONDS = 10.0
-"""How often progress is copied into status while a training runs."""
 
 
 def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
@@ -38,10 +36,11 @@ def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, no
     names, attempt = admitted.desired.names, remembered.attempt
     ray = admitted.ray
     state = ray.state(names, attempt, objects=observed.objects, pods=observed.pods)
-    told = bool(of_attempt(observed.progress, attempt))
+    told = of_attempt(observed.progress, attempt)
     cluster = observed.objects.get(ray.refs(names, attempt)[0])
-    held = quota(admitted.queue, cluster, observed.workloads, ran=told, now=now)
-    decision = _facts(Decision(remembered, requeue_after=LOOK_SECONDS), admitted, observed, state, held)
+    held = quota(admitted.queue, cluster, observed.workloads, ran=bool(told), now=now)
+    soon = look_after(told, now) if state.life == "Up" else LOOK_SECONDS
+    decision = _facts(Decision(remembered, requeue_after=soon), admitted, observed, state, held)
     if attempt > 1:
         decision = replace(decision, remove=leftovers(admitted, observed, attempt))
     if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:

@@ -18,6 +18,10 @@ _METRICS = {
     "tokens_per_second": "tokensPerSecond",
     "trainer_idle_fraction": "trainerIdleFraction",
 }
+LOOK_SECONDS = 10.0
+"""How often progress is copied into status at most."""
+LONGEST_SECONDS = 60.0
+"""And at least: what does more than tell progress wakes its training anyway."""
 _DIGITS = 6
 _MOST_DOLLAR_DIGITS = 9
 _DIGITS_OF = {"usdPerTask": _MOST_DOLLAR_DIGITS}
@@ -26,6 +30,16 @@ _DIGITS_OF = {"usdPerTask": _MOST_DOLLAR_DIGITS}
 def of_attempt(progress: Mapping[str, Any], attempt: int) -> Mapping[str, Any]:
     """The progress, where it is this attempt's."""
     return progress if progress.get("attempt") == attempt else {}
+
+
+def look_after(progress: Mapping[str, Any], now: datetime) -> float:
+    """Seconds until the next look at a progress: the longer nothing was told, the longer.
+
+    A look costs some twenty requests: a training whose steps take minutes needs none every ten seconds.
+    """
+    if progress.get("state") != "Running" or "updated" not in progress:
+        return LOOK_SECONDS
+    return min(LONGEST_SECONDS, max(LOOK_SECONDS, (now.timestamp() - float(progress["updated"])) / 2))
 
 
 def status_fields(progress: Mapping[str, Any], *, claim: str, root: str) -> dict[str, Any]:

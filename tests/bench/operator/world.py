@@ -68,18 +68,13 @@ class World:
             stage.submit(pools=False)
 
     async def comes_up(self) -> None:
-        """Every pod of every cluster and every pool is ready, and every training is at its first step."""
+        """Every pod of every cluster is ready, and every training is at its first step.
+
+        Pools go on loading their models: there is no server that could answer a probe.
+        """
         for stage in self.stages():
             await stage.tells(1, 1)
             stage.comes_up(1)
-        rolled = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
-        counts = dict.fromkeys(("replicas", "readyReplicas", "availableReplicas", "updatedReplicas"), 1)
-        for space in self.spaces:
-            deployments = f"/apis/apps/v1/namespaces/{space}/deployments"
-            for live in self.api.get(deployments)["items"]:
-                if live["metadata"]["name"].startswith("pool-"):
-                    status = {"observedGeneration": live["metadata"]["generation"], "conditions": [rolled], **counts}
-                    self.api.merge(f"{deployments}/{live['metadata']['name']}/status", {"status": status})
 
     def children(self) -> list[dict[str, Any]]:
         """Every object that the operator has made, as somebody would write it down: what the peer applies."""

@@ -234,6 +234,17 @@ def test_a_model_that_is_served_here_is_waited_for_until_it_answers() -> None:
     assert world.kinds() >= CLUSTER, "what runs goes on"
 
 
+@pytest.mark.parametrize(("silent", "seconds"), [(0.0, 10.0), (25.0, 12.5), (3600.0, 60.0)])
+def test_a_training_that_tells_little_is_looked_at_less(silent: float, seconds: float) -> None:
+    world = World()
+    world.settle()
+    assert world.plan().requeue_after == 10.0, "its cluster is not up"
+    world.comes_up()
+    world.progress["updated"] = world.now.timestamp() - silent
+    world.settle()
+    assert world.plan().requeue_after == seconds
+
+
 def test_a_failed_program_is_started_again_and_counted() -> None:
     world = World(backoffLimit=1)
     world.settle()
