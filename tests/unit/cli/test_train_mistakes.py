@@ -48,6 +48,16 @@ def test_what_resources_say_of_each_other_is_checked(tmp_path: Path) -> None:
     assert "did you mean large?" in said
 
 
+def test_a_telemetry_variable_that_cannot_be_obeyed_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "promethous")
+    said = orchestra("train", "-f", written(tmp_path, TRAINING), "--simulator", SKILLS, status=2).stderr
+    assert said.startswith("error: OTEL_METRICS_EXPORTER='promethous': want none, otlp, console, prometheus")
+    assert not Path("runs").exists()
+
+
 def test_what_this_machine_lacks_is_said_at_once(tmp_path: Path) -> None:
     said = orchestra("train", "-f", written(tmp_path, TRAINING), status=2).stderr.splitlines()
     assert len(said) == 3

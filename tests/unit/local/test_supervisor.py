@@ -132,6 +132,7 @@ def test_telemetry_becomes_variables_and_the_users_own_win(tmp_path: Path) -> No
     found = telemetry_environment(spec, given={"OTEL_TRACES_EXPORTER": "console"}, file=tmp_path / "traces.jsonl")
     assert found["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
     assert found["TOOLORCHESTRA_TRACES_FILE"] == str(tmp_path / "traces.jsonl")
+    assert found["OTEL_METRICS_EXPORTER"] == "otlp"
     assert "OTEL_TRACES_EXPORTER" not in found
 
 

@@ -208,8 +208,9 @@ class MemoryBus:
 
     async def depth(self) -> Depth:
         self._check_open()
-        leased = sum(task.lease is not None for task in self._tasks.values())
-        return Depth(queued=len(self._queue), leased=leased, results=len(self._results))
+        leased = [task for task in self._tasks.values() if task.lease is not None]
+        again = sum(task.deliveries > 1 for task in leased)
+        return Depth(queued=len(self._queue), leased=len(leased), results=len(self._results), redelivered=again)
 
     # ── shared state ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -239,7 +239,12 @@ class NatsBus:
         results = 0
         for stream in (self._names.results, self._names.dead, self._names.advisories):
             results += (await self._connection.patiently("depth", partial(self._js.stream_info, stream))).state.messages
-        return Depth(queued=tasks.num_pending or 0, leased=tasks.num_ack_pending or 0, results=results)
+        return Depth(
+            queued=tasks.num_pending or 0,
+            leased=tasks.num_ack_pending or 0,
+            results=results,
+            redelivered=tasks.num_redelivered or 0,
+        )
 
     # ── shared state ───────────────────────────────────────────────────────────────────────────────────────────
 

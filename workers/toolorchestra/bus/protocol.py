@@ -87,6 +87,8 @@ class Depth:
     leased: int
     results: int
     """Sent and not yet acked by the controller, dead ones included."""
+    redelivered: int = 0
+    """Of the leased: delivered more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
 from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.tasks.source import SourceError
+from toolorchestra.telemetry.setup import TelemetryError, check
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import SettingsError
 from toolorchestra.train.status import EXIT_CODES
@@ -54,6 +55,7 @@ def new_plan(
             fail(f"--volume {volume}: want CLAIM=DIR with a folder that exists")
         where[claim] = Path(place)
     try:
+        check(env)
         bundle = load([str(file) for file in files])
         plan = plan_of(
             bundle,
@@ -64,7 +66,7 @@ def new_plan(
             environment=env,
             folder=folder,
         )
-    except (ResourceError, LocalError, SettingsError, SourceError) as error:
+    except (ResourceError, LocalError, SettingsError, SourceError, TelemetryError) as error:
         fail(str(error))
     return plan if seed is None else with_seed(plan, seed)
 

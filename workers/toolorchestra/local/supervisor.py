@@ -53,7 +53,8 @@ def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Pa
     said = {"TOOLORCHESTRA_SPANS": spec.span_group, "OTEL_TRACES_SAMPLER_ARG": str(spec.ratio)}
     said["TOOLORCHESTRA_TRACES_FILE"] = str(file)
     if spec.otlp_endpoint is not None:
-        said |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": spec.otlp_endpoint}
+        said |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp"}
+        said["OTEL_EXPORTER_OTLP_ENDPOINT"] = spec.otlp_endpoint
     return {name: value for name, value in said.items() if name not in given}
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from opentelemetry import metrics
 
@@ -24,6 +25,16 @@ from toolorchestra.bus.protocol import BusError, Lease, WorkerBus
 from toolorchestra.rollout.codec import decode_order, encode_trace
 from toolorchestra.rollout.episode import Episode, Host
 from toolorchestra.rollout.trace import Ending, Trace
+from toolorchestra.telemetry import names
+from toolorchestra.telemetry.metrics import (
+    WORKER_EPISODES,
+    WORKER_FORKS,
+    WORKER_LOOP_LAG,
+    WORKER_REDELIVERIES,
+    WORKER_REJECTIONS,
+    Measurement,
+    Recorder,
+)
 from toolorchestra.telemetry.spans import agent_span
 
 ORDER_CONTENT = "order/1"
@@ -32,11 +43,8 @@ MAX_FETCH = 4
 _HAND_BACK_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
-_meter = metrics.get_meter("toolorchestra.rollout")
-_episodes = _meter.create_counter("toolorchestra.episodes", description="Episodes by ending")
-_rejections = _meter.create_counter("toolorchestra.rejections", description="Outputs the parser refused, by kind")
-_forks = _meter.create_counter("toolorchestra.forks", description="Samples forked because a prompt's prefix broke")
-_loop_lag = _meter.create_gauge("toolorchestra.worker.loop_lag", unit="s", description="How late the event loop runs")
+# The API's proxies: they begin to count when the process sets an exporter up, and cost a call until then.
+_recorder = Recorder(metrics.get_meter(names.INSTRUMENTATION))
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,7 @@ class Worker:
 
     async def _hold(self, lease: Lease) -> None:
         """Work on a lease while a heartbeat keeps it ours."""
+        _recorder.write(partial(_leased, lease))
         heart = asyncio.create_task(self._beat(lease))
         try:
             envelope = lease.envelope
@@ -182,7 +191,7 @@ class Worker:
         else:
             await self._bus.complete(lease, self._result(lease, body=body, reason=trace.detail))
         self.finished += 1
-        _count(trace)
+        _recorder.write(partial(_count, trace))
 
     def _began(self, episode: Episode) -> None:
         if (task := asyncio.current_task()) in self._playing:
@@ -202,13 +211,22 @@ class Worker:
             due = time.monotonic() + interval
             await asyncio.sleep(interval)
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
-            _loop_lag.set(self.loop_lag_seconds)
+            _recorder.write(partial(_lag, self.loop_lag_seconds))
 
 
-def _count(trace: Trace) -> None:
-    _episodes.add(1, {"ending": trace.ending.value, "purpose": trace.purpose})
+def _lag(seconds: float) -> Iterator[Measurement]:
+    yield Measurement(WORKER_LOOP_LAG, seconds)
+
+
+def _leased(lease: Lease) -> Iterator[Measurement]:
+    if lease.delivery > 1:
+        yield Measurement(WORKER_REDELIVERIES, 1)
+
+
+def _count(trace: Trace) -> Iterator[Measurement]:
+    yield Measurement(WORKER_EPISODES, 1, {names.LABEL_PURPOSE: trace.purpose, names.LABEL_ENDING: trace.ending.value})
     for turn in trace.turns:
         if turn.rejection is not None:
-            _rejections.add(1, {"kind": turn.rejection})
+            yield Measurement(WORKER_REJECTIONS, 1, {names.LABEL_KIND: turn.rejection})
     if trace.forks:
-        _forks.add(trace.forks)
+        yield Measurement(WORKER_FORKS, trace.forks)

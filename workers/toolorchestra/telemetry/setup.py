@@ -1,4 +1,4 @@
-"""Tracing is set up here and nowhere else, from the standard environment variables. Without any: nothing is exported.
+"""Telemetry is set up here and nowhere else, from the standard environment variables. Without any: nothing is exported.
 
 | variable | meaning |
 | --- | --- |
@@ -10,23 +10,31 @@
 | `TOOLORCHESTRA_TRACES_FILE` | where `jsonl` writes |
 | `TOOLORCHESTRA_SPANS` | `off`, `default`, `per_turn`, `all` |
 
+Those of metrics are in telemetry/metrics_setup.py.
+
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import Meter
 
+from toolorchestra.telemetry.errors import TelemetryError
 from toolorchestra.telemetry.groups import SPANS_VARIABLE, SpanGroup, enable
+from toolorchestra.telemetry.metrics_setup import Metrics, MetricsPlan, start
+from toolorchestra.telemetry.names import INSTRUMENTATION
 
 if TYPE_CHECKING:
     # The SDK is an extra: a process that exports nothing does not need it.
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -34,8 +42,7 @@ TRACES_FILE_VARIABLE = "TOOLORCHESTRA_TRACES_FILE"
 EXPORTERS = ("none", "console", "jsonl", "memory", "otlp")
 
 
-class TelemetryError(ValueError):
-    """A variable that cannot be obeyed; the message names it and what would be right."""
+__all__ = ["Telemetry", "TelemetryError", "check", "configure"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,28 @@ class Telemetry:
     exporters: tuple[str, ...] = ()
     provider: TracerProvider | None = None
     memory: InMemorySpanExporter | None = field(default=None)
+    metrics: Metrics | None = None
+
+    @property
+    def meter(self) -> Meter | None:
+        """What to measure with; None where no metrics are exported."""
+        return None if self.metrics is None else self.metrics.provider.get_meter(INSTRUMENTATION)
 
     def shutdown(self) -> None:
         """Export what is finished and stop. Call it before the process ends."""
         if self.provider is not None:
             self.provider.shutdown()
+        if self.metrics is not None:
+            self.metrics.shutdown()
+
+
+def check(environ: Mapping[str, str] | None = None) -> None:
+    """Whether a run's controller could obey the variables now: TelemetryError where not. Sets nothing up."""
+    env = os.environ if environ is None else environ
+    _group(env)
+    _exporters(env)
+    _ratio(env)
+    MetricsPlan.parse(env, scraped=True).check_port()
 
 
 def configure(
@@ -58,38 +82,66 @@ def configure(
     attributes: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     install: bool = True,
+    scraped: bool = False,
 ) -> Telemetry:
-    """Set up tracing for this process; `install=False` leaves the global provider alone (for tests).
+    """Set up tracing and metrics for this process; `install=False` leaves the global providers alone (for tests).
 
+    `scraped`: this is the process that serves `OTEL_METRICS_EXPORTER=prometheus`; of a run, its controller alone.
     Raises TelemetryError before anything is set up.
     """
     env = os.environ if environ is None else environ
-    try:
-        group = SpanGroup.parse(env.get(SPANS_VARIABLE) or "default")
-    except ValueError as error:
-        raise TelemetryError(str(error)) from error
-    exporters = _exporters(env)
-    ratio = _ratio(env)
+    group = _group(env)
+    exporters, ratio = _exporters(env), _ratio(env)
+    plan = MetricsPlan.parse(env, scraped=scraped)
     enable(group)
-    if not exporters or group is SpanGroup.OFF or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    spans = bool(exporters) and group is not SpanGroup.OFF and env.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    if not spans and not plan.exporters:
         return Telemetry()
 
+    resource = _resource(env, service=service, attributes=attributes or {})
+    measured = start(plan, resource=resource)
+    if measured is not None and install:
+        metrics.set_meter_provider(measured.provider)
+    if not spans:
+        return Telemetry(metrics=measured)
+    provider, memory = _tracing(exporters, env, ratio=ratio, resource=resource)
+    if install:
+        trace.set_tracer_provider(provider)
+    return Telemetry(exporters=exporters, provider=provider, memory=memory, metrics=measured)
+
+
+def _resource(env: Mapping[str, str], *, service: str, attributes: Mapping[str, str]) -> Resource:
     from opentelemetry.sdk.resources import Resource
+
+    # Workers of a training share their service's name: without an instance a collector mixes their counters up.
+    instance = {"service.instance.id": f"{socket.gethostname()}-{os.getpid()}"}
+    if "service.instance.id=" in env.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        instance = {}
+    return Resource.create({"service.name": env.get("OTEL_SERVICE_NAME") or service, **instance, **attributes})
+
+
+def _tracing(
+    exporters: tuple[str, ...], env: Mapping[str, str], *, ratio: float, resource: Resource
+) -> tuple[TracerProvider, InMemorySpanExporter | None]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ParentBased
 
     from toolorchestra.telemetry.sampling import GroupSampler
 
-    resource = Resource.create({"service.name": env.get("OTEL_SERVICE_NAME") or service, **(attributes or {})})
     provider = TracerProvider(resource=resource, sampler=ParentBased(GroupSampler(ratio)), shutdown_on_exit=True)
     memory = None
     for name in exporters:
         processor, kept = _processor(name, env)
         provider.add_span_processor(processor)
         memory = kept or memory
-    if install:
-        trace.set_tracer_provider(provider)
-    return Telemetry(exporters=exporters, provider=provider, memory=memory)
+    return provider, memory
+
+
+def _group(env: Mapping[str, str]) -> SpanGroup:
+    try:
+        return SpanGroup.parse(env.get(SPANS_VARIABLE) or "default")
+    except ValueError as error:
+        raise TelemetryError(str(error)) from error
 
 
 def _exporters(env: Mapping[str, str]) -> tuple[str, ...]:

@@ -29,9 +29,10 @@ from toolorchestra.train.ledger import Effects, StepPlan, Waiting
 from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
-from toolorchestra.train.stats import episode_stats
+from toolorchestra.train.stats import episode_stats, lags_of
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
 
@@ -94,6 +95,7 @@ class Controller:
     spans: EpisodeSpans
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
+    meter: RunMeter = field(default_factory=RunMeter)
     stopping: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drops: Counter[str] = field(default_factory=Counter[str])
@@ -101,7 +103,8 @@ class Controller:
     _unscored: Counter[str] = field(default_factory=Counter[str])
     _said: dict[str, str] = field(default_factory=dict[str, str])
     """By reason, what the last worker said of it."""
-    _evaluations: dict[str, Any] = field(default_factory=dict[str, Any])
+    _pause_seconds: float = 0.0
+    """For which the engines took no requests, because of the last version's weights."""
 
     def stop(self) -> None:
         """End between two steps: `step` raises Stopped."""
@@ -125,6 +128,8 @@ class Controller:
     def _enter(self, delivery: Delivery, *, now: float) -> Effects:
         arrival = delivery.arrival
         entry = self.books.enter(arrival.result(), arrival.body, now=now)
+        self.meter.arrived(arrival, verdict=entry.verdict, purpose="train")
+        self.meter.excluded(reason for _, reason in entry.effects.excluded)
         if entry.verdict == "accepted" and arrival.trace is not None:
             self.traces[arrival.issue] = arrival.trace
             self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
@@ -163,8 +168,11 @@ class Controller:
                     continue
                 reason = verdict.reason
             self._drops[reason] += 1
-            for issue in self.books.drop(number, reason):
-                self.traces.pop(issue, None)
+            self._forget(self.books.drop(number, reason), reason=reason)
+
+    def _forget(self, issues: Iterable[Issue], *, reason: str) -> None:
+        """What was accepted for these issues will not be trained."""
+        self.meter.wasted([trace for issue in issues if (trace := self.traces.pop(issue, None))], reason=reason)
 
     async def _send(self, issues: Iterable[Issue]) -> None:
         """Publish issues that are in the journal, several at a time: every publish waits for its acknowledgement."""
@@ -217,9 +225,11 @@ class Controller:
             "total": time.monotonic() - started,
         }
         row = self._row(step, groups=groups, rewards=rewards, metrics=metrics, seconds=seconds)
-        for _, traces in groups:
-            for trace in traces:
-                self.traces.pop(Issue.parse(trace.issue), None)
+        trained_on = [trace for _, traces in groups for trace in traces]
+        self.meter.stepped(row, lags=lags_of(trained_on, step=step))
+        self.meter.stands(self.books.ledger)
+        for trace in trained_on:
+            self.traces.pop(Issue.parse(trace.issue), None)
         return row
 
     async def _next_plan(self) -> StepPlan:
@@ -243,8 +253,8 @@ class Controller:
         if waiting.stragglers and ledger.config.on_stale == "Drop":
             effects = self.books.kill(waiting.stragglers, now=time.time())
             self._drops["stale"] += len(waiting.stragglers)
-            for issue in effects.set_aside:
-                self.traces.pop(issue, None)
+            self._forget(effects.set_aside, reason="stale")
+            self.meter.excluded(reason for _, reason in effects.excluded)
             await self._flush()
             await self._send(effects.issues)
         if waiting.paused:
@@ -271,6 +281,7 @@ class Controller:
         for expert in await self.deferrals.back(self.books.ledger.deferred_experts()):
             issues += self.books.routable(expert, now=now)
         expired = self.books.expire(now=now, timeout=self.config.issue_timeout)
+        self.meter.excluded(reason for _, reason in expired.excluded)
         self.judge(expired.finished)
         if issues or expired.issues or expired.excluded:
             await self._flush()
@@ -281,7 +292,9 @@ class Controller:
         version = str(PolicyVersion(self.books.ledger.incarnation, step))
         folder = self.run.weights / version
         snapshot = await self.trainers.snapshot(folder, version=version)
+        began = time.monotonic()
         await self.engines.load(snapshot, adopt=adopt)
+        self._pause_seconds = time.monotonic() - began
         previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
         prune_snapshots(self.run.weights, keep=[version, previous])
         return snapshot
@@ -312,6 +325,7 @@ class Controller:
             "unscored": dict(self._unscored),
             "spent_usd": float(ledger.spend.settled),
             "trainer_idle_fraction": seconds["generate_wait"] / max(seconds["total"], 1e-9),
+            "engine_pause_seconds": round(self._pause_seconds, 4),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
         if self.rewarding.centred:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ray
+from opentelemetry.metrics import Meter
 
 from toolorchestra.process import die_with_parent
 from toolorchestra.telemetry.logs import configure_logs
-from toolorchestra.telemetry.setup import configure
+from toolorchestra.telemetry.setup import TelemetryError, configure
 from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
@@ -30,11 +31,11 @@ from toolorchestra.train.trainer_group import TrainerLost
 _log = logging.getLogger(__name__)
 
 
-async def drive(config: DriverConfig) -> int:
+async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     """Run one incarnation to its end; the exit status that says how it ended."""
     run = RunDir(config.run)
     ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
-    job = Job(config=config, run=run)
+    job = Job(config=config, run=run, otel=otel)
     # After ray.init, which installs a handler of its own that ends the process on the spot.
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -75,8 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     url = os.environ.get("NATS_URL")
     if config.cluster and url:  # it may carry credentials, so it is not in the file
         config = config.model_copy(update={"nats_url": url})
-    telemetry = configure(service="toolorchestra-controller", attributes={"toolorchestra.training": config.uid})
-    code = asyncio.run(drive(config))
+    attributes = {"toolorchestra.training": config.uid}
+    try:
+        telemetry = configure(service="toolorchestra-controller", attributes=attributes, scraped=True)
+    except TelemetryError as error:  # before anything is spent
+        sys.exit(f"error: {error}")
+    code = asyncio.run(drive(config, otel=telemetry.meter))
     telemetry.shutdown()
     sys.stdout.flush()
     os._exit(code)  # Ray's and gRPC's threads must not keep a finished driver alive

@@ -58,7 +58,9 @@ class Evaluations:
         config = self.settings.rewarding.config
         reached = await asyncio.to_thread(score, self.run.evaluations / suite, traces, config=config)
         if reached is not None:
-            self.status.fields["evaluation"] = {"step": step, "suite": suite, **reached.as_dict()}
+            figures = {"step": step, **reached.as_dict()}
+            self.status.fields["evaluation"] = {"suite": suite, **figures}
+            self.evaluator.meter.evaluated(suite, figures)
         return reached
 
     def _pay(self) -> None:

@@ -19,9 +19,11 @@ from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.train.arrival import Arrival
+from toolorchestra.train.bookkeeper import Verdict
 from toolorchestra.train.issues import MAX_ISSUES
 from toolorchestra.train.journal import Journal, Kind
 from toolorchestra.train.ports import Delivery, Wire
+from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.settings import EvaluationSuite
 from toolorchestra.train.world import Instance, World, sampling_seed
 
@@ -77,6 +79,7 @@ class Evaluator:
     allowance: Decimal | None = None
     spent: Decimal = Decimal(0)
     """Actual dollars of the evaluations so far."""
+    meter: RunMeter = field(default_factory=RunMeter)
     _serial: int = 0
     _waiting: dict[Issue, _Attempt] = field(default_factory=dict[Issue, _Attempt])
 
@@ -87,6 +90,7 @@ class Evaluator:
         """A result of an evaluation, of this incarnation or an earlier one (which is dropped)."""
         attempt = self._waiting.pop(delivery.arrival.issue, None)
         self.spent += self._bill(delivery.arrival)
+        self.meter.arrived(delivery.arrival, verdict=_verdict(delivery.arrival, waited_for=attempt), purpose="evaluate")
         if attempt is not None and not attempt.done.done():
             attempt.done.set_result(delivery)
         await delivery.ack()
@@ -153,6 +157,15 @@ class Evaluator:
         self._waiting[Issue.parse(order.issue)] = attempt
         await self.wire.submit(order)
         return await attempt.done
+
+
+def _verdict(arrival: Arrival, *, waited_for: _Attempt | None) -> Verdict:
+    """The word that the books have for such a result."""
+    if waited_for is None:
+        return "late"
+    if arrival.deferred_for:
+        return "deferred"
+    return "accepted" if arrival.scored else "failed"
 
 
 def _reason(arrival: Arrival) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import ray
+from opentelemetry.metrics import Meter
 
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
@@ -24,6 +25,7 @@ from toolorchestra.bus.protocol import BusError
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
+from toolorchestra.telemetry.metrics import Recorder
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
@@ -40,6 +42,7 @@ from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
 from toolorchestra.train.status import State, StatusWriter
 from toolorchestra.train.trainer import TrainerConfig
@@ -64,6 +67,8 @@ class Job:
 
     config: DriverConfig
     run: RunDir
+    otel: Meter | None = None
+    """What metrics are written with; None: to nobody."""
     status: StatusWriter = field(init=False)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,6 +85,7 @@ class Job:
         bundle = load([str(path) for path in self.config.resources])
         self.training = bundle.trainings[0]
         self.spec = self.training.spec
+        self.meter = RunMeter(Recorder(self.otel, training=self.training.metadata.name))
         self.pools = bundle.experts(self.spec.tools)
         self.settings: Settings = settings_of(self.training, self.pools, find=self._find)
         self.status = StatusWriter(self.run, steps=self.spec.algorithm.steps)
@@ -134,11 +140,13 @@ class Job:
         self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
         await self._bus.drain()
-        self._wire = BusWire(self._bus)
+        self._wire = BusWire(self._bus, meter=self.meter)
+        self.meter.began()
         self._spawn(self._tell_progress())
         self._start_engines()
         recovery = self._open_books(checkpoint)
         self._spawn(self._read_results())
+        self._watch()
         names = [pool.metadata.name for pool in self.pools]
         alone = asyncio.create_task(self._evaluations.baselines(names)) if self.spec.evaluation.baselines else None
         await self._start_trainers(store, checkpoint)
@@ -151,6 +159,21 @@ class Job:
         if alone is not None:
             await self._unless_stopped(alone)
         await self._evaluate("initialPolicy", once=True)
+
+    def _watch(self) -> None:
+        """Gauges, where somebody sees them."""
+        if not self.meter.recorder.on or self._bus is None or self._engines is None:
+            return
+        engines = self._engines
+        gauges = Gauges(
+            meter=self.meter,
+            ledger=lambda: self._books.ledger,
+            pools=[pool.metadata.name for pool in self.pools],
+            engines=lambda: [status.state for status in engines.statuses],
+            depth=self._bus.depth,
+        )
+        self._spawn(gauges.watch())
+        self._spawn(gauges.watch_bus())
 
     def _start_engines(self) -> None:
         engines = self.spec.ray.engines
@@ -204,6 +227,7 @@ class Job:
             uid=self.config.uid,
             incarnation=recovery.incarnation,
             allowance=self.settings.allowance or None,
+            meter=self.meter,
         )
         self._evaluations = Evaluations(self._evaluator, self.run, self._books, self.settings, self.status)
         return recovery
@@ -250,6 +274,7 @@ class Job:
             engines=self._engines,
             deferrals=Deferrals(probe=self._probe),
             spans=EpisodeSpans(self.training.metadata.name),
+            meter=self.meter,
         )
         if self._stopping.is_set():
             self._controller.stop()
@@ -267,6 +292,7 @@ class Job:
             if self._stopping.is_set():
                 raise Stopped
             metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            self.meter.warmed()
             self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
             if number % 10 == 0 or number == warm.steps:
                 message = f"warm start: step {number} of {warm.steps}, loss {metrics.loss:.3f}"
@@ -295,6 +321,7 @@ class Job:
                 await self._evaluate(f"policy-{self.step:06d}", during=True)
         await self._evaluate("policy")
         await self.save()
+        self.meter.wasted(self.controller.traces.values(), reason="steps_done")
         self._books.finish()
         self._books.flush()
 

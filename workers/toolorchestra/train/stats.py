@@ -17,6 +17,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
+def lags_of(traces: Sequence[Trace], *, step: int) -> list[int]:
+    """Versions that the oldest token of each trace is behind `step`; nothing for a trace without one of the policy."""
+    return [step - span[0].step for trace in traces if (span := version_span(trace))]
+
+
 def episode_stats(traces: Sequence[Trace], rewards: Sequence[GroupReward], *, step: int) -> dict[str, Any]:
     """Of the traces that trained in the step from `step` to `step + 1`.
 
@@ -26,8 +31,7 @@ def episode_stats(traces: Sequence[Trace], rewards: Sequence[GroupReward], *, st
         return {"episodes": 0, "forks": 0, "endings": {}, "calls": {}}
     flat = [r for group in rewards for r in group.rewards]
     middle = mean(flat)
-    spans = [span for trace in traces if (span := version_span(trace))]
-    lags = [step - span[0].step for span in spans]
+    lags = lags_of(traces, step=step)
     calls: Counter[str] = Counter()
     for trace in traces:
         calls.update(trace.components.calls)

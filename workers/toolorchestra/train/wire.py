@@ -13,6 +13,7 @@ from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.ports import Delivery
+from toolorchestra.train.run_meter import RunMeter
 
 RETRY_SECONDS = 0.5
 
@@ -20,8 +21,9 @@ RETRY_SECONDS = 0.5
 class BusWire:
     """A Wire over any RolloutBus. Counts what went over it."""
 
-    def __init__(self, bus: RolloutBus) -> None:
+    def __init__(self, bus: RolloutBus, *, meter: RunMeter | None = None) -> None:
         self._bus = bus
+        self._meter = meter or RunMeter()
         self.sent = 0
         self.received = 0
 
@@ -37,11 +39,14 @@ class BusWire:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self.sent += 1
+                self._meter.sent(order.issue, purpose=order.purpose)
                 return
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
         async for received in self._bus.results():
             self.received += 1
+            if received.kind is ResultKind.DEAD:
+                self._meter.buried()
             yield Delivery(read_arrival(received), partial(self._bus.ack, received))
 
     async def put(self, key: str, value: bytes) -> None:

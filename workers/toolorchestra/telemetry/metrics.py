@@ -1,0 +1,358 @@
+"""Every metric of a run and of a worker, and the one object that writes them.
+
+Invariants: an instrument is in the catalogue or does not exist; a measurement carries exactly its instrument's labels;
+`Recorder.write` neither blocks nor raises for whatever it is given, because a run never fails over its figures. These
+need OpenTelemetry's API alone; telemetry/metrics_setup.py decides where the figures go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from opentelemetry.metrics import Meter, NoOpMeter
+from opentelemetry.util.types import AttributeValue
+
+from toolorchestra.telemetry import names
+
+_log = logging.getLogger(__name__)
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_STEP_SECONDS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
+_VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One metric. `unit` as in UCUM, in braces where it is only a word; `labels` besides the training's name."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    training: bool = True
+    """Carries the label `training`; a worker knows no name, its resource does."""
+
+    @property
+    def prometheus(self) -> str:
+        """Its name at Prometheus, as the exporter makes it (a histogram's, without `_bucket`, `_count`, `_sum`)."""
+        name = self.name.replace(".", "_") + ("_seconds" if self.unit == "s" else "")
+        return f"{name}_total" if self.kind == "counter" else name
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names of its series at Prometheus."""
+        if self.kind != "histogram":
+            return (self.prometheus,)
+        return tuple(f"{self.prometheus}_{part}" for part in ("bucket", "count", "sum"))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One value for an instrument: to add, to set or to observe, as its kind has it."""
+
+    instrument: Instrument
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def _train(figure: str, description: str, unit: str = "") -> Instrument:
+    return Instrument(f"{names.METRIC_TRAIN}.{figure}", "gauge", unit, f"{description}, of the last step")
+
+
+def _evaluation(figure: str, description: str, unit: str = "") -> Instrument:
+    labels = (names.LABEL_SUITE,)
+    return Instrument(f"{names.METRIC_EVALUATION}.{figure}", "gauge", unit, f"{description}, last evaluation", labels)
+
+
+# ── episodes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RESULTS = Instrument(
+    names.METRIC_RESULTS,
+    "counter",
+    "{result}",
+    "results by ending and by what the books made of them: `accepted`, `failed`, `deferred`, `late`, `duplicate`",
+    (names.LABEL_PURPOSE, names.LABEL_ENDING, names.LABEL_OUTCOME),
+)
+ISSUES = Instrument(
+    names.METRIC_ISSUES,
+    "counter",
+    "{issue}",
+    "episodes sent to the workers: the `first` time, or `again`",
+    (names.LABEL_PURPOSE, names.LABEL_SENDING),
+)
+EXCLUDED = Instrument(
+    names.METRIC_EXCLUDED, "counter", "{episode}", "episodes that never got a result, by cause", (names.LABEL_ENDING,)
+)
+DEAD_LETTERS = Instrument(
+    names.METRIC_DEAD_LETTERS, "counter", "{message}", "results that the bus buried after the last delivery"
+)
+EPISODE_TIME = Instrument(
+    names.METRIC_EPISODE_TIME,
+    "histogram",
+    "s",
+    "wall time of an episode",
+    (names.LABEL_PURPOSE,),
+    _STEP_SECONDS,
+)
+TURN_TIME = Instrument(
+    names.METRIC_TURN_TIME,
+    "histogram",
+    "s",
+    "service time of one generation of the policy",
+    (names.LABEL_PURPOSE,),
+    _SECONDS,
+)
+CALLS = Instrument(
+    names.METRIC_CALLS,
+    "counter",
+    "{call}",
+    "calls of experts and tools: `ok`, `refused`, `rejected`, `unavailable`, `cancelled`",
+    (names.LABEL_POOL, names.LABEL_OUTCOME),
+)
+CALL_TIME = Instrument(
+    names.METRIC_CALL_TIME,
+    "histogram",
+    "s",
+    "service time of calls that were answered",
+    (names.LABEL_POOL, names.LABEL_OUTCOME),
+    _SECONDS,
+)
+WASTED = Instrument(
+    names.METRIC_WASTED,
+    "counter",
+    "{result}",
+    "results of training that no step will use: `late`, `failed`, `deferred`, or why their group was dropped",
+    (names.LABEL_OUTCOME,),
+)
+WASTED_TOKENS = Instrument(
+    names.METRIC_WASTED_TOKENS,
+    "counter",
+    "{token}",
+    "tokens that the policy sampled for them",
+    (names.LABEL_OUTCOME,),
+)
+
+# ── money and tokens ───────────────────────────────────────────────────────────────────────────────────────────────
+
+USD = Instrument(
+    names.METRIC_USD,
+    "counter",
+    "{USD}",
+    "US dollars by pool (`policy` too): `nominal` after the price book, `actual` as billed",
+    (names.LABEL_POOL, names.LABEL_PRICE, names.LABEL_PURPOSE),
+)
+SPEND = Instrument(
+    names.METRIC_SPEND,
+    "gauge",
+    "{USD}",
+    "US dollars of the whole run, earlier incarnations and unknown bills included: `settled`, `reserved`",
+    (names.LABEL_STATE,),
+)
+CAP = Instrument(names.METRIC_CAP, "gauge", "{USD}", "`spec.limits.maxSpendUSD`, where it is set")
+TOKENS = Instrument(
+    names.METRIC_TOKENS,
+    "counter",
+    "{token}",
+    "tokens by pool (`policy` too): `prompt`, `completion`",
+    (names.LABEL_POOL, names.LABEL_KIND, names.LABEL_PURPOSE),
+)
+
+# ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STEPS = Instrument(
+    names.METRIC_STEPS,
+    "counter",
+    "{step}",
+    "optimizer steps of this incarnation: `train`, `warm` (warm start)",
+    (names.LABEL_KIND,),
+)
+STEP = Instrument(names.METRIC_STEP, "gauge", "", "the last step, which is the policy's version in service")
+STEPS_GOAL = Instrument(names.METRIC_STEPS_GOAL, "gauge", "", "the step at which training is complete")
+INCARNATION = Instrument(names.METRIC_INCARNATION, "gauge", "", "which life of the controller this is, from 0")
+STEP_TIME = Instrument(names.METRIC_STEP_TIME, "histogram", "s", "one step, from its wait on", (), _STEP_SECONDS)
+PHASE_TIME = Instrument(
+    names.METRIC_PHASE_TIME,
+    "counter",
+    "s",
+    "time of steps by phase: `generate_wait`, `reward`, `train`, `sync`",
+    (names.LABEL_PHASE,),
+)
+IDLE = Instrument(names.METRIC_IDLE, "gauge", "", "share of the last step in which the trainers waited for episodes")
+PAUSE = Instrument(
+    names.METRIC_PAUSE, "histogram", "s", "no engine took requests while new weights were put in", (), _SECONDS
+)
+TRAINED_EPISODES = Instrument(names.METRIC_TRAINED_EPISODES, "counter", "{episode}", "episodes that steps consumed")
+TRAINED_GROUPS = Instrument(names.METRIC_TRAINED_GROUPS, "counter", "{group}", "groups that steps consumed")
+DROPPED_GROUPS = Instrument(
+    names.METRIC_DROPPED_GROUPS, "counter", "{group}", "groups that left untrained, by reason", (names.LABEL_OUTCOME,)
+)
+TRAINER_TOKENS = Instrument(
+    names.METRIC_TRAINER_TOKENS, "counter", "{token}", "tokens through the trained model, prompts included, no padding"
+)
+TRAINED_TOKENS = Instrument(
+    names.METRIC_TRAINED_TOKENS, "counter", "{token}", "tokens of them that the loss is taken over"
+)
+FORKS = Instrument(names.METRIC_FORKS, "counter", "{sample}", "samples begun anew because a prompt's prefix broke")
+STALENESS = Instrument(
+    names.METRIC_STALENESS,
+    "histogram",
+    "{version}",
+    "versions behind, of trained episodes' oldest token",
+    (),
+    _VERSIONS,
+)
+TRAIN: Mapping[str, Instrument] = {
+    "reward_mean": _train("reward", "mean reward"),
+    "accuracy": _train("accuracy", "share of tasks solved"),
+    "nominal_usd_per_task": _train("nominal.usd", "nominal US dollars per episode", "{USD}"),
+    "actual_usd_per_task": _train("actual.usd", "actual US dollars per episode", "{USD}"),
+    "valid_fraction": _train("valid.fraction", "share of samples in the required format"),
+    "learning_rate": _train("learning_rate", "learning rate"),
+    "loss": _train("loss", "loss"),
+    "grad_norm": _train("grad_norm", "gradient norm before clipping"),
+    "entropy": _train("entropy", "nats per trained token"),
+    "kl": _train("kl", "KL(sampler || policy), nats per token"),
+    "clip_fraction": _train("clip.fraction", "share of clipped tokens"),
+}
+"""By the key of a line in metrics.jsonl."""
+
+EVALUATION: Mapping[str, Instrument] = {
+    "step": _evaluation("step", "step of the policy"),
+    "reward": _evaluation("reward", "mean reward"),
+    "accuracy": _evaluation("accuracy", "share of tasks solved"),
+    "nominalUSDPerTask": _evaluation("nominal.usd", "nominal US dollars per task", "{USD}"),
+    "tasks": _evaluation("tasks", "tasks that were scored", "{task}"),
+}
+"""By the key of the status' `evaluation`."""
+
+# ── how it stands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+QUEUE = Instrument(
+    names.METRIC_QUEUE, "gauge", "{message}", "on the bus: `queued`, `leased`, `results`", (names.LABEL_STATE,)
+)
+REDELIVERED = Instrument(
+    names.METRIC_REDELIVERED, "gauge", "{message}", "leased tasks that were delivered more than once"
+)
+GROUPS = Instrument(
+    names.METRIC_GROUPS, "gauge", "{group}", "groups: `open`, `complete`, `training`", (names.LABEL_STATE,)
+)
+OPEN_EPISODES = Instrument(
+    names.METRIC_OPEN_EPISODES,
+    "gauge",
+    "{episode}",
+    "episodes without a result: `live` (sent), `deferred` (an expert is out)",
+    (names.LABEL_STATE,),
+)
+OLDEST = Instrument(names.METRIC_OLDEST, "gauge", "s", "since when the oldest live one has been out")
+EXPERT_OUT = Instrument(
+    names.METRIC_EXPERT_OUT, "gauge", "", "1: episodes wait for this expert; 0: they did", (names.LABEL_POOL,)
+)
+ENGINES = Instrument(
+    names.METRIC_ENGINES, "gauge", "{engine}", "engines: `starting`, `ready`, `restarting`", (names.LABEL_STATE,)
+)
+LOOP_LAG = Instrument(names.METRIC_LOOP_LAG, "gauge", "s", "how late the controller's event loop ran at worst, lately")
+
+CONTROLLER: tuple[Instrument, ...] = (
+    *(RESULTS, ISSUES, EXCLUDED, DEAD_LETTERS, EPISODE_TIME, TURN_TIME, CALLS, CALL_TIME, WASTED, WASTED_TOKENS),
+    *(USD, SPEND, CAP, TOKENS),
+    *(STEPS, STEP, STEPS_GOAL, INCARNATION, STEP_TIME, PHASE_TIME, IDLE, PAUSE, TRAINED_EPISODES, TRAINED_GROUPS),
+    *(DROPPED_GROUPS, TRAINER_TOKENS, TRAINED_TOKENS, FORKS, STALENESS, *TRAIN.values(), *EVALUATION.values()),
+    *(QUEUE, REDELIVERED, GROUPS, OPEN_EPISODES, OLDEST, EXPERT_OUT, ENGINES, LOOP_LAG),
+)
+
+# ── workers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WORKER_EPISODES = Instrument(
+    names.METRIC_WORKER_EPISODES,
+    "counter",
+    "{episode}",
+    "episodes whose result was stored",
+    (names.LABEL_PURPOSE, names.LABEL_ENDING),
+    training=False,
+)
+WORKER_REJECTIONS = Instrument(
+    names.METRIC_WORKER_REJECTIONS,
+    "counter",
+    "{turn}",
+    "outputs that the parser refused, by kind",
+    (names.LABEL_KIND,),
+    training=False,
+)
+WORKER_FORKS = Instrument(
+    names.METRIC_WORKER_FORKS,
+    "counter",
+    "{sample}",
+    "samples begun anew because a prompt's prefix broke",
+    training=False,
+)
+WORKER_REDELIVERIES = Instrument(
+    names.METRIC_WORKER_REDELIVERIES,
+    "counter",
+    "{delivery}",
+    "tasks leased that had been delivered before",
+    training=False,
+)
+WORKER_LOOP_LAG = Instrument(
+    names.METRIC_WORKER_LOOP_LAG, "gauge", "s", "how late the worker's event loop runs", training=False
+)
+
+WORKER: tuple[Instrument, ...] = (
+    *(WORKER_EPISODES, WORKER_REJECTIONS, WORKER_FORKS, WORKER_REDELIVERIES, WORKER_LOOP_LAG),
+)
+
+
+class Recorder:
+    """Writes measurements to instruments of `meter`; to none without one. `training` is the label of all of them."""
+
+    def __init__(self, meter: Meter | None, *, training: str | None = None) -> None:
+        self.on = meter is not None
+        self._meter = meter or NoOpMeter("toolorchestra")
+        self._training = {} if training is None else {names.LABEL_TRAINING: training}
+        self._writers: dict[Instrument, Callable[[float, Mapping[str, AttributeValue]], None]] = {}
+        self._failed: set[str] = set()
+
+    def write(self, read: Callable[[], Iterable[Measurement]]) -> None:
+        """Write what `read` makes of a record. `read` is not even called where nothing is exported."""
+        if not self.on:
+            return
+        try:
+            for measurement in read():
+                self._write(measurement)
+        except Exception as error:  # figures are not worth a run: said once per kind, then they are missing
+            if (kind := type(error).__name__) not in self._failed:
+                self._failed.add(kind)
+                _log.warning("metrics are missing some figures", exc_info=error)
+
+    def _write(self, measurement: Measurement) -> None:
+        writer = self._writers.get(measurement.instrument)
+        if writer is None:
+            writer = self._writers[measurement.instrument] = writer_of(measurement.instrument, self._meter)
+        writer(float(measurement.value), {**self._training, **measurement.labels})
+
+
+def writer_of(instrument: Instrument, meter: Meter) -> Callable[[float, Mapping[str, AttributeValue]], None]:
+    """(value, labels) → written; makes the instrument."""
+    name, unit, description = instrument.name, instrument.unit, instrument.description
+    match instrument.kind:
+        case "counter":
+            return meter.create_counter(name, unit=unit, description=description).add
+        case "gauge":
+            return meter.create_gauge(name, unit=unit, description=description).set
+        case "histogram":
+            return meter.create_histogram(
+                name, unit=unit, description=description, explicit_bucket_boundaries_advisory=instrument.buckets
+            ).record
+
+
+def table(instruments: Iterable[Instrument]) -> str:
+    """The catalogue in Markdown, as docs/telemetry.md shows it."""
+    lines = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{i.prometheus}` | {i.kind} | {', '.join(i.labels)} | {i.description} |" for i in instruments]
+    return "\n".join(lines)
