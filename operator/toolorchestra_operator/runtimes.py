@@ -16,6 +16,7 @@ def runtime_of(settings: Settings) -> Runtime:
         nats_url=settings.nats_url,
         stream_replicas=settings.stream_replicas,
         otlp_endpoint=settings.otlp_endpoint,
+        metrics_port=settings.training_metrics_port or None,
         image_pull_secrets=settings.image_pull_secrets,
         cpu_threads=settings.cpu_threads,
     )

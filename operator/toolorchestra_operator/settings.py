@@ -63,6 +63,9 @@ class Settings(BaseModel):
     nats_url: str | None = Field(None, description="NATS of trainings that name none")
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
+    training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="trainings' heads serve /metrics there; 0: nowhere"
+    )
     own_namespace: str | None = Field(
         None, description="where the operator's pod is: pools let its probes in from there; unset: from anywhere"
     )

@@ -20,6 +20,7 @@ from toolorchestra_operator.trainings.names import Component, Names
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
     WORKER_GRACE_SECONDS,
+    metrics_ports,
     nats_environment,
     pod,
     ray_environment,
@@ -106,7 +107,7 @@ def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resour
     if is_head:
         command = ["python", "-m", "toolorchestra.cluster.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
         env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref)]
-        env += telemetry(desired, service="toolorchestra-controller")
+        env += telemetry(desired, service="toolorchestra-controller", scraped=True)
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
         command = ["python", "-m", "toolorchestra.cluster.node", "--role", ROLES[component]]
@@ -124,6 +125,7 @@ def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resour
         restart="Never" if is_head else "OnFailure",
         grace=HEAD_GRACE_SECONDS if is_head else WORKER_GRACE_SECONDS,
         storage=True,
+        ports=metrics_ports(desired) if is_head else (),
     )
 
 

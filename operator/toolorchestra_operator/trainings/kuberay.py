@@ -31,6 +31,7 @@ from toolorchestra_operator.trainings.kueue import QUEUE_LABEL, queue_labels
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Component, Names
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
+    metrics_ports,
     nats_environment,
     pod,
     ray_environment,
@@ -100,7 +101,7 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
     """Without room for actors: the driver runs beside it."""
     env = [
         *nats_environment(desired, desired.spec.messaging.controller_secret_ref),
-        *telemetry(desired, service="toolorchestra-controller"),
+        *telemetry(desired, service="toolorchestra-controller", scraped=True),
         variable("RAY_JOB_STOP_WAIT_TIME_S", str(HEAD_GRACE_SECONDS)),
         *(variable(name, str(DASHBOARD_START_SECONDS)) for name in _DASHBOARD_PATIENCE),
     ]
@@ -110,7 +111,11 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
         "include-dashboard": "true",
         "disable-usage-stats": "true",
     }
-    ports = ({"name": "gcs-server", "containerPort": GCS_PORT}, {"name": "dashboard", "containerPort": DASHBOARD_PORT})
+    ports = (
+        {"name": "gcs-server", "containerPort": GCS_PORT},
+        {"name": "dashboard", "containerPort": DASHBOARD_PORT},
+        *metrics_ports(desired),
+    )
     wanted = desired.spec.ray.head.resources
     template = _pod(desired, attempt, HEAD, env=env, wanted=wanted, role="head", ports=ports)
     return {"rayStartParams": parameters, "template": template}

@@ -45,12 +45,13 @@ def secret_variable(name: str, reference: SecretKeyRef) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
 
 
-def _pod_ip() -> dict[str, Any]:
-    return {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+def _pod_ip(name: str = "POD_IP") -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
 
 
-def telemetry(desired: Desired, *, service: str) -> list[dict[str, Any]]:
-    """The standard variables of OpenTelemetry, from the resource or the chart."""
+def telemetry(desired: Desired, *, service: str, scraped: bool = False) -> list[dict[str, Any]]:
+    """The standard variables of OpenTelemetry, from the resource or the chart. `scraped`: the head, whose controller
+    Prometheus may ask."""
     spec = desired.spec.telemetry
     endpoint = spec.otlp_endpoint or desired.runtime.otlp_endpoint
     attributes = f"k8s.namespace.name={desired.names.namespace},toolorchestra.training.name={desired.names.name}"
@@ -60,9 +61,22 @@ def telemetry(desired: Desired, *, service: str) -> list[dict[str, Any]]:
         variable("OTEL_SERVICE_NAME", service),
         variable("OTEL_RESOURCE_ATTRIBUTES", attributes),
     ]
-    if endpoint is None:
-        return found
-    return [*found, variable("OTEL_TRACES_EXPORTER", "otlp"), variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]
+    served = desired.runtime.metrics_port if scraped else None
+    if endpoint is not None:
+        found += [variable("OTEL_TRACES_EXPORTER", "otlp"), variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]
+    if exporters := [*(["otlp"] if endpoint else ()), *(["prometheus"] if served else ())]:
+        found.append(variable("OTEL_METRICS_EXPORTER", ",".join(exporters)))
+    if served:
+        found.append(_pod_ip("OTEL_EXPORTER_PROMETHEUS_HOST"))
+        found.append(variable("OTEL_EXPORTER_PROMETHEUS_PORT", str(served)))
+    return found
+
+
+def metrics_ports(desired: Desired) -> tuple[Mapping[str, Any], ...]:
+    """The head's port that the chart's PodMonitor knows by name; none where nobody scrapes. (`metrics` is the name of
+    KubeRay's own, with Ray's figures.)"""
+    port = desired.runtime.metrics_port
+    return ({"name": "run-metrics", "containerPort": port},) if port else ()
 
 
 def ray_environment(desired: Desired) -> list[dict[str, Any]]:

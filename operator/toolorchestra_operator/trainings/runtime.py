@@ -16,6 +16,8 @@ class Runtime:
     nats_url: str | None = None
     stream_replicas: int = 1
     otlp_endpoint: str | None = None
+    metrics_port: int | None = None
+    """Where heads serve their metrics; None: nobody scrapes them."""
     image_pull_secrets: tuple[str, ...] = ()
     cpu_threads: int = 1
     """Torch and OpenMP threads of a trainer or an engine without a GPU and without a CPU limit."""

@@ -53,6 +53,7 @@ class World(ClusterModel):
         super().__init__(parent)
         self.pools = tuple(ready(pool) for pool in DOCUMENTS[1:])
         self.kuberay = True
+        self.runtime = RUNTIME
         self.workloads: tuple[Mapping[str, Any], ...] | None = None
         self.pods: list[dict[str, Any]] = []
         self.progress: dict[str, Any] = {}
@@ -69,7 +70,7 @@ class World(ClusterModel):
         up = self.names.short_uid in self.streams
         observed = Observed(
             parent=copy.deepcopy(self.parent),
-            runtime=RUNTIME,
+            runtime=self.runtime,
             schemas=schemas(),
             objects=self.live(),
             pods=tuple(self.pods),
