@@ -1,9 +1,11 @@
-"""Alerts and dashboards name only metrics that exist: ours as the operator writes them, vLLM's as its source does."""
+"""Alerts and dashboards name only metrics that exist: the operator's and the trainings' as the code writes them, vLLM's
+as its source does; and with labels that these have."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +13,15 @@ from typing import Any
 
 import pytest
 
-from support.chart import CHART, NAMESPACE, of_kind, render
+sys.path.insert(0, str(Path(__file__).parent.parent / "operator"))
+
+from test_op_training_metrics import templates
+
+from support.chart import CHART, NAMESPACE, environment, of_kind, render
+from toolorchestra.telemetry import metrics
 from toolorchestra_operator.metrics import Meter
+from toolorchestra_operator.runtimes import runtime_of
+from toolorchestra_operator.settings import Settings
 
 pytestmark = pytest.mark.chart
 
@@ -29,6 +38,29 @@ def ours() -> set[str]:
     return names
 
 
+def of_trainings() -> dict[str, set[str]]:
+    """Every series of a controller's /metrics, and its labels."""
+    where = {"namespace", "training"}
+    return {
+        series: {*where, *instrument.labels, *(("le",) if series.endswith("_bucket") else ())}
+        for instrument in metrics.CONTROLLER
+        for series in instrument.series
+    }
+
+
+def check_trainings(expression: str) -> set[str]:
+    """The series that it names; all of them, their labels and what it sums by exist."""
+    known = of_trainings()
+    named = set(re.findall(r"toolorchestra_\w+", expression))
+    assert named <= known.keys(), expression
+    for series, matchers in re.findall(r"(toolorchestra_\w+)\{(.*?)\}", expression):
+        assert set(re.findall(r"(\w+)(?:=|!=|=~)\"", matchers)) <= known[series], expression
+    labels = set().union(*(known[series] for series in named))
+    for group in re.findall(r"by \(([^)]*)\)", expression):
+        assert set(group.split(", ")) <= labels, expression
+    return named
+
+
 def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
     for panel in dashboard["panels"]:
         yield from (target["expr"] for target in panel["targets"])
@@ -39,9 +71,24 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def test_alerts_are_about_metrics_of_the_operator() -> None:
-    known, rules = ours(), alerts()
-    assert len({rule["alert"] for rule in rules}) == len(rules) >= 4
+def rules_of(group: str) -> list[dict[str, Any]]:
+    groups = {one["name"]: one["rules"] for one in of_kind(render(ON), "PrometheusRule")["spec"]["groups"]}
+    return list(groups[f"toolorchestra-{group}"])
+
+
+def test_alerts_are_written_for_people() -> None:
+    rules = alerts()
+    assert (
+        len({rule["alert"] for rule in rules}) == len(rules) == len(rules_of("operator")) + len(rules_of("trainings"))
+    )
+    for rule in rules:
+        assert {"summary", "description"} == rule["annotations"].keys()
+        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_alerts_of_the_operator_are_about_its_metrics() -> None:
+    known, rules = ours(), rules_of("operator")
+    assert len(rules) >= 4
     for rule in rules:
         named = set(re.findall(r"toolorchestra_\w+", rule["expr"]))
         assert named <= known, rule["alert"]
@@ -50,8 +97,26 @@ def test_alerts_are_about_metrics_of_the_operator() -> None:
         jobs = set(re.findall(r'job="([^"]+)"', rule["expr"]))
         assert jobs == {of_kind(render(ON), "Service", "operator")["metadata"]["name"]}
         assert set(re.findall(r'namespace="([^"]+)"', rule["expr"])) == {NAMESPACE}
-        assert {"summary", "description"} == rule["annotations"].keys()
-        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_alerts_of_trainings_say_which_training() -> None:
+    rules = {rule["alert"]: rule for rule in rules_of("trainings")}
+    wanted = {"NoProgress": "steps_total", "DeadLetters": "dead_letters_total", "ExpertOut": "expert_out"}
+    wanted |= {"CostRate": "spend_usd", "SpendNearCap": "spend_cap_usd"}
+    for alert, series in wanted.items():
+        (rule,) = (one for name, one in rules.items() if name.endswith(alert))
+        assert f"toolorchestra_{series}" in check_trainings(rule["expr"])
+        assert "by (namespace, training" in rule["expr"]
+        assert "{{ $labels.namespace }}/{{ $labels.training }}" in rule["annotations"]["summary"]
+    assert len(rules) == len(wanted)
+
+
+@pytest.mark.parametrize(("dollars", "said"), [(None, "> 50"), (0.5, "> 0.5"), (0, None)])
+def test_what_is_much_money_is_a_value(dollars: float | None, said: str | None) -> None:
+    more = {} if dollars is None else {"usdPerHour": dollars}
+    spec = of_kind(render({"monitoring": {"enabled": True, **more}}), "PrometheusRule")["spec"]
+    found = [r["expr"] for g in spec["groups"] for r in g["rules"] if r["alert"] == "ToolOrchestraCostRate"]
+    assert [one.endswith(said) for one in found] == [True] if said else not found
 
 
 @pytest.mark.parametrize(("seconds", "window"), [(None, "30m"), (30, "30m"), (301, "31m"), (3600, "360m")])
@@ -69,7 +134,7 @@ def test_resyncs_are_counted_from_zero() -> None:
 
 
 def test_dashboards_show_metrics_that_exist() -> None:
-    known = ours() | {"process_resident_memory_bytes", "process_cpu_seconds_total"}
+    known = ours() | {"process_resident_memory_bytes", "process_cpu_seconds_total"} | of_trainings().keys()
     spec = find_spec("vllm")
     assert spec is not None
     assert spec.origin is not None
@@ -83,19 +148,22 @@ def test_dashboards_show_metrics_that_exist() -> None:
         variables = {one["name"] for one in dashboard["templating"]["list"]}
         assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"]))) <= variables, path.name
         for expression in expressions(dashboard):
+            if path.name in ("training.json", "cost.json"):
+                assert check_trainings(expression)
             assert set(re.findall(r"toolorchestra_\w+|process_\w+", expression)) <= known, path.name
             for name in re.findall(r"vllm:\w+", expression):
                 assert name in of_vllm or re.sub(r"_(total|bucket|count|sum)$", "", name) in of_vllm, name
 
 
 def test_everything_of_it_is_on_one_switch_and_is_found() -> None:
-    kinds = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+    kinds = {"ServiceMonitor": [""], "PodMonitor": ["pools", "trainings"], "PrometheusRule": [""]}
     assert not [one for one in render() if one["kind"] in kinds or "dashboard" in one["metadata"]["name"]]
     manifests = render(ON)
-    for kind in kinds:
-        assert of_kind(manifests, kind)["metadata"]["labels"]["release"] == "prometheus"
+    for kind, names in kinds.items():
+        for name in names:
+            assert of_kind(manifests, kind, name)["metadata"]["labels"]["release"] == "prometheus"
     boards = [one for one in manifests if "dashboard" in one["metadata"]["name"]]
-    assert len(boards) == len(list((CHART / "files" / "dashboards").glob("*.json"))) == 2
+    assert len(boards) == len(list((CHART / "files" / "dashboards").glob("*.json"))) == 4
     for board in boards:
         assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
         (text,) = board["data"].values()
@@ -108,7 +176,27 @@ def test_everything_of_it_is_on_one_switch_and_is_found() -> None:
 def test_prometheus_is_let_in_from_its_namespace() -> None:
     manifests = render({"monitoring": {"enabled": True, "namespace": "monitoring"}})
     wanted = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
-    for name, port in (("operator", 8081), ("pool-metrics", 8000)):
+    for name, port in (("operator", 8081), ("pool-metrics", 8000), ("training-metrics", 9464)):
         rule = of_kind(manifests, "NetworkPolicy", name)["spec"]["ingress"][0]
         assert (rule["from"], rule["ports"]) == (wanted, [{"port": port, "protocol": "TCP"}])
     assert "ingress" not in of_kind(render(), "NetworkPolicy", "operator")["spec"], "nobody"
+
+
+@pytest.mark.parametrize("provider", ["builtin", "kuberay"])
+def test_heads_listen_where_the_chart_looks(provider: str) -> None:
+    """The setting, the head's labels and port, the policy and the PodMonitor are of one mind."""
+    manifests = render(ON)
+    template = of_kind(manifests, "Deployment", "operator")["spec"]["template"]
+    port = runtime_of(Settings.read((), environment(template))).metrics_port
+    head = templates(provider, metrics_port=port)["head"]
+    labels = head["metadata"]["labels"]
+    policy = of_kind(manifests, "NetworkPolicy", "training-metrics")["spec"]
+    monitor = of_kind(manifests, "PodMonitor", "trainings")["spec"]
+    for selector in (policy["podSelector"], monitor["selector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+        assert {one["key"] for one in selector["matchExpressions"]} <= labels.keys()
+    assert policy["ingress"][0]["ports"] == [{"port": port, "protocol": "TCP"}]
+    ports = {one["name"]: one["containerPort"] for one in head["spec"]["containers"][0]["ports"]}
+    assert ports[monitor["podMetricsEndpoints"][0]["port"]] == port
+    silent = of_kind(render(), "Deployment", "operator")["spec"]["template"]
+    assert runtime_of(Settings.read((), environment(silent))).metrics_port is None
