@@ -50,13 +50,13 @@ demo-staleness: setup ## The demo exactly synchronous, and up to four steps behi
 	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=4 --name demo-staleness-4
 
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
-	$(BIN)/python -m pytest tests/unit/demo/test_demo_controls.py
+	$(BIN)/python -m pytest -m "" tests/unit/demo/test_demo_controls.py
 
 test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
-	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster"
+	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster and not long"
 
 testbed: setup ## Build etcd, kube-apiserver and helm for tests (minutes, once; needs Go, or KUBEBUILDER_ASSETS and HELM)
 	@$(TESTBED) testbed.binaries etcd kube-apiserver helm >/dev/null

@@ -124,12 +124,14 @@ def clears(found: Score, best: Score) -> bool:
     return found.accuracy >= best.accuracy and found.usd <= COST_SHARE * best.usd
 
 
+@pytest.mark.long
 def test_four_topics_and_four_experts_with_prices_are_routed(routed: Routed) -> None:
     """(c) the demo's bars, which the warm start misses."""
     assert clears(routed.after["held-out"], routed.best["held-out"]), routed
     assert not clears(routed.before["held-out"], routed.best["held-out"]), routed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suite", ["unseen-aliases", "unseen-prices"])
 def test_routing_holds_under_what_was_never_seen(routed: Routed, suite: str) -> None:
     """(d) the policy of (c) under aliases, and under prices, that no training episode had."""

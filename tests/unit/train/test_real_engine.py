@@ -213,23 +213,21 @@ def test_an_engine_that_stands_still_and_one_that_dies_are_seen(bed: Bed) -> Non
         server.wait_ready(timeout=10)
 
 
-def test_tied_embeddings_are_updated_whole(tmp_path: Path) -> None:
-    bed = start(tiny_model(tmp_path / "model", tied=True, spread=0.2), log=tmp_path / "engine.log")
+def test_an_exported_folder_serves_and_tied_embeddings_are_updated_whole(tmp_path: Path) -> None:
+    """The engine starts from what a trainer exported, and the next export is what the engine got."""
+    own = Trainer(TrainerConfig(model_dir=str(tiny_model(tmp_path / "model", tied=True, spread=0.2)), device="cpu"))
+    own.export(tmp_path / "first")
+    bed = start(tmp_path / "first", log=tmp_path / "engine.log")
+    server, trainer = bed
     try:
-        server, trainer = bed
         wanted = prompts(7, 16)
         before = rollout(server, wanted)
-        assert_agree(trainer, before)
+        assert_agree(own, before)
         update(bed, tmp_path, "0-1", before)
-        assert_agree(trainer, rollout(server, wanted))
-        assert max(differences(trainer, before)) > 0.1
-        # The exported folder serves as it is.
-        trainer.export(tmp_path / "export")
+        after = rollout(server, wanted)
     finally:
-        bed[0].stop()
-    exported = EngineServer(EngineConfig(model_dir=str(tmp_path / "export")), log=tmp_path / "exported.log")
-    try:
-        exported.start(timeout=START_SECONDS)
-        assert_agree(trainer, rollout(exported, wanted))
-    finally:
-        exported.stop()
+        server.stop()
+    assert_agree(trainer, after)
+    assert max(differences(trainer, before)) > 0.1
+    trainer.export(tmp_path / "second")
+    assert_agree(Trainer(TrainerConfig(model_dir=str(tmp_path / "second"), device="cpu")), after)
