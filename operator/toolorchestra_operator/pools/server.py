@@ -64,7 +64,7 @@ def environment(desired: Desired) -> list[dict[str, Any]]:
         "TRITON_CACHE_DIR": f"{CACHE_PATH}/triton",
         "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",

@@ -26,6 +26,15 @@ def variables(world: PoolWorld) -> dict[str, Any]:
     return {one["name"]: one.get("value", one.get("valueFrom")) for one in world.container()["env"]}
 
 
+@pytest.mark.parametrize("vllm", [{}, {"resources": GPU}])
+def test_every_variable_of_vllm_is_one_that_it_reads(vllm: dict[str, Any]) -> None:
+    from vllm.envs import environment_variables
+
+    own = {name for name in variables(made(**vllm)) if name.startswith("VLLM_")}
+    assert own
+    assert own <= environment_variables.keys()
+
+
 def flag(world: PoolWorld, name: str) -> str | None:
     command = world.container()["command"]
     return command[command.index(name) + 1] if name in command else None

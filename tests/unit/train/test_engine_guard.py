@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -128,3 +130,14 @@ def test_an_engine_sends_its_spans_where_the_process_that_starts_it_does(
     arguments = engine_arguments(EngineConfig(model_dir="m"), port=1, base=environ)
     said = arguments[arguments.index("--otlp-traces-endpoint") + 1] if "--otlp-traces-endpoint" in arguments else None
     assert said == endpoint
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_variable_of_vllm_is_one_that_it_reads(device: Literal["cpu", "cuda"]) -> None:
+    """One that it does not know is a warning in its log, and no effect."""
+    from vllm.envs import environment_variables
+
+    made = engine_environment(EngineConfig(model_dir="m", device=device), secret="s", base={})
+    own = {name for name in made if name.startswith("VLLM_")}
+    assert own
+    assert own <= environment_variables.keys()

@@ -92,7 +92,7 @@ def engine_environment(config: EngineConfig, *, secret: str, base: Mapping[str, 
         "HF_HUB_OFFLINE": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # serves the weight update routes; ControlGuard guards them
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # a fork would skip the plug-in, and with it die_with_parent
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would skip the plug-in, and with it die_with_parent
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
