@@ -332,10 +332,11 @@ async def test_up_to_failed(world: World) -> None:
 
 
 async def test_what_kuberay_refuses_ends_in_its_words(world: World) -> None:
-    await world.begins(backoffLimit=0)
+    await world.begins(backoffLimit=3)
     world.kuberay.says(1, jobDeploymentStatus="ValidationFailed", reason="ValidationFailed", message="too long a name")
     await world.rests()
-    assert world.stage.condition("Failed") == ("True", "BackoffLimitExceeded")
+    assert world.stage.condition("Failed") == ("True", "ClusterRefused")
+    assert world.stage.live()["status"]["restarts"] == 0
     assert "KubeRay refuses it: too long a name" in world.message("Failed")
 
 

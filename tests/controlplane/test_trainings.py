@@ -177,6 +177,48 @@ async def test_killed_after_every_write_of_its_life_it_ends_the_same(
                 pytest.fail(f"killed after {sorted(fatal)}, at rest for the time {moment}:\n{lines}")
 
 
+async def test_what_is_missing_is_told_with_its_field_and_heals(
+    server: ApiServer, api: Api, namespace: str, nats_server: NatsServer, bus: Client
+) -> None:
+    """One after the other: all that is missing is in the message, the reason is the first one's."""
+    stage, fast = Stage(api, namespace, bus), f"fast-{namespace}"
+    operator = LookingOperator(server, settings(nats_server), Writes())
+    model = documents()[0]["spec"]["model"]
+    stage.submit(
+        model=model | {"uri": "pvc://bases/one", "tokenSecretRef": {"name": "hub", "key": "token"}},
+        storage={"type": "EphemeralClaim", "ephemeralClaim": {"storageClassName": fast}},
+    )
+    for pool in ("small", "large"):
+        await operator.settles(namespace, pool, kind="ExpertPool")
+
+    async def rests(*expected: str) -> str:
+        await operator.settles(namespace, stage.name)
+        assert stage.condition("Accepted") == expected
+        accepted = next(one for one in stage.status()["conditions"] if one["type"] == "Accepted")
+        return str(accepted.get("message", ""))
+
+    said = await rests("False", "SecretNotFound")
+    assert {line.partition(":")[0] for line in said.split("; ")} == {
+        "spec.model.uri",
+        "spec.model.tokenSecretRef",
+        "spec.storage.ephemeralClaim.storageClassName",
+    }
+    api.create(stage.of("/api/v1", "secrets"), {"metadata": {"name": "hub"}, "stringData": {"other": "x"}})
+    assert "Secret hub in namespace" in await rests("False", "SecretNotFound")
+    api.merge(stage.of("/api/v1", "secrets", "hub"), {"stringData": {"token": "x"}})
+    await rests("False", "ClaimNotFound")
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    api.create(stage.of("/api/v1", "persistentvolumeclaims"), {"metadata": {"name": "bases"}, "spec": claim})
+    await rests("False", "StorageClassNotFound")
+    classes = "/apis/storage.k8s.io/v1/storageclasses"
+    api.create(classes, {"metadata": {"name": fast}, "provisioner": "example.org/none"})
+    await rests("True", "Accepted")
+    assert len(stage.jobs(1)) == 3
+    api.delete(f"{classes}/{fast}")
+    await rests("True", "Accepted")
+    await operator.close()
+
+
 # ── the real process ───────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,9 +13,9 @@ class Measured:
 
     def __init__(self, *, training: str | None = "t") -> None:
         self._reader = InMemoryMetricReader()
-        self._training = training
         provider = MeterProvider(metric_readers=[self._reader], shutdown_on_exit=False)
-        self.recorder = Recorder(provider.get_meter("test"), training=training)
+        self.meter = provider.get_meter("test")
+        self.recorder = Recorder(self.meter, training=training)
 
     def all(self) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
         """By name and labels: a counter's or a gauge's value, a histogram's sum."""

@@ -13,9 +13,9 @@ from support.openapi_excerpt import schemas
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool, MeasuredService
 from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools.names import Names
-from toolorchestra_operator.pools.needs import Missing
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer
 from toolorchestra_operator.pools.reconcile import reconcile

@@ -81,11 +81,17 @@ class Stage:
     # ── what a person does ─────────────────────────────────────────────────────────────────────────────────────────
 
     def submit(self, *, pools: bool = True, **spec: Any) -> None:
-        """Apply the training and its pools."""
+        """Apply the training, its pools, and a claim for its model."""
         training, experts = documents(self.name, **spec)
         for pool in experts if pools else ():
             self.api.create(f"{GROUP}/namespaces/{self.namespace}/expertpools", pool)
+        self._claim("models")
         self.api.create(self.path(), training)
+
+    def _claim(self, name: str) -> None:
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+        with contextlib.suppress(Refused):  # it is there already
+            self.api.create(self.of("/api/v1", "persistentvolumeclaims"), {"metadata": {"name": name}, "spec": spec})
 
     def path(self, name: str = "") -> str:
         return self.of(GROUP, TRAINING, name)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.pools.desired import Desired
-from toolorchestra_operator.pools.needs import Missing
 
 
 def read(parent: Manifest) -> ExpertPool | Missing:

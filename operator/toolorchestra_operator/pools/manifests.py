@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any, Final
 
-from toolorchestra.api.model import EphemeralClaim
+from toolorchestra_operator.claims import claim
 from toolorchestra_operator.manifest import MANAGER, Manifest
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, PORT
@@ -35,15 +35,7 @@ def cache_claim(desired: Desired) -> dict[str, Any] | None:
     cache = desired.vllm.cache
     if cache is None or cache.type != "EphemeralClaim":
         return None
-    wanted = cache.ephemeral_claim or EphemeralClaim()
-    spec: dict[str, Any] = {
-        "accessModes": list(wanted.access_modes),
-        "resources": {"requests": {"storage": str(wanted.size)}},
-    }
-    if wanted.storage_class_name:
-        spec["storageClassName"] = wanted.storage_class_name
-    metadata = desired.names.metadata(desired.names.cache)
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+    return claim(cache.ephemeral_claim, desired.names.metadata(desired.names.cache))
 
 
 def service(desired: Desired) -> dict[str, Any]:

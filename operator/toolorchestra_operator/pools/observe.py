@@ -11,15 +11,15 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool, MeasuredService
-from toolorchestra_operator.api_errors import Forbidden
 from toolorchestra_operator.kinds import POOLS
 from toolorchestra_operator.manifest import Key, Manifest, Ref
+from toolorchestra_operator.needs import Missing, Need, look
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools import states
 from toolorchestra_operator.pools.admission import read
 from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names
-from toolorchestra_operator.pools.needs import Missing, Need, missing, needs
+from toolorchestra_operator.pools.needs import needs
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
 from toolorchestra_operator.pools.reconcile import reconcile
@@ -71,7 +71,7 @@ class PoolReconciler:
             if pool.spec.type == "VLLM":
                 objects = await self._objects(names)
                 pods = await self._pods(names, pool, objects)
-            lacking, held = await self._missing(pool, key.namespace)
+            lacking, held = await look(self.api, needs(pool, namespace=key.namespace))
             target = _target(pool, names, objects, held) if not lacking else None
         return Observed(
             parent=parent,
@@ -111,23 +111,6 @@ class PoolReconciler:
         if live is None or (states.ready_replicas(live) >= wanted and states.rolled_out(live)):
             return ()
         return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels=f"{POOL_LABEL}={names.name}"))
-
-    async def _missing(self, pool: ExpertPool, namespace: str) -> tuple[tuple[Missing, ...], dict[Ref, Manifest]]:
-        """What the pool refers to and is not there; and what is."""
-        held: dict[Ref, Manifest] = {}
-        lacking = []
-        for need in needs(pool, namespace=namespace):
-            try:
-                live = await self.api.get(need.ref)
-            except Forbidden:
-                if need.ref.namespace:
-                    raise
-                continue  # an operator of some namespaces may not see storage classes: the claim will tell
-            if live is not None:
-                held[need.ref] = live
-            if (found := missing(need, live)) is not None:
-                lacking.append(found)
-        return tuple(lacking), held
 
 
 def _target(pool: ExpertPool, names: Names, objects: dict[Ref, Manifest], held: dict[Ref, Manifest]) -> Target | None:

@@ -20,13 +20,13 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.canonical import differences
 from toolorchestra_operator.conditions import merged, transitions
 from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.overlay import Rejected
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, Plan
 from toolorchestra_operator.pools import manifests, states
 from toolorchestra_operator.pools.admission import read, unworkable
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, Names
-from toolorchestra_operator.pools.needs import Missing
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
 from toolorchestra_operator.pools.template import inputs_digest, key_digest, template

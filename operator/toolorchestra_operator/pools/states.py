@@ -19,7 +19,7 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import VLLM, Endpoint
 from toolorchestra_operator.conditions import condition
 from toolorchestra_operator.manifest import Manifest
-from toolorchestra_operator.pools.needs import Missing
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.pools.pod_reasons import Obstacle
 from toolorchestra_operator.pools.probe import PERIODS, Answer
 

@@ -65,9 +65,8 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
         _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
         return Refused(Reason.INVALID_POD_TEMPLATE, str(error))
-    if observed.missing:
-        reason = Reason.SECRET_NOT_FOUND if "secret" in observed.missing[0].lower() else Reason.INVALID_SPEC
-        return Refused(reason, "; ".join(observed.missing))
+    if observed.missing and remembered.terminal is None:  # one that is finished needs nothing any more
+        return Refused(observed.missing[0].reason, "; ".join(one.message for one in observed.missing))
     return Admitted(desired, experts, provider)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
@@ -16,16 +16,17 @@ from toolorchestra_operator.trainings.builtin import HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
 from toolorchestra_operator.trainings.decision import Decision
-from toolorchestra_operator.trainings.desired import STORAGE_PATH
+from toolorchestra_operator.trainings.desired import STORAGE_PATH, Desired
 from toolorchestra_operator.trainings.experts import is_ready, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
-from toolorchestra_operator.trainings.observed import Observed
+from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
 from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt, uri
 from toolorchestra_operator.trainings.remembered import Remembered
-from toolorchestra_operator.trainings.storage import storage_claim
+from toolorchestra_operator.trainings.storage import cache_claim, storage_claim
+from toolorchestra_operator.trainings.streams import settings_of
 
 WARM_START = "warm start"
 """How the driver's message begins meanwhile (toolorchestra.train.job)."""
@@ -50,6 +51,8 @@ def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, no
             return _complete(decision, admitted, now)
         case "Failed":
             return _failed(decision, admitted, state, now)
+        case "Refused":
+            return fail(decision, state.reason, state.message, now)
         case "Stopped":
             return next_attempt(decision, Reason.RESTARTING, state.message, failed=False)
         case "Paused":
@@ -157,13 +160,19 @@ def _exists(decision: Decision, admitted: Admitted, observed: Observed, *, worke
     pools = [resolved(pool) for pool in admitted.experts]
     config = config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt))
     once: list[Manifest] = [_token(admitted, observed.token)]
-    if (claim := storage_claim(desired)) is not None:
-        once.append(claim)
+    once += [one for one in (storage_claim(desired), cache_claim(desired)) if one is not None]
     once += [config, *ray.manifests(desired, attempt=attempt)]
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
     live = observed.objects.get(workers.ref(desired.names))
     deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted, live=live)
-    return replace(decision, create=create, apply=(deployment,), streams="keep" if observed.messaging.ready else "make")
+    streams: Literal["keep", "make"] = "keep" if _fits(desired, observed.messaging) else "make"
+    return replace(decision, create=create, apply=(deployment,), streams=streams)
+
+
+def _fits(desired: Desired, messaging: Messaging) -> bool:
+    """The streams are there; and as many workers as the spec has by now may hold tasks."""
+    leases = messaging.leases
+    return messaging.ready and (leases is None or leases == settings_of(desired).max_ack_pending)
 
 
 def _token(admitted: Admitted, token: str) -> Manifest:

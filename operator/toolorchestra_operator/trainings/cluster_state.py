@@ -7,9 +7,10 @@ from typing import Literal
 
 from toolorchestra.api.conditions import Reason
 
-Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Paused", "Stopped"]
+Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Refused", "Paused", "Stopped"]
 """Queued: it may not use compute, or is giving it back, and will be let go on. Failed: the program's own failure, which
-counts. Stopped: told to end, or its nodes were taken away; never counts. Paused: a person has to act."""
+counts. Refused: it cannot be made as it is written. Stopped: told to end, or its nodes were taken away; never counts.
+Paused: a person has to act."""
 
 EXIT_PAUSED = 75
 EXIT_TRAINER_LOST = 76
@@ -29,7 +30,7 @@ class ClusterState:
 
     @property
     def ended(self) -> bool:
-        return self.life in ("Succeeded", "Failed", "Paused", "Stopped")
+        return self.life in ("Succeeded", "Failed", "Refused", "Paused", "Stopped")
 
 
 def of_exit(code: int | None, *, message: str, reason: str | None = None) -> ClusterState:

@@ -84,7 +84,7 @@ class Desired:
 
     @property
     def model_dir(self) -> str:
-        """Where every pod finds the model to start from."""
+        """Where every pod finds the model to start from; one volume may keep those of several trainings."""
         scheme, _, rest = self.spec.model.uri.partition("://")
         match scheme:
             case "file":
@@ -93,7 +93,16 @@ class Desired:
                 claim, _, path = rest.partition("/")
                 return f"{VOLUMES_PATH}/{claim}/{path}"
             case _:
-                return f"{MODELS_PATH}/policy"
+                revision = f"@{self.spec.model.revision}" if self.spec.model.revision else ""
+                return f"{MODELS_PATH}/{rest.replace('/', '--')}{revision.replace('/', '--')}"
+
+    @property
+    def model_cache(self) -> str | None:
+        """The claim that keeps weights and compiled code; None: every pod fetches and compiles."""
+        cache = self.spec.ray.model_cache
+        if cache is None:
+            return None
+        return cache.existing_claim.claim_name if cache.existing_claim else self.names.model_cache
 
     @property
     def fetched(self) -> bool:

@@ -64,7 +64,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("Failed", ANY, "DeadlineExceeded", "Failed", "a deadline passed that somebody else set on it"),
     Row("Failed", ANY, "PreRunningDeadlineExceeded", "Failed", "a deadline passed that somebody else set on it"),
     Row("Failed", ANY, "JobDeploymentStatusTransitionGracePeriodExceeded", "Failed", "nobody knows how it ended"),
-    Row("ValidationFailed", ANY, ANY, "Failed", "KubeRay refuses it"),
+    Row("ValidationFailed", ANY, ANY, "Refused", "KubeRay refuses it"),
 )
 _ENDED: Final = ("Complete", "Failed")
 _EXIT: Final = re.compile(r"failed with exit code (-?\d+)")
@@ -92,6 +92,7 @@ _REASONS: Final[dict[Life, Reason]] = {
     "Up": Reason.CLUSTER_READY,
     "Succeeded": Reason.STEPS_DONE,
     "Failed": Reason.PROGRAM_FAILED,
+    "Refused": Reason.CLUSTER_REFUSED,
     "Stopped": Reason.RESTARTING,
 }
 

@@ -43,6 +43,10 @@ class Names:
         return f"{self.name}-storage"
 
     @property
+    def model_cache(self) -> str:
+        return f"{self.name}-model-cache"
+
+    @property
     def ray_token(self) -> str:
         return f"{self.name}-ray"
 

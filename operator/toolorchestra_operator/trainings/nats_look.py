@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 
-from toolorchestra.bus.streams import Names, StreamSettings, consumer_configs
+from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, consumer_configs
 from toolorchestra_operator.trainings.observed import Messaging
 
 _log = logging.getLogger(__name__)
@@ -35,10 +35,11 @@ class NatsLook:
         try:
             async with asyncio.timeout(self.timeout):
                 js = (await self._client(url)).jetstream(timeout=self.timeout)
+                leases = await _leases(js, uid)
                 there = [await _is_there(question) for question in _questions(js, uid)]
         except (OSError, TimeoutError, nats.errors.Error, APIError) as error:
             return Messaging(error=f"NATS at {_USER_INFO.sub('://', url)}: {error or type(error).__name__}")
-        return Messaging(ready=all(there), partial=any(there) and not all(there))
+        return Messaging(ready=all(there), partial=any(there) and not all(there), leases=leases)
 
     async def value(self, url: str, uid: str, key: str) -> bytes | None:
         """A key of the training's bucket; None where it was never set, or nobody answers."""
@@ -67,6 +68,14 @@ class NatsLook:
                 await client.connect(servers, name="toolorchestra-operator", max_reconnect_attempts=-1, error_cb=_noted)
                 self._clients[url] = client
             return client
+
+
+async def _leases(js: JetStreamContext, uid: str) -> int | None:
+    try:
+        leases: int | None = (await js.consumer_info(Names(uid).tasks, WORKERS)).config.max_ack_pending
+    except NotFoundError:
+        return None
+    return leases
 
 
 def _questions(js: JetStreamContext, uid: str) -> Iterator[Awaitable[Any]]:

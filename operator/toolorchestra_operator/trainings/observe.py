@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.scalars import MOST_TEXT
 from toolorchestra_operator.discovery import KUEUE_WORKLOAD
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Key, Manifest, Ref
+from toolorchestra_operator.needs import look
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
+from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.provider import PROVIDERS
 from toolorchestra_operator.trainings.remembered import Remembered
@@ -63,6 +66,8 @@ class TrainingObserver:
             return None
         names, remembered = Names.of(parent), Remembered.of(parent)
         objects = await self._objects(names, remembered)
+        has_storage = Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage) in objects
+        lacking, _ = await look(self.api, needs(parent, has_storage=has_storage))
         url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
         messaging, progress = Messaging(), dict[str, Any]()
         if url is not None:
@@ -77,7 +82,7 @@ class TrainingObserver:
             objects=objects,
             pods=await self._pods(names, remembered, objects),
             pools=await self._pools(key.namespace),
-            missing=tuple(await self._missing(parent, key.namespace)),
+            missing=lacking,
             messaging=messaging,
             progress=progress,
             kuberay=await self.api.served(*RAY_JOB),
@@ -90,6 +95,7 @@ class TrainingObserver:
             Ref("apps/v1", "Deployment", names.namespace, names.workers),
             Ref("v1", "Secret", names.namespace, names.ray_token),
             Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage),
+            Ref("v1", "PersistentVolumeClaim", names.namespace, names.model_cache),
         ]
         for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
             refs += PROVIDERS[remembered.provider].refs(names, attempt) if remembered.provider else ()
@@ -124,39 +130,21 @@ class TrainingObserver:
         found = []
         for live in await self.api.list(API_VERSION, "ExpertPool", namespace=namespace):
             try:
-                found.append(ExpertPool.model_validate(live))
+                pool = ExpertPool.model_validate(live)
             except ValueError:
                 continue
+            found.append(await self._described(pool, namespace))
         return tuple(found)
 
-    async def _missing(self, parent: Manifest, namespace: str) -> list[str]:
-        """Secrets and claims that are named and not there."""
-        said = []
-        for path, reference in _references(parent["spec"], ("spec",)):
-            live = await self.api.get(Ref("v1", "Secret", namespace, reference["name"]))
-            if live is None:
-                said.append(f"{path}: there is no Secret {reference['name']} in namespace {namespace}")
-            elif reference["key"] not in (live.get("data") or {}):
-                said.append(f"{path}: Secret {reference['name']} has no key {reference['key']}")
-        claim = ((parent["spec"].get("storage") or {}).get("existingClaim") or {}).get("claimName")
-        if claim and await self.api.get(Ref("v1", "PersistentVolumeClaim", namespace, claim)) is None:
-            said.append(f"spec.storage.existingClaim: there is no PersistentVolumeClaim {claim}")
-        return said
-
-
-def _references(value: Any, path: tuple[str, ...]) -> list[tuple[str, Mapping[str, str]]]:
-    """Every `…SecretRef` of a document, with its path."""
-    if isinstance(value, list):
-        return [found for i, part in enumerate(value) for found in _references(part, (*path, str(i)))]
-    if not isinstance(value, Mapping):
-        return []
-    found = []
-    for key, part in value.items():
-        if key.lower().endswith("secretref") and isinstance(part, Mapping):
-            found.append((".".join((*path, key)), part))
-        else:
-            found += _references(part, (*path, key))
-    return found
+    async def _described(self, pool: ExpertPool, namespace: str) -> ExpertPool:
+        """With the text that is kept elsewhere, which programs are told as if it had been written in the pool."""
+        if pool.spec.description_from is None:
+            return pool
+        kept = pool.spec.description_from.config_map_key_ref
+        live = await self.api.get(Ref("v1", "ConfigMap", namespace, kept.name))
+        text = str(((live or {}).get("data") or {}).get(kept.key, "")).strip()[:MOST_TEXT] or None
+        spec = pool.spec.model_copy(update={"description": text, "description_from": None})
+        return pool.model_copy(update={"spec": spec})
 
 
 def _json(body: bytes | None) -> dict[str, Any]:

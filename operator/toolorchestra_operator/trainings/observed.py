@@ -8,18 +8,20 @@ from typing import Any
 
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.trainings.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Messaging:
-    """The training's streams on NATS. `ready`: they are there as they should be; `partial`: some of them are; `error`:
-    why nobody can tell."""
+    """The training's streams on NATS. `ready`: all of them are there; `partial`: some of them are; `error`: why nobody
+    can tell. `leases`: tasks that all workers together may hold; None: nobody looked."""
 
     ready: bool = False
     partial: bool = False
     error: str = ""
+    leases: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class Observed:
     pods: tuple[Manifest, ...] = ()
     pools: tuple[ExpertPool, ...] = ()
     """All pools of the namespace."""
-    missing: tuple[str, ...] = ()
-    """Secrets and claims that the spec refers to and that are not there, each in words."""
+    missing: tuple[Missing, ...] = ()
+    """What the spec refers to and that is not there."""
     messaging: Messaging = Messaging()
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the controller told last; empty where it told nothing, or NATS cannot be asked."""

@@ -37,6 +37,9 @@ class OverlayRejected(ValueError):
     """The spec's `podTemplate` sets what the operator owns; every mistake with its path. Admission says it."""
 
 
+_COMPILED: Mapping[str, str] = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
+
+
 def variable(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "value": value}
 
@@ -140,18 +143,27 @@ def shared_volumes(desired: Desired, *, storage: bool, attempt: int) -> tuple[li
     for claim, path in desired.volumes.items():
         volumes.append({"name": f"claim-{claim}"[:63], "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append({"name": f"claim-{claim}"[:63], "mountPath": path, "readOnly": True})
-    if desired.fetched:
-        volumes.append({"name": "models", **_model_cache(desired, shared=storage)})
+    if storage and desired.model_cache is not None:
+        volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": desired.model_cache}})
+        mounts.append({"name": "models", "mountPath": MODELS_PATH, **_cache_folder(desired)})
+    elif desired.fetched:  # workers fetch a tokenizer only, so that they never need the cache's volume
+        volumes.append({"name": "models", "emptyDir": {}})
         mounts.append({"name": "models", "mountPath": MODELS_PATH})
     return volumes, mounts
 
 
-def _model_cache(desired: Desired, *, shared: bool) -> dict[str, Any]:
-    """Workers fetch a tokenizer only, so that they never need the volume."""
+def _cache_folder(desired: Desired) -> dict[str, str]:
     cache = desired.spec.ray.model_cache
-    if cache is None or not shared or cache.existing_claim is None:
-        return {"emptyDir": {}}
-    return {"persistentVolumeClaim": {"claimName": cache.existing_claim.claim_name}}
+    existing = cache.existing_claim if cache else None
+    folder = (existing.path or "").strip("/") if existing else ""
+    return {"subPath": folder} if folder else {}
+
+
+def _compiled(desired: Desired) -> list[dict[str, Any]]:
+    """Where vLLM and Triton keep what they compiled: with the weights, where these are kept."""
+    if desired.model_cache is None:
+        return []
+    return [variable(name, f"{MODELS_PATH}/.{folder}") for name, folder in _COMPILED.items()]
 
 
 def _fetch(desired: Desired, *, image: str, tokenizer_only: bool, mounts: list[Any]) -> list[dict[str, Any]]:
@@ -197,7 +209,7 @@ def pod(
         "name": component,
         "image": image,
         "command": list(command),
-        "env": [*env],
+        "env": [*env, *(_compiled(desired) if storage else ())],
         "volumeMounts": mounts,
         "resources": resources(wanted),
         "securityContext": dict(CONTAINER_SECURITY),

@@ -1,27 +1,27 @@
-"""The volume of a training. A retained one has no owner: the model outlives the resource."""
+"""The volumes that are made for a training. A retained one has no owner: the model outlives the resource."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from toolorchestra.api.model import EphemeralClaim
+from toolorchestra_operator.claims import claim
 from toolorchestra_operator.trainings.desired import Desired
 
 
 def storage_claim(desired: Desired) -> dict[str, Any] | None:
-    """The claim to make; None where one that is there already is used."""
+    """Of checkpoints and the journal; None where a claim that is there already is used."""
     storage = desired.spec.storage
     if storage.type != "EphemeralClaim":
         return None
-    wanted = storage.ephemeral_claim or EphemeralClaim()
-    names = desired.names
-    metadata = names.metadata(names.storage, "storage")
+    metadata = desired.names.metadata(desired.names.storage, "storage")
     if storage.retention_policy == "Retain":
         del metadata["ownerReferences"]
-    spec: dict[str, Any] = {
-        "accessModes": list(wanted.access_modes),
-        "resources": {"requests": {"storage": str(wanted.size)}},
-    }
-    if wanted.storage_class_name:
-        spec["storageClassName"] = wanted.storage_class_name
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+    return claim(storage.ephemeral_claim, metadata)
+
+
+def cache_claim(desired: Desired) -> dict[str, Any] | None:
+    """Of weights and compiled code; None where none is asked for, or one that is there already is used."""
+    cache = desired.spec.ray.model_cache
+    if cache is None or cache.type != "EphemeralClaim":
+        return None
+    return claim(cache.ephemeral_claim, desired.names.metadata(desired.names.model_cache, "storage"))

@@ -100,8 +100,10 @@ async def test_a_silent_worker_loses_its_task_to_another(make: Make) -> None:
     silent, other = await rig.bus(), await rig.bus()
     await silent.submit(task(1))
     (lost,) = await take(silent)
+    assert (await other.depth()).redelivered == 0
     (lease,) = await take(other)
     assert (lease.envelope.id, lease.delivery) == (lost.envelope.id, 2)
+    assert (await other.depth()).redelivered == 1
 
 
 async def test_heartbeats_keep_a_task(make: Make) -> None:

@@ -51,7 +51,7 @@ ROWS: list[tuple[str, str, str, str, Life, Reason, str]] = [
     ("Failed", "", "SubmissionFailed", "no route", "Failed", Reason.PROGRAM_FAILED, "not be submitted: no route"),
     ("Failed", "RUNNING", "DeadlineExceeded", "", "Failed", Reason.PROGRAM_FAILED, "somebody else"),
     ("Failed", "", "PreRunningDeadlineExceeded", "", "Failed", Reason.PROGRAM_FAILED, "somebody else"),
-    ("ValidationFailed", "", "ValidationFailed", "no", "Failed", Reason.PROGRAM_FAILED, "KubeRay refuses it: no"),
+    ("ValidationFailed", "", "ValidationFailed", "no", "Refused", Reason.CLUSTER_REFUSED, "KubeRay refuses it: no"),
 ]
 
 

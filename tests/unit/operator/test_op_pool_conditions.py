@@ -9,8 +9,8 @@ import pytest
 
 from support.pool_world import GATE, GPU, PoolWorld, endpoint_pool, pod, vllm_pool, waiting
 from toolorchestra.api.conditions import Reason
+from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import Emit
-from toolorchestra_operator.pools.needs import Missing
 
 Said = dict[str, tuple[str, str]]
 
@@ -199,7 +199,14 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
         *("Preempted", "StreamsReady", "MessagingUnreachable", "ExpertsReady", "ExpertsUnavailable"),
         *("ClusterStarting", "ClusterReady", "StartDeadlineExceeded", "ActiveDeadlineExceeded", "Training"),
         *("WarmStarting", "Evaluating", "Restarting", "StepsDone", "SpendCapReached", "FailureRateExceeded"),
-        *("GroupsExhausted", "BackoffLimitExceeded", "ProgramFailed", "SuspendedByUser", "NotSuspended"),
+        *(
+            "GroupsExhausted",
+            "BackoffLimitExceeded",
+            "ProgramFailed",
+            "ClusterRefused",
+            "SuspendedByUser",
+            "NotSuspended",
+        ),
     }
     assert {str(reason) for reason in Reason} - of_trainings - from_elsewhere <= said
 

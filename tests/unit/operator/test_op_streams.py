@@ -13,6 +13,8 @@ import pytest
 from toolorchestra.bus.streams import StreamSettings
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.streams import MessagingUnreachable, NatsStreams
+from toolorchestra_operator.trainings.nats_look import NatsLook
+from toolorchestra_operator.trainings.observed import Messaging
 
 
 @pytest.fixture
@@ -40,6 +42,19 @@ async def test_made_twice_and_removed_twice(server: NatsServer) -> None:
     left = await names(server.url)
     assert left
     assert all("u2" in name for name in left)
+
+
+async def test_a_look_tells_what_is_there_and_how_many_tasks_may_be_held(server: NatsServer) -> None:
+    streams, look = NatsStreams(), NatsLook()
+    assert await look.look(server.url, "u1") == Messaging()
+    for leases in (40, 400, 20):
+        await streams.make(url=server.url, uid="u1", settings=StreamSettings(max_ack_pending=leases))
+        assert await look.look(server.url, "u1") == Messaging(ready=True, leases=leases)
+    client = await nats.connect(server.url)
+    await client.jetstream().delete_stream("TO_u1_DEAD")
+    await client.close()
+    assert await look.look(server.url, "u1") == Messaging(partial=True, leases=20)
+    await look.close()
 
 
 async def test_the_servers_refusal_in_its_words(server: NatsServer) -> None:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from support.cluster_model import ClusterModel
 from support.openapi_excerpt import schemas
 from support.real_run import TINY_RUN
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.status import EXIT_CODES
 from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.needs import Missing
+from toolorchestra_operator.plan import MakeStreams, Plan
 from toolorchestra_operator.trainings import builtin, cluster_state
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
@@ -57,6 +59,8 @@ class World(ClusterModel):
         self.pods: list[dict[str, Any]] = []
         self.progress: dict[str, Any] = {}
         self.nats_error = ""
+        self.leases: int | None = None
+        self.missing: tuple[Missing, ...] = ()
         self.runtime = RUNTIME
 
     @property
@@ -76,7 +80,8 @@ class World(ClusterModel):
             objects=self.live(),
             pods=tuple(self.pods),
             pools=self.pools,
-            messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error),
+            missing=self.missing,
+            messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error, leases=self.leases),
             progress=self.progress,
             token="t" * 64,
         )
@@ -382,6 +387,72 @@ def test_what_cannot_work_is_refused_and_heals() -> None:
     world.pools = pools
     world.settle()
     assert world.says("Accepted")[0] == "True"
+
+
+def test_more_workers_may_hold_more_tasks() -> None:
+    """Without it a training that is given ten times the workers goes on as slowly as before."""
+    world = World()
+    world.settle()
+    world.comes_up()
+
+    def made() -> list[int]:
+        return [one.settings.max_ack_pending for one in world.plan().actions if isinstance(one, MakeStreams)]
+
+    for workers, leases in ((2, 19), (20, 192), (1, 16)):
+        world.parent["spec"]["rollout"]["workers"] = workers
+        assert made() == ([] if world.leases is None else [leases])
+        world.leases = leases
+        assert not made()
+
+
+def test_what_is_missing_holds_up_a_start_and_no_end() -> None:
+    """A Secret that went after the end must not keep the TTL from doing its work."""
+    world = World()
+    world.missing = (Missing(Reason.CLAIM_NOT_FOUND, "spec.model.uri: there is no claim"),)
+    world.settle()
+    assert world.says("Accepted") == ("False", "ClaimNotFound", "spec.model.uri: there is no claim")
+    assert not world.kinds()
+    world.missing = ()
+    world.settle()
+    world.comes_up()
+    world.head_ends(0)
+    world.settle()
+    world.missing = (Missing(Reason.SECRET_NOT_FOUND, "gone"),)
+    world.passes(86_401)
+    world.settle()
+    assert world.says("Accepted")[0] == "True"
+    assert world.kinds() == KEPT
+
+
+@pytest.mark.parametrize("folder", [None, "kept/here"])
+def test_weights_and_compiled_code_are_kept_where_a_cache_is_asked_for(folder: str | None) -> None:
+    """On a volume of one's own, or one that trainings share: each model in a folder of its own."""
+    model = DOCUMENTS[0]["spec"]["model"] | {"uri": "hf://acme/base", "revision": "v1"}
+    existing = {"type": "ExistingClaim", "existingClaim": {"claimName": "shared", "path": folder}}
+    cache: dict[str, Any] = (
+        {"type": "EphemeralClaim", "ephemeralClaim": {"size": "9Gi"}} if folder is None else existing
+    )
+    world = World(model=model, ray={"provider": "Builtin", "modelCache": cache})
+    world.settle()
+    objects = world.live()
+    claim = "tiny-model-cache" if folder is None else "shared"
+    made = objects.get(Ref("v1", "PersistentVolumeClaim", "default", "tiny-model-cache"))
+    assert (made is None) == (folder is not None)
+    if made is not None:
+        assert made["spec"]["resources"]["requests"]["storage"] == "9Gi"
+        assert made["metadata"]["ownerReferences"], "it goes with the training"
+    for component in ("trainers", "engines", "head"):
+        pod = objects[world.job(component)]["spec"]["template"]["spec"]
+        volume = next(one for one in pod["volumes"] if one["name"] == "models")
+        assert volume["persistentVolumeClaim"] == {"claimName": claim}
+        (container,), (fetch,) = pod["containers"], pod["initContainers"]
+        mount = next(one for one in container["volumeMounts"] if one["name"] == "models")
+        assert (mount["mountPath"], mount.get("subPath")) == ("/models", folder)
+        assert fetch["command"][4:6] == ["--into", "/models/acme--base@v1"]
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        assert env["VLLM_CACHE_ROOT"] == "/models/.vllm"
+    workers = objects[Ref("apps/v1", "Deployment", "default", "tiny-workers")]["spec"]["template"]["spec"]
+    assert {"name": "models", "emptyDir": {}} in workers["volumes"], "a worker has the tokenizer, and needs no volume"
 
 
 def test_an_overlay_reaches_its_pods_and_cannot_take_what_is_ours() -> None:

@@ -128,12 +128,18 @@ def test_two_exporters_at_once(collector: Collector, monkeypatch: pytest.MonkeyP
     assert len(collector.got) == 1
 
 
-def test_a_collector_that_is_away_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_away_fails_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    telemetry = made({"OTEL_METRICS_EXPORTER": "otlp"})
+    monkeypatch.setattr("toolorchestra.telemetry.metrics_setup.SHUTDOWN_MILLISECONDS", 100)
+    telemetry = made({**PROMETHEUS, "OTEL_METRICS_EXPORTER": "otlp,prometheus"})
     Recorder(telemetry.meter).write(one_of_each)
     telemetry.shutdown()
+    assert "the last metrics were not exported" in caplog.text
+    with pytest.raises(OSError, match="refused"):
+        scrape(telemetry)
 
 
 def test_nothing_is_exported_by_default() -> None:

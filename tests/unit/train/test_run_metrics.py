@@ -23,6 +23,8 @@ from test_controller import POOLS, Scene, either
 from test_evaluator import Flaky, evaluating
 
 from support.metric_points import Measured
+from support.real_run import TINY_RUN
+from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import BusUnavailable, Depth
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.usage import Usage
@@ -36,9 +38,13 @@ from toolorchestra.train import run_meter
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.controller import Paused
 from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.train.engine_actor import EngineStatus
+from toolorchestra.train.engines import Engines
 from toolorchestra.train.evaluator import Job
+from toolorchestra.train.job import Job as TrainingJob
 from toolorchestra.train.journal import Frame, Kind, read_frames
 from toolorchestra.train.ledger import Ledger
+from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.wire import BusWire
 
@@ -336,3 +342,50 @@ def test_a_driver_whose_port_is_taken_says_so_and_ends(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"OTEL_EXPORTER_PROMETHEUS_PORT={port}: cannot serve metrics there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wiring of the real job: its own books, pools, engines and bus."""
+    monkeypatch.setattr(run_meter, "LAG_SECONDS", 0.001)
+    monkeypatch.setattr(run_meter, "GAUGE_SECONDS", 0.0)
+    seen = Measured()
+    files = (TINY_RUN / "training.yaml",)
+    config = DriverConfig(
+        uid="uid",
+        run=tmp_path,
+        nats_url="",
+        ray_address="",
+        resources=files,
+        model_dir=tmp_path,
+        volumes={"models": tmp_path},
+    )
+    job = TrainingJob(config=config, run=RunDir(tmp_path), otel=seen.meter)
+    job._wire = BusWire(MemoryBus())
+    job._bus = MemoryBus()  # type: ignore[assignment]
+    job._engines = Engines([], put=job._wire.put, on_change=job._engine_changed)
+    job._engines.statuses = [EngineStatus("engine-0", state="ready"), EngineStatus("engine-1")]
+    job._open_books(None)
+    job._watch()
+    await until(lambda: {m.LOOP_LAG.name, m.QUEUE.name, m.ENGINES.name} <= seen.all().keys())
+    assert len(job._tasks_running()) == 2
+    for task in job._tasks:
+        task.cancel()
+    assert seen.get(m.STEPS_GOAL, training="tiny") == 10
+    assert seen.by(m.EXPERT_OUT, "pool") == {"small": 0, "large": 0}
+    assert seen.by(m.ENGINES, "state") == {"starting": 1, "ready": 1, "restarting": 0}
+    assert job._evaluator.meter is job.meter
+
+
+def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
+    config = DriverConfig(
+        uid="uid",
+        run=tmp_path,
+        nats_url="",
+        ray_address="",
+        resources=(TINY_RUN / "training.yaml",),
+        model_dir=tmp_path,
+        volumes={"models": tmp_path},
+    )
+    job = TrainingJob(config=config, run=RunDir(tmp_path))
+    job._watch()
+    assert job._tasks == []

@@ -115,7 +115,7 @@ class DescriptionKey(Model):
     """A description kept elsewhere."""
 
     config_map_key_ref: ConfigMapKeyRef
-    """Key of a ConfigMap that holds the text."""
+    """Key of a ConfigMap that holds the text: its first 4096 characters."""
 
 
 class VLLM(Model):

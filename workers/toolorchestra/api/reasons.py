@@ -49,6 +49,7 @@ class Reason(StrEnum):
     GROUPS_EXHAUSTED = "GroupsExhausted"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
+    CLUSTER_REFUSED = "ClusterRefused"
     SUSPENDED_BY_USER = "SuspendedByUser"
     NOT_SUSPENDED = "NotSuspended"
     ROLLING_OUT = "RollingOut"
@@ -289,6 +290,11 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Running=False, ClusterReady=False",
         "The program failed, or has paused (then `Running` has the reason). The message has its last words.",
         "As the message says; `kubectl logs` of the head.",
+    ),
+    Reason.CLUSTER_REFUSED: Explained(
+        "Failed=True, ClusterReady=False",
+        "KubeRay's operator refuses the RayJob as it is, and would refuse it again. The message has its words.",
+        "A new training without what the words name; or a KubeRay that knows it (1.6 or later).",
     ),
     Reason.SUSPENDED_BY_USER: Explained(
         "Suspended=True, Running=False, ClusterReady=False",

@@ -26,10 +26,9 @@ EFFECTS: Final[Mapping[str, Mapping[str, str]]] = {
     "OrchestratorTraining": {
         "spec.suspend": "`true`: a checkpoint, then compute is given back; `false`: the next attempt goes on.",
         "spec.limits": _NEXT_ATTEMPT,
-        "spec.rollout.workers": "The workers' Deployment is scaled. More than a fifth above the number at the start is "
-        "not used: it was the size of the streams' consumers.",
+        "spec.rollout.workers": "The workers' Deployment is scaled, and the number of tasks that may be held at once.",
         "spec.rollout.concurrencyPerWorker": "The workers roll; episodes in flight get a minute to end, then are "
-        "delivered again. The same limit as for `workers`.",
+        "delivered again.",
         "spec.rollout.podTemplate": "The workers roll.",
         "spec.ray": "While suspended: the next attempt is made with it.",
         "spec.startDeadlineSeconds": _AT_ONCE,
@@ -41,7 +40,7 @@ EFFECTS: Final[Mapping[str, Mapping[str, str]]] = {
     "ExpertPool": {
         "spec.roles": "For trainings that are admitted later.",
         "spec.description": _NEXT_ATTEMPT,
-        "spec.descriptionFrom": "Whether it is there is checked at once.",
+        "spec.descriptionFrom": "Whether it is there is checked at once; a training reads it when an attempt begins.",
         "spec.price": _NEXT_ATTEMPT,
         "spec.expectedLatencyMilliseconds": _NEXT_ATTEMPT,
         "spec.limits": _NEXT_ATTEMPT,

@@ -169,7 +169,9 @@ LabelValue = Annotated[
         r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "a label's value: at most 63 letters, digits, -._", 63
     ),
 ]
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
+MOST_TEXT = 4096
+"""Characters of a `Text`."""
+Text = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 LongText = Annotated[str, Field(max_length=32768)]
 Image = Annotated[str, Field(min_length=1, max_length=512)]

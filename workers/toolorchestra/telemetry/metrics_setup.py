@@ -105,8 +105,11 @@ class Metrics:
     _closers: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def shutdown(self) -> None:
-        """Export the last figures and stop."""
-        self.provider.shutdown(timeout_millis=SHUTDOWN_MILLISECONDS)
+        """Export the last figures and stop. Never raises: it is a run's last act, and its exit status says how that was."""
+        try:
+            self.provider.shutdown(timeout_millis=SHUTDOWN_MILLISECONDS)
+        except Exception as error:  # the SDK raises where an exporter was too slow for the others to have their turn
+            _log.warning("the last metrics were not exported: %s", error)
         for close in self._closers:
             close()
 
