@@ -128,14 +128,20 @@ def test_two_exporters_at_once(collector: Collector, monkeypatch: pytest.MonkeyP
     assert len(collector.got) == 1
 
 
-def test_a_collector_that_is_away_fails_no_run(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_collector_that_is_away_fails_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    monkeypatch.setattr("toolorchestra.telemetry.metrics_setup.SHUTDOWN_MILLISECONDS", 100)
-    telemetry = made({**PROMETHEUS, "OTEL_METRICS_EXPORTER": "otlp,prometheus"})
+    telemetry = made({"OTEL_METRICS_EXPORTER": "otlp"})
     Recorder(telemetry.meter).write(one_of_each)
+    telemetry.shutdown()
+
+
+def test_an_end_that_the_sdk_finds_too_slow_fails_no_run_and_closes_the_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("toolorchestra.telemetry.metrics_setup.SHUTDOWN_MILLISECONDS", 0)
+    telemetry = made(PROMETHEUS)
+    assert "process_cpu_seconds_total" in scrape(telemetry)
     telemetry.shutdown()
     assert "the last metrics were not exported" in caplog.text
     with pytest.raises(OSError, match="refused"):

@@ -105,7 +105,7 @@ class Metrics:
     _closers: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def shutdown(self) -> None:
-        """Export the last figures and stop. Never raises: it is a run's last act, and its exit status says how that was."""
+        """Export the last figures and stop. Never raises: a run that is complete does not fail over them."""
         try:
             self.provider.shutdown(timeout_millis=SHUTDOWN_MILLISECONDS)
         except Exception as error:  # the SDK raises where an exporter was too slow for the others to have their turn
