@@ -389,3 +389,22 @@ def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
     job = TrainingJob(config=config, run=RunDir(tmp_path))
     job._watch()
     assert job._tasks == []
+
+
+async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, run = (
+        Measured(training=None),
+        Scene(tmp_path, reply=either([]), experts=Flaky(actual_usd=Decimal(0)), steps=1),
+    )
+    monkeypatch.setattr("toolorchestra.rollout.worker._recorder", mine.recorder)
+    theirs = metered(run)
+    async with run.running():
+        await run.train()
+    dead = theirs.get(m.DEAD_LETTERS)
+    assert dead > 0
+    assert mine.get(m.WORKER_REDELIVERIES) == dead * (run.bus.max_deliver - 1)
+    stored = {"purpose": "train", "ending": "answered"}
+    assert mine.get(m.WORKER_EPISODES, **stored) == theirs.get(m.RESULTS, **stored) > 0
+    for name, points in mine.all().items():
+        (instrument,) = (one for one in m.WORKER if one.name == name)
+        assert all(dict(labels).keys() == set(instrument.labels) for labels in points)
