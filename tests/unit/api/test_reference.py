@@ -194,7 +194,8 @@ def test_the_actions_that_are_counted_are_all_in_the_docs() -> None:
 
 
 def test_the_alerts_are_all_in_the_docs() -> None:
-    rules = (REPOSITORY / "charts/toolorchestra/files/alerts.yaml").read_text(encoding="utf-8")
+    files = sorted((REPOSITORY / "charts/toolorchestra/files").glob("alerts*.yaml"))
+    rules = "\n".join(file.read_text(encoding="utf-8") for file in files)
     found = set(re.findall(r"- alert: (\w+).*?severity: (\w+)", rules, flags=re.DOTALL))
     assert {(row[0].strip("`"), row[1]) for row in cells(section("operations.md", "Alerts"))[1:]} == found
 
