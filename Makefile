@@ -62,6 +62,7 @@ testbed: setup ## Build etcd, kube-apiserver and helm for tests (minutes, once; 
 	@$(TESTBED) testbed.binaries etcd kube-apiserver helm >/dev/null
 
 e2e: setup ## The tests on a real node (root; docs/testbed.md)
+	@$(TESTBED) testbed.by_hand prepare
 	$(BIN)/python -m pytest -m cluster
 
 cluster-up: setup ## Start a real cluster with one node here, and print its KUBECONFIG (root; docs/testbed.md)

@@ -1,4 +1,4 @@
-"""`make cluster-up` and `make cluster-down`: a cluster that outlives the command, one on a machine.
+"""`make cluster-up`, `make cluster-down`, and what `make e2e` does first: a cluster that outlives the command, one on a machine.
 
 `up` spawns the process that runs the cluster and waits until it is ready; `down` asks that one to end and waits. Where
 it was killed the kernel has ended what it had started, and `down` removes the rest.
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from testbed import network
-from testbed.binaries import CannotBuild, binaries, cache_folder
+from testbed.binaries import COMPONENTS, CannotBuild, binaries, cache_folder
 from testbed.control_plane import NotReady
 from testbed.node import clear_cgroups
 from testbed.node_cluster import NodeCluster
@@ -67,6 +67,12 @@ def up() -> None:
     print(f"export KUBECONFIG={FOLDER / 'admin.kubeconfig'}")
 
 
+def prepare() -> None:
+    """Install and build all that a cluster and its tests need: minutes, once, and outside of any test's time."""
+    ensure(install=True, images=True, say=_say)
+    binaries(COMPONENTS, say=_say)
+
+
 def down() -> None:
     """End the cluster, and remove everything of it."""
     pid = holder()
@@ -83,9 +89,9 @@ def down() -> None:
 
 
 def main() -> int:
-    """`up`, `down`, or (in the process that `up` spawns) `serve`."""
+    """`up`, `down`, `prepare`, or (in the process that `up` spawns) `serve`."""
     try:
-        {"up": up, "down": down, "serve": serve}[sys.argv[1]]()
+        {"up": up, "down": down, "prepare": prepare, "serve": serve}[sys.argv[1]]()
     except (CannotBuild, CannotRun, NotReady) as error:
         _say(f"testbed: {error}")
         return 1
