@@ -1,4 +1,4 @@
-"""`make cluster-up`, `make cluster-down`, and what `make e2e` does first: a cluster that outlives the command, one on a machine.
+"""`make cluster-up` and `make cluster-down`, a cluster that outlives the command; and what `make e2e` does first.
 
 `up` spawns the process that runs the cluster and waits until it is ready; `down` asks that one to end and waits. Where
 it was killed the kernel has ended what it had started, and `down` removes the rest.
