@@ -230,7 +230,7 @@ async def test_what_is_made_is_stored_whole_and_looked_at_again_left_alone(
     since = kuberay.audit_log.position()
     await world.begins(**VARIANTS[variant])
     assert world.stage.condition("Accepted") == ("True", "Accepted")
-    assert world.stage.status()["ray"] == {"provider": "KubeRay", "name": "tiny-1"}
+    assert world.stage.status()["ray"] == {"provider": "KubeRay", "name": "tiny-1", "image": "cpu:1"}
     (job,) = (one for one in sent if one["kind"] == "RayJob")
     live = world.kuberay.job(1)
     assert list(lacks(job["spec"], live["spec"])) == [], "pruned, or changed"

@@ -198,6 +198,13 @@ def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) 
     return found
 
 
+def _ray(admitted: Admitted, remembered: Remembered) -> dict[str, Any]:
+    """The attempt's cluster."""
+    name = admitted.desired.names.attempt(remembered.attempt)
+    made_with = remembered.image if remembered.cluster == name else None
+    return {"provider": remembered.provider, "name": name, "image": made_with or admitted.desired.cluster_image}
+
+
 def _status(
     decision: Decision, observed: Observed, admitted: Admitted | None, conditions: Any, generation: int
 ) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _status(
     if remembered.experts:
         found["experts"] = list(remembered.experts)
     if remembered.provider is not None and attempt:
-        found["ray"] = {"provider": remembered.provider, "name": admitted.desired.names.attempt(attempt)}
+        found["ray"] = _ray(admitted, remembered)
     for key, time in (("startTime", remembered.start_time), ("completionTime", remembered.completion_time)):
         if time is not None:
             found[key] = time.replace(microsecond=0).isoformat().replace("+00:00", "Z")

@@ -1,7 +1,7 @@
 """What observation cannot give back, read from status: a closed list. Nothing else in status is ever an input.
 
-attempt and its start, restarts, the terminal condition, the Ray provider, the resolved experts, the last committed
-checkpoint, the dollars spent.
+attempt and its start, restarts, the terminal condition, the Ray provider, the present cluster's name and image, the
+resolved experts, the last committed checkpoint, the dollars spent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Remembered:
     completion_time: datetime | None = None
     terminal: Terminal | None = None
     provider: Provider | None = None
+    cluster: str | None = None
+    image: str | None = None
+    """Of the pods of `cluster`, whatever the operator would take today."""
     experts: tuple[Mapping[str, Any], ...] = ()
     step: int | None = None
     checkpoint: Mapping[str, Any] | None = None
@@ -35,6 +38,7 @@ class Remembered:
     @classmethod
     def of(cls, parent: Manifest) -> Remembered:
         status: Mapping[str, Any] = parent.get("status") or {}
+        ray: Mapping[str, Any] = status.get("ray") or {}
         ended: list[Terminal] = ["Complete", "Failed"]
         terminal = next((kind for kind in ended if condition_of(parent, kind).get("status") == "True"), None)
         return cls(
@@ -43,7 +47,9 @@ class Remembered:
             start_time=_time(status.get("startTime")),
             completion_time=_time(status.get("completionTime")),
             terminal=terminal,
-            provider=(status.get("ray") or {}).get("provider"),
+            provider=ray.get("provider"),
+            cluster=ray.get("name"),
+            image=ray.get("image"),
             experts=tuple(status.get("experts") or ()),
             step=status.get("step"),
             checkpoint=status.get("checkpoint"),

@@ -185,6 +185,8 @@ def test_the_image_is_what_is_given_or_the_trainings_own() -> None:
     assert image_of(TRAINING, template, "mine") == "mine"
     assert image_of(TRAINING, template, None) == "worker:1"
     assert image_of({**TRAINING, "spec": {"ray": {"image": "own"}}}, {}, None) == "own"
+    told = {"ray": {"provider": "KubeRay", "name": "tiny-1", "image": "ran"}}
+    assert image_of({**TRAINING, "status": told, "spec": {"ray": {"image": "next"}}}, {}, None) == "ran"
     with pytest.raises(NoImage, match="--image"):
         image_of(TRAINING, {}, None)
 

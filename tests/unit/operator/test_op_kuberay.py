@@ -143,7 +143,7 @@ KEPT = {"PersistentVolumeClaim tiny-storage"}
 def test_auto_is_kuberay_where_it_is_installed_and_stays_it() -> None:
     world = World()
     world.settle()
-    assert world.parent["status"]["ray"] == {"provider": "KubeRay", "name": "tiny-1"}
+    assert world.parent["status"]["ray"] == {"provider": "KubeRay", "name": "tiny-1", "image": "cpu"}
     assert world.kinds() == {RAY_JOB_1, CONFIG_1, "Secret tiny-ray", "Deployment tiny-workers"} | KEPT
     world.kuberay = False
     world.settle()

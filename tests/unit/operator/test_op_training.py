@@ -477,7 +477,7 @@ def test_a_provider_that_is_not_there_is_refused() -> None:
     assert not world.objects
     world = World(ray={"provider": "Auto"})
     world.settle()
-    assert world.parent["status"]["ray"] == {"provider": "Builtin", "name": "tiny-1"}
+    assert world.parent["status"]["ray"] == {"provider": "Builtin", "name": "tiny-1", "image": "cpu"}
 
 
 def test_deleting_removes_the_streams_and_lets_go() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from toolorchestra.api.base import LIST_MAP, Model
 from toolorchestra.api.conditions import CONDITION_LIST, TrainingCondition
 from toolorchestra.api.model import ExpertPrice
-from toolorchestra.api.scalars import USD, Fraction, Name, NonNegative, Number, ShortText, SignedNumber
+from toolorchestra.api.scalars import USD, Fraction, Image, Name, NonNegative, Number, ShortText, SignedNumber
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -66,6 +66,8 @@ class RayStatus(Model):
     """Who made it; stays for the training's life."""
     name: ShortText
     """Its name."""
+    image: Image | None = None
+    """What its pods run."""
 
 
 class OrchestratorTrainingStatus(Model):

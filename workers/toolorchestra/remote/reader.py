@@ -63,8 +63,10 @@ def image_of(training: Json, template: Json, given: str | None) -> str:
         return given
     if containers := template.get("containers"):
         return str(containers[0]["image"])
-    if own := (training["spec"].get("ray") or {}).get("image"):
-        return str(own)
+    status = training.get("status") or {}
+    for where in (status, training["spec"]):
+        if own := (where.get("ray") or {}).get("image"):
+            return str(own)
     raise NoImage(
         "nothing of the training is left that tells an image: give --image (anything with sh, tar, sha256sum)"
     )
