@@ -22,6 +22,11 @@ _POOL_ORDER = ("Ready", "Routable", "Available", "Degraded", "Progressing", "Acc
 _ORDER = {kind: place for place, kind in enumerate((*TRAINING_CONDITION_ORDER, *_POOL_ORDER))}
 _BAD_WHEN_TRUE = ("Failed", "Degraded")
 _NEUTRAL = ("Suspended", "Progressing")
+_EXPECTED = (
+    *(Reason.CLUSTER_STARTING, Reason.WARM_STARTING, Reason.EVALUATING, Reason.STEPS_DONE),
+    *(Reason.SUSPENDED_BY_USER, Reason.QUOTA_PENDING),
+)
+"""Why something is not so on the way to a good end, or because a person wants it: nothing to warn of."""
 
 
 def condition(kind: str, status: Status, reason: Reason, message: str = "") -> dict[str, Any]:
@@ -63,5 +68,6 @@ def _changed(last: Condition | None, one: Condition) -> bool:
 
 def _event(one: Condition) -> Emit:
     bad = (one["status"] == "True") == (one["type"] in _BAD_WHEN_TRUE) and one["type"] not in _NEUTRAL
+    bad = bad and one["reason"] not in _EXPECTED
     said = f"{one['type']}={one['status']}" + (f": {one['message']}" if one["message"] else "")
     return Emit("Warning" if bad else "Normal", one["reason"], said[:MESSAGE_LENGTH])
