@@ -39,6 +39,7 @@ RESYNC_SECONDS = 60.0
 """More often than by default (300)."""
 PATIENCE = 1800.0
 BARS = {"steady_p95_seconds": 2.0, "rss_mb": 400.0, "cold_start_seconds": 120.0}
+"""The design's, for 1,000 trainings and 200 pools."""
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
@@ -336,14 +337,17 @@ def main() -> None:
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    measured = {
+        "steady_p95_seconds": results["edits"]["event_to_applied_seconds"]["p95"],
+        "rss_mb": results["peak_rss_mb"],
+        "cold_start_seconds": results["cold_start"]["seconds"],
+    }
     print(table(results))
-    missed = [
-        results["edits"]["event_to_applied_seconds"]["p95"] > BARS["steady_p95_seconds"],
-        results["peak_rss_mb"] > BARS["rss_mb"],
-        results["cold_start"]["seconds"] > BARS["cold_start_seconds"],
-        bool(results["steady"]["writes"]),
-    ]
-    raise SystemExit(any(missed))
+    for name, bar in BARS.items():
+        print(f"{name} ratio: {measured[name] / bar:.2f} (bar 1, at most: {bar:g})")
+    print(f"operator_kubectl ratio: {results['ratio']['made']:.2f} (bar none)")
+    missed = [name for name, bar in BARS.items() if measured[name] > bar]
+    raise SystemExit(bool(missed or results["steady"]["writes"]))
 
 
 if __name__ == "__main__":
