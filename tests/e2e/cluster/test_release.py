@@ -15,7 +15,9 @@ import yaml
 
 from support.real_run import TINY_RUN
 from support.release import CORE, NAME, PLURALS, RESEARCH, SYSTEM, Release, orphans, services
+from support.timeline import Timeline
 from testbed.api import Refused
+from testbed.cluster import CHECKOUT
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.journal import read_frames
 from toolorchestra.train.run_dir import RunDir
@@ -91,8 +93,12 @@ def test_a_training_completes_with_a_real_expert(release: Release) -> None:
     for pool in pools():
         name = pool["metadata"]["name"]
         release.until(f"pool {name} is ready", lambda n=name: release.condition("ExpertPool", n, "Ready") == "True")
-    apply(release, training(FIRST, provider=release.provider))
-    done = release.complete(FIRST)
+    with Timeline(release.cluster.api, RESEARCH, FIRST) as timeline:
+        apply(release, training(FIRST, provider=release.provider))
+        done = release.complete(FIRST)
+        parts = ("trainers", "engines", "workers")
+        release.until("compute is given back", lambda: not any(map(release.pods, parts)))
+    timeline.write(CHECKOUT / f".bench/e2e/timeline-{release.provider}.md")
     assert (done["step"], done["attempt"], done["restarts"], done["progressPercentage"]) == (STEPS, 1, 0, 100)
     assert {"reward", "accuracy", "usdPerTask"} <= done["metrics"].keys()
     assert float(done["metrics"]["accuracy"]) > 0, "`large` is right nine times out of ten"
