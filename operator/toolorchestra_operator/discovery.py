@@ -18,8 +18,9 @@ _log = logging.getLogger(__name__)
 Served = frozenset[tuple[str, str]]
 """(apiVersion, kind)."""
 
-KUEUE_WORKLOAD: Final = ("kueue.x-k8s.io/v1beta1", "Workload")
-INTERESTING: Final = (TRAININGS, POOLS, RAY_JOB, KUEUE_WORKLOAD)
+KUEUE_WORKLOADS: Final = (("kueue.x-k8s.io/v1beta2", "Workload"), ("kueue.x-k8s.io/v1beta1", "Workload"))
+"""The newest first; a Kueue serves one or both."""
+INTERESTING: Final = (TRAININGS, POOLS, RAY_JOB, *KUEUE_WORKLOADS)
 
 
 class Asks(Protocol):

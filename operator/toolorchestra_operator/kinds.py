@@ -39,6 +39,7 @@ RESOURCES: Final[Mapping[tuple[str, str], Resource]] = {
     ("storage.k8s.io/v1", "StorageClass"): Resource("storageclasses", namespaced=False),
     RAY_JOB: Resource("rayjobs"),
     ("ray.io/v1", "RayCluster"): Resource("rayclusters"),
+    ("kueue.x-k8s.io/v1beta2", "Workload"): Resource("workloads"),
     ("kueue.x-k8s.io/v1beta1", "Workload"): Resource("workloads"),
     TRAININGS: Resource("orchestratortrainings"),
     POOLS: Resource("expertpools"),

@@ -28,7 +28,7 @@ from toolorchestra_operator.settings import Settings
 FINALIZER = "ray.io/rayjob-finalizer"
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": "8000m", "memory": "65536Mi"}, "requests": {"cpu": "4"}}
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
-WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1"
+WORKLOADS = "/apis/kueue.x-k8s.io/v1beta2"
 AGENT = {"user_agent": "toolorchestra-operator"}
 
 WORKLOAD_CRD: dict[str, Any] = {
@@ -41,7 +41,7 @@ WORKLOAD_CRD: dict[str, Any] = {
         "names": {"plural": "workloads", "singular": "workload", "kind": "Workload", "listKind": "WorkloadList"},
         "versions": [
             {
-                "name": "v1beta1",
+                "name": "v1beta2",
                 "served": True,
                 "storage": True,
                 "subresources": {"status": {}},
@@ -230,9 +230,11 @@ async def test_what_is_made_is_stored_whole_and_looked_at_again_left_alone(
     since = kuberay.audit_log.position()
     await world.begins(**VARIANTS[variant])
     assert world.stage.condition("Accepted") == ("True", "Accepted")
-    assert world.stage.status()["ray"] == {"provider": "KubeRay", "name": "tiny-1", "image": "cpu:1"}
     (job,) = (one for one in sent if one["kind"] == "RayJob")
     live = world.kuberay.job(1)
+    (head,) = live["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    wanted = {"provider": "KubeRay", "name": "tiny-1", "image": head["image"]}
+    assert world.stage.status()["ray"] == wanted
     assert list(lacks(job["spec"], live["spec"])) == [], "pruned, or changed"
     assert list(lacks(job["metadata"], live["metadata"])) == []
     assert live["spec"].get("suspend", False) is (variant == "queued")
@@ -415,7 +417,7 @@ async def test_a_queue_admits_preempts_and_admits_again(world: World, kueue: Clu
 
     labels = {"kueue.x-k8s.io/job-uid": played.job(1)["metadata"]["uid"]}
     workloads = stage.of(WORKLOADS, "workloads")
-    kind = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload"}
+    kind = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload"}
     kueue.api.create(workloads, {**kind, "metadata": {"name": "rayjob-tiny-1-b8f3d", "labels": labels}})
 
     def decides(*conditions: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
-from toolorchestra_operator.discovery import KUEUE_WORKLOAD
+from toolorchestra_operator.discovery import KUEUE_WORKLOADS
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Key, Manifest, Ref
 from toolorchestra_operator.needs import look
@@ -120,10 +120,13 @@ class TrainingObserver:
         """Only where a queue is named and still decides."""
         job = objects.get(Ref(*RAY_JOB, names.namespace, names.attempt(remembered.attempt)))
         waits = job is not None and job["spec"].get("suspend") and "queueName" in parent["spec"]
-        if not waits or job is None or not await self.api.served(*KUEUE_WORKLOAD):
+        if not waits or job is None:
             return None
-        labels = {JOB_UID_LABEL: job["metadata"]["uid"]}
-        return tuple(await self.api.list(*KUEUE_WORKLOAD, namespace=names.namespace, labels=labels))
+        for version, kind in KUEUE_WORKLOADS:
+            if await self.api.served(version, kind):
+                labels = {JOB_UID_LABEL: job["metadata"]["uid"]}
+                return tuple(await self.api.list(version, kind, namespace=names.namespace, labels=labels))
+        return None
 
     async def _pools(self, namespace: str) -> tuple[ExpertPool, ...]:
         """Pools that the models accept; one that they do not is no expert, and says so itself."""

@@ -1,4 +1,4 @@
-"""The preflight's pure parts: GPUs, memory, money, references, and what a cluster lacks."""
+"""The preflight's parts: GPUs, memory, money, references, and what a cluster lacks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from support.pool_world import GPU, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.remote.kinds import Kind
 from toolorchestra.remote.preflight.capacity import MEMORY_LABEL, gpu_bytes
 from toolorchestra.remote.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
 from toolorchestra.remote.preflight.compute import demands, gpu_lines
 from toolorchestra.remote.preflight.facts import Facts, Hidden
 from toolorchestra.remote.preflight.line import Line
+from toolorchestra.remote.preflight.look import look
 from toolorchestra.remote.preflight.memory import bytes_of, pool_lines, size_of, training_lines
 from toolorchestra.remote.preflight.references import Reference, references
 from toolorchestra.remote.preflight.spend import evaluation_episodes, spend_lines, training_episodes
@@ -282,3 +284,33 @@ def test_a_node_selector_counts() -> None:
 def test_nodes_tell_how_large_a_gpu_is() -> None:
     assert gpu_bytes(replace(GOOD, nodes=(node(1), node(1, **{MEMORY_LABEL: "81559"})))) == 81559 * 2**20
     assert gpu_bytes(GOOD) is None
+
+
+class Serving:
+    """An API server that has Kueue in some versions, and every object that is asked for."""
+
+    def __init__(self, *versions: str) -> None:
+        self.versions = {f"kueue.x-k8s.io/{version}" for version in versions}
+        self.asked: list[str] = []
+
+    def serves(self, kind: Kind) -> bool:
+        return kind.api_version in self.versions
+
+    def find(self, kind: Kind, name: str, **_: Any) -> Any:
+        self.asked.append(kind.path(name=name))
+        return {"metadata": {"name": name}}
+
+    def list(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+    def may(self, *_: Any, **__: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("versions", "asked"), [("v1beta1", "v1beta1"), ("v1beta2", "v1beta2"), ("both", "v1beta2")])
+def test_a_queue_is_looked_for_in_a_version_that_kueue_serves(versions: str, asked: str) -> None:
+    kube: Any = Serving(*(("v1beta1", "v1beta2") if versions == "both" else (versions,)))
+    queue = Reference("LocalQueue", "research")
+    facts = look(kube, namespace="ours", references=[queue], documents=[], gpus=False)
+    assert facts.objects == {queue: {"metadata": {"name": "research"}}}
+    assert f"/apis/kueue.x-k8s.io/{asked}/localqueues/research" in kube.asked

@@ -25,6 +25,7 @@ class FakeApi:
 
     def __init__(self, *objects: dict[str, Any]) -> None:
         self.objects = {Ref.of(one): one for one in objects}
+        self.serves: set[str] = set()
 
     async def get(self, ref: Ref) -> dict[str, Any] | None:
         return self.objects.get(ref)
@@ -38,7 +39,7 @@ class FakeApi:
         return schemas()
 
     async def served(self, api_version: str, kind: str) -> bool:
-        return False
+        return api_version in self.serves
 
 
 class NoStreams:
@@ -80,3 +81,21 @@ async def test_a_description_kept_elsewhere_is_told_as_if_it_were_the_pool_s(
     assert described.spec.description == text
     assert described.spec.description_from is None
     assert other.spec.description == pools[1]["spec"]["description"]
+
+
+@pytest.mark.parametrize("serves", [{"v1beta1"}, {"v1beta2"}, {"v1beta1", "v1beta2"}, set[str]()])
+async def test_workloads_are_read_in_whichever_version_kueue_serves(serves: set[str]) -> None:
+    training, _ = documents(queueName="research")
+    training["metadata"] |= {"namespace": "default", "uid": "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"}
+    training["status"] = {"attempt": 1, "ray": {"provider": "KubeRay", "name": "tiny-1"}}
+    where = {"name": "tiny-1", "namespace": "default", "uid": "1"}
+    job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": where, "spec": {"suspend": True}}
+    made = {
+        version: {"apiVersion": f"kueue.x-k8s.io/{version}", "kind": "Workload", "metadata": {"name": version} | where}
+        for version in serves
+    }
+    api = FakeApi(training, job, *made.values())
+    api.serves = {one["apiVersion"] for one in made.values()}
+    observed = await TrainingObserver(api=api, streams=NoStreams(), runtime=RUNTIME).observe(KEY)
+    assert observed is not None
+    assert observed.workloads == ((made[max(serves)],) if serves else None)

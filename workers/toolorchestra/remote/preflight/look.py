@@ -26,7 +26,7 @@ T = TypeVar("T")
 OPERATOR_LABELS = "app.kubernetes.io/part-of=toolorchestra,app.kubernetes.io/component=operator"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
-INTERESTING = (kinds.TRAININGS, kinds.POOLS, kinds.RAY_JOBS, kinds.LOCAL_QUEUES)
+INTERESTING = (kinds.TRAININGS, kinds.POOLS, kinds.RAY_JOBS, kinds.LOCAL_QUEUES, kinds.OLDER_LOCAL_QUEUES)
 NEEDED = tuple((verb, kind) for kind in (kinds.POOLS, kinds.TRAININGS) for verb in ("create", "patch", "get", "list"))
 """What submitting and watching asks for."""
 
@@ -40,14 +40,16 @@ def look(
     gpus: bool,
 ) -> Facts:
     """Everything, once; nodes and pods only where `gpus` are wanted. Unreachable passes through."""
-    served = frozenset(kind.resource for kind in INTERESTING if kube.serves(kind))
+    serves = [kind for kind in INTERESTING if kube.serves(kind)]
+    served = frozenset(kind.resource for kind in serves)
+    by_name = KINDS | ({} if kinds.LOCAL_QUEUES in serves else {"LocalQueue": kinds.OLDER_LOCAL_QUEUES})
     there = _seen(lambda: kube.find(kinds.NAMESPACES, namespace) is not None)
     ours = kinds.TRAININGS.resource in served and kinds.POOLS.resource in served
     return Facts(
         served=served,
         namespace=there,
         operators=_seen(lambda: tuple(kube.list(kinds.DEPLOYMENTS, labels=OPERATOR_LABELS))),
-        objects={reference: _object(kube, reference, namespace) for reference in references},
+        objects={one: _object(kube, by_name[one.kind], one.name, namespace) for one in references},
         default_class=_seen(lambda: any(map(_is_default, kube.list(kinds.STORAGE_CLASSES)))),
         nodes=_seen(lambda: tuple(kube.list(kinds.NODES))) if gpus else (),
         pods=_seen(lambda: tuple(kube.list(kinds.PODS, fields=UNFINISHED))) if gpus else (),
@@ -66,9 +68,8 @@ def _seen(ask: Callable[[], T]) -> T | Hidden:
         return Hidden(str(error))
 
 
-def _object(kube: Kube, reference: Reference, namespace: str) -> Json | Hidden | None:
-    kind = KINDS[reference.kind]
-    return _seen(lambda: kube.find(kind, reference.name, namespace=namespace if kind.namespaced else ""))
+def _object(kube: Kube, kind: kinds.Kind, name: str, namespace: str) -> Json | Hidden | None:
+    return _seen(lambda: kube.find(kind, name, namespace=namespace if kind.namespaced else ""))
 
 
 def _is_default(storage_class: Json) -> bool:

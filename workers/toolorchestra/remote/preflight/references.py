@@ -20,7 +20,7 @@ class Reference:
     key: str = ""
 
 
-KINDS: Mapping[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "Secret": kinds.SECRETS,
     "ConfigMap": kinds.CONFIG_MAPS,
     "PersistentVolumeClaim": kinds.CLAIMS,
