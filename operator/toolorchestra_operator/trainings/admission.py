@@ -114,7 +114,7 @@ def _unsupported(desired: Desired) -> list[str]:
         found.append("spec.initFrom: not available; set spec.model.uri to the exported folder (pvc://claim/path)")
     if spec.export is not None:
         found.append("spec.export: not available; the model is exported into storage, see status.exportURI")
-    if desired.nats_url is None and spec.messaging.controller_secret_ref is None:
+    if desired.nats_url is None:  # the operator makes the streams, whoever else has a URL of their own
         found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
     return found
 

@@ -74,7 +74,7 @@ def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: Cl
     elif messaging.ready:
         decision = decision.says("MessagingReady", "True", Reason.STREAMS_READY)
     else:
-        decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, "the streams are being made")
+        decision = decision.says("MessagingReady", "False", Reason.STREAMS_PENDING, "the streams are being made")
     out = [pool.metadata.name for pool in admitted.experts if not is_ready(pool)]
     if out:
         decision = decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, f"not ready: {', '.join(out)}")

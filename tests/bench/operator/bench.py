@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from world import OPERATOR, World, events
 
 from support.operator_process import RunningOperator, operator_process, until
@@ -218,8 +217,8 @@ class Bench:
             self.world.api.create("/api/v1/namespaces", {"metadata": {"name": f"kubectl-{space}"}})
         for one in children:
             one["metadata"]["namespace"] = f"kubectl-{one['metadata']['namespace']}"
-        file = self.folder / "children.yaml"
-        file.write_text(yaml.dump_all(children, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+        file = self.folder / "children.json"
+        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": children}))
         command = [str(program), "--kubeconfig", str(self.cluster.kubeconfig), "apply", "--server-side"]
         command += ["--field-manager", "bench", "-f", str(file)]
         found: dict[str, Any] = {"objects": len(children)}

@@ -101,3 +101,12 @@ def test_a_provider_is_what_the_cluster_has(tmp_path: Path) -> None:
     file.write_text(text)
     assert "RayProviderUnavailable" in orchestra("render", "-f", file, status=1).stderr
     assert "RayJob tiny-1" in names(objects("-f", file, "--kuberay"))
+
+
+@pytest.mark.parametrize(
+    "text", ["3491754e1", "1e5", "-1E+5", ".5e3", "1_0e5", "0o17", "-0o7", "0X1F", "0B1", "y", "12"]
+)
+def test_texts_stay_texts_for_kubectl(text: str) -> None:
+    """Its parser takes more for numbers and booleans than PyYAML, which writes most of these without quotes."""
+    printed = orchestra("render", "-f", TINY, "--", f"--cpu-image={text}").stdout
+    assert f'image: "{text}"\n' in printed.replace("'", '"')

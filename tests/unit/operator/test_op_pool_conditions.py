@@ -196,7 +196,7 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
     from_elsewhere = {"Forbidden", "NameTaken"}  # said by the loop, where the API server refuses a plan
     of_trainings = {
         *("NoExpertsMatch", "PoolNotFound", "RayProviderUnavailable", "QuotaReserved", "QuotaUnknown", "NoQueue"),
-        *("Preempted", "StreamsReady", "MessagingUnreachable", "ExpertsReady", "ExpertsUnavailable"),
+        *("Preempted", "StreamsReady", "StreamsPending", "MessagingUnreachable", "ExpertsReady", "ExpertsUnavailable"),
         *("ClusterStarting", "ClusterReady", "StartDeadlineExceeded", "ActiveDeadlineExceeded", "Training"),
         *("WarmStarting", "Evaluating", "Restarting", "StepsDone", "SpendCapReached", "FailureRateExceeded"),
         *(

@@ -150,6 +150,7 @@ def test_a_training_is_admitted_runs_and_completes() -> None:
     assert world.kinds() == KEPT
     assert not world.streams
     assert world.says("Complete")[0] == "True", "a finished training whose children are gone stays finished"
+    assert [event for event in world.events if event.type != "Normal"] == [], "nobody is warned of a good life"
 
 
 def test_what_admission_fixes_is_written_before_anything_is_made() -> None:
@@ -374,6 +375,16 @@ def test_nothing_starts_before_nats_answers() -> None:
     world.nats_error = ""
     world.settle()
     assert world.says("MessagingReady")[0] == "True"
+
+
+def test_the_operator_itself_needs_to_know_nats() -> None:
+    """It makes the streams: a URL that only the training's pods are told would leave it waiting for ever."""
+    world = World(messaging={"controllerSecretRef": {"name": "nats", "key": "url"}})
+    world.runtime = replace(RUNTIME, nats_url=None)
+    world.settle()
+    accepted, reason, message = world.says("Accepted")
+    assert (accepted, reason) == ("False", "InvalidSpec")
+    assert message.startswith("spec.messaging.url: no NATS server is known")
 
 
 def test_what_cannot_work_is_refused_and_heals() -> None:

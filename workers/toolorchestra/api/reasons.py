@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NO_QUEUE = "NoQueue"
     PREEMPTED = "Preempted"
     STREAMS_READY = "StreamsReady"
+    STREAMS_PENDING = "StreamsPending"
     MESSAGING_UNREACHABLE = "MessagingUnreachable"
     EXPERTS_READY = "ExpertsReady"
     EXPERTS_UNAVAILABLE = "ExpertsUnavailable"
@@ -190,9 +191,14 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Streams, consumers and buckets of the training exist.",
         _NOTHING,
     ),
+    Reason.STREAMS_PENDING: Explained(
+        "MessagingReady=False",
+        "Streams, consumers and buckets are being made, before anything that uses them is started.",
+        _NOTHING,
+    ),
     Reason.MESSAGING_UNREACHABLE: Explained(
         "MessagingReady=False",
-        "NATS cannot be reached, refuses the credentials, or has not made the streams yet. The message has its words.",
+        "NATS cannot be reached, or refuses: the credentials, or the streams. The message has its words.",
         "Is its pod running, is JetStream on, are URL and account right? `kubectl logs` of NATS and of the operator.",
     ),
     Reason.EXPERTS_READY: Explained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +92,10 @@ def _what(part: Rendered) -> str:
     return "1 object" if number == 1 else f"{number or 'no'} objects"
 
 
+_OTHERS_READ = re.compile(r"[yYnN]|[-+]?\.?\d[\da-fA-FxXoO_.+-]*")
+"""Texts that kubectl may read as numbers or booleans, and PyYAML as texts: a commit named 3491754e1, a flag `y`."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Every value written out where it stands; texts of several lines as blocks."""
 
@@ -99,7 +104,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else '"' if _OTHERS_READ.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
