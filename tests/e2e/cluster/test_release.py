@@ -164,8 +164,6 @@ def delete_pod(release: Release, component: str, *, namespace: str = RESEARCH) -
 
 
 def test_every_kind_of_pod_dies_once_and_the_training_completes(release: Release) -> None:
-    if release.provider != "Builtin":
-        pytest.skip("did not run: with KubeRay, KubeRay answers for the pods of a RayCluster")
     apply(release, training(SECOND, provider=release.provider, steps=MANY_STEPS))
     step = lambda: int(release.status("OrchestratorTraining", SECOND).get("step") or 0)  # noqa: E731
     release.until("a checkpoint", lambda: step() >= 3)
@@ -204,8 +202,7 @@ def test_uninstalling_leaves_the_models_and_nothing_else(release: Release) -> No
     api = release.cluster.api
     release.kubectl("delete", "ot,xp", "--all", "--timeout=300s")
     claims = {one["metadata"]["name"] for one in release.items("persistentvolumeclaims")}
-    trained = {FIRST, SECOND} if release.provider == "Builtin" else {FIRST}
-    assert claims == {f"{name}-storage" for name in trained}, "the models outlive the resources"
+    assert claims == {f"{name}-storage" for name in (FIRST, SECOND)}, "the models outlive the resources"
     release.helm("uninstall", NAME, "--wait", "--timeout", "5m")
     release.until("what was owned is gone", lambda: not left(release))
     with pytest.raises(Refused):
