@@ -185,7 +185,7 @@ def _tell_defaults(node: Schema) -> None:
     for part in (*node.get("properties", {}).values(), node.get("items"), node.get("additionalProperties")):
         if isinstance(part, dict):
             _tell_defaults(part)
-    if "description" in node and node.get("default") not in (None, {}, []):
+    if "description" in node and node.get("default") not in (None, {}, [], ""):
         told = node["default"] if isinstance(node["default"], str) else json.dumps(node["default"])
         node["description"] += f" Default: {told}."
 
