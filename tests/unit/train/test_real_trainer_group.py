@@ -21,7 +21,7 @@ from toolorchestra.train.warm_start import supervised_sample, supervised_step
 
 pytestmark = pytest.mark.real
 
-CONFIG = StepConfig(lr=1e-4, token_budget=700, entropy_coefficient=0.01)
+CONFIG = StepConfig(lr=1e-4, token_budget=700, entropy_coefficient=0.01, kl_coefficient=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def cluster() -> Iterator[None]:
 
 
 def settings(folder: Path) -> TrainerConfig:
-    return TrainerConfig(model_dir=str(folder), device="cpu", threads=1)
+    return TrainerConfig(model_dir=str(folder), device="cpu", threads=1, reference=True)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -51,6 +51,7 @@ def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied
             assert got.grad_norm == pytest.approx(want.grad_norm, rel=1e-5)
             assert got.entropy == pytest.approx(want.entropy, rel=1e-5)
             assert got.ratio_max == pytest.approx(want.ratio_max, rel=1e-4)
+            assert got.reference_kl == pytest.approx(want.reference_kl, abs=1e-6)
             assert (got.tokens, got.trained_tokens) == (want.tokens, want.trained_tokens)
         snapshot = group.snapshot(tmp_path / "0-3", version="0-3")
         after = load_file(snapshot.file)
@@ -63,6 +64,11 @@ def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied
         assert group.supervised_step(imitated, CONFIG).loss == pytest.approx(
             supervised_step(one, imitated, CONFIG).loss, abs=1e-5
         )
+        one.anchor()
+        group.anchor()
+        want, got = one.step(samples, CONFIG), group.step(samples, CONFIG)
+        assert got.reference_kl == pytest.approx(want.reference_kl, abs=1e-6)
+        assert got.loss == pytest.approx(want.loss, abs=1e-6)
         # A checkpoint of two ranks loads in one, and the other way round.
         group.save(store.begin(4))
         two = store.commit(4, job={})

@@ -98,6 +98,34 @@ def test_a_kl_term_pulls_back_to_the_reference(tiny: Path) -> None:
         free.step(samples, StepConfig(kl_coefficient=0.1))
 
 
+def test_the_reference_is_the_initial_policy_also_after_a_resume(tiny: Path, tmp_path: Path) -> None:
+    """What comes before the reinforcement learning (the warm start) moves the reference along; what comes after does
+    not, and a checkpoint brings it back."""
+    samples = random_batch(7, 8)
+    config = StepConfig(lr=2e-3, kl_coefficient=0.1)
+    one = trainer(tiny, reference=True)
+    for _ in range(3):
+        one.step(samples, config)
+    away = one.step(samples, config).reference_kl
+    assert away is not None
+    assert away > 1e-4
+    one.anchor()
+    assert one.step(samples, config).reference_kl == pytest.approx(0.0, abs=1e-6)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    one.save(folder)
+    resumed = trainer(tiny, reference=True)
+    resumed.load(folder)
+    again, goes_on = resumed.step(samples, config), one.step(samples, config)
+    assert goes_on.reference_kl is not None
+    assert goes_on.reference_kl > 1e-6
+    assert again.reference_kl == pytest.approx(goes_on.reference_kl, rel=1e-4)
+
+
+def test_without_a_reference_there_is_nothing_to_anchor(tiny: Path) -> None:
+    trainer(tiny).anchor()
+
+
 def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     one = trainer(tiny)
     samples = random_batch(8, 4)

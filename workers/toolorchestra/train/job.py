@@ -297,6 +297,7 @@ class Job:
             if number % 10 == 0 or number == warm.steps:
                 message = f"warm start: step {number} of {warm.steps}, loss {metrics.loss:.3f}"
                 self.status.set("Starting", message=message)
+        await self._trainers.anchor()
 
     async def _restore(self, recovery: Recovery) -> None:
         wanted = {str(a.issue): a.issue for results in recovery.restore.values() for a in results}

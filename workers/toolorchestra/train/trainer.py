@@ -21,7 +21,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
@@ -38,9 +43,9 @@ from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_w
 from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
 
 STATE = "state"
+"""Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
 FAMILIES_PER_RANK = 4
 """Fewest parts per rank that a batch is cut into, so that ranks can be balanced: a family is cut where it is longer."""
-"""Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
 
 
 class NonFiniteStep(RuntimeError):
@@ -57,8 +62,8 @@ class TrainerConfig:
     """Torch's compute threads of this process; None leaves torch's choice."""
     gradient_checkpointing: bool = False
     reference: bool = False
-    """Keep a frozen copy of the first weights beside the policy, sharded alike, for the KL term: it costs the
-    compute weights' memory once more and one forward pass a step."""
+    """Keep a frozen copy of the initial policy beside the policy, sharded alike, for the KL term: it costs the
+    compute weights' memory once more, in a checkpoint too, and one forward pass a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,20 +303,31 @@ class Trainer:
         np.random.seed(seed % (1 << 32))
         torch.manual_seed(seed)
 
+    def anchor(self) -> None:
+        """The reference becomes what the policy is now: the initial policy, once the warm start is over. Collective."""
+        if self.reference is not None:
+            set_model_state_dict(self.reference, get_model_state_dict(self.policy))
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the weights. The reference is part of it: nothing else has it after a resume."""
+        weights, optimizer = get_state_dict(self.policy, self.optimizer)
+        state: dict[str, Any] = {"model": weights, "optimizer": optimizer}
+        return state if self.reference is None else state | {"reference": get_model_state_dict(self.reference)}
+
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and this process's generators under `folder`; collective."""
-        weights, optimizer = get_state_dict(self.policy, self.optimizer)
-        save_state({"model": weights, "optimizer": optimizer}, checkpoint_id=folder / STATE, no_dist=self.world == 1)
+        save_state(self._state(), checkpoint_id=folder / STATE, no_dist=self.world == 1)
         torch.save(_generators(), folder / f"rng-{self.rank:05d}.pt")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, also with another number of ranks (then generators keep their own state)."""
-        weights, optimizer = get_state_dict(self.policy, self.optimizer)
-        state: dict[str, Any] = {"model": weights, "optimizer": optimizer}
+        state = self._state()
         load_state(state, checkpoint_id=folder / STATE, no_dist=self.world == 1)
         set_state_dict(
             self.policy, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
+        if self.reference is not None:
+            set_model_state_dict(self.reference, state["reference"])
         generators = sorted(folder.glob("rng-*.pt"))
         if len(generators) == self.world:
             _restore_generators(torch.load(generators[self.rank], weights_only=False))

@@ -158,6 +158,10 @@ class TrainerGroup:
         snapshot: Snapshot = self._all("snapshot", folder, version=version, dtype=dtype)[0]
         return snapshot
 
+    def anchor(self) -> None:
+        """Keep the weights of now as the KL term's reference, if there is one."""
+        self._all("anchor")
+
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and generators into a checkpoint's folder (`CheckpointStore.begin`)."""
         self._all("save", folder)

@@ -42,6 +42,9 @@ class AsyncTrainers:
         await self._call(self._group.save, folder)
         return await self._call(self._store.commit, step, job=job)
 
+    async def anchor(self) -> None:
+        await self._call(self._group.anchor)
+
     async def load(self, folder: Path) -> None:
         await self._call(self._group.load, folder)
 
