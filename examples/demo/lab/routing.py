@@ -7,6 +7,7 @@ whether the whole system does it is for `make demo` to show.
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections import Counter, deque
@@ -48,6 +49,8 @@ class Recipe:
     siblings: int = 16
     rate: float = 5e-4
     entropy: float = 0.01
+    kl: float = 0.0
+    """Weight of the distance (k3) from the policy after the warm start."""
     staleness: int = 0
     draws: int = 1
     """How often groups are drawn until a step has all it asks for: 1 is `Shrink` of training.yaml, more is `Refill`."""
@@ -101,9 +104,16 @@ class Trial:
             tiny.model.parameters(), lr=recipe.rate, betas=(0.9, 0.999), weight_decay=0.0
         )
         self.generator = torch.Generator().manual_seed(seed)
-        self.clipped = Clipped(clip_low=0.2, clip_high=0.28, entropy_coefficient=recipe.entropy)
+        self.clipped = Clipped(
+            clip_low=0.2, clip_high=0.28, entropy_coefficient=recipe.entropy, kl_coefficient=recipe.kl
+        )
+        self.reference = self._copy()
         self.queue: deque[Batch] = deque()
         self.next_group = 0
+
+    def _copy(self) -> Tiny | None:
+        """The model as it is, frozen, if the recipe asks for a reference."""
+        return Tiny(copy.deepcopy(self.tiny.model).requires_grad_(False)) if self.recipe.kl else None
 
     def prompt(self, instance: Instance) -> list[int]:
         task, view = instance
@@ -123,6 +133,7 @@ class Trial:
             logprobs, _, mask = self.tiny.logprobs(prompts, completions)
             loss = -logprobs[mask].mean()
             self._apply(loss, self.recipe.warm_rate)
+        self.reference = self._copy()
         return loss.item()
 
     def _apply(self, loss: Tensor, rate: float) -> None:
@@ -146,6 +157,10 @@ class Trial:
         logprobs, entropy, mask = self.tiny.logprobs(batch.prompts, batch.completions)
         advantages = torch.tensor(batch.advantages)[:, None].expand_as(mask)
         n = int(mask.sum())
+        reference = None
+        if self.reference is not None:
+            with torch.no_grad():
+                reference = self.reference.logprobs(batch.prompts, batch.completions)[0][mask]
         outputs = self.clipped(
             LossInputs(
                 logprobs=logprobs[mask],
@@ -153,7 +168,7 @@ class Trial:
                 sampler_logprobs=batch.logprobs[mask],
                 advantages=advantages[mask],
                 weights=torch.full((n,), 1.0 / n),
-                reference_logprobs=None,
+                reference_logprobs=reference,
             )
         )
         self._apply(outputs.loss, self.recipe.rate)

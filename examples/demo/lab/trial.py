@@ -44,6 +44,7 @@ def recipe_of(world: DemoWorld, given: argparse.Namespace) -> Recipe:
         siblings=algorithm.group_size,
         rate=given.rate or settings.step.lr,
         entropy=settings.step.entropy_coefficient if given.entropy is None else given.entropy,
+        kl=settings.step.kl_coefficient if given.kl is None else given.kl,
         staleness=algorithm.max_staleness if given.staleness is None else given.staleness,
         max_tokens=spec.rollout.max_response_tokens,
         draws=1 if algorithm.filters.when_short == "Shrink" else 1 + MAX_REFILL,
@@ -80,8 +81,10 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=DEMO / "base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=20, help="steps between evaluations on the first suite")
-    for name, kind in (("steps", int), ("rate", float), ("entropy", float), ("staleness", int), ("warm-steps", int)):
-        parser.add_argument(f"--{name}", type=kind)
+    for name in ("rate", "entropy", "kl"):
+        parser.add_argument(f"--{name}", type=float)
+    for name in ("steps", "staleness", "warm-steps"):
+        parser.add_argument(f"--{name}", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
     world = load_world(DEMO)
