@@ -9,7 +9,7 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
+.PHONY: help setup lock demo demo-seeds demo-staleness demo-figures controls test test-long test-unit testbed e2e cluster-up cluster-down lint format crds reference \
   chart-lint kind-e2e parity bench-train bench-operator clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
@@ -49,11 +49,17 @@ demo-staleness: setup ## The demo exactly synchronous, and up to four steps behi
 	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=0 --name demo-staleness-0
 	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=4 --name demo-staleness-4
 
+demo-figures: setup ## Every figure of docs/demo.md made anew: ten runs of the demo, about two hours; goes on where it was
+	PYTHONPATH=examples $(BIN)/python -m demo.figures
+
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
 	$(BIN)/python -m pytest -m "" tests/unit/demo/test_demo_controls.py
 
 test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
+
+test-long: setup ## The tests that take minutes each: the demo's controls, campaigns of hostile input, a first real model
+	$(BIN)/python -m pytest -m long
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
 	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster and not long"
