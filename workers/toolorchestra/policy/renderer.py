@@ -1,7 +1,7 @@
 """Messages to token ids and back. Token ids are the wire format: what the policy said is never tokenised again.
 
 Invariants:
-- `Renderer.render` equals transformers' `apply_chat_template` token for token.
+- `Renderer.render` equals transformers' `apply_chat_template` token for token, and no prompt is cut or padded.
 - `Conversation.observe` only ever appends: its prompt begins with every earlier prompt and output, id for id, unless
   it returns True (a *fork*): the template itself rewrites history, and the next prompt starts a new sample.
 """
@@ -36,6 +36,9 @@ class Renderer:
     def __init__(self, *, tokenizer: Tokenizer, template: ChatTemplate, stop_token_ids: Sequence[int]) -> None:
         if not stop_token_ids or (stop_text := tokenizer.id_to_token(stop_token_ids[0])) is None:
             raise RendererError("no end-of-sequence token: a turn of the policy could never end")
+        # A tokenizer.json may have been saved with the settings of somebody's batches; they would cut or fill prompts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._template = template
         self.stop_token_ids = tuple(stop_token_ids)
