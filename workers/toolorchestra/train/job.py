@@ -22,7 +22,8 @@ from opentelemetry.metrics import Meter
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
-from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.renderer import Renderer, RendererError
+from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
@@ -41,6 +42,7 @@ from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ports import Delivery
+from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
@@ -135,6 +137,7 @@ class Job:
         self.status.set(
             "Starting", message="starting engines and trainers", uid=self.config.uid, attempt=self.config.attempt
         )
+        self._rehearse()
         store = self._store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
@@ -159,6 +162,16 @@ class Job:
         if alone is not None:
             await self._unless_stopped(alone)
         await self._evaluate("initialPolicy", once=True)
+
+    def _rehearse(self) -> None:
+        """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used."""
+        try:
+            notes = rehearse(self.settings.world, Renderer.load(self.config.model_dir))
+        except (RehearsalError, RendererError, TemplateError) as error:
+            raise SettingsError(f"spec.model.uri: {self.spec.model.uri}: {error}") from error
+        for note in notes:
+            _log.info("model: %s", note)
+            self.run.event("template", f"model: {note}")
 
     def _watch(self) -> None:
         """Gauges, where somebody sees them."""
