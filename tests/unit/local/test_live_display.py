@@ -18,6 +18,7 @@ ROW: dict[str, Any] = {
     "reward_mean": 0.25,
     "accuracy": 0.5,
     "nominal_usd_per_task": 0.000123,
+    "loss": 0.1,
     "entropy": 1.5,
     "tokens_per_second": 12_345.6,
     "valid_fraction": 1.0,

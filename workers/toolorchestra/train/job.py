@@ -47,6 +47,7 @@ from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
 from toolorchestra.train.status import State, StatusWriter
+from toolorchestra.train.step_row import sound
 from toolorchestra.train.trainer import TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.trainers import AsyncTrainers
@@ -59,6 +60,16 @@ PROGRESS_KEY = "progress"
 PROGRESS_SECONDS = 1.0
 """Least time between two tellings."""
 NODES_POLL_SECONDS = 1.0
+REPORTED = (
+    "reward_mean",
+    "accuracy",
+    "nominal_usd_per_task",
+    "service_seconds_per_task",
+    "staleness_mean",
+    "tokens_per_second",
+    "trainer_idle_fraction",
+)
+"""Of a step's line, what the status shows."""
 BATCH = 256
 """Results journalled with one fsync."""
 
@@ -329,6 +340,7 @@ class Job:
             row = await self._supervised(self.controller.step())
             self.run.metric(row)
             self._report(row)
+            self.controller.check()
             if self.step % self.spec.checkpoint.every_steps == 0 or self.step == algorithm.steps:
                 await self._checkpoint()
             if self.step % every == 0 and self.step < algorithm.steps:
@@ -340,10 +352,8 @@ class Job:
         self._books.flush()
 
     def _report(self, row: dict[str, Any]) -> None:
-        keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
-        metrics = {key: row[key] for key in keys if key in row} | {
-            "tokens_per_second": row.get("tokens_per_second", 0.0)
-        }
+        found = sound(row) or {}
+        metrics = {"tokens_per_second": 0.0} | {key: found[key] for key in REPORTED if key in found}
         spend = self._books.ledger.spend
         self.status.set(
             "Running",
