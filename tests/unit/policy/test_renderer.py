@@ -119,7 +119,9 @@ def test_stop_tokens_come_from_both_files(renderer: Renderer) -> None:
     assert [renderer._tokenizer.id_to_token(i) for i in renderer.stop_token_ids] == ["<|im_end|>", "<|endoftext|>"]
 
 
-def test_truncation_and_padding_saved_with_a_tokenizer_are_off(folder: Path, renderer: Renderer, tmp_path: Path) -> None:
+def test_truncation_and_padding_saved_with_a_tokenizer_are_off(
+    folder: Path, renderer: Renderer, tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(folder, model)
     saved = Tokenizer.from_file(str(model / "tokenizer.json"))

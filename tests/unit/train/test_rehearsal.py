@@ -35,7 +35,8 @@ def resources(folder: Path, *, kinds: tuple[str, ...] = ("QA", "Chat"), prompt_t
     """The tiny training, over tasks of these kinds in turn and the model folder beside them."""
     grader = {"type": "ExactMatch", "data": {"answer": "4"}}
     rows = [
-        {"id": f"t{i}", "instruction": f"{i} + {i}?", "kind": kinds[i % len(kinds)], "grader": grader} for i in range(40)
+        {"id": f"t{i}", "instruction": f"{i} + {i}?", "kind": kinds[i % len(kinds)], "grader": grader}
+        for i in range(40)
     ]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = "{name: mine, type: JSONL, jsonl: {uri: file://TASKS}}".replace("TASKS", str(folder / "tasks.jsonl"))
@@ -94,7 +95,7 @@ def test_a_template_that_breaks_on_a_tools_turn_alone_is_refused(tmp_path: Path)
         "{% for m in messages %}{% if loop.length > 3 and 'be-the-system' != messages[0].content %}"
         "{{ raise_exception('too long a talk') }}{% endif %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(RehearsalError, match="Chat tasks: .*too long a talk"):
+    with pytest.raises(RehearsalError, match=r"Chat tasks: .*too long a talk"):
         rehearse(world_of(tmp_path), renderer_of(refusing))
     assert rehearse(world_of(tmp_path, kinds=("QA",)), renderer_of(refusing)), "no chat, no tool turn"
 

@@ -87,7 +87,7 @@ def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
     for stand_in in plan.stand_ins:
         console.print(f"· {stand_in}", style="dim")
     for note in plan.model_notes:
-        console.print(f"· model: {note}")
+        console.print(f"· model: {note}", soft_wrap=True)
     simulated = [pool.metadata.name for pool in plan.pools if pool.spec.simulated]
     if simulated:
         console.print(

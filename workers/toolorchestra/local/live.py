@@ -157,8 +157,12 @@ def _fill(table: Table, row: SoundRow, *, spent: float) -> None:
     idle, total = row.get("trainer_idle_fraction"), row["seconds"].get("total")
     table.add_row("reward", f"± {reward}" if spread else reward, "accuracy", _figure(row.get("accuracy"), ".1%"))
     table.add_row("$/task", _figure(row.get("nominal_usd_per_task"), ".6f"), "spent", f"${spent:.4f}")
-    table.add_row("entropy", _figure(row.get("entropy"), ".3f"), "tokens/s", _figure(row.get("tokens_per_second"), ",.0f"))
-    table.add_row("valid", _figure(row.get("valid_fraction"), ".1%"), "stale", _figure(row.get("staleness_mean"), ".1f"))
+    table.add_row(
+        "entropy", _figure(row.get("entropy"), ".3f"), "tokens/s", _figure(row.get("tokens_per_second"), ",.0f")
+    )
+    table.add_row(
+        "valid", _figure(row.get("valid_fraction"), ".1%"), "stale", _figure(row.get("staleness_mean"), ".1f")
+    )
     table.add_row("trainer idle", _figure(idle, ".0%"), "s/step", _figure(total, ".1f"))
     calls = sorted(row["calls"].items(), key=lambda item: -item[1])
     asked = max(1, sum(n for _, n in calls))

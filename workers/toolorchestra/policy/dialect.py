@@ -108,7 +108,8 @@ def _with_tools(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> lis
     text = (
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
         f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{listed}\n</tools>\n\n"
-        f"For each function call, return a json object with function name and arguments within {OPEN}{CLOSE} XML tags:\n"
+        "For each function call, return a json object with function name and arguments within "
+        f"{OPEN}{CLOSE} XML tags:\n"
         f'{OPEN}\n{{"name": <function-name>, "arguments": <args-json-object>}}\n{CLOSE}'
     )
     if messages and messages[0]["role"] == "system":

@@ -80,7 +80,9 @@ def naive_talk(
     expert = choose(topic_words(task), view.experts, rng, match_probability=match_probability)
     call = ToolCall("ask", {"model": expert.alias, "question": problem_text(task, view)})
     said = rng.choice([*_WORD.findall(task.instruction), str(rng.randrange(1000))])
-    return Talk(asks=_thought(task, expert, call), result=rng.choice(_RESULTS).format(said), answers=_ANSWER.format(said))
+    return Talk(
+        asks=_thought(task, expert, call), result=rng.choice(_RESULTS).format(said), answers=_ANSWER.format(said)
+    )
 
 
 def _thought(task: Task, expert: ExpertView, call: ToolCall) -> str:

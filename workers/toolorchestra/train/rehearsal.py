@@ -1,4 +1,4 @@
-"""A rehearsal before anything is started: a task of each mode is played for one turn, with a tool's result, and no model.
+"""A rehearsal before anything is started: a task of each mode is played for a turn, with a tool's result and no model.
 
 What is tried is what workers will do: the same renderer, the same modes, the same parser. A template or a tokenizer
 that cannot carry the experts' aliases, a call or a result is refused here, in words, and not after money was spent.
@@ -59,8 +59,8 @@ def _play(instance: Instance, world: World, renderer: Renderer) -> Iterator[str]
     missing = [expert.alias for expert in view.experts if not _holds(shown, expert.alias)]
     if missing:
         raise RehearsalError(
-            f"{task.kind} tasks: the prompt does not show the experts {', '.join(missing)}: the chat template drops them,"
-            " or the tokenizer cannot write them"
+            f"{task.kind} tasks: the prompt does not show the experts {', '.join(missing)}: the chat template drops"
+            " them, or the tokenizer cannot write them"
         )
     if len(prompt) > world.limits.max_prompt_tokens:
         yield (

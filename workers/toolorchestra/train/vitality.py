@@ -1,4 +1,5 @@
-"""Whether a run still learns, by what its policy writes and what its steps train on; and when to pause because it does not.
+"""Whether a run still learns, by what its policy writes and what its steps train on, and when to pause because it does
+not.
 
 A run that trains on nothing costs time and money and ends as if all were well. Decisions only: the controller tells
 what happened (`played`, `stepped`), and asks between two steps (`complaint`).
@@ -59,19 +60,18 @@ class Vitality:
     def complaint(self) -> Complaint | None:
         """Whether to pause now, between two steps."""
         refused = [kind for kind in self._outputs if kind is not None]
-        if self.require_format and len(self._outputs) >= FEWEST_OUTPUTS:
-            if len(refused) >= REFUSED_SHARE * len(self._outputs):
-                return Complaint(
-                    f"{len(refused)} of the policy's last {len(self._outputs)} outputs were refused ({_counted(refused)})."
-                    f" {_SHOW}; are the experts in it? Then teach it the form (spec.warmStart), train on refused outputs"
-                    f" too (spec.algorithm.filters.requireFormat: false), or take another model: {_PAGE}.",
-                    Reason.OUTPUTS_UNREADABLE,
-                )
-        if self.empty_steps >= max(1, min(EMPTY_STEPS, self.steps)):
+        judged = self.require_format and len(self._outputs) >= FEWEST_OUTPUTS
+        if judged and len(refused) >= REFUSED_SHARE * len(self._outputs):
+            what = f"{len(refused)} of the policy's last {len(self._outputs)} outputs were refused"
             return Complaint(
-                f"{self.empty_steps} steps in a row had nothing to train on. The last one: {self._last}. {_SHOW}; {_PAGE}.",
-                Reason.NOTHING_LEARNED,
+                f"{what} ({_counted(refused)}). {_SHOW}; are the experts in it? Then teach it the form"
+                " (spec.warmStart), train on refused outputs too (spec.algorithm.filters.requireFormat: false), or take another model:"
+                f" {_PAGE}.",
+                Reason.OUTPUTS_UNREADABLE,
             )
+        if self.empty_steps >= max(1, min(EMPTY_STEPS, self.steps)):
+            what = f"{self.empty_steps} steps in a row had nothing to train on"
+            return Complaint(f"{what}. The last one: {self._last}. {_SHOW}; {_PAGE}.", Reason.NOTHING_LEARNED)
         return None
 
 

@@ -1,5 +1,5 @@
-"""Token sequences for the warm start: a naive router's episodes over training instances, in the mode that each task has,
-rendered as the policy will see them.
+"""Token sequences for the warm start: a naive router's episodes over training instances, each in the mode that its task
+has, rendered as the policy will see them.
 """
 
 from __future__ import annotations
