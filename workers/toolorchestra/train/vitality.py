@@ -65,8 +65,8 @@ class Vitality:
             what = f"{len(refused)} of the policy's last {len(self._outputs)} outputs were refused"
             return Complaint(
                 f"{what} ({_counted(refused)}). {_SHOW}; are the experts in it? Then teach it the form"
-                " (spec.warmStart), train on refused outputs too (spec.algorithm.filters.requireFormat: false), or take another model:"
-                f" {_PAGE}.",
+                " (spec.warmStart), train on refused outputs too (spec.algorithm.filters.requireFormat: false), or"
+                f" take another model: {_PAGE}.",
                 Reason.OUTPUTS_UNREADABLE,
             )
         if self.empty_steps >= max(1, min(EMPTY_STEPS, self.steps)):
