@@ -16,12 +16,13 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 
-from synthetic_run import metric_row
+from synthetic_run import metric_row, write_run
 
 from support.run_rig import make_run
 from toolorchestra.cli.runs import _list_row, _table, overview
 from toolorchestra.cli.status import lines, standing
 from toolorchestra.evaluation import plots
+from toolorchestra.evaluation.report import write_report
 from toolorchestra.evaluation.run_data import surviving
 from toolorchestra.local.live import Display, step_line
 from toolorchestra.train.job import REPORTED
@@ -90,3 +91,22 @@ def test_no_row_breaks_a_plot(rows: list[Any]) -> None:
     curves = (plots.learning_curves, plots.optimiser_curves, plots.calls_over_time, plots.latency_and_staleness)
     for draw in (*curves, plots.utilisation):
         assert draw(kept).startswith("<svg")
+
+
+def test_no_row_breaks_the_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo-1", steps=4, tasks=8)
+    odd = [
+        {"step": 2},
+        {"step": 3, "seconds": None, "calls": {"oak": None, "elm": float("nan")}, "endings": [], "accuracy": "0.5"},
+        {"step": 4, "seconds": {"total": float("inf"), "sync": "long"}, "time": "now", "entropy": 10**400},
+        {"step": "5"},
+        {"step": None},
+        {"step": 6, "calls": "none", "groups_dropped": 3, "trainer_idle_fraction": 2.63},
+        ["step", 7],
+        None,
+    ]
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in odd)
+    report = write_report(run.root)
+    assert report["facts"]["steps"] == 6
+    assert report["training"]["trainer_idle_fraction"] == 1.0
