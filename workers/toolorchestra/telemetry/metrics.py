@@ -170,7 +170,7 @@ STEPS = Instrument(
     names.METRIC_STEPS,
     "counter",
     "{step}",
-    "optimizer steps of this incarnation: `train`, `warm` (warm start)",
+    "steps of this incarnation: `train`, `empty` (nothing to train on), `warm` (warm start)",
     (names.LABEL_KIND,),
 )
 STEP = Instrument(names.METRIC_STEP, "gauge", "", "the last step, which is the policy's version in service")

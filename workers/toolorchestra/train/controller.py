@@ -33,6 +33,7 @@ from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
 from toolorchestra.train.stats import episode_stats, lags_of
+from toolorchestra.train.vitality import Vitality
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
 
@@ -97,6 +98,7 @@ class Controller:
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     meter: RunMeter = field(default_factory=RunMeter)
     stopping: bool = False
+    vitality: Vitality = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drops: Counter[str] = field(default_factory=Counter[str])
     _recent: list[bool] = field(default_factory=list[bool])
@@ -105,6 +107,9 @@ class Controller:
     """By reason, what the last worker said of it."""
     _pause_seconds: float = 0.0
     """For which the engines took no requests, because of the last version's weights."""
+
+    def __post_init__(self) -> None:
+        self.vitality = Vitality(steps=self.config.steps, require_format=self.rewarding.filters.require_format)
 
     def stop(self) -> None:
         """End between two steps: `step` raises Stopped."""
@@ -133,6 +138,7 @@ class Controller:
         if entry.verdict == "accepted" and arrival.trace is not None:
             self.traces[arrival.issue] = arrival.trace
             self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
+            self.vitality.played(arrival.trace)
         if entry.verdict in ("accepted", "failed") and arrival.trace is not None:
             self.service_times.observe(arrival.trace)
         for episode, reason in entry.effects.excluded:
@@ -224,13 +230,20 @@ class Controller:
             "sync": synced - trained,
             "total": time.monotonic() - started,
         }
-        row = self._row(step, groups=groups, rewards=rewards, metrics=metrics, seconds=seconds)
         trained_on = [trace for _, traces in groups for trace in traces]
+        if (said := self.vitality.stepped(trained_on, samples=len(samples), dropped=dict(self._drops))) is not None:
+            self.run.event("empty_step", f"step {step + 1}: {said}", step=step + 1)
+        row = self._row(step, groups=groups, rewards=rewards, samples=len(samples), metrics=metrics, seconds=seconds)
         self.meter.stepped(row, lags=lags_of(trained_on, step=step))
         self.meter.stands(self.books.ledger)
         for trace in trained_on:
             self.traces.pop(Issue.parse(trace.issue), None)
         return row
+
+    def check(self) -> None:
+        """Paused where the run does not learn (vitality.py); for between two steps."""
+        if (complaint := self.vitality.complaint()) is not None:
+            raise Paused(complaint.message, reason=complaint.reason)
 
     async def _next_plan(self) -> StepPlan:
         while True:
@@ -309,6 +322,7 @@ class Controller:
         *,
         groups: list[Any],
         rewards: list[GroupReward],
+        samples: int,
         metrics: StepMetrics | None,
         seconds: dict[str, float],
     ) -> dict[str, Any]:
@@ -320,11 +334,13 @@ class Controller:
             "time": round(time.time(), 3),
             **episode_stats(traces, rewards, step=step),
             "groups_trained": len(groups),
+            "samples": samples,
+            "empty_steps": self.vitality.empty_steps,
             "learning_rate": self.config.schedule.rate(step),
             "groups_dropped": dict(self._drops),
             "unscored": dict(self._unscored),
             "spent_usd": float(ledger.spend.settled),
-            "trainer_idle_fraction": seconds["generate_wait"] / max(seconds["total"], 1e-9),
+            "trainer_idle_fraction": min(1.0, seconds["generate_wait"] / max(seconds["total"], 1e-9)),
             "engine_pause_seconds": round(self._pause_seconds, 4),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }

@@ -25,6 +25,7 @@ from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.settings import SettingsError
 from toolorchestra.train.status import EXIT_CODES, EXIT_TRAINER_LOST, State
 from toolorchestra.train.trainer_group import TrainerLost
 
@@ -55,6 +56,9 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.save()
         state, message = "Paused", str(pause)
         job.status.fields["reason"] = pause.reason.value
+    except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
+        message = str(refused)
+        _log.error("%s", message)
     except TrainerLost as lost:
         message, lost_trainer = f"a trainer died: {lost}", True
         _log.error("%s", message)

@@ -22,7 +22,8 @@ from opentelemetry.metrics import Meter
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
-from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.renderer import Renderer, RendererError
+from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
@@ -41,10 +42,12 @@ from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
 from toolorchestra.train.ports import Delivery
+from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
 from toolorchestra.train.status import State, StatusWriter
+from toolorchestra.train.step_row import sound
 from toolorchestra.train.trainer import TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.trainers import AsyncTrainers
@@ -57,6 +60,16 @@ PROGRESS_KEY = "progress"
 PROGRESS_SECONDS = 1.0
 """Least time between two tellings."""
 NODES_POLL_SECONDS = 1.0
+REPORTED = (
+    "reward_mean",
+    "accuracy",
+    "nominal_usd_per_task",
+    "service_seconds_per_task",
+    "staleness_mean",
+    "tokens_per_second",
+    "trainer_idle_fraction",
+)
+"""Of a step's line, what the status shows."""
 BATCH = 256
 """Results journalled with one fsync."""
 
@@ -135,6 +148,7 @@ class Job:
         self.status.set(
             "Starting", message="starting engines and trainers", uid=self.config.uid, attempt=self.config.attempt
         )
+        self._rehearse()
         store = self._store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
@@ -159,6 +173,16 @@ class Job:
         if alone is not None:
             await self._unless_stopped(alone)
         await self._evaluate("initialPolicy", once=True)
+
+    def _rehearse(self) -> None:
+        """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used."""
+        try:
+            notes = rehearse(self.settings.world, Renderer.load(self.config.model_dir))
+        except (RehearsalError, RendererError, TemplateError) as error:
+            raise SettingsError(f"spec.model.uri: {self.spec.model.uri}: {error}") from error
+        for note in notes:
+            _log.info("model: %s", note)
+            self.run.event("template", f"model: {note}")
 
     def _watch(self) -> None:
         """Gauges, where somebody sees them."""
@@ -316,6 +340,7 @@ class Job:
             row = await self._supervised(self.controller.step())
             self.run.metric(row)
             self._report(row)
+            self.controller.check()
             if self.step % self.spec.checkpoint.every_steps == 0 or self.step == algorithm.steps:
                 await self._checkpoint()
             if self.step % every == 0 and self.step < algorithm.steps:
@@ -327,10 +352,8 @@ class Job:
         self._books.flush()
 
     def _report(self, row: dict[str, Any]) -> None:
-        keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
-        metrics = {key: row[key] for key in keys if key in row} | {
-            "tokens_per_second": row.get("tokens_per_second", 0.0)
-        }
+        found = sound(row) or {}
+        metrics = {"tokens_per_second": 0.0} | {key: found[key] for key in REPORTED if key in found}
         spend = self._books.ledger.spend
         self.status.set(
             "Running",

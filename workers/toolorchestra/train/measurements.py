@@ -113,7 +113,7 @@ def _of_trace(trace: Trace, *, purpose: Purpose) -> Iterator[Measurement]:
 def of_step(row: Mapping[str, Any], lags: Sequence[int]) -> Iterator[Measurement]:
     """A step's line in metrics.jsonl, and the staleness of each of its episodes."""
     seconds = row["seconds"]
-    yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "train"})
+    yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "train" if row["samples"] else "empty"})
     yield Measurement(m.STEP, row["step"])
     yield Measurement(m.STEP_TIME, seconds["total"])
     for phase in PHASES:
