@@ -215,7 +215,7 @@ async def test_what_a_filter_stopped_is_a_refusal(finish: str) -> None:
     [
         b'{"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": ' + b"9" * 5000 + b"}}",
         b'{"id": ' + b"1" * 5000 + b', "choices": [{"message": {"content": "4"}}]}',
-        b'{"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": NaN, "completion_tokens": -Infinity}}',
+        b'{"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": NaN, "total_tokens": -Infinity}}',
         b'{"choices": [{"message": {"content": "5"}}], "choices": [{"message": {"content": "4"}}]}',
         b'{"choices": [{"message": {"content": "4"}}], "note": "caf\xe9"}',
         '{"choices": [{"message": {"content": "4"}}]}'.encode("utf-16"),

@@ -1,8 +1,8 @@
 """Where a pool stands that answers, but never anything else than HTTP 400. Pure.
 
-What a 400 means is read from its words (`complaint`). Words that nobody knows are a refusal that the policy sees: it may
-have asked something odd. But a pool that says nothing else, to many calls about several tasks, is not set up for this
-training, and no policy can be blamed for that.
+What a 400 means is read from its words (`complaint`). Words that nobody knows are a refusal that the policy sees: it
+may have asked something odd. But a pool that says nothing else, to many calls about several tasks, is not set up for
+this training, and no policy can be blamed for that.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ No byte-level tokenizer makes more tokens of a text than it has bytes, and no re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import Decimal
 
 from toolorchestra.tools.view import Price
@@ -33,10 +33,11 @@ def attempt_usd(price: Price, *, prompt_bytes: int, max_output: int) -> Decimal:
     return price.of(tokens_in=prompt_bytes + TEMPLATE_TOKENS, tokens_out=max_output)
 
 
-def episode_usd(attempts: Iterable[Decimal], *, turns: int, calls_per_turn: int) -> Decimal:
-    """A bound on an episode that may call those experts (`attempt_usd` of each), and what it needs set aside: every
-    call of every turn goes to the dearest, and one of them is paid twice because its first attempt was lost.
+def episode_usd(attempts: Sequence[Decimal], *, calls: int) -> Decimal:
+    """A bound on an episode, and what it needs set aside: so many calls of the dearest of these experts (`attempt_usd`
+    of each), or one of each of them where that is more; and one of them paid twice because its first attempt was lost.
 
     Further attempts after a loss are made only where something is left, so an episode never passes what it was given.
     """
-    return max(attempts, default=Decimal(0)) * (turns * calls_per_turn + 1)
+    dearest = max(attempts, default=Decimal(0))
+    return max(calls * dearest, sum(attempts, Decimal(0))) + dearest
