@@ -14,6 +14,7 @@ from expert_servers import BOOK_PRICE, FAST, POOL_PRICE, REQUEST, TASK, Script, 
 
 from toolorchestra.experts.breaker import BreakerPolicy, Status
 from toolorchestra.experts.chat import ChatRequest
+from toolorchestra.experts.classify import LONGEST_PAUSE_SECONDS
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.endpoint import Endpoint, Limits
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
@@ -404,6 +405,63 @@ async def test_the_breaker_opens_and_a_probe_closes_it() -> None:
             now[0] = 10.0
             assert (await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)).text == "4"
             assert experts.breaker_status("oak") is Status.CLOSED
+
+
+@pytest.mark.parametrize("status", [429, 400])
+async def test_what_was_not_served_is_not_health(status: int) -> None:
+    """A throttled or refused probe tells nothing of the model behind: the breaker stays as it was."""
+    script = Script(500, 500, status, status, 500, completion())
+    now = [0.0]
+    async with serving(script) as url:
+        experts = ExpertClient(
+            [Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)],
+            retry=RetryPolicy(attempts=1),
+            breaker=BreakerPolicy(failures=2, open_seconds=10),
+            clock=lambda: now[0],
+        )
+        async with experts:
+            for _ in range(2):
+                with pytest.raises(ExpertUnavailable, match="server_error"):
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            now[0] = 10.0
+            for _ in range(2):
+                with pytest.raises((ExpertUnavailable, ExpertRefused)):
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+                assert experts.breaker_status("oak") is not Status.CLOSED
+            with pytest.raises(ExpertUnavailable, match="server_error"):
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            with pytest.raises(ExpertUnavailable, match="in a row; the last: HTTP 500") as caught:
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            assert caught.value.retry_after == 20
+            now[0] = 30.0
+            assert (await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)).text == "4"
+            assert experts.breaker_status("oak") is Status.CLOSED
+
+
+async def test_a_wrong_key_is_still_wrong_while_nobody_tries_it() -> None:
+    script = Script(401)
+    async with serving(script) as url:
+        endpoint = Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)
+        async with ExpertClient([endpoint], breaker=BreakerPolicy(failures=2, open_seconds=100)) as experts:
+            for _ in range(4):
+                with pytest.raises(ExpertUnavailable, match="HTTP 401") as caught:
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+                assert caught.value.reason is Reason.MISCONFIGURED
+    assert script.calls == 2
+
+
+async def test_a_pause_without_end_ends() -> None:
+    """A `Retry-After` of 400 digits is infinite as a float."""
+    busy = web.json_response({}, status=429, headers={"Retry-After": "9" * 400})
+    now = [0.0]
+    async with serving(Script(busy, completion())) as url:
+        endpoint = Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)
+        async with ExpertClient([endpoint], clock=lambda: now[0]) as experts:
+            with pytest.raises(ExpertUnavailable) as caught:
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            assert caught.value.retry_after == LONGEST_PAUSE_SECONDS
+            now[0] = LONGEST_PAUSE_SECONDS
+            assert (await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)).text == "4"
 
 
 async def test_a_cancelled_probe_lets_the_next_one_through() -> None:
