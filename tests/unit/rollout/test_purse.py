@@ -33,7 +33,7 @@ def test_neither_limit_is_ever_passed(budget: Decimal, allowance: Decimal, calls
 def test_the_policy_is_blamed_only_for_what_it_spent(
     budget: Decimal, calls: list[tuple[Decimal, Decimal, Decimal]]
 ) -> None:
-    """Calls of (worst case, of which spent, lost before): without what was lost, a blamed call would not have fitted."""
+    """Calls of (worst case, spent, lost): only what would not have fitted without the losses is blamed."""
     purse = Purse(limits=LIMITS.model_copy(update={"max_usd": budget}), allowance_usd=None)
     own = Decimal(0)
     for worst, spent, lost in calls:
