@@ -177,7 +177,7 @@ class Reply:
                 return b"\x00\x01 nonsense\r\n\r\n" + payload[:200]
             case "in_chunks":
                 return head.encode() + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (len(payload) + 9) + payload
-        if self.packing == "chunked":
+        if self.packing == "chunked" and self.fault == "none":
             chunk = b"%x\r\n%s\r\n" % (len(payload), payload) if payload else b""
             return head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
         length = len(payload) + (7 if self.fault in ("in_body", "stalls") else 0)
@@ -186,13 +186,13 @@ class Reply:
 
 replies = st.builds(
     Reply,
-    fault=st.sampled_from(["none"] * 12 + ["before_headers", "in_headers", "in_body", "in_chunks", "no_http"]),
+    fault=st.sampled_from(["none"] * 30 + ["before_headers", "in_headers", "in_body", "in_chunks", "no_http"]),
     status=st.one_of(
         st.just(200),
         st.sampled_from([200] * 24 + [400, 401, 403, 408, 413, 422, 429, 500, 502, 503, 504, 520, 524, 529]),
         st.integers(200, 599),
     ),
-    body=st.one_of(_answers, _answers, _completions, _completions, _error_bodies, _raw),
+    body=st.sampled_from([_answers] * 6 + [_completions] * 2 + [_error_bodies, _raw]).flatmap(lambda each: each),
     retry_after=_retry_after,
     packing=st.sampled_from(["plain"] * 8 + ["gzip", "lies", "chunked", "utf-16"]),
 )

@@ -89,6 +89,8 @@ class ExpertClient:
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._rng = rng or random.Random()
+        self._beyond: set[str] = set()
+        """Pools that reported more than a request allowed: said once."""
         patience = self._retry.patience_seconds
         self._lanes = {
             e.pool: Lane(e, clock=clock, breaker=breaker or BreakerPolicy(), patience_seconds=patience)
@@ -231,10 +233,7 @@ class ExpertClient:
         if served is not None:
             usage = metered(usage, served, request, nominal=price, endpoint=endpoint)
             if usage.actual_usd > worst_case_usd(endpoint, request):
-                _log.warning(
-                    "expert %s: reports %d tokens in and %d out, more than the request allowed; the bill counts them",
-                    *(endpoint.pool, usage.tokens_in, usage.tokens_out),
-                )
+                self._say_once(endpoint.pool, usage)
         usage = replace(usage, actual_usd=usage.actual_usd + bill.lost_usd, wasted_usd=bill.lost_usd)
         if isinstance(verdict, Refused):
             detail = _redacted(verdict.detail, endpoint)
@@ -247,6 +246,14 @@ class ExpertClient:
             model=verdict.model,
             usage_estimated=verdict.tokens_in is None or verdict.tokens_out is None,
         )
+
+    def _say_once(self, pool: str, usage: Usage) -> None:
+        if pool not in self._beyond:
+            self._beyond.add(pool)
+            _log.warning(
+                "expert %s reported %d tokens in and %d out, more than the request allowed; its bills count them",
+                *(pool, usage.tokens_in, usage.tokens_out),
+            )
 
 
 def _affordable(failed: Failed, worst_usd: Decimal, reserve: Reserve | None) -> bool:
