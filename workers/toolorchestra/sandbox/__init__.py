@@ -1,4 +1,4 @@
-"""Untrusted text and code: processes that can be killed, hold no secrets and reach nothing. One interface, `Sandbox.run`.
+"""Untrusted text and code, in processes that can be killed, hold no secrets and reach nothing: `Sandbox.run`.
 
 ```
 worker ── sandbox.py ──┐ one zygote: a fresh interpreter with an empty environment, protected before it imports anything

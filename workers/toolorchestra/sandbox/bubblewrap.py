@@ -7,6 +7,7 @@ other protections stand alone.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +21,7 @@ async def command(python: str, *, environment: Mapping[str, str]) -> tuple[list[
     program = shutil.which("bwrap")
     if program is None:
         return [], "not installed"
-    prefix = [program, *_arguments(python)]
+    prefix = [program, *_arguments(python, modules=environment["PYTHONPATH"].split(os.pathsep))]
     trial = await asyncio.create_subprocess_exec(
         *(*prefix, python, "-I", "-S", "-c", ""),
         stdin=asyncio.subprocess.DEVNULL,
@@ -40,10 +41,10 @@ async def command(python: str, *, environment: Mapping[str, str]) -> tuple[list[
     return prefix, ""
 
 
-def _arguments(python: str) -> Sequence[str]:
+def _arguments(python: str, *, modules: Sequence[str]) -> Sequence[str]:
     arguments = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in readable_paths():
+    for path in readable_paths(modules):
         if not str(path).startswith("/dev/"):
             arguments += ["--ro-bind-try", str(path), str(path)]
     return [*arguments, "--ro-bind", python, python, "--chdir", "/"]

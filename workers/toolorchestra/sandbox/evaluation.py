@@ -17,8 +17,11 @@ from typing import Any
 CONSTRUCTORS = frozenset({"Integer", "Float", "Rational", "Symbol", "Function"})
 """What sympy's parser itself writes around numbers and names."""
 FUNCTIONS = frozenset(
-    "sqrt exp log ln sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth sech csch "
-    "asinh acosh atanh Abs sign pi E I oo".split()
+    (
+        *("sqrt", "exp", "log", "ln", "Abs", "sign", "pi", "oo"),
+        *("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc"),
+        *("sinh", "cosh", "tanh", "coth", "sech", "csch", "asinh", "acosh", "atanh"),
+    )
 )
 _IMPORT = "from sympy import *"
 """What the parser executes first, for its own names."""

@@ -13,7 +13,7 @@ class Limits:
     """Seconds and bytes. CPU time decides before wall time: a slow machine is not the job's fault."""
 
     cpu_seconds: int = 10
-    wall_seconds: float = 60.0
+    wall_seconds: float = 120.0
     memory_bytes: int = 512 * _MEGABYTE
     """Address space above what the zygote uses once it is warm."""
     output_bytes: int = 64 * 1024

@@ -24,7 +24,7 @@ def forbid_new_privileges() -> None:
 
 
 def drop_capabilities() -> None:
-    """Give all capabilities up, also those that a root user's exec would bring back. OSError where it cannot be done."""
+    """Give all capabilities up, also those that a root user's exec would bring back. OSError where it cannot be."""
     number = _CAPSET.get(linux.machine())
     if number is None:
         raise OSError(f"no number of capset(2) for {linux.machine()}")

@@ -7,7 +7,7 @@ its environment, its limits and its being another process hold everywhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,10 @@ class Protections:
         return {"held": list(self.held), "missing": dict(self.missing)}
 
 
-def readable_paths() -> Sequence[Path]:
-    """Where Python's own code and its libraries lie; nothing of a run, of a home or of the system's state."""
-    folders = {Path(each).resolve() for each in (*sys.path, sys.base_prefix, sys.prefix) if each and each != "/"}
+def readable_paths(modules: Iterable[str]) -> Sequence[Path]:
+    """Where Python's own code and its libraries lie (`modules`: the zygote's search path); nothing of a run, of a home
+    or of the system's state."""
+    folders = {Path(each).resolve() for each in (*modules, sys.base_prefix, sys.prefix) if each}
     system = [Path(each) for each in ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo")]
     devices = [Path(each) for each in ("/dev/null", "/dev/urandom", "/dev/zero")]
     return (*sorted(folders), *system, *devices)
@@ -69,6 +70,6 @@ def put_up(*, outside: Protections) -> Protections:
 
     attempt(CAPABILITIES, privileges.drop_capabilities)
     attempt(NO_NEW_PRIVILEGES, privileges.forbid_new_privileges)
-    attempt(LANDLOCK, lambda: landlock.allow_only(readable_paths(), writable_files=(Path("/dev/null"),)))
+    attempt(LANDLOCK, lambda: landlock.allow_only(readable_paths(sys.path), writable_files=(Path("/dev/null"),)))
     attempt(SECCOMP, seccomp.install_zygote_filter)
     return Protections(held=tuple(held), missing=missing)

@@ -40,6 +40,7 @@ class Sandbox:
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._idle: deque[_Child] = deque()
+        self._busy: dict[int, _Child] = {}
         self._closed = False
 
     async def start(self) -> Protections:
@@ -58,9 +59,11 @@ class Sandbox:
         async with self._room:
             child = await self._child(fresh=fresh)
             result = None
+            self._busy[child.pid] = child
             try:
                 result = await self._ask(child, message)
             finally:
+                del self._busy[child.pid]
                 if result is None or not self._keep(child, result):
                     status = await self._end(child)
         if isinstance(result, Broke) and result.how is How.CRASH:
@@ -76,6 +79,10 @@ class Sandbox:
     def pids(self) -> tuple[int, ...]:
         """The zygote and the children that wait for a job, for measurements."""
         return (*((self._zygote.pid,) if self._zygote else ()), *(child.pid for child in self._idle))
+
+    def busy_pids(self) -> tuple[int, ...]:
+        """The children that work on a job."""
+        return tuple(self._busy)
 
     async def _running(self) -> ZygoteProcess:
         async with self._starting:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,8 @@ WARM_SECONDS = 300.0
 """Imports, on a machine that is busy."""
 _ASK_SECONDS = 60.0
 _LAST_WORDS = 2000
+_PYTHON = os.path.realpath(sys.executable)
+"""The interpreter itself: a virtual environment's name for it may lead anywhere, and its folders are named apart."""
 
 
 class SandboxError(Exception):
@@ -35,11 +37,15 @@ class SandboxError(Exception):
 
 
 def clean_environment() -> dict[str, str]:
-    """All that a zygote inherits: where Python's modules are. Numeric libraries shall not start threads."""
-    package = Path(toolorchestra.__file__).parents[1]
-    folders = dict.fromkeys(str(Path(each).resolve()) for each in (package, *sys.path) if each)
+    """All that a zygote inherits: where Python's modules are. Numeric libraries shall not start threads.
+
+    The folder that this process was started in is left out, though Python looks for modules there: runs lie in it.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    package, here = Path(toolorchestra.__file__).parents[1], Path.cwd()
+    folders = [Path(each).resolve() for each in sys.path if each and (each in given or Path(each).resolve() != here)]
     return {
-        "PYTHONPATH": os.pathsep.join(folders),
+        "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys((package, *folders)))),
         "PYTHONSAFEPATH": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONWARNINGS": "ignore",
@@ -63,25 +69,9 @@ class ZygoteProcess:
     @classmethod
     async def start(cls, program: Program, *, limits: Limits) -> ZygoteProcess:
         """A protected zygote that has imported nothing yet. SandboxError where it does not come up."""
-        # The interpreter itself: a virtual environment's name for it may lead anywhere, its folders are named apart.
-        python, environment = os.path.realpath(sys.executable), clean_environment()
-        prefix, why_not = await bubblewrap.command(python, environment=environment)
+        prefix, why_not = await bubblewrap.command(_PYTHON, environment=clean_environment())
         outside = Protections((), {BUBBLEWRAP: why_not}) if why_not else Protections((BUBBLEWRAP,))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        with theirs:
-            process = subprocess.Popen(
-                [*prefix, python, "-S", "-m", "toolorchestra.sandbox.zygote", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env=environment,
-                cwd="/",
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # a terminal's Ctrl-C is the worker's: it still grades what it finishes
-            )
-        ours.setblocking(False)
-        zygote = cls(process, ours, errors)
+        zygote = cls.spawn(prefix)
         settings = {
             "run": program.run,
             "warm": program.warm,
@@ -94,6 +84,25 @@ class ZygoteProcess:
             zygote.kill()
             raise
         return zygote
+
+    @classmethod
+    def spawn(cls, prefix: Sequence[str]) -> ZygoteProcess:
+        """The process alone, behind `prefix`; it waits for its settings."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        with theirs:
+            process = subprocess.Popen(
+                [*prefix, _PYTHON, "-S", "-m", "toolorchestra.sandbox.zygote", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=clean_environment(),
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C is the worker's: it still grades what it finishes
+            )
+        ours.setblocking(False)
+        return cls(process, ours, errors)
 
     @property
     def alive(self) -> bool:

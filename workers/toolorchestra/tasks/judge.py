@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolorchestra.sandbox.limits import Limits
@@ -44,9 +44,8 @@ _REMEMBERED = 10_000
 class Judge:
     """Grades answers; one event loop. `close` ends its processes."""
 
-    def __init__(self, *, limits: Limits | None = None, make: Callable[[Program, Limits], Sandbox] | None = None) -> None:
+    def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._make = make or (lambda program, limits: Sandbox(program, limits=limits))
         self._sandboxes: dict[Program, Sandbox] = {}
         self._sound: dict[str, None] = {}
 
@@ -80,7 +79,7 @@ class Judge:
     def _sandbox(self, grader: Sandboxed) -> Sandbox:
         program = grader.program
         if program not in self._sandboxes:
-            self._sandboxes[program] = self._make(program, self._limits)
+            self._sandboxes[program] = Sandbox(program, limits=self._limits)
         return self._sandboxes[program]
 
     async def _run(self, task: Task, grader: Sandboxed, answer: str, *, fresh: bool = False) -> Result:
@@ -100,7 +99,7 @@ class Judge:
             return
         reference = grader.reference(task.grader.data)
         if reference is None:
-            raise GraderFailure(f"task {task.id}: {task.grader.type} failed, and has no answer of its own to be tried on")
+            raise GraderFailure(f"task {task.id}: {task.grader.type} failed, and has no answer to be tried on")
         result = await self._run(task, grader, reference.strip(), fresh=True)
         if not (isinstance(result, Returned) and is_score(result.value)):
             raise GraderFailure(f"task {task.id}: {task.grader.type} fails on the task's own answer: {_how(result)}")
