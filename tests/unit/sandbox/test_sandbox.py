@@ -187,7 +187,10 @@ async def test_a_dead_zygote_is_started_again() -> None:
 
 
 async def test_what_cannot_start_says_why() -> None:
-    for program, why in ((Program("hostile:run", warm="hostile:bad_warm"), "no such library"), (Program("no:no"), "no")):
+    for program, why in (
+        (Program("hostile:run", warm="hostile:bad_warm"), "no such library"),
+        (Program("no:no"), "no"),
+    ):
         made = Sandbox(program, limits=LIMITS)
         with pytest.raises(SandboxError, match=why):
             await made.run(1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import dis
 import sys
 from types import CodeType
 from typing import Any
@@ -29,6 +30,14 @@ _TRUSTED = frozenset({collections.__file__, dataclasses.__file__})
 """Modules that write code for the classes of modules being imported."""
 
 
+_REACHING = frozenset(
+    dis.opmap[name]
+    for name in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "IMPORT_NAME", "IMPORT_FROM")
+    if name in dis.opmap
+)
+"""Instructions that get from a value to something that was not written down."""
+
+
 class EvaluationRefused(Exception):
     """Text was about to be evaluated that is more than arithmetic."""
 
@@ -37,6 +46,8 @@ def is_arithmetic(code: CodeType) -> bool:
     """Only literals, operators, and calls of known mathematical names or of names of one letter (variables)."""
     if any(isinstance(constant, CodeType) for constant in code.co_consts):
         return False  # a lambda or a comprehension
+    if not _REACHING.isdisjoint(code.co_code[::2]):
+        return False
     return all(len(name) == 1 or name in CONSTRUCTORS or name in FUNCTIONS for name in code.co_names)
 
 

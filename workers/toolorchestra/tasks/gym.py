@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolorchestra.sandbox.evaluation import forbid_evaluation
 from toolorchestra.sandbox.program import Program
@@ -37,6 +37,14 @@ class GymData(BaseModel):
 
     dataset: str = Field(min_length=1)
     entry: dict[str, Any]
+
+    @field_validator("entry")
+    @classmethod
+    def _has_an_answer(cls, entry: dict[str, Any]) -> dict[str, Any]:
+        """Without one nobody could tell a broken scorer from a broken answer."""
+        if not isinstance(entry.get("answer"), str):
+            raise ValueError("wants an `answer` that is text: the scorer is tried on it")
+        return entry
 
 
 def load_factory() -> Any:
