@@ -1,4 +1,4 @@
-"""Judging: no text of an answer's runs here or anywhere, and what breaks a grader is wrong unless the grader is broken."""
+"""Judging: no text of an answer's ever runs, and what breaks a grader is wrong unless the grader is broken."""
 
 from __future__ import annotations
 

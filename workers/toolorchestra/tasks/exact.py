@@ -72,8 +72,8 @@ def normalise(text: str) -> str:
 
 
 def _is_stream_safe(text: str) -> bool:
-    """No more marks on one letter than Unicode's stream-safe text has (UAX #15 §13). Ordering them takes quadratic time,
-    and no language writes more."""
+    """No more marks on one letter than Unicode's stream-safe text has (UAX #15 §13): ordering them takes quadratic
+    time, and no language writes more."""
     if text.isascii():
         return True
     run = 0
