@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator clean
+  chart-lint kind-e2e parity bench-train bench-grading bench-operator clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -102,6 +102,9 @@ parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rew
 bench-train: setup ## Our optimizer step against TRL's on the same trajectories: tokens per second, as a ratio
 	bash tests/parity/peer_environment.sh
 	PYTHONPATH=tests $(BIN)/python tests/bench/train_step/bench.py
+
+bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, memory of the pool
+	$(BIN)/python tests/bench/grading/bench.py
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null

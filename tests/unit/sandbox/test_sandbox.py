@@ -121,6 +121,8 @@ async def test_what_a_job_cannot_do(sandbox: Sandbox, what: str, arguments: list
         ("write_reply", ["[" * 9000], How.OUTPUT),
         ("write_reply", ["true"], How.OUTPUT),
         ("write_reply", ['{"raised": 3}'], How.OUTPUT),
+        ("write_reply", ['{"value": 1.0}'], How.OUTPUT),
+        ("answer_the_next", [1.0], How.OUTPUT),
         ("claim_length", [4_000_000_000], How.OUTPUT),
     ],
 )

@@ -49,19 +49,19 @@ def _alone_with(jobs: socket.socket) -> socket.socket:
 
 def _serve(run: Callable[[Any], Any], connection: socket.socket, limits: Limits) -> None:
     for _ in range(limits.jobs_per_child):
-        job = receive(connection, at_most=limits.input_bytes)
+        job, number = receive(connection, at_most=limits.input_bytes)
         limit_job(limits)
-        connection.sendall(_reply(run, job))
+        connection.sendall(_reply(run, job, number))
 
 
-def _reply(run: Callable[[Any], Any], job: Any) -> bytes:
+def _reply(run: Callable[[Any], Any], job: Any, number: bytes) -> bytes:
     """The boundary of trust: whatever a job raises is its result."""
     try:
-        return frame({"value": run(job)})
+        return frame({"value": run(job)}, number=number)
     except MemoryError:
-        return frame({"out_of_memory": True})
+        return frame({"out_of_memory": True}, number=number)
     except BaseException as error:
-        return frame({"raised": f"{type(error).__name__}: {_clip(error)}"})
+        return frame({"raised": f"{type(error).__name__}: {_clip(error)}"}, number=number)
 
 
 def _clip(error: BaseException) -> str:

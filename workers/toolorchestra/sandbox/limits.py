@@ -21,8 +21,9 @@ class Limits:
     input_bytes: int = 16 * _MEGABYTE
     """Of one job: a longer one is not sent."""
     open_files: int = 32
-    jobs_per_child: int = 256
-    """Then a fresh one is forked: what libraries cache does not grow for ever."""
+    jobs_per_child: int = 5_000
+    """Then a fresh one is forked: what libraries cache does not grow for ever. A fork, and what the first jobs make
+    anew, cost about a hundred times a job."""
 
     @property
     def lifetime_cpu_seconds(self) -> int:

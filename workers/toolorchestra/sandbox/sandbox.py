@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.sandbox.framing import LENGTH, TooLong, frame
+from toolorchestra.sandbox.connection import Connection, JobTooLong
+from toolorchestra.sandbox.framing import TooLong
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.program import Program
 from toolorchestra.sandbox.protections import Protections
@@ -23,7 +22,7 @@ __all__ = ["Sandbox", "SandboxError"]
 class _Child:
     zygote: ZygoteProcess
     pid: int
-    connection: socket.socket
+    connection: Connection
     jobs_left: int
 
 
@@ -53,15 +52,12 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox itself does not work; the job is not to blame.
         """
-        message = frame(job)
-        if len(message) > self._limits.input_bytes:
-            return Broke(How.INPUT, f"it is {len(message)} bytes long, more than {self._limits.input_bytes}")
         async with self._room:
             child = await self._child(fresh=fresh)
             result = None
             self._busy[child.pid] = child
             try:
-                result = await self._ask(child, message)
+                result = await self._ask(child, job)
             finally:
                 del self._busy[child.pid]
                 if result is None or not self._keep(child, result):
@@ -105,12 +101,12 @@ class Sandbox:
         if self._idle and not fresh:
             return self._idle.pop()
         pid, connection = await zygote.fork()
-        return _Child(zygote, pid, connection, self._limits.jobs_per_child)
+        return _Child(zygote, pid, Connection(connection, limits=self._limits), self._limits.jobs_per_child)
 
     def _keep(self, child: _Child, result: Result) -> bool:
         """A child whose job came to an end, or only raised, takes the next one."""
         child.jobs_left -= 1
-        sound = not isinstance(result, Broke) or result.how is How.RAISED
+        sound = not isinstance(result, Broke) or result.how in (How.RAISED, How.INPUT)
         if sound and child.jobs_left > 0 and child.zygote is self._zygote:
             self._idle.append(child)
             return True
@@ -120,12 +116,11 @@ class Sandbox:
         child.connection.close()
         return await child.zygote.end(child.pid)
 
-    async def _ask(self, child: _Child, message: bytes) -> Result:
-        loop = asyncio.get_running_loop()
+    async def _ask(self, child: _Child, job: Any) -> Result:
         try:
-            async with asyncio.timeout(self._limits.wall_seconds):
-                await loop.sock_sendall(child.connection, message)
-                return read_reply(await self._reply(child.connection))
+            return read_reply(await child.connection.exchange(job, seconds=self._limits.wall_seconds))
+        except JobTooLong as error:
+            return Broke(How.INPUT, f"it is {error}")
         except TimeoutError:
             return Broke(How.TIME, f"it took more than {self._limits.wall_seconds:g} seconds")
         except TooLong as error:
@@ -134,19 +129,3 @@ class Sandbox:
             return Broke(How.OUTPUT, "what came back is no result")
         except (EOFError, ConnectionError):
             return Broke(How.CRASH, "its process ended")
-
-    async def _reply(self, connection: socket.socket) -> Any:
-        (length,) = LENGTH.unpack(await _exactly(connection, LENGTH.size))
-        if length > self._limits.output_bytes:
-            raise TooLong(f"{length} bytes long, more than {self._limits.output_bytes}")
-        return json.loads(await _exactly(connection, length))
-
-
-async def _exactly(connection: socket.socket, size: int) -> bytes:
-    loop, parts = asyncio.get_running_loop(), bytearray()
-    while len(parts) < size:
-        part = await loop.sock_recv(connection, size - len(parts))
-        if not part:
-            raise EOFError
-        parts += part
-    return bytes(parts)

@@ -125,7 +125,6 @@ class ZygoteProcess:
             except BaseException:
                 ours.close()
                 raise
-        ours.setblocking(False)
         return int(answer["pid"]), ours
 
     async def end(self, pid: int) -> int:
