@@ -127,7 +127,7 @@ async def run(grading: Any, *, tasks: list[Task], experts: ExpertClient, view: I
         order = order_of(task, number, view)
         await bus.submit(Envelope(id=order.issue, body=encode_order(order), content="order/1"))
     worker = Worker(bus=bus, host=host, settings=WorkerSettings(concurrency=CONCURRENCY, lease_expiry_seconds=0.2))
-    before, began = time.process_time() + grading.cpu(), time.monotonic()
+    worker_before, others_before, began = time.process_time(), grading.cpu(), time.monotonic()
     working = asyncio.create_task(worker.run())
     right, done = 0.0, 0
     async for received in bus.results():
@@ -136,11 +136,17 @@ async def run(grading: Any, *, tasks: list[Task], experts: ExpertClient, view: I
         done += 1
         if done == len(tasks):
             break
-    used = time.process_time() + grading.cpu() - before
+    own, others = time.process_time() - worker_before, grading.cpu() - others_before
     wall = time.monotonic() - began
     worker.stop()
     await working
-    return {"cpu_ms": 1000 * used / done, "wall_ms": 1000 * wall / done, "right": right, "episodes": done}
+    return {
+        "cpu_ms": 1000 * (own + others) / done,
+        "sandbox_cpu_ms": 1000 * others / done,
+        "wall_ms": 1000 * wall / done,
+        "right": right,
+        "episodes": done,
+    }
 
 
 async def bench(*, episodes: int, pairs: int, url: str, folder: Path) -> dict[str, Any]:
@@ -161,7 +167,11 @@ async def bench(*, episodes: int, pairs: int, url: str, folder: Path) -> dict[st
             for name, grading in order if pair % 2 == 0 else reversed(order):
                 result = await run(grading, tasks=tasks, experts=experts, view=view)
                 runs.append({"pair": pair, "grading": name, **result})
-                print(f"pair {pair} {name}: {result['cpu_ms']:.3f} ms of CPU per episode", flush=True)
+                others = result["sandbox_cpu_ms"]
+                print(
+                    f"pair {pair} {name}: {result['cpu_ms']:.3f} ms of CPU per episode, {others:.3f} outside",
+                    flush=True,
+                )
         memory = memory_of(judge.pids())
         protections = {name: str(each) for name, each in (await judge.start()).items()}
         await threads.close()

@@ -33,8 +33,8 @@ class Connection:
         """What the child answers, as JSON.
 
         Raises:
-            JobTooLong: nothing was sent. TimeoutError: not in time. EOFError, ConnectionError: the child is gone. TooLong, ValueError,
-            RecursionError: what it sent is too long, or no answer to this job.
+            JobTooLong: nothing was sent. TimeoutError: not in time. EOFError, ConnectionError: the child is gone.
+            TooLong, ValueError, RecursionError: what it sent is too long, or no answer to this job.
         """
         number = secrets.token_bytes(8)
         message = frame(job, number=number)
