@@ -66,8 +66,9 @@ class Connection:
         if sent < len(message) and self._result is not None:
             # A child that does not read is caught by the timer, as one that does not answer.
             sending = asyncio.ensure_future(self._loop.sock_sendall(self._socket, memoryview(message)[sent:]))
+            both: set[asyncio.Future[Any]] = {sending, self._result}
             try:
-                await asyncio.wait({sending, self._result}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not sending.done():
                     sending.cancel()
