@@ -10,11 +10,11 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 # Every target with a help text.
-.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' Makefile)
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\#.*/\1/p' Makefile)
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done)
 
@@ -113,6 +113,9 @@ parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rew
 bench-train: setup ## Our optimizer step against TRL's on the same trajectories: tokens per second, as a ratio
 	bash tests/parity/peer_environment.sh
 	PYTHONPATH=tests $(BIN)/python tests/bench/train_step/bench.py
+
+bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, memory of the pool
+	$(BIN)/python tests/bench/grading/bench.py
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from episode_world import CHAT_TASK, RENDERER, VIEW, FakeExperts, answer, ask, host_of, order_of, play
+from episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, answer, ask, host_of, order_of, play
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
@@ -53,6 +54,22 @@ def test_an_episode_is_told_in_order(run: Path) -> None:
     ]
     assert [text.find(part) for part in told] == sorted(text.find(part) for part in told)
     assert all(part in text for part in told)
+
+
+async def test_what_others_wrote_is_neither_markup_nor_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\u202e[/nothing] [link=file:///etc/passwd]x[/link]\r"
+    (tmp_path / "manifest.json").write_text("{}")
+    journal = Journal(tmp_path / "journal" / "journal.bin")
+    task = QA_TASK.model_copy(update={"instruction": evil, "topic": evil, "source": evil})
+    view = VIEW.model_copy(update={"experts": tuple(e.model_copy(update={"description": evil}) for e in VIEW.experts)})
+    order = order_of(task, issue="uid.6.0.0.0").model_copy(update={"view": view})
+    played = await play(order, host_of([evil, answer("oak")], experts=FakeExperts({"pool-cheap": evil})))
+    journal.append(Kind.ACCEPTED, {"issue": played.issue}, encode_trace(played))
+    journal.close()
+    for text in (printed(tmp_path), printed(tmp_path, "6.0")):
+        assert "[/nothing]" in text
+        assert "\\x1b]0;owned\\x07" in text
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
 def test_long_texts_are_cut_unless_asked_for(run: Path) -> None:

@@ -21,14 +21,11 @@ from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
-from toolorchestra.rollout.grading import ThreadedGrading
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read_pools
 from toolorchestra.rollout.routing import ENGINES_KEY, apply_routing, follow_routing
 from toolorchestra.rollout.trace import Ending
 from toolorchestra.rollout.worker import Worker, WorkerSettings
-from toolorchestra.tasks.grader import Grade, GraderFailure
-from toolorchestra.tasks.task import Task
 
 SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
 
@@ -210,35 +207,6 @@ async def test_loop_lag_is_seen() -> None:
             await asyncio.sleep(0.001)
             seen = worker.loop_lag_seconds
     assert seen >= 0.1
-
-
-async def test_grading_runs_off_the_loop_and_is_bounded() -> None:
-    loop_thread, seen = asyncio.current_task(), []
-
-    def judge(task: Task, given: str | None) -> Grade:
-        import threading
-
-        seen.append(threading.current_thread() is threading.main_thread())
-        return Grade(1.0, 1.0)
-
-    grading = ThreadedGrading(judge=judge)
-    assert (await grading(order_of().task, "4")).outcome == 1.0
-    assert seen == [False]
-    assert loop_thread is asyncio.current_task()
-    grading.close()
-
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stuck(task: Task, given: str | None) -> Grade:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-        return Grade(1.0, 1.0)
-
-    grading = ThreadedGrading(judge=stuck, timeout_seconds=0.05)
-    with pytest.raises(GraderFailure, match=r"no grade in 0\.05 s"):
-        await grading(order_of().task, "4")
-    release.set()
-    grading.close()
 
 
 class Recorded:

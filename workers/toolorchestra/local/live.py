@@ -16,6 +16,7 @@ from rich.text import Text
 
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.step_row import SoundRow, sound, sound_rows, trained
+from toolorchestra.visible import visible
 
 REFRESH_SECONDS = 0.5
 
@@ -91,7 +92,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """A line for a person, above the panel."""
-        self._console.print(Text(message), soft_wrap=True)  # a line stays a line where it is piped
+        self._console.print(Text(visible(message)), soft_wrap=True)  # a line stays a line where it is piped
 
     async def show(self) -> None:
         """Follow the run."""
@@ -139,7 +140,7 @@ class Display:
         engines = status.get("engines", {})
         states = ", ".join(f"{n}: {e['state']} {e['version'] or ''}" for n, e in sorted(engines.items()))
         bar = ProgressBar(total=max(1, self._steps), completed=step, width=60)
-        return Group(head, bar, table, Text(states, style="dim"), Text(status.get("message", ""), style="dim"))
+        return Group(head, bar, table, Text(states, style="dim"), Text(visible(status.get("message", "")), style="dim"))
 
     def _eta(self, step: int) -> str:
         if not self._rows or step >= self._steps:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace as otel
 
@@ -256,7 +256,7 @@ class Episode:
             if not self._cancelled:
                 raise
             return None, self._was_cancelled()
-        return grade.outcome, end
+        return grade.outcome, replace(end, detail=grade.detail) if grade.detail else end
 
     def _trace(self, end: End, *, graded: float | None, started_at: float, wall_seconds: float) -> Trace:
         order = self._order

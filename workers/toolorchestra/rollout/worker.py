@@ -70,11 +70,14 @@ class Worker:
         host: Host,
         settings: WorkerSettings | None = None,
         encode: Callable[[Trace], bytes] = encode_trace,
+        beat: Callable[[], None] | None = None,
     ) -> None:
+        """`beat` is called from the loop every `lag_interval_seconds`."""
         self._bus = bus
         self._host = host
         self._settings = settings or WorkerSettings()
         self._encode = encode
+        self._beat_loop = beat or (lambda: None)
         self._stopping = asyncio.Event()
         self._stopped_at = time.monotonic()
         self._room = asyncio.Event()
@@ -211,6 +214,7 @@ class Worker:
             due = time.monotonic() + interval
             await asyncio.sleep(interval)
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            self._beat_loop()
             _recorder.write(partial(_lag, self.loop_lag_seconds))
 
 
