@@ -48,6 +48,8 @@ class Reason(StrEnum):
     SPEND_CAP_REACHED = "SpendCapReached"
     FAILURE_RATE_EXCEEDED = "FailureRateExceeded"
     GROUPS_EXHAUSTED = "GroupsExhausted"
+    EXPERT_MISCONFIGURED = "ExpertMisconfigured"
+    EXPERT_OUT = "ExpertOut"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
     CLUSTER_REFUSED = "ClusterRefused"
@@ -285,6 +287,17 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Running=False",
         "The filters left too few groups, and the refill limit is reached. The training is paused.",
         "Tasks that are neither always nor never solved, or looser `algorithm.filters`: a new training.",
+    ),
+    Reason.EXPERT_MISCONFIGURED: Explained(
+        "Running=False",
+        "An expert says that its configuration is wrong (key, credit, model, a parameter), or refuses every call. The "
+        "message has its name and its words. The training is paused before it spends more.",
+        "Mend the pool, or its Secret: a changed pool is the next attempt; after a changed Secret suspend and resume.",
+    ),
+    Reason.EXPERT_OUT: Explained(
+        "Running=False",
+        "An expert has been out for half an hour, and every episode that is left waits for it. The training is paused.",
+        "When the expert answers again, suspend and resume the training.",
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
         "Failed=True",

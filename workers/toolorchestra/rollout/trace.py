@@ -26,6 +26,7 @@ class Ending(StrEnum):
     ERROR_LIMIT = "error_limit"
     UNPARSEABLE = "unparseable"
     EXPERT_UNAVAILABLE = "expert_unavailable"
+    EXPERT_MISCONFIGURED = "expert_misconfigured"
     TOOL_FAILURE = "tool_failure"
     ENGINE_LOST = "engine_lost"
     WORKER_LOST = "worker_lost"
