@@ -100,6 +100,20 @@ async def test_an_outage_defers_with_the_pools_name_and_burns_no_delivery() -> N
     assert decode_trace(received.envelope.body).ending is Ending.EXPERT_UNAVAILABLE
 
 
+async def test_a_misconfigured_expert_defers_like_an_outage_and_says_what_to_mend() -> None:
+    bus = MemoryBus()
+    wrong = ExpertUnavailable(pool=OAK.pool, reason=Reason.MISCONFIGURED, detail="HTTP 401: no such key")
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=FakeExperts({OAK.pool: wrong}))):
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
+    trace = decode_trace(received.envelope.body)
+    assert (trace.ending, trace.expert) == (Ending.EXPERT_MISCONFIGURED, OAK.pool)
+    assert trace.components.outcome is None
+    assert "HTTP 401: no such key" in trace.detail
+    assert "mend the pool" in trace.detail
+
+
 async def test_an_unscored_ending_is_completed_not_failed() -> None:
     bus = MemoryBus()
     await submit(bus, order_of(issue=issue(1)))

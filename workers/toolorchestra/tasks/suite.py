@@ -19,7 +19,7 @@ from itertools import accumulate, zip_longest
 from math import lcm
 
 from toolorchestra.tasks.source import SourceError, TaskSource
-from toolorchestra.tasks.task import Task
+from toolorchestra.tasks.task import Task, TaskKind
 
 _BUCKETS = 1 << 32
 
@@ -56,12 +56,14 @@ class Suite:
         self._train: list[list[int]] = [[] for _ in sources]
         held_out: dict[str, dict[bytes, _Place]] = defaultdict(dict)
         ids: dict[str, str] = {}
+        kinds: set[TaskKind] = set()
         for which, source in enumerate(self._sources):
             for index in range(len(source)):
                 task = source.task(index)
                 if task.id in ids:
                     raise SourceError(f"task id {task.id!r} is in source {ids[task.id]} and again in {source.name}")
                 ids[task.id] = source.name
+                kinds.add(task.kind)
                 digest = _digest(task)
                 if is_held_out(task, held_out_fraction):
                     # One place per text: a problem drawn twice would count twice in an evaluation.
@@ -73,6 +75,8 @@ class Suite:
             raise SourceError(
                 f"no training task is left in source {', '.join(empty)}: lower heldOutFraction, or add tasks"
             )
+        self.kinds = frozenset(kinds)
+        """Kinds of all tasks, held out or not."""
         self._held_out = _by_turns([[topic[d] for d in sorted(topic)] for _, topic in sorted(held_out.items())])
         self._order = lru_cache(maxsize=2 * len(self._sources))(self._epoch_order)
         self._mix = lru_cache(maxsize=4)(self._block_order)
