@@ -29,6 +29,7 @@ from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -247,7 +248,9 @@ async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_p
 
 async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
     """Until then one episode at a time tries the expert; what it costs no issue, it costs a deferral."""
-    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
+    out = ExpertUnavailable(
+        pool="pool-dear", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
+    )
     back = asyncio.Event()
     experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if back.is_set() else out})
     scene = Scene(tmp_path, reply=lambda prompt: answer("pool-dear"), experts=experts, steps=1)

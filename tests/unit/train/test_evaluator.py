@@ -23,6 +23,7 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
 from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -130,7 +131,9 @@ class Life:
 
 
 def unavailable() -> ExpertUnavailable:
-    return ExpertUnavailable(pool="pool-cheap", reason="refused", detail="connection refused", usage=Usage())
+    return ExpertUnavailable(
+        pool="pool-cheap", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
+    )
 
 
 async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ async def test_what_was_paid_and_scored_before_a_kill_is_not_paid_again(tmp_path
         life = Life(tmp_path, experts, bus=bus, cap=Decimal(20))
         async with life.running():
             evaluating = asyncio.create_task(life.evaluate())
-            while len(life.taken) < 2:
+            while len(life.books.history.scored) < scored:
                 await asyncio.wait({evaluating}, timeout=0.01)
             evaluating.cancel()
         life.books.journal.close()

@@ -7,11 +7,11 @@ doubling intervals, and counts like any other: against the cap with what it cost
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.experts.standing import Standings
 from toolorchestra.rollout.trace import Call, Ending, Trace
 from toolorchestra.train.pauses import Paused
 
@@ -19,8 +19,6 @@ FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 OUT_SECONDS = 1800.0
 """An outage that lasts this long pauses a run in which nothing else moves."""
-REFUSALS = 30
-"""Calls that an expert refused, and never answered one, before it is taken for misconfigured."""
 
 
 @dataclass
@@ -42,8 +40,7 @@ class Deferrals:
     outages: dict[str, Outage] = field(default_factory=dict[str, Outage])
     misconfigured: str = ""
     """What an expert said of its own configuration, once one did."""
-    _answered: set[str] = field(default_factory=set[str])
-    _refused: Counter[str] = field(default_factory=Counter[str])
+    _standings: Standings = field(default_factory=Standings)
 
     def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
         """A result came back; `deferred_for`: the expert whose outage ended it."""
@@ -53,23 +50,20 @@ class Deferrals:
             outage.said = trace.detail
         for turn in trace.turns:
             for call in turn.calls:
-                self._saw_call(call, began=trace.started_at, deferred_for=deferred_for)
+                self._saw_call(call, trace=trace, deferred_for=deferred_for)
         if trace.ending is Ending.EXPERT_MISCONFIGURED and not self.misconfigured:
-            self.misconfigured = f"expert {deferred_for or trace.expert} is misconfigured: {trace.detail}"
+            what = "mend the pool (endpoint, model, key, credit, limits) and resume"
+            self.misconfigured = f"expert {deferred_for or trace.expert} is misconfigured: {trace.detail}; {what}"
 
-    def _saw_call(self, call: Call, *, began: float, deferred_for: str | None) -> None:
-        if call.status == "ok":
-            self._answered.add(call.name)
-            # What was asked before the outage, or ended by it, is no word of its end.
-            outage = self.outages.get(call.name)
-            if outage is not None and began >= outage.since and call.name != deferred_for:
-                del self.outages[call.name]
-        elif call.status == "refused" and call.name not in self._answered:
-            self._refused[call.name] += 1
-            if self._refused[call.name] >= REFUSALS and not self.misconfigured:
-                self.misconfigured = (
-                    f"expert {call.name} refused all of its {REFUSALS} calls so far; the last one: {call.observation}"
-                )
+    def _saw_call(self, call: Call, *, trace: Trace, deferred_for: str | None) -> None:
+        pool = call.name
+        self._standings = self._standings.after(pool, status=call.status, reason=call.reason, task=trace.task_id)
+        self.misconfigured = self.misconfigured or self._standings.blame(pool, said=call.observation) or ""
+        # What was asked before the outage, or ended by it, is no word of its end.
+        outage = self.outages.get(pool)
+        answered = call.status == "ok" and pool != deferred_for
+        if answered and outage is not None and trace.started_at >= outage.since:
+            del self.outages[pool]
 
     def may_try(self, pool: str) -> bool:
         """Whether an episode that waits for the pool may be sent. During an outage a True is for one episode."""
@@ -85,8 +79,7 @@ class Deferrals:
     def pause(self, *, moved_at: float) -> Paused | None:
         """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last."""
         if self.misconfigured:
-            what = "Mend the pool (endpoint.url, model, key, credit, limits), and resume."
-            return Paused(f"{self.misconfigured}. {what}", reason=Reason.EXPERT_MISCONFIGURED)
+            return Paused(self.misconfigured, reason=Reason.EXPERT_MISCONFIGURED)
         for pool, outage in self.outages.items():
             silent = self.clock() - max(outage.since, moved_at)
             if silent >= OUT_SECONDS:
