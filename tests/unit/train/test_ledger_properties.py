@@ -270,3 +270,14 @@ def test_a_kill_that_uses_a_group_up_finishes_it() -> None:
     effects = ledger.kill(0, now=0)
     assert (effects.finished, effects.issues, len(effects.set_aside)) == ((0,), (), 2)
     assert ledger.groups[0].accepted == []
+
+
+def test_a_kill_does_not_finish_a_group_whose_accepted_episodes_it_makes_again() -> None:
+    ledger = Ledger(LedgerConfig(1, 2, 1, "Drop"), "uid")
+    first, second = ledger.admit(now=0)[:2]
+    ledger.accept(second, oldest=0)
+    for _ in range(MAX_ISSUES - 1):
+        (first,) = (ledger.fail(first, reason="engine_lost", now=0) or Effects()).issues
+    effects = ledger.kill(0, now=0)
+    assert (effects.set_aside, effects.dead, effects.finished) == ((second,), (first,), ())
+    assert [issue.episode for issue in effects.issues] == [second.episode]
