@@ -50,6 +50,8 @@ class Reason(StrEnum):
     GROUPS_EXHAUSTED = "GroupsExhausted"
     OUTPUTS_UNREADABLE = "OutputsUnreadable"
     NOTHING_LEARNED = "NothingLearned"
+    EXPERT_MISCONFIGURED = "ExpertMisconfigured"
+    EXPERT_OUT = "ExpertOut"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
     CLUSTER_REFUSED = "ClusterRefused"
@@ -301,6 +303,17 @@ _EXPLAINED: dict[Reason, Explained] = {
         "of their episodes. The training is paused. The message says which.",
         "[your-model.md](your-model.md); tasks that are neither always nor never solved, or looser "
         "`algorithm.filters`: a new training.",
+    ),
+    Reason.EXPERT_MISCONFIGURED: Explained(
+        "Running=False",
+        "An expert says that its configuration is wrong (key, credit, model, a parameter), or refuses every call. The "
+        "message has its name and its words. The training is paused before it spends more.",
+        "Mend the pool, or its Secret: a changed pool is the next attempt; after a changed Secret suspend and resume.",
+    ),
+    Reason.EXPERT_OUT: Explained(
+        "Running=False",
+        "An expert has been out for half an hour, and every episode that is left waits for it. The training is paused.",
+        "When the expert answers again, suspend and resume the training.",
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
         "Failed=True",

@@ -42,6 +42,8 @@ _PAUSES = frozenset(
         Reason.GROUPS_EXHAUSTED,
         Reason.OUTPUTS_UNREADABLE,
         Reason.NOTHING_LEARNED,
+        Reason.EXPERT_MISCONFIGURED,
+        Reason.EXPERT_OUT,
     }
 )
 _ASPECTS = ("QuotaReserved", "MessagingReady", "ExpertsReady", "ClusterReady", "Running")

@@ -247,7 +247,7 @@ OPEN_EPISODES = Instrument(
     names.METRIC_OPEN_EPISODES,
     "gauge",
     "{episode}",
-    "episodes without a result: `live` (sent), `deferred` (an expert is out)",
+    "episodes without a result: `live` (sent), `deferred` (an expert is out), `waiting` (the cap has no room)",
     (names.LABEL_STATE,),
 )
 OLDEST = Instrument(names.METRIC_OLDEST, "gauge", "s", "since when the oldest live one has been out")

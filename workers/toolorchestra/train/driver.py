@@ -21,9 +21,9 @@ from opentelemetry.metrics import Meter
 from toolorchestra.process import die_with_parent
 from toolorchestra.telemetry.logs import configure_logs
 from toolorchestra.telemetry.setup import TelemetryError, configure
-from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import SettingsError
 from toolorchestra.train.status import EXIT_CODES, EXIT_TRAINER_LOST, State
@@ -50,9 +50,11 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.train()
         state, message = "Complete", "all steps are done"
     except Stopped:
+        await job.withdraw()
         await job.save()
         state, message = "Cancelled", f"stopped at step {job.step}"
     except Paused as pause:
+        await job.withdraw()
         await job.save()
         state, message = "Paused", str(pause)
         job.status.fields["reason"] = pause.reason.value

@@ -153,7 +153,7 @@ def of_books(ledger: Ledger, *, now: float) -> Iterator[Measurement]:
         yield Measurement(m.GROUPS, states[state], {names.LABEL_STATE: state.value})
     siblings = [sibling for group in ledger.groups.values() for sibling in group.siblings]
     statuses = Counter(sibling.status for sibling in siblings)
-    for status in (SiblingStatus.LIVE, SiblingStatus.DEFERRED):
+    for status in (SiblingStatus.LIVE, SiblingStatus.DEFERRED, SiblingStatus.WAITING):
         yield Measurement(m.OPEN_EPISODES, statuses[status], {names.LABEL_STATE: status.value})
     oldest = min((s.issued_at for s in siblings if s.status is SiblingStatus.LIVE), default=now)
     yield Measurement(m.OLDEST, max(0.0, now - oldest))
