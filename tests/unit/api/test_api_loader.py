@@ -133,6 +133,8 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
         ("warmStart: {source: traces.jsonl}", "spec.warmStart.source", "FormatTraces, or the URI"),
         ("reward: {weights: {cost: '2'}}", "spec.reward.weights", "between 0 and 1"),
         ("reward: {combiner: MinMaxDot, gate: false}", "spec.reward.gate", "only combiner GDPO"),
+        ("reward: {weights: {outcome: '0', cost: '0', latency: '0.0'}}", "spec.reward.weights", "all weights are 0"),
+        ("reward: {weights: {cost: '1e400'}}", "spec.reward.weights.cost", 'got "1e400"'),
         ("reward: {weights: {costs: '1'}}", "spec.reward.weights.costs", "did you mean cost?"),
         ("storage: {type: URI}", "spec.storage.uri", "type URI needs uri"),
         ("storage: {uri: s3://a/b}", "spec.storage.uri", "only for type URI"),

@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from toolorchestra.rewards.columns import RESERVED
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+MOST = 10**9
+"""Largest dollars, seconds, calls and weight, as in YAML; more is a slip of the pen or of a program."""
+
+Amount = Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Calls = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ComponentsFileError(ValueError):
@@ -28,7 +32,7 @@ class EpisodeEntry(_Strict):
     outcome: Literal[0, 1]
     cost_usd: Amount = Field(alias="costUSD")
     latency_seconds: Amount = Field(default=Decimal(0), alias="latencySeconds")
-    calls: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    calls: dict[str, Calls] = Field(default_factory=dict)
 
 
 class ComponentsFile(_Strict):
