@@ -254,7 +254,7 @@ def test_a_rule_whose_field_is_wrong_already_is_not_told_again(tmp_path: Path) -
         ("a: [1, 2\nb: 3\n", "not YAML"),
         ("a: b: c\n", "not YAML"),
         ("a: \t- x\n", "not YAML"),
-        ("a: !python/object:os.system x\n", "not YAML"),
+        ("a: !python/object:os.system x\n", "the tag !python"),
         ("a: *nowhere\n", "not YAML"),
         ("just text\n", "want a resource"),
         ("- a\n- b\n", "want a resource"),

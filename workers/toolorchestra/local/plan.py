@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import yaml
-
 from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
@@ -208,4 +207,4 @@ def dump(resource: Any) -> dict[str, Any]:
 def write_resources(path: Path, training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> None:
     """The resolved resources, for the driver and for people."""
     documents = [dump(training), *(dump(pool) for pool in pools)]
-    path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
+    path.write_text(dump_all(documents), encoding="utf-8")
