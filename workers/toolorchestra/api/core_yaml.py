@@ -56,7 +56,7 @@ class CoreLoader(yaml.SafeLoader):
         self._depth += 1
         try:
             if self._depth > MOST_DEPTH:
-                mark = self.peek_event().start_mark
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise yaml.composer.ComposerError(None, None, f"nested deeper than {MOST_DEPTH} levels", mark)
             return super().compose_node(parent, index)
         finally:
@@ -94,7 +94,7 @@ class ScalarRefused(ValueError):
 
 def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
     """The value of a scalar node; ScalarRefused where it is no JSON value or could be taken for something else."""
-    text, kind = node.value, node.tag.removeprefix(_TAG)
+    text, kind = str(node.value), node.tag.removeprefix(_TAG)
     if node.style is None and len(text) <= _MOST_AMBIGUOUS:
         for pattern, readings in _AMBIGUOUS:
             if pattern.fullmatch(text):

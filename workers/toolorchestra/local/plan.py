@@ -20,7 +20,7 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
-from toolorchestra.train.settings import settings_of
+from toolorchestra.train.settings import SettingsError, settings_of
 
 SIMULATOR_HOST = "simulator"
 """Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
@@ -77,7 +77,7 @@ def plan_of(
     environment: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
-    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through.
+    """Check that the training can run here. LocalError with every problem.
 
     Relative `file://` URIs count from `folder`, else from where we are; the plan has them absolute.
     """
@@ -96,8 +96,6 @@ def plan_of(
         problems += _pool_problems(pool, simulated=simulated, environment=environment)
     if training.spec.init_from is not None:
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
-    if problems:
-        raise LocalError(problems)
     plan = LocalPlan(
         training=training,
         pools=pools,
@@ -107,8 +105,13 @@ def plan_of(
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
     )
-    # Tasks, tools, suites: malformed ones are refused before anything starts.
-    settings_of(training, pools, find=plan.find)
+    try:
+        # Tasks, tools, suites: malformed ones are refused before anything starts.
+        settings_of(training, pools, find=plan.find)
+    except (SettingsError, LocalError) as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise LocalError(problems)
     return plan
 
 

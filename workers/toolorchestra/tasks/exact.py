@@ -9,12 +9,15 @@ from decimal import Decimal, DecimalException
 from fractions import Fraction
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolorchestra.tasks.task import Task
 
 MAX_WORDS = 500
 """A longer answer is wrong: it names every candidate (method.md §4)."""
+
+MAX_EXPONENT = 400
+"""Digits before or after the point beyond which a number is not read."""
 
 _ARTICLE = re.compile(r"^(a|an|the)\s+")
 _EDGES = " \t\n\"'`$*.,;:!"
@@ -29,6 +32,16 @@ class ExactMatchData(_Data):
 
     answer: str | tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("answer")
+    @classmethod
+    def _sayable(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (answer,) if isinstance(answer, str) else answer:
+            if not normalise(text):
+                raise ValueError("a right answer is empty once normalised: give some text")
+            if len(text.split()) > MAX_WORDS:
+                raise ValueError(f"a right answer has more than {MAX_WORDS} words, which is always wrong: shorten it")
+        return answer
+
     @property
     def answers(self) -> tuple[str, ...]:
         return (self.answer,) if isinstance(self.answer, str) else self.answer
@@ -38,8 +51,15 @@ class NumericData(_Data):
     """Right where |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
 
     answer: Decimal = Field(allow_inf_nan=False)
-    absoluteTolerance: Decimal = Field(default=Decimal(0), ge=0)
-    relativeTolerance: Decimal = Field(default=Decimal(0), ge=0)
+    absoluteTolerance: Decimal = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
+    relativeTolerance: Decimal = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
+
+    @field_validator("answer", "absoluteTolerance", "relativeTolerance")
+    @classmethod
+    def _readable(cls, number: Decimal) -> Decimal:
+        if not _is_readable(number):
+            raise ValueError(f"a number of more than {MAX_EXPONENT} digits before or after the point is never read")
+        return number
 
 
 def normalise(text: str) -> str:
@@ -104,5 +124,9 @@ def _decimal(text: str) -> Decimal | None:
         number = Decimal(text)
     except DecimalException:
         return None
-    # An absurd exponent would cost gigabytes as an exact fraction; no answer needs it.
-    return number if number.is_finite() and abs(number.adjusted()) < 400 else None
+    return number if number.is_finite() and _is_readable(number) else None
+
+
+def _is_readable(number: Decimal) -> bool:
+    """An absurd exponent would cost gigabytes as an exact fraction; no answer needs it."""
+    return abs(number.adjusted()) < MAX_EXPONENT
