@@ -14,9 +14,11 @@ import pytest_asyncio
 from toolorchestra.sandbox.evaluation import is_arithmetic
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.program import Program
+from toolorchestra.tasks.blocking_judge import BlockingJudge
 from toolorchestra.tasks.grader import GRADERS, Grade, GraderFailure, reference_answer
-from toolorchestra.tasks.judge import Judge, judge_references
+from toolorchestra.tasks.judge import Judge
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
+from toolorchestra.tasks.reference import References
 from toolorchestra.tasks.task import GraderSpec, Task
 
 on_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -166,9 +168,13 @@ async def test_no_sandbox_is_a_failure_and_never_the_workers_process(monkeypatch
 def test_references_are_judged_before_a_run() -> None:
     good = gym("chain_sum", answer="12")
     evil = gym("number_sorting", answer="__import__('os').system('touch /tmp/no')")
-    bad = Task(id="bad", instruction="?", grader=GraderSpec(type="ExactMatch", data={"answer": "  "}), source="s")
-    found = judge_references([good, evil, bad])
-    assert [task for task, _ in found] == [evil, bad]
+    unknown = Task(id="bad", instruction="?", grader=GraderSpec(type="Nobody", data={}), source="s")
+    with BlockingJudge() as judge:
+        references = References(judge)
+        assert [task for task in (good, evil, unknown) if references.finding(task)] == [evil, unknown]
+        hurried = References(judge, left=0)
+        assert hurried.finding(evil) is None
+        assert hurried.ungraded == 1
 
 
 @pytest.mark.parametrize(

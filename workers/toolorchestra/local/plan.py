@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import yaml
-
 from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
@@ -23,7 +22,7 @@ from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
-from toolorchestra.train.settings import settings_of
+from toolorchestra.train.settings import SettingsError, settings_of
 from toolorchestra.train.world import World
 
 SIMULATOR_HOST = "simulator"
@@ -83,7 +82,7 @@ def plan_of(
     environment: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
-    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through.
+    """Check that the training can run here. LocalError with every problem.
 
     Relative `file://` URIs count from `folder`, else from where we are; the plan has them absolute.
     """
@@ -102,10 +101,13 @@ def plan_of(
         problems += _pool_problems(pool, simulated=simulated, environment=environment)
     if training.spec.init_from is not None:
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
+    try:
+        # Tasks, tools, suites: malformed ones are refused before anything starts.
+        world = settings_of(training, pools, find=partial(find_file, volumes=volumes)).world
+    except (SettingsError, LocalError) as error:
+        raise LocalError([*problems, *str(error).splitlines()]) from error
     if problems:
         raise LocalError(problems)
-    # Tasks, tools, suites: malformed ones are refused before anything starts.
-    world = settings_of(training, pools, find=partial(find_file, volumes=volumes)).world
     return LocalPlan(
         training=training,
         pools=pools,
@@ -220,4 +222,4 @@ def dump(resource: Any) -> dict[str, Any]:
 def write_resources(path: Path, training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> None:
     """The resolved resources, for the driver and for people."""
     documents = [dump(training), *(dump(pool) for pool in pools)]
-    path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
+    path.write_text(dump_all(documents), encoding="utf-8")

@@ -9,7 +9,7 @@ from decimal import Decimal, DecimalException
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from toolorchestra.tasks.task import Task
 
@@ -37,6 +37,16 @@ class ExactMatchData(_Data):
 
     answer: str | tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("answer")
+    @classmethod
+    def _sayable(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (answer,) if isinstance(answer, str) else answer:
+            if not normalise(text):
+                raise ValueError("a right answer is empty once normalised: give some text")
+            if len(text.split()) > MAX_WORDS:
+                raise ValueError(f"a right answer has more than {MAX_WORDS} words, which is always wrong: shorten it")
+        return answer
+
     @property
     def answers(self) -> tuple[str, ...]:
         return (self.answer,) if isinstance(self.answer, str) else self.answer
@@ -56,8 +66,8 @@ class NumericData(_Data):
     """Right where |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
 
     answer: _Number = Field(allow_inf_nan=False)
-    absoluteTolerance: _Number = Field(default=Decimal(0), ge=0)
-    relativeTolerance: _Number = Field(default=Decimal(0), ge=0)
+    absoluteTolerance: _Number = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
+    relativeTolerance: _Number = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
 
 
 def normalise(text: str) -> str:

@@ -10,10 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from toolorchestra.sandbox.limits import Limits
@@ -108,48 +106,6 @@ class Judge:
         if len(self._sound) >= _REMEMBERED:
             del self._sound[next(iter(self._sound))]
         self._sound[key] = None
-
-
-def judge_references(tasks: Sequence[Task]) -> list[tuple[Task, str]]:
-    """The tasks whose grader does not take their own reference for right, each with the reason. Blocks; for checks
-    before a run. A task whose grader has no reference is not among them.
-
-    Its event loop and its processes live in a thread of their own, so that it can be called from anywhere.
-    """
-    found: list[tuple[Task, str]] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.extend(asyncio.run(_unsound(tasks)))
-        except BaseException as error:  # raised again by the caller's thread
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="judge-references")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found
-
-
-async def _unsound(tasks: Sequence[Task]) -> list[tuple[Task, str]]:
-    judge, found = Judge(), []
-    try:
-        for task in tasks:
-            try:
-                reference = grader_of(task).reference(task.grader.data)
-                if reference is None:
-                    continue
-                given = await judge(task, reference.strip())
-            except GraderFailure as error:
-                found.append((task, str(error)))
-            else:
-                if given.outcome != 1.0:
-                    found.append((task, given.detail or f"its own answer scores {given.score:g}"))
-    finally:
-        await judge.close()
-    return found
 
 
 def _how(result: Any) -> str:

@@ -55,6 +55,9 @@ class ReasoningGymSource:
     def __len__(self) -> int:
         return self._size
 
+    def place(self, index: int) -> str:
+        return f"source {self._name}"
+
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -102,7 +102,8 @@ class Job:
         self.spec = self.training.spec
         self.meter = RunMeter(Recorder(self.otel, training=self.training.metadata.name))
         self.pools = bundle.experts(self.spec.tools)
-        self.settings: Settings = settings_of(self.training, self.pools, find=self._find)
+        fresh = not self.run.journal.exists()  # a run that goes on has graded its tasks' answers already
+        self.settings: Settings = settings_of(self.training, self.pools, find=self._find, references=fresh)
         self.status = StatusWriter(self.run, steps=self.spec.algorithm.steps)
 
     def _find(self, uri: str) -> Path:

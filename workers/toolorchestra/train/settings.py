@@ -66,23 +66,30 @@ class Settings:
     """Worst case of one episode in actual dollars."""
 
 
-def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile) -> Settings:
-    """Build all parts; SettingsError (or the sources' own errors) where one cannot be."""
+def settings_of(
+    training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile, references: bool = True
+) -> Settings:
+    """Build all parts; SettingsError with everything that keeps one from being built.
+
+    `references`: grade every task's own answer, as is done once before anything is spent.
+    """
     spec = training.spec
-    if spec.algorithm.objective != "Clipped":
-        raise SettingsError(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
-    if spec.preferences is not None and spec.preferences.uri is not None:
-        raise SettingsError("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
-    if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
-        raise SettingsError("spec.warmStart.source: traces from a file are not available yet; use FormatTraces")
+    problems = _unavailable(spec)
     limits = episode_limits(spec)
     try:
         catalog = build_catalog(pools)
         sampler = _sampler(spec, catalog)
-        suite = build_suite(spec.tasks, open_uri=find, seed=spec.algorithm.seed)
-        suites = _suites(spec, catalog, suite=suite, find=find)
-    except (CatalogError, SourceError) as error:
-        raise SettingsError(str(error)) from error
+    except CatalogError as error:
+        problems.append(str(error))
+        catalog, sampler = None, None
+    try:
+        tools = catalog.names if catalog is not None else None
+        suite = build_suite(spec.tasks, open_uri=find, seed=spec.algorithm.seed, tools=tools, references=references)
+        suites = () if catalog is None else _suites(spec, catalog, suite=suite, find=find, references=references)
+    except (CatalogError, SourceError, SettingsError) as error:
+        raise SettingsError("\n".join([*problems, str(error)])) from error
+    if problems or sampler is None:
+        raise SettingsError("\n".join(problems))
     preferences = None
     if spec.preferences is not None:
         preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
@@ -100,6 +107,18 @@ def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, 
         cap=cap,
         allowance=worst_case_usd(spec, pools, chat="Chat" in kinds) if cap is not None else Decimal(0),
     )
+
+
+def _unavailable(spec: OrchestratorTrainingSpec) -> list[str]:
+    """What the YAML may say, and nobody does yet."""
+    said = []
+    if spec.algorithm.objective != "Clipped":
+        said.append(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
+    if spec.preferences is not None and spec.preferences.uri is not None:
+        said.append("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
+    if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
+        said.append("spec.warmStart.source: traces from a file are not available yet; use FormatTraces")
+    return said
 
 
 def episode_limits(spec: OrchestratorTrainingSpec) -> EpisodeLimits:
@@ -144,7 +163,7 @@ def _sampler(spec: OrchestratorTrainingSpec, catalog: Catalog, suite: SuiteSpec 
 
 
 def _suites(
-    spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile
+    spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile, references: bool
 ) -> tuple[EvaluationSuite, ...]:
     """The suites that the YAML names, or the held-out tasks of the training."""
     if not spec.evaluation.suites:
@@ -154,7 +173,14 @@ def _suites(
     for wanted in spec.evaluation.suites:
         tasks = suite
         if wanted.tasks is not None:
-            tasks = build_suite(wanted.tasks, open_uri=find, seed=spec.algorithm.seed, evaluation=True)
+            tasks = build_suite(
+                wanted.tasks,
+                open_uri=find,
+                seed=spec.algorithm.seed,
+                tools=catalog.names,
+                references=references,
+                evaluation=True,
+            )
         if tasks.held_out_size < wanted.size:
             raise SettingsError(
                 f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, {tasks.held_out_size} are"
