@@ -49,7 +49,7 @@ class Renderer:
         self.dialect = dialect_of(template)
         self.stop_token_ids = self._closing_first(stop_token_ids)
         """Token ids that end a turn; the first is the template's end of a message."""
-        self._stop_text: str = tokenizer.id_to_token(self.stop_token_ids[0])
+        self._stop_text = tokenizer.id_to_token(self.stop_token_ids[0]) or ""
         self.thinking_open = self.text([{"role": "user", "content": ""}]).rstrip().endswith("<think>")
         """The template's own generation prompt opens the policy's thinking."""
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
@@ -121,11 +121,11 @@ class Renderer:
         asked: Message = {"role": "user", "content": ""}
         text = self.text([asked, {"role": "assistant", "content": _MARKER}, asked])
         after = text.partition(_MARKER)[2].lstrip()
-        special = self._tokenizer.get_added_tokens_decoder()
-        ends = [i for i, token in special.items() if token.special and after.startswith(token.content)]
-        ends += [i for i in stops if after.startswith(self._tokenizer.id_to_token(i) or "\0")]
-        longest = sorted(ends, key=lambda i: -len(self._tokenizer.id_to_token(i)))[:1]
-        return tuple(dict.fromkeys((*longest, *stops)))
+        added = self._tokenizer.get_added_tokens_decoder()
+        known = {i: token.content for i, token in added.items() if token.special}
+        known |= {i: word for i in stops if (word := self._tokenizer.id_to_token(i))}
+        ends = sorted((i for i, word in known.items() if after.startswith(word)), key=lambda i: -len(known[i]))
+        return tuple(dict.fromkeys((*ends[:1], *stops)))
 
     def conversation(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> Conversation:
         """Start a growing conversation."""
