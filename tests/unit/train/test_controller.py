@@ -29,7 +29,7 @@ from synthetic_run import metric_row
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
-from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -236,7 +236,7 @@ async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_p
 
 
 async def test_an_outage_defers_and_costs_no_issue(tmp_path: Path) -> None:
-    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
+    out = ExpertUnavailable(pool="pool-dear", reason=Reason.CONNECTION, detail="connection refused", usage=Usage())
     experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
     scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
     async with scene.running() as controller:

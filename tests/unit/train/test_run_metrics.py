@@ -26,7 +26,7 @@ from support.metric_points import Measured
 from support.real_run import TINY_RUN
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import BusUnavailable, Depth
-from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -153,7 +153,7 @@ async def test_what_is_dropped_is_wasted_and_counted_as_the_line_counts_it(tmp_p
 
 
 async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waited_for(tmp_path: Path) -> None:
-    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
+    out = ExpertUnavailable(pool="pool-dear", reason=Reason.CONNECTION, detail="connection refused", usage=Usage())
     experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
     scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
     seen = metered(scene)
