@@ -272,6 +272,48 @@ async def test_settled_bodies_leave_nothing_in_the_bucket(nats_make: Make, serve
     assert info.state.messages == 0
 
 
+@pytest.mark.parametrize(
+    ("subject", "headers", "told"),
+    [
+        ("results.completed.u.9.0.0.0", {}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "2"}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "1"}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "1", "To-Id": "ü", "To-Purpose": "train"}, True),
+        ("results.nothing.u.9.0.0.0", {"To-Envelope": "1", "To-Id": "u.9.0.0.0", "To-Purpose": "train"}, True),
+        ("dead.u.9.0.0.0", {"To-Payload": "{}", "To-Envelope": "1", "To-Id": "a", "To-Purpose": "b"}, True),
+        ("results.completed.ü", {}, False),
+        ("results.alone", {}, False),
+    ],
+)
+async def test_no_message_stops_the_results(
+    nats_make: Make, server: NatsServer, subject: str, headers: dict[str, str], told: bool
+) -> None:
+    """Whatever somebody publishes there: dead under its subject's issue, or forgotten where there is none."""
+    rig = await nats_make()
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    async with raw(server) as js:
+        await js.publish(f"to.{rig.uid}.{subject}", b"garbage", headers=headers)
+    await bus.complete(lease, result(lease))
+    found = {r.envelope.id: r for r in await collect(bus.results(), 2 if told else 1)}
+    assert found[task(1).id].kind is ResultKind.COMPLETED
+    if told:
+        dead = found["u.9.0.0.0"]
+        assert (dead.kind, dead.envelope.content, dead.envelope.body) == (ResultKind.DEAD, "unreadable", b"garbage")
+
+
+@pytest.mark.parametrize("id_", ["u.9.0.0.0", "ü"])
+async def test_no_message_stops_the_workers(nats_make: Make, server: NatsServer, id_: str) -> None:
+    rig = await nats_make()
+    bus = await rig.bus()
+    async with raw(server) as js:
+        await js.publish(Names(rig.uid).task_subject(purpose="train", id_=id_), b"garbage")
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    assert lease.envelope == task(1)
+
+
 LARGE = b"x" * 700_000
 
 

@@ -31,7 +31,7 @@ from nats.js.api import Header, PubAck
 from nats.js.errors import NotFoundError
 
 from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most, is_full
-from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
+from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, unreadable, without_body
 from toolorchestra.bus.inbox import Inbox
 from toolorchestra.bus.payloads import INLINE_BYTES, PAYLOAD_HEADER, PayloadDamaged, Payloads
 from toolorchestra.bus.protocol import (
@@ -120,7 +120,8 @@ class NatsBus:
         """A task that no worker can read is dead at once; its id is the subject's tail."""
         purpose, _, id_ = msg.subject.removeprefix(self._names.task_subject(purpose="", id_="")[:-1]).partition(".")
         _log.error("unreadable task %s: %s", id_, reason)
-        await self._send(ResultKind.DEAD, Envelope(id=id_, purpose=purpose, reason=reason))
+        if (dead := unreadable(id_, purpose=purpose, reason=reason)) is not None:
+            await self._send(ResultKind.DEAD, dead)
         await self._settle(msg)
 
     async def heartbeat(self, lease: Lease) -> None:
@@ -210,14 +211,14 @@ class NatsBus:
             yield received
 
     async def _read_result(self, msg: Msg, token: int) -> Received | None:
-        parts = msg.subject.split(".")
-        kind, id_at = (ResultKind.DEAD, 3) if parts[2] == "dead" else (ResultKind(parts[3]), 4)
+        """Whatever was published there: a message without so much as an id is told to the log and forgotten."""
+        kind, id_ = self._names.result_parts(msg.subject)
         try:
-            return Received(token=token, kind=kind, envelope=await self._read(msg))
-        except (EnvelopeError, PayloadDamaged) as error:
+            return Received(token=token, kind=ResultKind(kind), envelope=await self._read(msg))
+        except (EnvelopeError, PayloadDamaged, ValueError) as error:
             _log.error("unreadable result %s: %s", msg.subject, error)
-            envelope = Envelope(id=".".join(parts[id_at:]), reason=f"unreadable {kind} result: {error}")
-            return Received(token=token, kind=ResultKind.DEAD, envelope=envelope)
+            dead = unreadable(id_, reason=f"unreadable {kind} result: {error}", body=msg.data)
+            return None if dead is None else Received(token=token, kind=ResultKind.DEAD, envelope=dead)
 
     async def _read_advisory(self, msg: Msg, token: int) -> Received | None:
         """The backstop: a task whose last worker vanished stays in the stream, and the server says its number."""
@@ -226,8 +227,11 @@ class NatsBus:
             raw = await self._connection.patiently("look up", lambda: self._js.get_msg(self._names.tasks, number))
         except NotFoundError:
             return None
-        task = decode(raw.headers, b"")
-        return Received(token=token, kind=ResultKind.DEAD, envelope=without_body(task, reason=LOST))
+        try:
+            task: Envelope | None = without_body(decode(raw.headers, b""), reason=LOST)
+        except EnvelopeError:
+            task = unreadable((raw.subject or "").split(".", 4)[-1], reason=LOST)
+        return None if task is None else Received(token=token, kind=ResultKind.DEAD, envelope=task)
 
     async def ack(self, received: Received) -> None:
         msg = self._inbox.forget(received.token) if self._inbox is not None else None
