@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.train.bookkeeper import Bookkeeper, Result
-from toolorchestra.train.history import account, read_history
-from toolorchestra.train.journal import Frame, Journal, JournalError, Kind, read_frames
+from toolorchestra.train.history import History, account, read_history
+from toolorchestra.train.journal import Frame, Kind
 from toolorchestra.train.ledger import Effects, LedgerConfig, StepPlan, Waiting
 from toolorchestra.train.spend import Spend
 
@@ -27,17 +26,21 @@ class MemoryJournal:
     """A journal whose disk is a list: what was not flushed is gone after a kill."""
 
     def __init__(self, frames: list[Frame]) -> None:
-        self.durable = frames
+        self.durable_frames = frames
         self.pending: list[Frame] = []
 
     def append(self, kind: Kind, head: dict[str, Any], body: bytes = b"") -> None:
-        self.pending.append(Frame(kind, json.loads(json.dumps(head)), body, 0))
+        start = len(self.durable_frames) + len(self.pending)
+        self.pending.append(Frame(kind, json.loads(json.dumps(head)), body, start + 1, start))
+
+    def durable(self, start: int) -> list[Frame]:
+        return self.durable_frames[start:]
 
     def note(self, name: str, **fields: Any) -> None:
         self.append(Kind.NOTE, {"note": name, **fields})
 
     def flush(self) -> None:
-        self.durable += self.pending
+        self.durable_frames += self.pending
         self.pending = []
 
 
@@ -63,13 +66,21 @@ class BooksMachine(RuleBasedStateMachine):
             config=self.config,
             uid="u",
             journal=journal,
-            history=read_history(self.disk),
+            history=self.read(),
             step=self.checkpoints[-1],
             cap=self.cap,
             allowance=ALLOWANCE if self.cap is not None else Decimal(0),
         )
         self.training = None
         self.carry_out(self.books.restore(recovery, now=self.clock))
+
+    def read(self) -> History:
+        """What the journal says."""
+        return read_history(self.disk)
+
+    def checkpoint(self) -> None:
+        """The trainers' state of this step is saved."""
+        self.checkpoints.append(self.books.ledger.step)
 
     def carry_out(self, effects: Effects) -> None:
         for number in effects.finished:
@@ -123,7 +134,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.books.publish(self.books.ledger.step + 1)
         self.books.flush()
         if checkpoint:
-            self.checkpoints.append(self.books.ledger.step)
+            self.checkpoint()
 
     @rule(lost_tasks=st.booleans())
     def kill(self, lost_tasks: bool) -> None:
@@ -166,35 +177,6 @@ class BooksMachine(RuleBasedStateMachine):
 
 BooksMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestBooks = BooksMachine.TestCase
-
-
-def test_a_torn_tail_is_cut_off_and_the_rest_stands(tmp_path: Path) -> None:
-    path = tmp_path / "journal.bin"
-    journal = Journal(path)
-    journal.append(Kind.ACCEPTED, {"issue": "u.0.0.0.0", "usd": "0"}, b"one\ntwo")
-    journal.note("step", step=1, groups=[], issues=[])
-    journal.close()
-    whole = path.read_bytes()
-    for cut in range(1, 20):
-        path.write_bytes(whole[:-cut])
-        assert [f.body for f in read_frames(path)] == [b"one\ntwo"]
-    again = Journal(path)
-    again.note("step", step=2, groups=[], issues=[])
-    again.close()
-    assert [f.head.get("step") for f in read_frames(path)] == [None, 2]
-
-
-def test_damage_before_the_end_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "journal.bin"
-    journal = Journal(path)
-    journal.note("a")
-    journal.note("b")
-    journal.close()
-    data = bytearray(path.read_bytes())
-    data[12] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(JournalError, match="byte 0"):
-        list(read_frames(path))
 
 
 def test_the_cap_refuses_what_does_not_fit() -> None:

@@ -41,6 +41,7 @@ from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engines import Engines
 from toolorchestra.train.evaluator import Job
+from toolorchestra.train.issues import SiblingStatus
 from toolorchestra.train.job import Job as TrainingJob
 from toolorchestra.train.journal import Frame, Kind, read_frames
 from toolorchestra.train.ledger import Ledger
@@ -152,6 +153,11 @@ async def test_what_is_dropped_is_wasted_and_counted_as_the_line_counts_it(tmp_p
     )
 
 
+def deferred_in(scene: Scene) -> int:
+    siblings = [s for group in scene.books.ledger.groups.values() for s in group.siblings]
+    return sum(s.status is SiblingStatus.DEFERRED for s in siblings)
+
+
 async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waited_for(tmp_path: Path) -> None:
     out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
     experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
@@ -166,7 +172,7 @@ async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waite
     )
     async with scene.running() as controller:
         step = asyncio.create_task(controller.step())
-        while not scene.probes:
+        while not scene.probes or deferred_in(scene) < 4:
             await asyncio.wait({step}, timeout=0.05)
         gauges._look(0.25)
         waiting = seen.by(m.EXPERT_OUT, "pool"), seen.by(m.OPEN_EPISODES, "state")

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.journal import Frame, Kind, read_frames
+from toolorchestra.train.journal import Frame, Kind, read_frames, read_sealed
 
 SUFFIX = ".traces"
 
@@ -25,10 +25,13 @@ def check_run(root: Path) -> None:
         raise NotARun(f"{root}: holds no manifest.json, so it is no run's folder")
 
 
+NO_TRACE = (Kind.NOTE, Kind.UNDECODABLE)
+
+
 def traces_in(path: Path) -> Iterator[Trace]:
-    """All traces of a file of frames, whatever became of them."""
-    for frame in read_frames(path):
-        if frame.kind is not Kind.NOTE and frame.body:
+    """All traces of a journal or of an evaluation's file, whatever became of them."""
+    for frame in read_sealed(path) if path.suffix == SUFFIX else read_frames(path):
+        if frame.kind not in NO_TRACE and frame.body:
             yield decode_trace(frame.body)
 
 
@@ -51,7 +54,7 @@ def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:
     """By suite and system, how many tasks of an evaluation ended without even a trace (their worker was lost)."""
     suites: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob(f"*/*{SUFFIX}")):
-        lost = sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_frames(path))
+        lost = sum(f.kind is Kind.UNSCORED and not f.body for f in read_sealed(path))
         if lost:
             suites.setdefault(path.parent.name, {})[path.name.removesuffix(SUFFIX)] = lost
     return suites

@@ -24,6 +24,7 @@ from toolorchestra.telemetry.setup import TelemetryError, configure
 from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.journal import JournalError
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.status import EXIT_CODES, EXIT_TRAINER_LOST, State
 from toolorchestra.train.trainer_group import TrainerLost
@@ -57,6 +58,9 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         job.status.fields["reason"] = pause.reason.value
     except TrainerLost as lost:
         message, lost_trainer = f"a trainer died: {lost}", True
+        _log.error("%s", message)
+    except JournalError as error:
+        message = str(error)
         _log.error("%s", message)
     finally:
         await job.finish(state, message=message)

@@ -18,10 +18,10 @@ from toolorchestra.evaluation.archive import SUFFIX
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
-from toolorchestra.train.arrival import Arrival
+from toolorchestra.train.arrival import UNDECODABLE, Arrival
 from toolorchestra.train.bookkeeper import Verdict
 from toolorchestra.train.issues import MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind
+from toolorchestra.train.journal import Kind, write_sealed
 from toolorchestra.train.ports import Delivery, Wire
 from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.settings import EvaluationSuite
@@ -170,22 +170,20 @@ def _verdict(arrival: Arrival, *, waited_for: _Attempt | None) -> Verdict:
 
 def _reason(arrival: Arrival) -> str:
     """Why it was not scored: its ending, or what the bus said where no trace came."""
-    return arrival.trace.ending.value if arrival.trace is not None else arrival.reason or Ending.WORKER_LOST.value
+    if arrival.trace is not None:
+        return arrival.trace.ending.value
+    return UNDECODABLE if arrival.undecodable else arrival.reason or Ending.WORKER_LOST.value
 
 
 def _write(path: Path, arrivals: Iterable[Arrival], bills: Iterable[Decimal]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    journal = Journal(draft)
-    for arrival, usd in zip(arrivals, bills, strict=True):
-        head = {"issue": str(arrival.issue), "usd": str(usd)}
-        if arrival.scored:
-            journal.append(Kind.ACCEPTED, head, arrival.body)
-        else:
-            journal.append(Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body)
-    journal.close()
-    draft.replace(path)
+    write_sealed(path, (_frame(arrival, usd) for arrival, usd in zip(arrivals, bills, strict=True)))
+
+
+def _frame(arrival: Arrival, usd: Decimal) -> tuple[Kind, dict[str, str], bytes]:
+    head = {"issue": str(arrival.issue), "usd": str(usd)}
+    if arrival.scored:
+        return Kind.ACCEPTED, head, arrival.body
+    return Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body
 
 
 def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[Job]:
