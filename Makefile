@@ -121,5 +121,8 @@ bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server
 	@$(TESTBED) testbed.binaries kubectl >/dev/null
 	PYTHONPATH=tests $(BIN)/python tests/bench/operator/bench.py
 
+bench-resume: setup ## The resume of a run of a million episodes: CPU seconds and memory (2 GB of disk; about 3 minutes)
+	$(BIN)/python tests/bench/resume/bench.py
+
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench

@@ -269,6 +269,22 @@ async def test_large_bodies_travel_whole(make: Make, size: int) -> None:
     await controller.ack(received)
 
 
+async def test_a_large_body_that_is_sent_twice_arrives_whole(make: Make) -> None:
+    """The first sending stands, and a later one under its id never takes the body that it names with it."""
+    rig = await make(ack_wait=0.3)
+    slow, worker, controller = await rig.bus(), await rig.bus(), await rig.bus()
+    body = bytes(range(256)) * 4000
+    for _ in range(3):
+        await controller.submit(task(1, body))
+    (late,) = await take(slow)
+    (lease,) = await take(worker)
+    assert lease.envelope.body == body
+    await worker.complete(lease, result(lease, body))
+    await slow.complete(late, result(late, b"y" * 600_000))
+    (received,) = await collect(controller.results(), 1)
+    assert received.envelope.body == body
+
+
 async def test_state_is_put_read_and_deleted(make: Make) -> None:
     rig = await make()
     one, other = await rig.bus(), await rig.bus()

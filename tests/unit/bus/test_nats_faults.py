@@ -7,16 +7,17 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import nats
 import pytest
-from bus_rig import QUICK, Make, collect, eventually, result, take, task
+from bus_rig import QUICK, Make, Rig, collect, eventually, result, take, task
 from nats.js import JetStreamContext
 
 from toolorchestra.bus.nats import NatsBus
-from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind
+from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind, RolloutBus
 from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, make_streams, remove_streams
 from toolorchestra.local.nats_server import NatsServer, free_port
 
@@ -55,6 +56,32 @@ async def an_answer_is_there(bus: NatsBus) -> None:
     async with asyncio.timeout(10):
         while not any(answer.done() for answer in waiting.values()):  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+class LosesAcks:
+    """A JetStream context whose next publishes are stored, and whose acknowledgements never come."""
+
+    def __init__(self, js: JetStreamContext, lost: int, meanwhile: Callable[[], Awaitable[None]] | None) -> None:
+        self._js, self.lost, self._meanwhile = js, lost, meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._js, name)
+
+    async def publish(self, *args: Any, **kwargs: Any) -> Any:
+        ack = await self._js.publish(*args, **kwargs)
+        if self.lost > 0:
+            self.lost -= 1
+            if self._meanwhile is not None:
+                await self._meanwhile()
+            raise TimeoutError
+        return ack
+
+
+def losing_acks(bus: RolloutBus, *, lost: int = 1, meanwhile: Callable[[], Awaitable[None]] | None = None) -> NatsBus:
+    """`bus`, whose server's next PubAcks are lost on their way, which takes as long as `meanwhile`."""
+    assert isinstance(bus, NatsBus)
+    bus._js = LosesAcks(bus._js, lost, meanwhile)  # type: ignore[assignment]
+    return bus
 
 
 @contextlib.asynccontextmanager
@@ -243,6 +270,119 @@ async def test_settled_bodies_leave_nothing_in_the_bucket(nats_make: Make, serve
     async with raw(server) as js:
         info = await js.stream_info(f"OBJ_{Names(rig.uid).payloads}")
     assert info.state.messages == 0
+
+
+@pytest.mark.parametrize(
+    ("subject", "headers", "told"),
+    [
+        ("results.completed.u.9.0.0.0", {}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "2"}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "1"}, True),
+        ("results.completed.u.9.0.0.0", {"To-Envelope": "1", "To-Id": "ü", "To-Purpose": "train"}, True),
+        ("results.nothing.u.9.0.0.0", {"To-Envelope": "1", "To-Id": "u.9.0.0.0", "To-Purpose": "train"}, True),
+        ("dead.u.9.0.0.0", {"To-Payload": "{}", "To-Envelope": "1", "To-Id": "a", "To-Purpose": "b"}, True),
+        ("results.completed.ü", {}, False),
+        ("results.alone", {}, False),
+    ],
+)
+async def test_no_message_stops_the_results(
+    nats_make: Make, server: NatsServer, subject: str, headers: dict[str, str], told: bool
+) -> None:
+    """Whatever somebody publishes there: dead under its subject's issue, or forgotten where there is none."""
+    rig = await nats_make()
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    async with raw(server) as js:
+        await js.publish(f"to.{rig.uid}.{subject}", b"garbage", headers=headers)
+    await bus.complete(lease, result(lease))
+    found = {r.envelope.id: r for r in await collect(bus.results(), 2 if told else 1)}
+    assert found[task(1).id].kind is ResultKind.COMPLETED
+    if told:
+        dead = found["u.9.0.0.0"]
+        assert (dead.kind, dead.envelope.content, dead.envelope.body) == (ResultKind.DEAD, "unreadable", b"garbage")
+
+
+@pytest.mark.parametrize("id_", ["u.9.0.0.0", "ü"])
+async def test_no_message_stops_the_workers(nats_make: Make, server: NatsServer, id_: str) -> None:
+    rig = await nats_make()
+    bus = await rig.bus()
+    async with raw(server) as js:
+        await js.publish(Names(rig.uid).task_subject(purpose="train", id_=id_), b"garbage")
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    assert lease.envelope == task(1)
+
+
+LARGE = b"x" * 700_000
+
+
+async def bodies(rig: Rig, server: NatsServer) -> int:
+    """Messages in the training's object bucket."""
+    async with raw(server) as js:
+        return (await js.stream_info(f"OBJ_{Names(rig.uid).payloads}")).state.messages
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_large_body_survives_a_lost_acknowledgement(nats_make: Make, server: NatsServer, lost: int) -> None:
+    """The retry is told `duplicate`: the message that stands is our own, and so is the body that it names."""
+    rig = await nats_make()
+    bus = losing_acks(await rig.bus(), lost=lost)
+    await bus.submit(task(1, LARGE))
+    (lease,) = await take(bus)
+    assert lease.envelope.body == LARGE
+    losing_acks(bus, lost=lost)
+    await bus.complete(lease, result(lease, LARGE))
+    (received,) = await collect(bus.results(), 1)
+    assert (received.kind, received.envelope.body) == (ResultKind.COMPLETED, LARGE)
+    await bus.ack(received)
+    assert await bodies(rig, server) == 0
+
+
+async def test_a_task_that_was_played_before_the_publish_was_repeated_is_not_played_again(
+    nats_make: Make, server: NatsServer
+) -> None:
+    rig = await nats_make()
+    worker = await rig.bus()
+
+    async def play() -> None:
+        (lease,) = await take(worker)
+        await worker.complete(lease, result(lease))
+
+    bus = losing_acks(await rig.bus(), meanwhile=play)
+    await bus.submit(task(1))
+    depth = await bus.depth()
+    assert (depth.queued, depth.leased, depth.results) == (0, 0, 1)
+
+
+async def test_a_sender_that_gives_up_leaves_the_body_that_may_be_named(nats_make: Make, server: NatsServer) -> None:
+    """Every acknowledgement is lost until the deadline: whether the message stands is unknown, so its body stays."""
+    rig = await nats_make()
+    bus = await NatsBus.connect(server.url, uid=rig.uid, timeouts=replace(QUICK, deadline=0.3))
+    rig.opened.append(bus)
+    await bus.submit(task(1))
+    (lease,) = await take(bus)
+    losing_acks(bus, lost=1000)
+    with pytest.raises(BusUnavailable):
+        await bus.complete(lease, result(lease, LARGE))
+    (received,) = await collect(bus.results(), 1)
+    assert (received.kind, received.envelope.body) == (ResultKind.COMPLETED, LARGE)
+
+
+async def test_a_refused_body_and_a_duplicate_of_another_leave_nothing(nats_make: Make, server: NatsServer) -> None:
+    rig = await nats_make(max_tasks=1)
+    bus = await rig.bus()
+    await bus.submit(task(1))
+    with pytest.raises(BusFull):
+        await bus.submit(task(2, LARGE))
+    assert await bodies(rig, server) == 0
+    (lease,) = await take(bus)
+    await bus.complete(lease, result(lease))
+    (received,) = await collect(bus.results(), 1)
+    await bus.ack(received)
+    losing_acks(bus)
+    await bus.complete(lease, result(lease, LARGE))
+    assert await bodies(rig, server) == 0, "the first result stood, and was acknowledged"
 
 
 async def test_a_lease_that_was_cancelled_forgets_nothing(nats_make: Make, server: NatsServer) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from decimal import Decimal
+from typing import Any
 
+import msgpack
 import pytest
+import zstandard
 from episode_world import VIEW, answer, host_of, order_of, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolorchestra.rollout.codec import CodecError, decode_order, decode_trace, encode_order, encode_trace
+from toolorchestra.rollout.codec import (
+    VERSION,
+    CodecError,
+    decode_order,
+    decode_trace,
+    encode_order,
+    encode_trace,
+)
 from toolorchestra.rollout.trace import Call, Components, Ending, Meter, Sample, Sampling, Segment, Trace, Turn
 
 TEXT = st.text(max_size=20)
@@ -92,8 +103,10 @@ def test_an_order_survives_exactly() -> None:
 
 @given(st.binary(max_size=200))
 def test_no_payload_is_an_error_of_ours(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 (CodecError and pydantic's ValidationError are both ValueErrors)
+    with pytest.raises(CodecError):
         decode_trace(data)
+    with pytest.raises(CodecError):
+        decode_trace(packed(data))
 
 
 def test_another_version_and_damage_are_named() -> None:
@@ -102,3 +115,67 @@ def test_another_version_and_damage_are_named() -> None:
         decode_order(b"\x09" + data[1:])
     with pytest.raises(CodecError, match="damaged"):
         decode_order(data[:-7])
+
+
+def packed(data: bytes) -> bytes:
+    """These bytes where a payload has its msgpack."""
+    return bytes([VERSION]) + zstandard.ZstdCompressor().compress(data)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**31), 2**31)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(JSON, JSON, st.booleans())
+def test_whatever_stands_in_a_payload_is_a_trace_or_an_error_of_ours(body: Any, samples: Any, pair: bool) -> None:
+    content = msgpack.packb([body, samples] if pair else body, use_bin_type=True)
+    for decode in (decode_trace, decode_order):
+        with pytest.raises(CodecError):
+            decode(packed(content))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (packed(b"\0" * (1 << 27)), "unpacks to 134217728 bytes"),
+        (bytes([VERSION]) + zstandard.ZstdCompressor(write_content_size=False).compress(b"\0" * (1 << 27)), "damaged"),
+        (packed(b"\xdd\xff\xff\xff\xff"), "damaged"),
+        (packed(b"\x91" * 5000 + b"\xc0"), "damaged"),
+        (packed(b"\xdd\x00\x1e\x84\x80" + b"\x92\x90\x90" * 2_000_000), "items"),
+        (packed(b"\x81\x90\x01"), "damaged"),
+        (packed(b"\x92\x80\x90"), "no trace of this release"),
+    ],
+    ids=["zstd bomb", "bomb of unknown size", "length bomb", "depth bomb", "item bomb", "a list as a key", "no fields"],
+)
+def test_a_bomb_is_refused_before_it_fills_the_memory(data: bytes, why: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match=why):
+            decode_trace(data)
+        assert tracemalloc.get_traced_memory()[1] < 500 << 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_what_does_not_fit_a_trace_is_named() -> None:
+    trace = await play(order_of(), host_of(["no", answer("oak")]))
+    body = trace.model_dump(mode="json", exclude={"samples"})
+    for change, why in (
+        ({"ending": "vanished"}, "ending: Input should be"),
+        ({"schema_version": 0}, "a trace of schema 0; this release reads 1"),
+        ({"issue": None}, "issue: Input should be a valid string"),
+        ({"new_field": 1}, "new_field: Extra inputs"),
+    ):
+        with pytest.raises(CodecError, match=why):
+            decode_trace(packed(msgpack.packb([body | change, []])))
+    with pytest.raises(CodecError, match="not a multiple of item size"):
+        decode_trace(packed(msgpack.packb([body, [[True, [[b"abc", True, b"", None]]]]])))

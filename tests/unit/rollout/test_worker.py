@@ -19,7 +19,7 @@ from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import Received, ResultKind
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.pool import EnginePool, EngineRecord
-from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read_pools
@@ -122,12 +122,14 @@ async def test_an_unscored_ending_is_completed_not_failed() -> None:
 
 async def test_a_poisonous_order_is_dead_after_its_deliveries_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     bus = MemoryBus(max_deliver=3)
-    await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense"))
+    await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense", content=ORDER_CONTENT))
+    await bus.submit(Envelope(id=issue(3), body=b"\x01", content="order/0"))
     await submit(bus, order_of(issue=issue(2)))
     async with working(bus, host_of(lambda prompt: answer("oak"))):
-        results = {received.envelope.id: received for received in await take(bus, 2)}
+        results = {received.envelope.id: received for received in await take(bus, 3)}
     assert results[issue(1)].kind is ResultKind.DEAD
-    assert "CodecError: payload of version 9" in results[issue(1)].envelope.reason
+    assert "a body of order/0 content, where this release reads order/1" in results[issue(3)].envelope.reason
+    assert "undecodable order: payload of version 9" in results[issue(1)].envelope.reason
     assert results[issue(2)].kind is ResultKind.COMPLETED
 
 

@@ -21,6 +21,8 @@ PURPOSE_HEADER = "To-Purpose"
 CONTENT_HEADER = "To-Content"
 REASON_HEADER = "To-Reason"
 
+UNREADABLE = "unreadable"
+
 _ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PURPOSE = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_ID = 200
@@ -61,6 +63,17 @@ class Envelope:
 def without_body(envelope: Envelope, *, reason: str) -> Envelope:
     """What the bus itself says about a task: its id, purpose and trace, and why."""
     return replace(envelope, body=b"", content="", reason=reason)
+
+
+def unreadable(id_: str, *, purpose: str = "train", reason: str, body: bytes = b"") -> Envelope | None:
+    """What the bus tells of a message that is no envelope of this version; None where its id is none either.
+
+    Its bytes travel under a content that no reader takes for its own.
+    """
+    try:
+        return Envelope(id=id_, purpose=purpose, body=body, content=UNREADABLE if body else "", reason=reason)
+    except EnvelopeError:
+        return None
 
 
 def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:

@@ -5,7 +5,11 @@ How the promises are kept:
 - A result is published with its id and its PubAck awaited before the task is acked; a crash in between leads to a
   second result, which the stream's duplicate window collapses or the journal recognises.
 - A refused task was not taken. A server may remember the id of a publish that it refused, and then answer its
-  repetition with `duplicate`; after a failed attempt such an answer is believed only where the task is really there.
+  repetition with `duplicate`; after a refusal such an answer is believed only where the task is really there. (After a
+  lost acknowledgement it is believed: the task may have been played and settled by then, and must not be played twice.)
+- A large body belongs to the message that names it. It is removed with that message, or by its sender where the server
+  surely holds no message that names it: `duplicate` is also what the repetition of a publish is told whose
+  acknowledgement was lost, and then the message that stands is our own.
 - The server redelivers to this very process when its loop hung: the lease or result that is held already is kept, with
   the newer delivery's ack.
 """
@@ -26,14 +30,15 @@ from nats.errors import ConnectionClosedError
 from nats.js.api import Header, PubAck
 from nats.js.errors import NotFoundError, ServerError
 
-from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most
-from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
+from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most, is_full
+from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, unreadable, without_body
 from toolorchestra.bus.inbox import Inbox
 from toolorchestra.bus.payloads import INLINE_BYTES, PAYLOAD_HEADER, PayloadDamaged, Payloads
 from toolorchestra.bus.protocol import (
     HANDED_BACK,
     LOST,
     BusError,
+    BusFull,
     BusUnavailable,
     Change,
     Depth,
@@ -71,8 +76,8 @@ class NatsBus:
         self._leased: dict[int, Msg] = {}
         self._unacked: set[int] = set()
         """Tasks that are answered, but whose ack a restarted server did not understand: acked when they come again."""
-        self._unsure: set[str] = set()
-        """Message ids of which an attempt failed: the server may have taken it, refused it, or half of each."""
+        self._refused: set[str] = set()
+        """Message ids of which an attempt was refused, and no later one taken."""
         self._inbox: Inbox | None = None
 
     @classmethod
@@ -120,7 +125,8 @@ class NatsBus:
         """A task that no worker can read is dead at once; its id is the subject's tail."""
         purpose, _, id_ = msg.subject.removeprefix(self._names.task_subject(purpose="", id_="")[:-1]).partition(".")
         _log.error("unreadable task %s: %s", id_, reason)
-        await self._send(ResultKind.DEAD, Envelope(id=id_, purpose=purpose, reason=reason))
+        if (dead := unreadable(id_, purpose=purpose, reason=reason)) is not None:
+            await self._send(ResultKind.DEAD, dead)
         await self._settle(msg)
 
     async def heartbeat(self, lease: Lease) -> None:
@@ -176,10 +182,10 @@ class NatsBus:
         names = self._names
         subject = names.task_subject(purpose=task.purpose, id_=task.id)
         ack = await self._publish(subject, task, stream=names.tasks, message_id=task.id)
-        if ack.duplicate and task.id in self._unsure and not await self._is_queued(subject):
+        if ack.duplicate and task.id in self._refused and not await self._is_queued(subject):
             _log.info("%s: the server remembers a publish that it refused; sent under another message id", task.id)
             await self._publish(subject, task, stream=names.tasks, message_id=f"{task.id}~{uuid4().hex[:8]}")
-        self._unsure.discard(task.id)
+        self._refused.discard(task.id)
 
     async def _is_queued(self, subject: str) -> bool:
         try:
@@ -267,14 +273,14 @@ class NatsBus:
             yield received
 
     async def _read_result(self, msg: Msg, token: int) -> Received | None:
-        parts = msg.subject.split(".")
-        kind, id_at = (ResultKind.DEAD, 3) if parts[2] == "dead" else (ResultKind(parts[3]), 4)
+        """Whatever was published there: a message without so much as an id is told to the log and forgotten."""
+        kind, id_ = self._names.result_parts(msg.subject)
         try:
-            return Received(token=token, kind=kind, envelope=await self._read(msg))
-        except (EnvelopeError, PayloadDamaged) as error:
+            return Received(token=token, kind=ResultKind(kind), envelope=await self._read(msg))
+        except (EnvelopeError, PayloadDamaged, ValueError) as error:
             _log.error("unreadable result %s: %s", msg.subject, error)
-            envelope = Envelope(id=".".join(parts[id_at:]), reason=f"unreadable {kind} result: {error}")
-            return Received(token=token, kind=ResultKind.DEAD, envelope=envelope)
+            dead = unreadable(id_, reason=f"unreadable {kind} result: {error}", body=msg.data)
+            return None if dead is None else Received(token=token, kind=ResultKind.DEAD, envelope=dead)
 
     async def _read_advisory(self, msg: Msg, token: int) -> Received | None:
         """The backstop: a task whose last worker vanished stays in the stream, and the server says its number."""
@@ -283,8 +289,11 @@ class NatsBus:
             raw = await self._connection.patiently("look up", lambda: self._js.get_msg(self._names.tasks, number))
         except NotFoundError:
             return None
-        task = decode(raw.headers, b"")
-        return Received(token=token, kind=ResultKind.DEAD, envelope=without_body(task, reason=LOST))
+        try:
+            task: Envelope | None = without_body(decode(raw.headers, b""), reason=LOST)
+        except EnvelopeError:
+            task = unreadable((raw.subject or "").split(".", 4)[-1], reason=LOST)
+        return None if task is None else Received(token=token, kind=ResultKind.DEAD, envelope=task)
 
     async def ack(self, received: Received) -> None:
         msg = self._inbox.forget(received.token) if self._inbox is not None else None
@@ -343,7 +352,7 @@ class NatsBus:
         await self._publish(subject, result, stream=stream, message_id=result.id)
 
     async def _publish(self, subject: str, envelope: Envelope, *, stream: str, message_id: str) -> PubAck:
-        """Store a message, its large body first. What the server did not take leaves no body behind."""
+        """Store a message, its large body first. What the server surely did not take leaves no body behind."""
         headers, body = encode(replace(envelope, headers=inject(envelope.headers)))
         headers[Header.MSG_ID.value] = message_id
         payload = ""
@@ -351,23 +360,44 @@ class NatsBus:
             large = body
             payload = await self._connection.patiently("store a body", lambda: self._payloads.stow(envelope.id, large))
             headers[PAYLOAD_HEADER], body = payload, b""
+        unknown = False
 
         async def attempt() -> PubAck:
+            nonlocal unknown
             try:
                 return await self._js.publish(subject, body, stream=stream, headers=dict(headers))
-            except Exception:
-                self._unsure.add(message_id)
+            except Exception as error:
+                if is_full(error):
+                    self._refused.add(message_id)
+                else:
+                    unknown = True
                 raise
 
-        stored = False
         try:
             ack = await self._connection.patiently(f"publish {subject}", attempt)
-            stored = not ack.duplicate
-        finally:
-            if payload and not stored:
-                with contextlib.suppress(*TRANSIENT, ConnectionClosedError):
-                    await self._payloads.remove(payload)
+        except BusFull:
+            if payload and not unknown:
+                await self._drop_body(payload)
+            raise
+        if payload and ack.duplicate and not await self._is_named(payload, stream=stream, sequence=ack.seq):
+            await self._drop_body(payload)
         return ack
+
+    async def _is_named(self, payload: str, *, stream: str, sequence: int | None) -> bool:
+        """Does the message that stands in place of ours name this body? Where nobody can say: yes."""
+        if not sequence:  # the server is still busy with the message that stands
+            return True
+        try:
+            stands = await self._connection.patiently("look up", lambda: self._js.get_msg(stream, sequence))
+        except NotFoundError:  # it was read and acknowledged: whoever did that removed the body that it named
+            return False
+        except BusError:
+            return True
+        return (stands.headers or {}).get(PAYLOAD_HEADER) == payload
+
+    async def _drop_body(self, payload: str) -> None:
+        with contextlib.suppress(*TRANSIENT, ConnectionClosedError):
+            await self._payloads.remove(payload)
 
     async def _read(self, msg: Msg) -> Envelope:
         headers = msg.headers or {}

@@ -102,6 +102,14 @@ class Names:
     def result_subject(self, *, kind: str, id_: str) -> str:
         return f"to.{self.uid}.results.{kind}.{id_}"
 
+    def result_parts(self, subject: str) -> tuple[str, str]:
+        """Kind and id of what was published under a subject of RESULTS or DEAD, whoever did."""
+        stream, _, rest = subject.removeprefix(f"to.{self.uid}.").partition(".")
+        if stream == "dead":
+            return "dead", rest
+        kind, _, id_ = rest.partition(".")
+        return kind, id_
+
     def dead_subject(self, *, id_: str) -> str:
         return f"to.{self.uid}.dead.{id_}"
 

@@ -52,6 +52,17 @@ class LazyGroup(TyperGroup):
         app.command(name=cmd_name)(command)
         return get_command(app)
 
+    def invoke(self, ctx: Any) -> Any:
+        """A damaged file of a run is a mistake to mend, not a traceback: it is named, and the status is 2."""
+        from toolorchestra.train.journal import JournalError
+        from toolorchestra.train.run_dir import Unreadable
+
+        try:
+            return super().invoke(ctx)
+        except (JournalError, Unreadable) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.run_dir import RunDir, Unreadable, read_jsonl
 from toolorchestra.train.step_row import SoundRow, sound_rows
 
 RUNS = Path("runs")
@@ -94,7 +94,7 @@ def overview(run: RunDir) -> dict[str, Any]:
     """One run in a row; what a file does not say is None."""
     try:
         manifest, status = run.read_manifest(), run.read_status()
-    except json.JSONDecodeError as error:
+    except Unreadable as error:
         return _row(run) | {"status": "Unreadable", "message": str(error)}
     rows = [row for row in sound_rows(read_jsonl(run.metrics)) if "accuracy" in row]
     last = max(rows, key=lambda row: row["step"], default=SoundRow())

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.journal import Frame, Kind, read_frames
+from toolorchestra.train.journal import Frame, Kind, read_frames, read_sealed
 
 SUFFIX = ".traces"
 
@@ -25,10 +25,14 @@ def check_run(root: Path) -> None:
         raise NotARun(f"{root}: holds no manifest.json, so it is no run's folder")
 
 
+NOT_TRAINING = (Kind.NOTE, Kind.UNDECODABLE, Kind.EVALUATED)
+"""Frames of a journal that are no episode of the training; an evaluation's traces are in a file of its own too."""
+
+
 def traces_in(path: Path) -> Iterator[Trace]:
-    """All traces of a file of frames, whatever became of them."""
-    for frame in read_frames(path):
-        if frame.kind is not Kind.NOTE and frame.body:
+    """All traces of a journal's training episodes or of an evaluation's file, whatever became of them."""
+    for frame in read_sealed(path) if path.suffix == SUFFIX else read_frames(path):
+        if frame.kind not in NOT_TRAINING and frame.body:
             yield decode_trace(frame.body)
 
 
@@ -49,7 +53,7 @@ def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
 
 def lost_in(path: Path) -> int:
     """How many tasks of an evaluation's file ended without even a trace."""
-    return sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_frames(path))
+    return sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_sealed(path))
 
 
 def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolorchestra.evaluation.archive import (
-    accepted_frames,
+    NOT_TRAINING,
     check_run,
     evaluation_traces,
     expert_pools,
@@ -21,7 +22,7 @@ from toolorchestra.rewards.registry import RewardConfig, reward_config
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.history import Account, account, read_history
-from toolorchestra.train.journal import Kind, read_frames
+from toolorchestra.train.journal import Frame, Kind, read_frame, read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 from toolorchestra.train.step_row import sound_rows
 
@@ -95,10 +96,19 @@ def read_run(root: Path) -> RunData:
     run = RunDir(root)
     manifest = run.read_manifest()
     spec = training_spec(manifest)
-    frames = accepted_frames(run.journal)
-    history = read_history(read_frames(run.journal))
-    results = (frame for frame in read_frames(run.journal) if frame.kind is not Kind.NOTE)
-    stride = max(1, len(frames) // TRACE_SAMPLE)
+    accepted, bills = array("Q"), Counter[str]()
+
+    def seen() -> Iterator[Frame]:
+        """One reading of the journal, without its bodies: a long run's do not fit into memory."""
+        for frame in read_frames(run.journal, bodies=False):
+            if frame.kind not in NOT_TRAINING:
+                bills[frame.head["usd"]] += 1
+            if frame.kind is Kind.ACCEPTED:
+                accepted.append(frame.start)
+            yield frame
+
+    history = read_history(seen())
+    stride = max(1, len(accepted) // TRACE_SAMPLE)
     return RunData(
         run=run,
         manifest=manifest,
@@ -111,8 +121,8 @@ def read_run(root: Path) -> RunData:
         incarnations=len(history.incarnations),
         unscored=history.unscored,
         late=history.late,
-        training_usd=float(sum(Decimal(frame.head["usd"]) for frame in results)),
-        sample=[decode_trace(frame.body) for frame in frames[::stride]],
+        training_usd=float(sum(n * Decimal(usd) for usd, n in bills.items())),
+        sample=[decode_trace(body) for at in accepted[::stride] if (body := read_frame(run.journal, at).body)],
         evaluations=evaluation_traces(run.evaluations),
         lost=lost_attempts(run.evaluations),
         during={

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.run_dir import RunDir, rows_of
 from toolorchestra.train.step_row import SoundRow, sound, sound_rows, trained
 from toolorchestra.visible import visible
 
@@ -49,7 +48,7 @@ def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
         file.seek(offset)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
-    return offset + len(whole), [json.loads(line) for line in whole.splitlines()]
+    return offset + len(whole), rows_of(whole)[0]  # a torn line was told where it was torn
 
 
 def step_line(line: Mapping[str, Any], steps: int) -> str:

@@ -12,18 +12,35 @@ from typing import Any
 
 import msgpack
 import zstandard
+from pydantic import ValidationError
 
 from toolorchestra.rollout.order import Order
-from toolorchestra.rollout.trace import Sample, Segment, Trace
+from toolorchestra.rollout.trace import TRACE_SCHEMA, Sample, Segment, Trace
 
 VERSION = 1
+ORDER_CONTENT = "order/1"
+TRACE_CONTENT = "trace/1"
+"""What an envelope says that its body is: kind and schema."""
 _LEVEL = 3
-_MAX_BYTES = 1 << 28
-"""A payload that unpacks to more is refused: nothing that a worker writes comes near."""
+_MAX_BYTES = 1 << 26
+_MAX_ITEMS = 1 << 21
+"""A payload that unpacks to more bytes, or to more list items and keys, is refused before it fills the memory: nothing
+that a worker writes comes near."""
+_SAID = 300
+"""Characters of an error that are told."""
 
 
 class CodecError(ValueError):
-    """Bytes that are no payload of a known version."""
+    """Bytes that are no payload of a known version; the text says why."""
+
+
+def check_content(content: str, *, wanted: str) -> None:
+    """CodecError, by name, for a body of another kind or of another release."""
+    if content != wanted:
+        raise CodecError(
+            f"a body of {content or 'no'} content, where this release reads {wanted}:"
+            " start workers and training with the same release"
+        )
 
 
 def _pack(body: Any) -> bytes:
@@ -35,11 +52,41 @@ def _pack(body: Any) -> bytes:
 def _unpack(data: bytes) -> Any:
     if not data or data[0] != VERSION:
         raise CodecError(f"payload of version {data[0] if data else 'none'}; this release reads {VERSION}")
+    items = 0
+
+    def counted(container: Any) -> Any:
+        nonlocal items
+        items += len(container)
+        if items > _MAX_ITEMS:
+            raise CodecError(f"unpacks to more than {_MAX_ITEMS} items")
+        return container
+
     try:
+        if (size := zstandard.frame_content_size(data[1:])) > _MAX_BYTES:
+            raise CodecError(f"unpacks to {size} bytes; the most is {_MAX_BYTES}")
         packed = zstandard.ZstdDecompressor().decompress(data[1:], max_output_size=_MAX_BYTES)
-        return msgpack.unpackb(packed, raw=False, unicode_errors="surrogatepass", strict_map_key=False)
-    except (zstandard.ZstdError, ValueError, msgpack.UnpackException) as error:
-        raise CodecError(f"damaged payload: {error}") from error
+        return msgpack.unpackb(
+            packed,
+            raw=False,
+            unicode_errors="surrogatepass",
+            strict_map_key=False,
+            list_hook=counted,
+            object_hook=counted,
+            max_array_len=_MAX_ITEMS,
+            max_map_len=_MAX_ITEMS,
+        )
+    except CodecError:
+        raise
+    except (zstandard.ZstdError, ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CodecError(f"damaged payload: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What was wrong, in one line; of pydantic's many, the first."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:_SAID]
+    return f"{type(error).__name__}: {error}"[:_SAID]
 
 
 def _to_bytes(values: array[Any]) -> bytes:
@@ -75,13 +122,20 @@ def encode_trace(trace: Trace) -> bytes:
 
 
 def decode_trace(data: bytes) -> Trace:
-    """A trace from its bytes; CodecError or pydantic's ValidationError (a ValueError, both) where they are none."""
-    body, samples = _unpack(data)
-    body["samples"] = tuple(
-        Sample(segments=tuple(_unpack_segment(s) for s in segments), well_formed=well_formed)
-        for well_formed, segments in samples
-    )
-    return Trace.model_validate(body)
+    """A trace from its bytes; CodecError where they are none."""
+    content = _unpack(data)
+    try:
+        body, samples = content
+        body["samples"] = tuple(
+            Sample(segments=tuple(_unpack_segment(s) for s in segments), well_formed=well_formed)
+            for well_formed, segments in samples
+        )
+        trace = Trace.model_validate(body)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise CodecError(f"no trace of this release: {_said(error)}") from error
+    if trace.schema_version != TRACE_SCHEMA:
+        raise CodecError(f"a trace of schema {trace.schema_version}; this release reads {TRACE_SCHEMA}")
+    return trace
 
 
 def encode_order(order: Order) -> bytes:
@@ -90,5 +144,9 @@ def encode_order(order: Order) -> bytes:
 
 
 def decode_order(data: bytes) -> Order:
-    """An order from its bytes; CodecError or pydantic's ValidationError where they are none."""
-    return Order.model_validate(_unpack(data))
+    """An order from its bytes; CodecError where they are none."""
+    content = _unpack(data)
+    try:
+        return Order.model_validate(content)
+    except (ValueError, TypeError) as error:
+        raise CodecError(f"no order of this release: {_said(error)}") from error

@@ -6,7 +6,10 @@ workers' results of one issue collapse and a re-issue is never swallowed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_ISSUE = re.compile(r"([^.]*)\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9]{1,18})")
 
 
 @dataclass(frozen=True, order=True)
@@ -35,8 +38,8 @@ class Issue:
     @classmethod
     def parse(cls, text: str) -> Issue:
         """Read what `str(issue)` wrote; ValueError on anything else."""
-        parts = text.split(".")
-        if len(parts) != 5 or not all(p.isdigit() for p in parts[1:]):
+        found = _ISSUE.fullmatch(text)
+        if found is None:
             raise ValueError(f"not an issue: {text!r} (want UID.GROUP.SAMPLE.INCARNATION.N)")
-        group, sample, incarnation, n = (int(p) for p in parts[1:])
-        return cls(Episode(parts[0], group, sample), incarnation, n)
+        uid, group, sample, incarnation, n = found.groups()
+        return cls(Episode(uid, int(group), int(sample)), int(incarnation), int(n))

@@ -22,7 +22,14 @@ from opentelemetry import metrics
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.protocol import BusError, Lease, WorkerBus
-from toolorchestra.rollout.codec import decode_order, encode_trace
+from toolorchestra.rollout.codec import (
+    ORDER_CONTENT,
+    TRACE_CONTENT,
+    CodecError,
+    check_content,
+    decode_order,
+    encode_trace,
+)
 from toolorchestra.rollout.episode import Episode, Host
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.telemetry import names
@@ -37,8 +44,6 @@ from toolorchestra.telemetry.metrics import (
 )
 from toolorchestra.telemetry.spans import agent_span
 
-ORDER_CONTENT = "order/1"
-TRACE_CONTENT = "trace/1"
 MAX_FETCH = 4
 _HAND_BACK_SECONDS = 5.0
 
@@ -174,7 +179,16 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         try:
-            episode = Episode(decode_order(lease.envelope.body), host=self._host)
+            check_content(lease.envelope.content, wanted=ORDER_CONTENT)
+            order = decode_order(lease.envelope.body)
+        except CodecError as error:
+            # Perhaps a worker of another release can read it; at the last delivery the controller is told why not.
+            _log.error("order %s does not read: %s", lease.envelope.id, error)
+            self._settling()
+            await self._bus.fail(lease, self._result(lease, reason=f"undecodable order: {error}"))
+            return
+        try:
+            episode = Episode(order, host=self._host)
             self._began(episode)
             trace = await episode.run()
             body = self._encode(trace)

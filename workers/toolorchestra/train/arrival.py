@@ -9,6 +9,18 @@ from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.assemble import TraceRefused, check_sampling, version_span
 from toolorchestra.train.bookkeeper import Result
 
+UNDECODABLE = "undecodable"
+"""Reason of a result that does not read: its episode is sent again, and its bill counts as the worst case."""
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """A message that is no result of this training's workers, of this release. `raw`: its bytes, as they came."""
+
+    id: str
+    why: str
+    raw: bytes
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -19,6 +31,8 @@ class Arrival:
     body: bytes
     deferred_for: str | None = None
     reason: str = ""
+    undecodable: bool = False
+    """Something came, and it does not read; `reason` says why. `trace` is None, `body` empty."""
 
     @property
     def scored(self) -> bool:
@@ -28,7 +42,8 @@ class Arrival:
         """As the books want it. A trace that cannot be trained on counts as an infrastructure failure."""
         trace = self.trace
         if trace is None:
-            return Result(self.issue, scored=False, reason=self.reason or "worker_lost", usd=None)
+            reason = UNDECODABLE if self.undecodable else self.reason or "worker_lost"
+            return Result(self.issue, scored=False, reason=reason, usd=None)
         scored, reason, span = self.scored, trace.ending.value, version_span(trace)
         try:
             check_sampling(trace.sampling)
@@ -42,3 +57,12 @@ class Arrival:
             span=span,
             deferred_for=self.deferred_for,
         )
+
+
+def check_trace(trace: Trace, *, id_: str) -> None:
+    """ValueError for a trace that reads and yet cannot be the result under this id, or that the books cannot hold."""
+    if trace.issue != id_:
+        raise ValueError(f"the trace of another issue, {trace.issue[:200]!r}")
+    if trace.components.actual_usd < 0:
+        raise ValueError(f"a bill of ${trace.components.actual_usd}")
+    version_span(trace)

@@ -16,6 +16,7 @@ from toolorchestra.rollout.identity import Issue
 from toolorchestra.train.history import Evaluation, History, Recovery, recover
 from toolorchestra.train.journal import Journal, Kind
 from toolorchestra.train.ledger import Effects, Ledger, LedgerConfig, StepPlan, Waiting, merge
+from toolorchestra.train.resume import ResumeIndex
 from toolorchestra.train.spend import Spend
 
 
@@ -32,6 +33,9 @@ class Result:
     deferred_for: str | None = None
     """The expert whose outage ended it."""
 
+
+KEPT_BYTES = 1 << 16
+"""Of a message that does not read."""
 
 Verdict = Literal["accepted", "failed", "deferred", "late", "duplicate"]
 
@@ -50,6 +54,8 @@ class Bookkeeper:
 
     ledger: Ledger
     journal: Journal
+    index: ResumeIndex
+    """What a checkpoint keeps of the journal, so that a resume need not read all of it."""
     history: History = field(default_factory=History)
     """What earlier incarnations left; decides which versions survive."""
     finished: bool = False
@@ -71,7 +77,7 @@ class Bookkeeper:
         `cap` and `allowance` (worst case of one issue) are dollars; issues of earlier incarnations whose bill never
         came keep their allowance reserved until it is known what becomes of it (outbox.reckon).
         """
-        recovery = recover(history, step=step)
+        recovery, index = recover(history, step=step), ResumeIndex.after(history, journal.durable)
         ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
         ledger.spend = Spend(
             cap,
@@ -84,7 +90,7 @@ class Bookkeeper:
         journal.note("incarnation", incarnation=recovery.incarnation, step=step)
         if recovery.set_aside:
             _note_issues(journal, "set_aside", recovery.set_aside, reason="weights_lost")
-        return cls(ledger=ledger, journal=journal, history=history), recovery
+        return cls(ledger=ledger, journal=journal, index=index, history=history), recovery
 
     def restore(self, recovery: Recovery, *, now: float) -> Effects:
         """Bring the groups under way back; call once, when issues can be published."""
@@ -195,6 +201,11 @@ class Bookkeeper:
         self.ledger.spend.settle(str(result.issue), usd)
         self._carry(entry.effects)
         return entry
+
+    def keep_undecodable(self, id_: str, *, why: str, raw: bytes) -> None:
+        """What came and does not read, for people to look at; its episode, if it has one, is entered by itself."""
+        head = {"id": id_, "why": why, "bytes": len(raw)}
+        self.journal.append(Kind.UNDECODABLE, head, raw[:KEPT_BYTES])
 
     def _decide(self, result: Result, *, now: float) -> Entry:
         ledger, issue = self.ledger, result.issue

@@ -29,6 +29,7 @@ from toolorchestra.train.ledger import Effects, StepPlan, Waiting
 from toolorchestra.train.outbox import Outbox
 from toolorchestra.train.pauses import Paused, Stopped, cap_reached
 from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
+from toolorchestra.train.resume import KEY as HISTORY
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import RunMeter
@@ -381,11 +382,12 @@ class Controller:
     async def checkpoint(self) -> Checkpoint:
         """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
         await self._flush()
-        ledger = self.books.ledger
+        ledger, durable = self.books.ledger, self.books.journal.synced
         job = {
             "step": ledger.step,
             "incarnation": ledger.incarnation,
-            "journal_offset": self.books.journal.offset,
+            "journal_offset": durable,
+            HISTORY: await asyncio.to_thread(self.books.index.at, ledger.step),
             "next_group": ledger.next_group,
             "live_groups": sorted(ledger.groups),
             "spend": ledger.spend.as_dict(),

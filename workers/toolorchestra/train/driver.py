@@ -23,6 +23,7 @@ from toolorchestra.telemetry.logs import configure_logs
 from toolorchestra.telemetry.setup import TelemetryError, configure
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.journal import JournalError
 from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import SettingsError
@@ -63,6 +64,9 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         _log.error("%s", message)
     except TrainerLost as lost:
         message, lost_trainer = f"a trainer died: {lost}", True
+        _log.error("%s", message)
+    except JournalError as error:
+        message = str(error)
         _log.error("%s", message)
     finally:
         await job.finish(state, message=message)

@@ -25,12 +25,12 @@ from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
-from toolorchestra.train.arrival import Arrival
+from toolorchestra.train.arrival import UNDECODABLE, Arrival
 from toolorchestra.train.bookkeeper import Bookkeeper, Result, Verdict
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.history import Evaluation
 from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.journal import Kind, read_frame, read_frames, write_sealed
 from toolorchestra.train.outbox import Outbox
 from toolorchestra.train.pauses import cap_reached
 from toolorchestra.train.ports import Delivery, Wire
@@ -175,9 +175,11 @@ class Evaluator:
         history = self.books.history
         wanted = {issue: task for task in tasks if (issue := history.scored_before(evaluation, task=task))}
         found: dict[str, _Entry] = {}
-        for frame in read_frames(self.books.journal.path) if wanted else ():
+        path = self.books.journal.path
+        for frame in read_frames(path, bodies=False) if wanted else ():
             if frame.kind is Kind.EVALUATED and (task := wanted.get(frame.head["issue"])):
-                arrival = Arrival(Issue.parse(frame.head["issue"]), decode_trace(frame.body), frame.body)
+                body = read_frame(path, frame.start).body
+                arrival = Arrival(Issue.parse(frame.head["issue"]), decode_trace(body), body)
                 found[task] = _Entry(arrival, Decimal(frame.head["usd"]))
         return found
 
@@ -299,23 +301,20 @@ def _verdict(arrival: Arrival, *, late: bool) -> Verdict:
 
 def _reason(arrival: Arrival) -> str:
     """Why it was not scored: its ending, or what the bus said where no trace came."""
-    return arrival.trace.ending.value if arrival.trace is not None else arrival.reason or Ending.WORKER_LOST.value
+    if arrival.trace is not None:
+        return arrival.trace.ending.value
+    return UNDECODABLE if arrival.undecodable else arrival.reason or Ending.WORKER_LOST.value
 
 
 def _write(path: Path, entries: Iterable[_Entry]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    journal = Journal(draft)
-    for entry in entries:
-        arrival = entry.arrival
-        head = {"issue": str(arrival.issue), "usd": str(entry.usd)}
-        if arrival.scored:
-            journal.append(Kind.ACCEPTED, head, arrival.body)
-        else:
-            journal.append(Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body)
-    journal.close()
-    draft.replace(path)
+    write_sealed(path, (_frame(entry.arrival, entry.usd) for entry in entries))
+
+
+def _frame(arrival: Arrival, usd: Decimal) -> tuple[Kind, dict[str, str], bytes]:
+    head = {"issue": str(arrival.issue), "usd": str(usd)}
+    if arrival.scored:
+        return Kind.ACCEPTED, head, arrival.body
+    return Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body
 
 
 def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[Job]:

@@ -10,20 +10,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Issue
+from toolorchestra.train.issue_set import IssueSet
 from toolorchestra.train.journal import Frame, Kind
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted issue; `oldest` and `newest` bound the versions of its tokens."""
+    """An accepted issue; `oldest` and `newest` bound the versions of its tokens, `at` is its frame's offset."""
 
     issue: Issue
     oldest: PolicyVersion
     newest: PolicyVersion
+    at: int = 0
 
 
 ScoredKey = tuple[str, str, int | None, str]
@@ -45,7 +48,10 @@ class Evaluation:
 
 @dataclass
 class History:
-    """Everything that recovery and accounting need to know of a journal."""
+    """Everything that recovery and accounting need to know of a journal.
+
+    `resume.condense` takes out what no return to a checkpoint can bring back, and leaves counts in `settled`.
+    """
 
     incarnations: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """(incarnation, step it started from)."""
@@ -67,8 +73,10 @@ class History:
     """By the uid of their episodes."""
     scored: dict[ScoredKey, tuple[str, str | None]] = field(default_factory=dict[ScoredKey, tuple[str, str | None]])
     """What evaluations have scored: the issue, and the policy version that it was pinned to."""
-    recorded: set[str] = field(default_factory=set[str])
+    recorded: IssueSet = field(default_factory=IssueSet)
     """Every issue whose result is in the journal, whatever became of it."""
+    settled: dict[str, int] = field(default_factory=dict[str, int])
+    """Accepted issues that were condensed away, by fate: `trained`, or as in `fate`."""
     spent: Decimal = Decimal(0)
     late: int = 0
     unscored: int = 0
@@ -110,20 +118,28 @@ def read_history(frames: Iterable[Frame]) -> History:
     """Fold the journal's frames, oldest first."""
     history = History()
     for frame in frames:
-        history.end = frame.end
-        if frame.kind is Kind.NOTE:
-            _note(history, frame.head)
-        else:
-            _result(history, frame)
+        enter(history, frame)
     return history
+
+
+def enter(history: History, frame: Frame) -> None:
+    """One more frame of the journal."""
+    history.end = frame.end
+    if frame.kind is Kind.NOTE:
+        _note(history, frame.head)
+    elif frame.kind is not Kind.UNDECODABLE:
+        _result(history, frame)
+
+
+_version = lru_cache(maxsize=64)(PolicyVersion.parse)
 
 
 def _result(history: History, frame: Frame) -> None:
     text, usd = str(frame.head["issue"]), Decimal(frame.head["usd"])
     if frame.kind is Kind.ACCEPTED:
         issue = Issue.parse(text)
-        versions = PolicyVersion.parse(frame.head["oldest"]), PolicyVersion.parse(frame.head["newest"])
-        history.accepted[issue] = Accepted(issue, *versions)
+        versions = _version(frame.head["oldest"]), _version(frame.head["newest"])
+        history.accepted[issue] = Accepted(issue, *versions, at=frame.start)
     elif frame.kind is Kind.LATE:
         history.late += 1
     elif frame.kind is Kind.EVALUATED:
@@ -197,8 +213,8 @@ class Recovery:
 def recover(history: History, *, step: int) -> Recovery:
     """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Versions")."""
     reopened = [number for number, live in history.opened.items() if live > step]
-    trained = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues}
-    going = {n for n, live in history.opened.items() if live <= step and n not in trained | history.dropped}
+    left = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues} | history.dropped
+    going = {number for number, live in history.opened.items() if live <= step and number not in left}
     standing: dict[int, list[Accepted]] = {number: [] for number in sorted(going)}
     aside: list[Issue] = []
     gone = {i for s, issues in history.steps.items() if s <= step for i in issues} | set(history.fate)
@@ -245,13 +261,15 @@ def account(history: History) -> Account:
     unknown = (set(trained) | set(history.fate)) - set(history.accepted)
     if unknown:
         raise ValueError(f"never accepted, yet trained or ended: {min(unknown)}")
-    kinds = Counter(fate.partition(":")[0] for fate in history.fate.values())
-    used = len(trained) + kinds["excluded"] + kinds["set_aside"]
+    fates = Counter(history.settled) + Counter(history.fate.values()) + Counter(trained=len(trained))
+    kinds = Counter[str]()
+    for fate, n in fates.items():
+        kinds[fate.partition(":")[0]] += n
     return Account(
-        accepted=len(history.accepted),
-        trained=len(trained),
+        accepted=len(history.accepted) + sum(history.settled.values()),
+        trained=kinds["trained"],
         excluded=kinds["excluded"],
         set_aside=kinds["set_aside"],
-        open=len(history.accepted) - used,
-        reasons=dict(Counter(history.fate.values())),
+        open=len(history.accepted) - len(trained) - len(history.fate),
+        reasons={fate: n for fate, n in fates.items() if fate != "trained"},
     )

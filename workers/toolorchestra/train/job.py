@@ -26,6 +26,7 @@ from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
+from toolorchestra.train.arrival import UNDECODABLE, Undecodable
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
@@ -38,12 +39,13 @@ from toolorchestra.train.engines import Engines, engine_actors
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
-from toolorchestra.train.history import History, Recovery, read_history
-from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.history import Recovery
+from toolorchestra.train.journal import Journal, read_frame
 from toolorchestra.train.outbox import empty, reckon
 from toolorchestra.train.pauses import Stopped
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
+from toolorchestra.train.resume import load_history
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
@@ -95,6 +97,8 @@ class Job:
     _checkpointed: int | None = None
     """Step of the newest checkpoint."""
     _ready_for_results: asyncio.Event = field(default_factory=asyncio.Event)
+    _refused: set[str] = field(default_factory=set[str])
+    """Why results did not read: each is told once."""
 
     def __post_init__(self) -> None:
         bundle = load([str(path) for path in self.config.resources])
@@ -156,7 +160,7 @@ class Job:
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
-        self._wire = BusWire(self._bus, meter=self.meter)
+        self._wire = BusWire(self._bus, meter=self.meter, keep=self._keep_undecodable)
         self.meter.began()
         self._spawn(self._tell_progress())
         self._start_engines()
@@ -231,9 +235,9 @@ class Job:
             self.run.event("engine", f"{status.name} is {status.state} {what}".strip(), error=status.last_error)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
-        journal = Journal(self.run.journal)
-        history: History = read_history(read_frames(self.run.journal))
         step = checkpoint.step if checkpoint else 0
+        history = load_history(self.run.journal, step=step, job=checkpoint.job if checkpoint else {})
+        journal = Journal(self.run.journal, end=history.end)
         self._books, recovery = Bookkeeper.open(
             config=self.settings.ledger,
             uid=self.config.uid,
@@ -353,10 +357,8 @@ class Job:
         await self._trainers.anchor()
 
     async def _restore(self, recovery: Recovery) -> None:
-        wanted = {str(a.issue): a.issue for results in recovery.restore.values() for a in results}
-        for frame in read_frames(self.run.journal):
-            if frame.kind is Kind.ACCEPTED and (issue := wanted.get(frame.head["issue"])):
-                self.controller.traces[issue] = decode_trace(frame.body)
+        for accepted in (a for results in recovery.restore.values() for a in results):
+            self.controller.traces[accepted.issue] = decode_trace(read_frame(self.run.journal, accepted.at).body)
         self._ready_for_results.set()
         await self.controller.recover(self._books.restore(recovery, now=time.time()))
 
@@ -510,3 +512,12 @@ class Job:
             if training:
                 await self._ready_for_results.wait()
                 await self.controller.take(training)
+
+    async def _keep_undecodable(self, refused: Undecodable) -> None:
+        """A result that does not read, into the journal and, the first of its kind, into the events."""
+        self._books.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
+        await asyncio.to_thread(self._books.flush)
+        if refused.why not in self._refused:
+            self._refused.add(refused.why)
+            message = f"a result does not read ({refused.why}); it lies in the journal, its episode is sent again"
+            self.run.event(UNDECODABLE, message, id=refused.id, bytes=len(refused.raw))

@@ -4,7 +4,7 @@ manifest.json        what runs: resources resolved, versions, seed, how it was s
 status.json          state, step, spend, engines: replaced atomically; what `orchestra status` prints
 metrics.jsonl        one line per step, and per step of the warm start
 events.jsonl         one line per thing that happened (incarnations, restarts, engines lost, evaluations, the end)
-journal/journal.bin  the ledger's truth (journal.py)
+journal/journal.bin  the ledger's truth (journal.py); journal.synced beside it: up to where it was fsynced
 checkpoints/         step-NNNNNNNN/, each complete or absent; best.json names the best one (checkpoint.py)
 weights/             the snapshots that engines load; the newest two stay
 evaluations/         <suite>/<system>.traces, frames like the journal's
@@ -19,12 +19,15 @@ supervisor.lock, and the report (report.json, report.html).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -38,13 +41,32 @@ def write_atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+class Unreadable(ValueError):
+    """A file of the run's folder does not read; the text says which, and what to do."""
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a JSONL file; a torn last line is left out."""
+    """Rows of a JSONL file. A line that a kill, a full disk or a power cut tore is left out, and said in the log."""
     if path.exists():
-        with path.open() as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        rows, torn = rows_of(path.read_bytes())
+        if torn:
+            _log.warning("%s: %d torn lines are left out (a kill or a full disk)", path, torn)
+        yield from rows
+
+
+def rows_of(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The rows in whole lines, and how many lines are none. What follows the last newline counts as torn."""
+    *lines, tail = content.split(b"\n")
+    rows = [_row(line) for line in lines]
+    return [row for row in rows if row is not None], rows.count(None) + bool(tail)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 @dataclass(frozen=True)
@@ -113,14 +135,28 @@ class RunDir:
         write_atomically(self.status, json.dumps(status, indent=1) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """The last status; empty before the first."""
-        return dict(json.loads(self.status.read_text())) if self.status.exists() else {}
+        """The last status; empty before the first. Unreadable: it was written halfway."""
+        if not self.status.exists():
+            return {}
+        return _read_object(self.status, remedy="remove it: it is written anew when the run goes on")
 
     def read_manifest(self) -> dict[str, Any]:
-        return dict(json.loads(self.manifest.read_text()))
+        """What the run is. Unreadable: it was written halfway."""
+        return _read_object(self.manifest, remedy="restore it from a copy, or start a new run")
 
     @staticmethod
     def _append(path: Path, row: Mapping[str, Any]) -> None:
+        """One write for the whole line, after ending one that an earlier writer left torn."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        with path.open("ab+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                line = b"\n" + line
+            file.write(line)
+
+
+def _read_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    found = _row(path.read_bytes())
+    if found is None:
+        raise Unreadable(f"{path}: holds no whole JSON object (written halfway, or damaged); {remedy}")
+    return found

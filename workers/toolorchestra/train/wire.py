@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.protocol import HANDED_BACK, BusFull, BusUnavailable, Received, ResultKind, RolloutBus, Withdrawn
-from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.codec import (
+    ORDER_CONTENT,
+    TRACE_CONTENT,
+    CodecError,
+    check_content,
+    decode_trace,
+    encode_order,
+)
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import Order
-from toolorchestra.train.arrival import Arrival
+from toolorchestra.rollout.trace import Trace
+from toolorchestra.train.arrival import Arrival, Undecodable, check_trace
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.run_meter import RunMeter
 
 RETRY_SECONDS = 0.5
 T = TypeVar("T")
+Keep = Callable[[Undecodable], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
 
 
 class BusWire:
-    """A Wire over any RolloutBus. Counts what went over it."""
+    """A Wire over any RolloutBus. Counts what went over it.
 
-    def __init__(self, bus: RolloutBus, *, meter: RunMeter | None = None) -> None:
+    `keep` records a message that does not read, durably, before anything is acknowledged.
+    """
+
+    def __init__(self, bus: RolloutBus, *, meter: RunMeter | None = None, keep: Keep | None = None) -> None:
         self._bus = bus
         self._meter = meter or RunMeter()
+        self._keep = keep or _tell
         self.sent = 0
         self.received = 0
 
     async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
         """Publish; a full or unreachable stream is tried again with the same id until it takes the order."""
         envelope = Envelope(
-            id=order.issue, body=encode_order(order), purpose=order.purpose, content="order/1", headers=headers or {}
+            id=order.issue,
+            body=encode_order(order),
+            purpose=order.purpose,
+            content=ORDER_CONTENT,
+            headers=headers or {},
         )
         await _until_it_answers(lambda: self._bus.submit(envelope))
         self.sent += 1
@@ -43,7 +63,13 @@ class BusWire:
             self.received += 1
             if received.kind is ResultKind.DEAD:
                 self._meter.buried()
-            yield Delivery(read_arrival(received), partial(self._bus.ack, received))
+            arrival, refused = read_arrival(received)
+            if refused is not None:
+                await self._keep(refused)
+            if arrival is not None:
+                yield Delivery(arrival, partial(self._bus.ack, received))
+            else:
+                await self._bus.ack(received)
 
     async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
         """Take orders back, as soon as the bus answers."""
@@ -67,15 +93,41 @@ async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def read_arrival(received: Received) -> Arrival:
-    """Decode a result. The reason of `deferred` is the expert; a hand-back at the last delivery is a loss."""
+async def _tell(refused: Undecodable) -> None:
+    _log.error("undecodable result %s (%d bytes): %s", refused.id, len(refused.raw), refused.why)
+
+
+def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None]:
+    """Decode a result, whatever it is: the arrival, if its id is an issue, and what does not read of it.
+
+    The reason of `deferred` is the expert; a hand-back at the last delivery is a loss.
+    """
     envelope = received.envelope
-    trace = decode_trace(envelope.body) if envelope.body else None
+    try:
+        issue = Issue.parse(envelope.id)
+    except ValueError as error:
+        return None, Undecodable(envelope.id, str(error), envelope.body)
+    try:
+        trace = _trace(envelope) if envelope.body else None
+    except CodecError as error:
+        refused = Undecodable(envelope.id, str(error), envelope.body)
+        return Arrival(issue, None, b"", reason=refused.why, undecodable=True), refused
     deferred = received.kind is ResultKind.DEFERRED and envelope.reason != HANDED_BACK
-    return Arrival(
-        issue=Issue.parse(envelope.id),
+    arrival = Arrival(
+        issue=issue,
         trace=trace,
         body=envelope.body,
         deferred_for=(envelope.reason or None) if deferred else None,
         reason=envelope.reason,
     )
+    return arrival, None
+
+
+def _trace(envelope: Envelope) -> Trace:
+    check_content(envelope.content, wanted=TRACE_CONTENT)
+    trace = decode_trace(envelope.body)
+    try:
+        check_trace(trace, id_=envelope.id)
+    except ValueError as error:
+        raise CodecError(str(error)) from error
+    return trace
