@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator clean
+  models-table chart-lint kind-e2e parity bench-train bench-operator clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -87,6 +87,9 @@ crds: setup ## Rewrite crds/*.yaml from the models, and the chart's copies of th
 
 reference: crds ## The same, and the docs' pages that are made from the code
 	$(BIN)/orchestra crds --docs docs
+
+models-table: setup ## Compare the trainer with transformers' own code, family by family; rewrites docs/models.md
+	PYTHONPATH=tests $(BIN)/python -m support.model_families
 
 chart-lint: setup ## Lint the Helm chart, and hold what it renders against the programs (needs helm: HELM, or Go to build it)
 	$$($(TESTBED) testbed.binaries helm | cut -d' ' -f2) lint --strict --kube-version 1.34.4 charts/toolorchestra
