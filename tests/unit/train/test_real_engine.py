@@ -24,6 +24,7 @@ from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engine_control import UpdateFailed
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer
 from toolorchestra.train.packing import pack, token_weights
+from toolorchestra.train.progress import Patience
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.weights import Snapshot, read_header, write_snapshot
 
@@ -35,7 +36,7 @@ Bed = tuple[EngineServer, Trainer]
 
 def start(folder: Path, *, log: Path) -> Bed:
     server = EngineServer(EngineConfig(model_dir=str(folder), max_model_len=1024), log=log)
-    server.start(timeout=START_SECONDS)
+    server.start(patience=Patience(total=START_SECONDS))
     return server, Trainer(TrainerConfig(model_dir=str(folder), device="cpu", threads=1))
 
 
@@ -210,7 +211,7 @@ def test_an_engine_that_stands_still_and_one_that_dies_are_seen(bed: Bed) -> Non
     server.check_answers(timeout=30)
     os.kill(server.pid, signal.SIGKILL)
     with pytest.raises(EngineDied, match="status -9"):
-        server.wait_ready(timeout=10)
+        server.wait_ready(Patience(total=10))
 
 
 def test_an_exported_folder_serves_and_tied_embeddings_are_updated_whole(tmp_path: Path) -> None:

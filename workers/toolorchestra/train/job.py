@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engines import Engines, engine_actors
+from toolorchestra.train.engines import Engines, engine_actor
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
@@ -186,13 +187,18 @@ class Job:
             max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
             tensor_parallel_size=engines.tensor_parallel_size,
             threads=self.config.threads,
+            start_seconds=float(engines.start_timeout_seconds),
         )
         gpus = float(engines.tensor_parallel_size) if cuda else 0.0
-        actors = engine_actors(
-            count=engines.replicas, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster
+        actor = partial(engine_actor, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster)
+        self._engines = Engines(
+            engines.replicas,
+            actor=actor,
+            put=self._wire.put,
+            on_change=self._engine_changed,
+            on_wait=self._engine_awaited,
         )
-        self._engines = Engines(actors, put=self._wire.put, on_change=self._engine_changed)
-        self._spawn(self._engines.start())
+        self._spawn(self._engines.watch())
 
     def _engine_changed(self, status: EngineStatus) -> None:
         known = dict(self.status.fields.get("engines", {}))
@@ -202,6 +208,11 @@ class Job:
             lost = status.last_error if status.state != "ready" else ""
             what = lost.splitlines()[0] if lost else ""
             self.run.event("engine", f"{status.name} is {status.state} {what}".strip(), error=status.last_error)
+
+    def _engine_awaited(self, why: str) -> None:
+        """No engine serves the newest weights, or one does again (no words)."""
+        state: State = self.status.latest.get("state", "Starting")
+        self.status.set(state, message=why)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
         journal = Journal(self.run.journal)
