@@ -20,6 +20,7 @@ import aiohttp
 import ray
 from opentelemetry.metrics import Meter
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
@@ -27,10 +28,11 @@ from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
+from toolorchestra.train.batch import NonFiniteStep
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
-from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
+from toolorchestra.train.controller import Controller, ControllerConfig, Paused, Stopped
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
@@ -41,6 +43,7 @@ from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.model import ModelError
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
@@ -249,15 +252,19 @@ class Job:
             model_dir=str(self.config.model_dir),
             device=self.config.device,
             threads=None if cuda else self.config.threads,
+            longest=self.spec.rollout.max_prompt_tokens + self.spec.rollout.max_response_tokens,
             reference=self.spec.algorithm.kl.coefficient > 0,
         )
-        group = await asyncio.to_thread(
-            TrainerGroup,
-            config,
-            size=self.spec.ray.trainers.replicas,
-            gpus_per_trainer=1.0 if cuda else 0.0,
-            by_role=self.config.cluster,
-        )
+        try:
+            group = await asyncio.to_thread(
+                TrainerGroup,
+                config,
+                size=self.spec.ray.trainers.replicas,
+                gpus_per_trainer=1.0 if cuda else 0.0,
+                by_role=self.config.cluster,
+            )
+        except ModelError as error:
+            raise Paused(str(error), reason=Reason.MODEL_REFUSED) from error
         self._trainers = AsyncTrainers(group, store)
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
@@ -302,7 +309,11 @@ class Job:
         for number, batch in enumerate(batches, start=1):
             if self._stopping.is_set():
                 raise Stopped
-            metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            try:
+                metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            except NonFiniteStep as error:  # the same batch comes in every life
+                text = f"step {number} of the warm start was not finite ({error}): lower spec.warmStart.learningRate"
+                raise Paused(text, reason=Reason.STEPS_NOT_FINITE) from error
             self.meter.warmed()
             self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
             if number % 10 == 0 or number == warm.steps:
@@ -343,8 +354,10 @@ class Job:
             "tokens_per_second": row.get("tokens_per_second", 0.0)
         }
         spend = self._books.ledger.spend
+        broken = row["groups_dropped"].get("non_finite", 0)
         self.status.set(
             "Running",
+            message=f"{broken} groups were set aside: their step was not finite" if broken else "",
             step=self.step,
             policyVersion=row["version"],
             metrics=metrics,

@@ -34,7 +34,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.agreement import check_agreement, own_values
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import Policy, load_policy
@@ -47,10 +47,6 @@ STATE = "state"
 """Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
 FAMILIES_PER_RANK = 4
 """Fewest parts per rank that a batch is cut into, so that ranks can be balanced: a family is cut where it is longer."""
-
-
-class NonFiniteStep(RuntimeError):
-    """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
 
 
 @dataclass(frozen=True, kw_only=True)
