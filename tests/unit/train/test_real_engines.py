@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,6 +54,7 @@ class StandIn:
 def cluster() -> Iterator[Cluster]:
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=made.address, namespace="engines", log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import this file
     yield made
     ray.shutdown()
     made.shutdown()
@@ -86,7 +88,7 @@ async def test_a_node_that_is_lost_in_a_load_is_waited_for(cluster: Cluster) -> 
     await asyncio.wait_for(waits.wait(), 120)
     assert "engine-0 is restarting its actor does not answer" in said[-1]
     assert not published[-1]["paused"]
-    await asyncio.to_thread(cluster.add_node, num_cpus=1, resources={ENGINE_ROLE: 1})
+    cluster.add_node(num_cpus=1, resources={ENGINE_ROLE: 1})  # not in a thread: it sets signal handlers
     await asyncio.wait_for(load, 120)
     assert [e["version"] for e in published[-1]["engines"] if e["routable"]] == ["0-1"]
     watch.cancel()
