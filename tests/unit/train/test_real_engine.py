@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from support.tiny_model import tiny_model
 from toolorchestra.train.batch import StepConfig, TrainSample
@@ -97,16 +96,14 @@ def assert_agree(trainer: Trainer, samples: list[TrainSample], *, tokens: int = 
     assert sum(found) / len(found) <= 1e-4
 
 
-def argmax_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return (hidden @ weight.t()).argmax(-1), targets
-
-
 def trainer_greedy(trainer: Trainer, samples: list[TrainSample]) -> list[list[int]]:
     """The trainer's most likely token at every sampled position: greedy decoding by induction over the positions."""
     result = []
     for sample in samples:
         with torch.no_grad():
-            best, _ = trainer.policy(pack([sample], token_weights([sample], "token_mean")), argmax_head)
+            batch = pack([sample], token_weights([sample], "token_mean"))
+            hidden = trainer.policy.hidden(batch).index_select(0, batch.selected)
+            best = (hidden @ trainer.policy.head_weight.t()).argmax(-1)
         result.append(best.tolist())
     return result
 
