@@ -99,6 +99,9 @@ crds: setup ## Rewrite crds/*.yaml from the models, and the chart's copies of th
 reference: crds ## The same, and the docs' pages that are made from the code
 	$(BIN)/orchestra crds --docs docs
 
+models-table: setup ## Compare the trainer with transformers' own code, family by family; rewrites docs/models.md
+	PYTHONPATH=tests $(BIN)/python -m support.model_families
+
 chart-lint: setup ## Lint the Helm chart, and hold what it renders against the programs (needs helm: HELM, or Go to build it)
 	$$($(TESTBED) testbed.binaries helm | cut -d' ' -f2) lint --strict --kube-version 1.34.4 charts/toolorchestra
 	$(BIN)/python -m pytest tests/unit/chart

@@ -104,6 +104,11 @@ def test_weights_never_updated_are_those_the_engine_started_with() -> None:
         answer([5, 6], spans=[{"version": "0-1", "start": 0, "end": 1}, {"version": "0-1", "start": 0, "end": 2}]),
         answer([5], logprobs=None),
         answer([5], logprobs={"content": [{"token_id": 6, "logprob": -1.0}]}),
+        answer([5], logprobs={"content": [{"token_id": 5, "logprob": float("nan")}]}),
+        answer([5], logprobs={"content": [{"token_id": 5, "logprob": None}]}),
+        answer([5], logprobs={"content": [{"token_id": 5, "logprob": float("-inf")}]}),
+        answer([5], logprobs={"content": [{"token_id": 5, "logprob": -9999.0}]}),
+        answer([5], logprobs={"content": [{"token_id": 5, "logprob": 0.5}]}),
     ],
 )
 def test_an_answer_that_does_not_add_up_is_lost(payload: dict[str, Any]) -> None:

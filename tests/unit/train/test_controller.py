@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 from episode_world import RENDERER, FakeExperts, answer, host_of
 from synthetic_run import metric_row
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
-from toolorchestra.policy.engine import EngineLost
+from toolorchestra.policy.engine import EngineLost, Generation
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rewards.registry import RewardConfig
 from toolorchestra.rollout.codec import decode_trace
@@ -44,7 +46,7 @@ from toolorchestra.tools.catalog import Catalog, ExpertTool
 from toolorchestra.tools.sampler import ViewSampler
 from toolorchestra.tools.view import Price
 from toolorchestra.train.assemble import SampleFilters
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.controller import Controller, ControllerConfig
@@ -81,8 +83,13 @@ class CountingTrainers:
 
     def __init__(self) -> None:
         self.batches: list[list[TrainSample]] = []
+        self.broken = 0
+        """Steps from now on that will not be finite."""
 
     async def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
+        if self.broken:
+            self.broken -= 1
+            raise NonFiniteStep("loss nan, gradient norm inf: the step was not applied")
         self.batches.append(list(samples))
         zeros = dict.fromkeys(("loss", "grad_norm", "entropy", "ratio_mean", "ratio_max", "clip_fraction"), 0.0)
         tokens = sum(len(s.token_ids) for s in samples)
@@ -462,6 +469,57 @@ async def test_a_group_without_scored_siblings_is_dropped_and_refilled(tmp_path:
     assert row["episodes"] == 8
     books = scene.account()
     assert (books.trained, books.exact) == (8, True)
+
+
+async def test_a_step_that_is_not_finite_sets_its_batch_aside_and_goes_on(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=2)
+    scene.trainers.broken = 2
+    async with scene.running():
+        rows = await scene.train()
+    assert [row["groups_dropped"] for row in rows] == [{"non_finite": 4}, {}]
+    events = [e for e in read_jsonl(scene.controller.run.events) if e["event"] == "non_finite"]
+    assert [e["groups"] for e in events] == [[0, 1], [2, 3]]
+    assert "its 2 groups are set aside" in events[0]["message"]
+    standing = scene.account()
+    assert standing.exact
+    assert standing.reasons == {"set_aside:non_finite": 16}
+    assert standing.trained == 16
+    # A later life that starts from step 0 plays other groups, not those.
+    second = Scene(tmp_path, reply=either([]), steps=2)
+    assert not {0, 1, 2, 3} & set(second.recovery.restore)
+
+
+async def test_several_steps_that_are_not_finite_pause_the_run_with_what_to_do(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]))
+    scene.trainers.broken = 3
+    async with scene.running() as controller:
+        with pytest.raises(Paused, match=r"3 steps in a row .* learning rate of 0\.001.*learningRate") as paused:
+            await asyncio.wait_for(controller.step(), 30)
+    assert paused.value.reason is Reason.STEPS_NOT_FINITE
+    assert scene.account().exact
+
+
+@pytest.mark.parametrize("logprob", [float("nan"), float("-inf"), -9999.0, 0.5])
+async def test_a_log_probability_that_is_none_is_a_lost_engine(tmp_path: Path, logprob: float) -> None:
+    """The worker's client refuses it; what gets past it is refused on arrival, sent again, and never trained."""
+    scene = Scene(tmp_path, reply=either([]), steps=1)
+    honest = scene.engine.generate
+    broken = 3
+
+    async def generate(prompt: Sequence[int], **options: Any) -> Generation:
+        nonlocal broken
+        generation = await honest(prompt, **options)
+        broken -= 1
+        if broken >= 0:
+            return replace(generation, logprobs=(*generation.logprobs[:-1], logprob))
+        return generation
+
+    scene.engine.generate = generate  # type: ignore[method-assign]
+    async with scene.running():
+        (row,) = await scene.train()
+    assert row["unscored"] == {"engine_lost": 3}
+    assert row["episodes"] == 8
+    assert all(-9999 < p <= 0 for batch in scene.trainers.batches for sample in batch for p in sample.logprobs)
 
 
 async def test_being_asked_to_stop_ends_between_steps(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from toolorchestra.train.engine_control import (
 )
 from toolorchestra.train.engine_middleware import SECRET_HEADER
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer, PortTaken
+from toolorchestra.train.progress import Patience
 from toolorchestra.train.weights import Snapshot, SnapshotError, folder_keys, write_snapshot
 
 
@@ -199,15 +200,15 @@ def scripted_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) 
 def test_a_process_that_dies_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     server = scripted_server(monkeypatch, tmp_path, "print('no such model: m'); raise SystemExit(3)")
     with pytest.raises(EngineDied, match=r"status 3:\nno such model: m"):
-        server.start(timeout=30)
+        server.start(patience=Patience(total=30))
     assert not server.alive()
 
 
 def test_a_process_that_never_answers_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('loading', flush=True); time.sleep(60)"
     server = scripted_server(monkeypatch, tmp_path, code)
-    with pytest.raises(EngineNotReady, match="within 1 s"):
-        server.start(timeout=1)
+    with pytest.raises(EngineNotReady, match=r"within 1 s \(spec\.ray\.engines\.startTimeoutSeconds\)"):
+        server.start(patience=Patience(total=1))
     assert not server.alive()
     with pytest.raises(EngineDied):
         server.check_answers(timeout=0.1)

@@ -171,6 +171,17 @@ class LedgerMachine(RuleBasedStateMachine):
         assert plan is not None
         assert sorted(self.ledger.publish(self.ledger.step + 1)) == sorted(plan.groups)
 
+    @precondition(lambda self: self.training is not None)
+    @rule()
+    def not_finite(self) -> None:
+        """The step comes to nothing: its groups leave, and room for as many is there."""
+        plan, self.training = self.training, None
+        assert plan is not None
+        aside = self.ledger.abandon()
+        assert not set(plan.groups) & set(self.ledger.groups)
+        self.trained.difference_update(aside)
+        self.gone.update(aside)
+
     @rule()
     def never_stuck(self) -> None:
         """Whatever happened: if the world answers everything, the next step starts, or there is no money for it."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolorchestra.train.logprob import chunk_tokens, dense_token_logprobs, token_logprobs
+from toolorchestra.train.logprob import Logits, chunk_tokens, dense_token_logprobs, token_logprobs
 
 
 @settings(deadline=None, max_examples=25)
@@ -14,15 +16,18 @@ from toolorchestra.train.logprob import chunk_tokens, dense_token_logprobs, toke
     chunk=st.integers(1, 16),
     seed=st.integers(0, 1000),
     entropy_share=st.sampled_from([0.0, 0.7]),
+    logits=st.sampled_from([Logits(), Logits(0.125), Logits(softcap=3.0), Logits(2.0, 5.0)]),
 )
-def test_chunked_equals_dense_in_value_and_gradient(tokens: int, chunk: int, seed: int, entropy_share: float) -> None:
+def test_chunked_equals_dense_in_value_and_gradient(
+    tokens: int, chunk: int, seed: int, entropy_share: float, logits: Logits
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, 12, generator=generator, dtype=torch.float32).requires_grad_()
     weight = torch.randn(50, 12, generator=generator).requires_grad_()
     targets = torch.randint(0, 50, (tokens,), generator=generator)
     upstream = torch.randn(tokens, generator=generator)
     results = []
-    for head in (lambda h, w, t: token_logprobs(h, w, t, chunk=chunk), dense_token_logprobs):
+    for head in (partial(token_logprobs, chunk=chunk, head=logits), partial(dense_token_logprobs, head=logits)):
         hidden.grad = weight.grad = None
         logprobs, entropy = head(hidden, weight, targets)
         ((upstream * logprobs).sum() + entropy_share * (upstream * entropy).sum()).backward()

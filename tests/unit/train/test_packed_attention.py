@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 from support.train_samples import random_batch, sibling_batch
-from toolorchestra.train.attention import MAX_PADDING, Documents, group_documents, grouped_attention
+from toolorchestra.train.attention import AttentionRefused, Weighing, grouped_attention, packed_attention
 from toolorchestra.train.batch import TrainSample
+from toolorchestra.train.documents import MAX_PADDING, Documents, group_documents
 from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import ModelError, Policy, load_policy
 from toolorchestra.train.packing import pack, token_weights
@@ -30,21 +31,35 @@ def test_groups_cover_the_documents_in_order_with_little_padding(lengths: list[i
 
 
 @settings(deadline=None, max_examples=20)
-@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 1000))
-def test_a_document_sees_only_its_own_past(lengths: list[int], seed: int) -> None:
-    """Every document alone gives the same as all packed, to float32 rounding; grouped query heads included."""
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    window=st.one_of(st.none(), st.integers(1, 50)),
+    softcap=st.sampled_from([None, 2.0]),
+    sinks=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_document_sees_only_its_own_past(
+    lengths: list[int], window: int | None, softcap: float | None, sinks: bool, seed: int
+) -> None:
+    """Every document alone, written out, gives the same as all packed, to float32 rounding; grouped query heads,
+    windows, capped scores and sinks included."""
     generator = torch.Generator().manual_seed(seed)
+    how = Weighing(None, window, softcap, torch.randn(4, generator=generator) if sinks else None)
     tokens = sum(lengths)
     query = torch.randn(tokens, 4, 8, generator=generator)
     key, value = (torch.randn(tokens, 2, 8, generator=generator) for _ in range(2))
-    packed = grouped_attention(query, key, value, Documents(tuple(lengths), torch.device("cpu")), None)
+    packed = grouped_attention(query, key, value, Documents(tuple(lengths), torch.device("cpu")), how)
     start = 0
     for length in lengths:
         q, k, v = (t[start : start + length] for t in (query, key, value))
         k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
         scores = torch.einsum("qhd,khd->hqk", q, k) / 8**0.5
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        want = torch.einsum("hqk,khd->qhd", scores.masked_fill(~causal, float("-inf")).softmax(-1), v)
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        ages = torch.arange(length)[:, None] - torch.arange(length)
+        scores = scores.masked_fill((ages < 0) | (ages >= (window or length)), float("-inf"))
+        if how.sinks is not None:
+            scores = torch.cat([scores, how.sinks[:, None, None].expand(4, length, 1)], dim=-1)
+        want = torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., :length], v)
         torch.testing.assert_close(packed[start : start + length], want, atol=1e-5, rtol=1e-5)
         start += length
 
@@ -53,10 +68,12 @@ def test_a_document_sees_only_its_own_past(lengths: list[int], seed: int) -> Non
 @given(
     families=st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=2, max_size=5)), max_size=4),
     single=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    window=st.one_of(st.none(), st.integers(1, 40)),
+    capped=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_a_branch_sees_its_trunk_and_its_own_past(
-    families: list[tuple[int, list[int]]], single: list[int], seed: int
+    families: list[tuple[int, list[int]]], single: list[int], window: int | None, capped: bool, seed: int
 ) -> None:
     """Trunks laid down once give what whole sequences side by side give."""
     generator = torch.Generator().manual_seed(seed)
@@ -66,13 +83,30 @@ def test_a_branch_sees_its_trunk_and_its_own_past(
     documents = Documents(tuple(lengths), torch.device("cpu"), tuple(parents))
     query = torch.randn(sum(lengths), 4, 8, generator=generator)
     key, value = (torch.randn(sum(lengths), 2, 8, generator=generator) for _ in range(2))
-    got = torch.split(grouped_attention(query, key, value, documents, None), lengths)
+    how = Weighing(None, window, 3.0, torch.randn(4, generator=generator)) if capped else Weighing(None, window)
+    got = torch.split(grouped_attention(query, key, value, documents, how), lengths)
     parts = [torch.split(t, lengths) for t in (query, key, value)]
     for segment, parent in enumerate(parents):
         chain = [segment] if parent is None else [parent, segment]
         whole = [torch.cat([part[i] for i in chain]) for part in parts]
-        want = grouped_attention(*whole, Documents((len(whole[0]),), torch.device("cpu")), None)  # type: ignore[arg-type]
+        want = grouped_attention(*whole, Documents((len(whole[0]),), torch.device("cpu")), how)  # type: ignore[arg-type]
         torch.testing.assert_close(got[segment], want[-lengths[segment] :], atol=1e-5, rtol=1e-5)
+
+
+def test_a_keyword_that_is_not_known_is_named() -> None:
+    module = torch.nn.Module()
+    module.config = Qwen3Config()
+    q = torch.randn(1, 2, 4, 8)
+    documents = Documents((4,), torch.device("cpu"))
+    packed_attention(module, q, q, q, None, documents=documents, is_causal=True, block_indices=None)
+    with pytest.raises(
+        AttentionRefused, match=r"model type qwen3\) passes block_indices, position_bias to its attention"
+    ):
+        packed_attention(module, q, q, q, None, documents=documents, position_bias=q, block_indices=q)
+    with pytest.raises(AttentionRefused, match="where the documents"):
+        packed_attention(module, q, q, q, None)
+    with pytest.raises(AttentionRefused, match="a window of 3 tokens, and its mask one of None"):
+        packed_attention(module, q, q, q, None, documents=documents, sliding_window=3)
 
 
 def dense_logprobs(folder: Path, samples: list[TrainSample]) -> torch.Tensor:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from support.tiny_model import tiny_model
 from toolorchestra.train.batch import StepConfig, TrainSample
@@ -24,6 +23,7 @@ from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engine_control import UpdateFailed
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer
 from toolorchestra.train.packing import pack, token_weights
+from toolorchestra.train.progress import Patience
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.weights import Snapshot, read_header, write_snapshot
 
@@ -35,7 +35,7 @@ Bed = tuple[EngineServer, Trainer]
 
 def start(folder: Path, *, log: Path) -> Bed:
     server = EngineServer(EngineConfig(model_dir=str(folder), max_model_len=1024), log=log)
-    server.start(timeout=START_SECONDS)
+    server.start(patience=Patience(total=START_SECONDS))
     return server, Trainer(TrainerConfig(model_dir=str(folder), device="cpu", threads=1))
 
 
@@ -96,16 +96,14 @@ def assert_agree(trainer: Trainer, samples: list[TrainSample], *, tokens: int = 
     assert sum(found) / len(found) <= 1e-4
 
 
-def argmax_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return (hidden @ weight.t()).argmax(-1), targets
-
-
 def trainer_greedy(trainer: Trainer, samples: list[TrainSample]) -> list[list[int]]:
     """The trainer's most likely token at every sampled position: greedy decoding by induction over the positions."""
     result = []
     for sample in samples:
         with torch.no_grad():
-            best, _ = trainer.policy(pack([sample], token_weights([sample], "token_mean")), argmax_head)
+            batch = pack([sample], token_weights([sample], "token_mean"))
+            hidden = trainer.policy.hidden(batch).index_select(0, batch.selected)
+            best = (hidden @ trainer.policy.head_weight.t()).argmax(-1)
         result.append(best.tolist())
     return result
 
@@ -210,7 +208,7 @@ def test_an_engine_that_stands_still_and_one_that_dies_are_seen(bed: Bed) -> Non
     server.check_answers(timeout=30)
     os.kill(server.pid, signal.SIGKILL)
     with pytest.raises(EngineDied, match="status -9"):
-        server.wait_ready(timeout=10)
+        server.wait_ready(Patience(total=10))
 
 
 def test_an_exported_folder_serves_and_tied_embeddings_are_updated_whole(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from support.train_samples import random_batch, sibling_batch
-from toolorchestra.train.batch import StepConfig
+from toolorchestra.train.batch import NonFiniteStep, StepConfig
 from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.trainer import NonFiniteStep, Trainer, TrainerConfig
+from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup, TrainerLost
 from toolorchestra.train.warm_start import supervised_sample, supervised_step
 

@@ -368,7 +368,7 @@ async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pyt
     job = TrainingJob(config=config, run=RunDir(tmp_path), otel=seen.meter)
     job._wire = BusWire(MemoryBus())
     job._bus = MemoryBus()  # type: ignore[assignment]
-    job._engines = Engines([], put=job._wire.put, on_change=job._engine_changed)
+    job._engines = Engines(0, actor=str, put=job._wire.put, on_change=job._engine_changed, on_wait=job._engine_awaited)
     job._engines.statuses = [EngineStatus("engine-0", state="ready"), EngineStatus("engine-1")]
     job._open_books(None)
     job._watch()

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.train_samples import random_batch
-from toolorchestra.train.batch import StepConfig, TrainSample
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, TrainSample
 from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.trainer import NonFiniteStep, Trainer, TrainerConfig
+from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import supervised_sample, supervised_step
 from toolorchestra.train.weights import SnapshotError, check_keys, folder_keys, open_snapshot, read_header, verify
 

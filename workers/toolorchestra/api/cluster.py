@@ -39,6 +39,8 @@ class RayEngines(Model):
     """Engine pods; more of them make more episodes per hour."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
     """GPUs per engine; equals the GPU limit where there is one."""
+    start_timeout_seconds: Annotated[Count, Field(le=86400)] = 1800
+    """Most seconds of an engine's start, while it gets on; one that stands still for 5 minutes is started again."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
     """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 

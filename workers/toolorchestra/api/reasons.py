@@ -52,6 +52,8 @@ class Reason(StrEnum):
     NOTHING_LEARNED = "NothingLearned"
     EXPERT_MISCONFIGURED = "ExpertMisconfigured"
     EXPERT_OUT = "ExpertOut"
+    STEPS_NOT_FINITE = "StepsNotFinite"
+    MODEL_REFUSED = "ModelRefused"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
     CLUSTER_REFUSED = "ClusterRefused"
@@ -314,6 +316,20 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Running=False",
         "An expert has been out for half an hour, and every episode that is left waits for it. The training is paused.",
         "When the expert answers again, suspend and resume the training.",
+    ),
+    Reason.STEPS_NOT_FINITE: Explained(
+        "Running=False",
+        "Several optimizer steps in a row had a loss or gradient that is not finite. None was applied, their groups "
+        "are set aside, and the training is paused.",
+        "A lower learning rate, or a longer warm-up of it, in a new training; where the weights are broken already, "
+        "from an earlier checkpoint.",
+    ),
+    Reason.MODEL_REFUSED: Explained(
+        "Running=False",
+        "The trainer does not compute what the model computes, so what it would train is another model. The message "
+        "says which part differs.",
+        "Another model: [models.md](models.md) lists families that were compared. What the message calls a setting "
+        "can be changed in the model's config.json.",
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
         "Failed=True",

@@ -22,6 +22,14 @@ from toolorchestra.telemetry.propagation import inject
 
 UNLABELLED = "default"
 """vLLM's weight label before the first weight update; such weights are the ones the engine was started with."""
+_LEAST, _MOST = -9998.0, 0.01
+"""Between these a log probability of a token that was sampled lies, rounding included. vLLM writes -9999 where it is
+not a number, or the token was impossible: either way its weights or its kernels are broken."""
+
+
+def is_logprob(value: float) -> bool:
+    """Whether a number can be the log probability of a token that was sampled. False for NaN."""
+    return _LEAST < value < _MOST
 
 
 class EngineLost(Exception):
@@ -161,6 +169,8 @@ def read_generation(payload: Mapping[str, Any], *, started_with: str | None, ela
         raise EngineLost(f"engine {source} gave an unreadable answer: {type(error).__name__}: {error}") from error
     if reason not in ("stop", "length"):
         raise EngineLost(f"engine {source} ended the generation with {reason!r}")
+    if broken := [value for value in logprobs if not is_logprob(value)]:
+        raise EngineLost(f"engine {source} gave {len(broken)} log probabilities that are none, such as {broken[0]}")
     if not token_ids or sampled != token_ids:
         raise EngineLost(f"engine {source}: {len(token_ids)} token ids do not match {len(sampled)} logprobs")
     starts = [0, *(span.end for span in spans)]

@@ -44,6 +44,8 @@ _PAUSES = frozenset(
         Reason.NOTHING_LEARNED,
         Reason.EXPERT_MISCONFIGURED,
         Reason.EXPERT_OUT,
+        Reason.STEPS_NOT_FINITE,
+        Reason.MODEL_REFUSED,
     }
 )
 _ASPECTS = ("QuotaReserved", "MessagingReady", "ExpertsReady", "ClusterReady", "Running")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolorchestra.rollout.identity import Issue
-from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.assemble import TraceRefused, check_sampling, version_span
+from toolorchestra.rollout.trace import Ending, Trace
+from toolorchestra.train.assemble import TraceRefused, check_logprobs, check_sampling, version_span
 from toolorchestra.train.bookkeeper import Result
 
 UNDECODABLE = "undecodable"
@@ -49,6 +49,10 @@ class Arrival:
             check_sampling(trace.sampling)
         except TraceRefused as refusal:
             scored, reason = False, str(refusal)
+        try:
+            check_logprobs(trace)
+        except TraceRefused:
+            scored, reason = False, Ending.ENGINE_LOST.value
         return Result(
             issue=self.issue,
             scored=scored and span is not None,

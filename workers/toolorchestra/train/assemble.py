@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from toolorchestra.policy.engine import is_logprob
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 from toolorchestra.rollout.trace import Ending, Sample, Sampling, Trace
@@ -35,6 +36,14 @@ def check_sampling(sampling: Sampling) -> None:
         raise TraceRefused(
             f"sampled at temperature {sampling.temperature}, top-p {sampling.top_p}; training needs 1 and 1"
         )
+
+
+def check_logprobs(trace: Trace) -> None:
+    """TraceRefused where one is none. A worker refuses such a generation itself (policy/engine.py): the second line."""
+    for sample in trace.samples:
+        for segment in sample.segments:
+            if segment.trained and not all(map(is_logprob, segment.logprobs)):
+                raise TraceRefused("a sampled token has a log probability that is none")
 
 
 def version_span(trace: Trace) -> tuple[PolicyVersion, PolicyVersion] | None:

@@ -1,170 +1,97 @@
 """Attention over packed documents, registered with transformers under the name `toolorchestra_packed`.
 
-The path is chosen by device: variable-length flash attention on CUDA; on the CPU one causal SDPA call per group of
-documents of equal length. FlexAttention has no CPU backward, and one block-masked SDPA call costs T². No path lets a
-token see another document.
+No path lets a token see another document. Plain attention (scale, sliding window) is one variable-length flash call on
+CUDA, and on the CPU one causal SDPA call per group of documents of like length: FlexAttention has no CPU backward, and
+one block-masked SDPA call costs T². What no fused kernel computes (a cap on the scores, sinks, values of another width
+on CUDA) is written out, per group too, on either device.
 
-A segment may continue another one, the trunk that it shares with its siblings (family.py): its queries then see the
-whole trunk and their own past. On the CPU that is one SDPA call per group of like branches, with the trunk's keys and
-values in front of each branch's own.
-
-Causal attention needs no mask for padding on the right: a padded key comes after every real query. So on the CPU,
-documents of *nearly* equal length share a call, padded inside the attention only; each call has a fixed cost that
-small models feel.
+Invariant: whatever a layer asks for is computed or refused by name. A keyword that is not known here raises: an
+attention that ignored it would train another model than the one that sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from toolorchestra.train.documents import Documents
 
 PACKED_ATTENTION = "toolorchestra_packed"
 
-MAX_PADDING = 0.15
-"""Largest share of padding that a group of documents may have before it is split."""
+UNDERSTOOD = frozenset({"is_causal", "position_ids", "output_attentions", "output_hidden_states", "use_cache"})
+"""Keywords that change nothing here: models pass them on to every attention."""
+
+
+class AttentionRefused(NotImplementedError):
+    """A layer asks for attention that is not computed here; the text names what."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Neighbouring documents that share one SDPA call: `count` of at most `longest` tokens, from token `start`."""
+class Window:
+    """Stands for the mask of a layer that looks back `size` tokens, itself included."""
 
-    start: int
-    lengths: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def uniform(self) -> bool:
-        return self.count * self.longest == self.tokens
-
-
-def group_documents(lengths: Sequence[int], *, max_padding: float = MAX_PADDING) -> tuple[Group, ...]:
-    """Cut documents, in order, into groups whose padding stays below `max_padding`. Lengths should come sorted."""
-    groups: list[Group] = []
-    start, members = 0, []  # type: tuple[int, list[int]]
-    for length in lengths:
-        longest, tokens = max([*members, length]), sum(members) + length
-        if members and longest * (len(members) + 1) - tokens > max_padding * tokens:
-            groups.append(Group(start, tuple(members)))
-            start, members = start + sum(members), []
-        members.append(length)
-    if members:
-        groups.append(Group(start, tuple(members)))
-    return tuple(groups)
+    size: int
 
 
 @dataclass(frozen=True)
-class Branches:
-    """Branches of one trunk that share a call. `group.start` is their first token among all branches' tokens."""
+class Weighing:
+    """How a layer turns scores into weights."""
 
-    trunk: int
-    """Which segment they continue."""
-    group: Group
-    mask: Tensor
-    """[longest, trunk + longest] bool: which keys each query sees"""
+    scale: float | None = None
+    """None: one over the root of the head's width."""
+    window: int | None = None
+    """Tokens that a query sees, itself included; None: its whole past."""
+    softcap: float | None = None
+    """Scores become `softcap · tanh(score / softcap)` (Gemma 2)."""
+    sinks: Tensor | None = None
+    """[heads]: one more score per head that takes weight and gives nothing (gpt-oss)."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether the fused kernels compute it."""
+        return self.softcap is None and self.sinks is None
 
-@dataclass(frozen=True)
-class Documents:
-    """Layout of the packed tokens, made once per micro-batch and handed to every layer.
-
-    `lengths` of the segments; `parents` as in PackedBatch: first all that begin a document, then the branches, those of
-    one trunk together. Absent: every segment is a document.
-    """
-
-    lengths: tuple[int, ...]
-    device: torch.device
-    parents: tuple[int | None, ...] | None = None
-
-    @cached_property
-    def roots(self) -> tuple[int, ...]:
-        """Lengths of the segments that begin a document."""
-        return self.lengths if self.parents is None else self.lengths[: self.parents.count(None)]
-
-    @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """Of the roots."""
-        return group_documents(self.roots)
-
-    @cached_property
-    def branches(self) -> tuple[Branches, ...]:
-        """Calls for the branches, in order."""
-        parents = () if self.parents is None else self.parents[len(self.roots) :]
-        lengths = self.lengths[len(self.roots) :]
-        found, start, i = [], 0, 0  # type: tuple[list[Branches], int, int]
-        while i < len(parents):
-            trunk = parents[i]
-            assert trunk is not None
-            family = lengths[i : i + parents.count(trunk)]
-            for group in group_documents(family):
-                size = self.lengths[trunk]
-                mask = torch.ones(group.longest, size + group.longest, dtype=torch.bool, device=self.device)
-                found.append(Branches(trunk, Group(start + group.start, group.lengths), mask.tril(size)))
-            start += sum(family)
-            i += len(family)
-        return tuple(found)
-
-    @cached_property
-    def gather(self) -> tuple[tuple[Tensor, Tensor] | None, ...]:
-        """Per group of roots, then per call of branches: ([count·longest] source token of each padded slot, [tokens]
-        padded slot of each token)."""
-        groups = [*self.groups, *(branches.group for branches in self.branches)]
-        return tuple(None if group.uniform else _padding_indices(group) for group in groups)
-
-    @cached_property
-    def offsets(self) -> Tensor:
-        """[documents + 1] int32, cumulative lengths, as variable-length kernels want them."""
-        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest document, a trunk with its branch counted as one."""
-        parents = self.parents or (None,) * len(self.lengths)
-        return max(n if p is None else n + self.lengths[p] for n, p in zip(self.lengths, parents, strict=True))
+    def narrow(self, mask: Tensor, *, before: int = 0) -> Tensor:
+        """A causal mask [queries, before + queries] cut to the window."""
+        return mask if self.window is None else mask & ~mask.tril(before - self.window)
 
 
-def _padding_indices(group: Group) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor(group.lengths)
-    slots = torch.arange(group.longest)
-    starts = torch.cumsum(lengths, 0) - lengths
-    real = slots[None] < lengths[:, None]
-    source = starts[:, None] + torch.minimum(slots[None], lengths[:, None] - 1)
-    return source.reshape(-1), real.reshape(-1).nonzero().squeeze(1)
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: Weighing) -> Tensor:
+    """[n, heads, queries, dim], [n, kv heads, keys, dim] → [n, heads, queries, dim]. Mask None: causal."""
+    if how.plain:
+        gqa = query.shape[1] != key.shape[1]
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=how.scale, enable_gqa=gqa
+        )
+    assert mask is not None
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if how.scale is None else how.scale)
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if how.sinks is not None:
+        scores = torch.cat([scores, how.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return weights[..., : key.shape[2]] @ value
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, how: Weighing) -> Tensor:
     """[documents, length, heads, dim] each → the same, causal inside each document."""
-    out = F.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        is_causal=True,
-        scale=scale,
-        enable_gqa=query.shape[2] != key.shape[2],
-    )
-    return out.transpose(1, 2)
+    length = query.shape[1]
+    mask = None
+    if not how.plain or (how.window is not None and how.window < length):
+        mask = how.narrow(torch.ones(length, length, dtype=torch.bool, device=query.device).tril())
+    return _attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, how).transpose(1, 2)
 
 
 def _continued(
-    query: Tensor, key: Tensor, value: Tensor, trunk: tuple[Tensor, Tensor], mask: Tensor, scale: float | None
+    query: Tensor, key: Tensor, value: Tensor, trunk: tuple[Tensor, Tensor], mask: Tensor, how: Weighing
 ) -> Tensor:
     """[branches, length, heads, dim] each → the same; every branch sees the trunk's keys and values [trunk, …] too."""
     n = query.shape[0]
@@ -172,14 +99,12 @@ def _continued(
         torch.cat([shared.expand(n, *shared.shape), own], dim=1).transpose(1, 2)
         for shared, own in zip(trunk, (key, value), strict=True)
     )
-    out = F.scaled_dot_product_attention(
-        query.transpose(1, 2), keys, values, attn_mask=mask, scale=scale, enable_gqa=query.shape[2] != key.shape[2]
-    )
-    return out.transpose(1, 2)
+    seen = how.narrow(mask, before=trunk[0].shape[0])
+    return _attend(query.transpose(1, 2), keys, values, seen, how).transpose(1, 2)
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float | None) -> Tensor:
-    """Per-document causal attention by SDPA: query [T, heads, dim], key, value [T, kv heads, dim] → [T, heads, dim]."""
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, how: Weighing) -> Tensor:
+    """Per-document causal attention: query [T, heads, dim], key, value [T, kv heads, dim] → [T, heads, dim]."""
     outputs = []
     # split and not narrow: its backward is one concatenation, narrow's is one zero-filled tensor of full size per group
     groups = [*documents.groups, *(branches.group for branches in documents.branches)]
@@ -192,16 +117,16 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docu
             part = tuple(t.index_select(0, gather[0]) for t in part)
         q, k, v = (t.view(group.count, group.longest, *t.shape[1:]) for t in part)
         if number < len(documents.groups):
-            out = _causal(q, k, v, scale)
+            out = _causal(q, k, v, how)
         else:
             branches = documents.branches[number - len(documents.groups)]
-            out = _continued(q, k, v, trunks[branches.trunk], branches.mask, scale)
+            out = _continued(q, k, v, trunks[branches.trunk], branches.mask, how)
         out = out.flatten(0, 1)
         outputs.append(out if gather is None else out.index_select(0, gather[1]))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float | None) -> Tensor:
+def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, how: Weighing) -> Tensor:
     """The same on CUDA: one call of torch's variable-length flash attention (torch.nn.attention.varlen)."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -214,8 +139,9 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docum
         offsets,
         longest,
         longest,
-        scale=scale,
-        window_size=(-1, 0),  # no limit to the left, nothing to the right: causal
+        scale=how.scale,
+        # tokens to the left besides the query's own (-1: all), and none to the right: causal
+        window_size=(-1 if how.window is None else how.window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, Tensor)  # it is a tuple only where return_aux is given
@@ -227,22 +153,55 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
-    documents: Documents,
+    documents: Documents | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_: Any,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, heads, T, dim] → ([1, T, heads, dim], None)."""
-    if dropout or attention_mask is not None:
-        raise NotImplementedError("packed attention takes neither dropout nor a mask")
-    if sliding_window is not None and documents.longest > sliding_window:
-        raise NotImplementedError(f"a document of {documents.longest} tokens exceeds the window of {sliding_window}")
-    attend = varlen_attention if query.device.type == "cuda" else grouped_attention
+    """transformers' attention interface: query [1, heads, T, dim] → ([1, T, heads, dim], None). AttentionRefused."""
+    if documents is None:
+        raise AttentionRefused(f"{_kind(module)} does not pass on where the documents of a packed batch end")
+    unknown = sorted(name for name, value in others.items() if value is not None and name not in UNDERSTOOD)
+    if unknown:
+        raise AttentionRefused(f"{_kind(module)} passes {', '.join(unknown)} to its attention, which is not known here")
+    if dropout or isinstance(attention_mask, Tensor) or others.get("is_causal") is False:
+        raise AttentionRefused(f"{_kind(module)} wants dropout, a mask of its own or attention that is not causal")
+    how = Weighing(scaling, _window(module, attention_mask, sliding_window), softcap, s_aux)
+    fused = query.device.type == "cuda" and how.plain and key.shape[-1] == value.shape[-1]
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
-    return attend(q, k, v, documents, scaling).unsqueeze(0), None
+    attend = varlen_attention if fused else grouped_attention
+    return attend(q, k, v, documents, how).unsqueeze(0), None
+
+
+def _kind(module: torch.nn.Module) -> str:
+    config = getattr(module, "config", None)
+    return f"{type(module).__name__} (model type {getattr(config, 'model_type', 'unknown')})"
+
+
+def _window(module: torch.nn.Module, mask: Window | None, keyword: int | None) -> int | None:
+    """Models say their window twice: by the mask, which eager attention follows, and by a keyword for flash kernels."""
+    size = None if mask is None else mask.size
+    if keyword is not None and keyword != size:
+        raise AttentionRefused(f"{_kind(module)} names a window of {keyword} tokens, and its mask one of {size}")
+    return size
+
+
+def packed_mask(*, config: Any, local_size: int | None = None, use_vmap: bool = False, **others: Any) -> Window | None:
+    """transformers' mask interface: what a layer's mask says beside documents and causality, which are ours."""
+    # use_vmap: the model composes a mask function of its own; the bidirectional masks have their own keyword
+    if use_vmap or "allow_is_bidirectional_skip" in others:
+        raise AttentionRefused(f"a model of type {config.model_type} wants a mask that is not only causal")
+    if local_size is None:
+        return None
+    if getattr(config, "attention_chunk_size", None) or local_size != config.sliding_window:
+        raise AttentionRefused(f"a model of type {config.model_type} attends in chunks of {local_size} tokens")
+    return Window(local_size)
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, packed_mask)

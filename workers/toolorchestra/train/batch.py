@@ -14,6 +14,10 @@ KLEstimator = Literal["k1", "k2", "k3", "half_delta_squared"]
 Aggregation = Literal["token_mean", "sequence_mean"]
 
 
+class NonFiniteStep(RuntimeError):
+    """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSample:
     """One training sequence with the advantage of the episode that it belongs to."""

@@ -242,6 +242,13 @@ class Bookkeeper:
         self.ledger.begin(plan)
         return {number: self.ledger.groups[number].accepted for number in plan.groups}
 
+    def abandon(self, reason: str) -> list[Issue]:
+        """The step could not be applied: its groups are set aside for good, no life trains them again."""
+        groups = [g.number for g in self.ledger.groups.values() if g.state == "training"]
+        issues = self.ledger.abandon()
+        self.journal.note("set_aside", reason=reason, issues=[str(i) for i in issues], groups=groups)
+        return issues
+
     def publish(self, step: int) -> None:
         """The version of `step` is live: its groups are trained for good, as far as this incarnation goes."""
         groups = [g for g in self.ledger.groups.values() if g.state == "training"]

@@ -20,7 +20,7 @@ from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.train.arrival import Arrival
-from toolorchestra.train.batch import StepConfig, StepMetrics
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.deferral import Deferrals
@@ -44,6 +44,12 @@ TICK_SECONDS = 1.0
 """How often outages and lost issues are looked at while nothing else happens."""
 
 
+MAX_NOT_FINITE = 3
+"""Steps in a row that are not finite before the run pauses: by then it is the weights, not a batch."""
+NOT_FINITE_REMEDY = (
+    "Start it anew with a lower spec.algorithm.learningRate (or a longer warm-up of it), or with spec.algorithm.mask; "
+    "resume as it is only if what broke was the machine."
+)
 PUBLISHES = 64
 """Orders on their way to the bus at a time."""
 
@@ -97,6 +103,8 @@ class Controller:
     _drops: Counter[str] = field(default_factory=Counter[str])
     _recent: list[bool] = field(default_factory=list[bool])
     _unscored: Counter[str] = field(default_factory=Counter[str])
+    _not_finite: int = 0
+    """Steps in a row that could not be applied."""
     _said: dict[str, str] = field(default_factory=dict[str, str])
     """By reason, what the last worker said of it."""
     _pause_seconds: float = 0.0
@@ -205,17 +213,24 @@ class Controller:
         Paused where waiting cannot help; Stopped where the run was asked to end.
         """
         started = time.monotonic()
-        plan = await self._next_plan()
-        waited = time.monotonic() - started
         step = self.books.ledger.step
-        groups = [
-            (self.world.instance(n), [self.traces[i] for i in issues]) for n, issues in self.books.begin(plan).items()
-        ]
-        samples, rewards = self.rewarding.batch(groups)
-        rewarded = time.monotonic()
         config = replace(self.config.step, lr=self.config.schedule.rate(step))
-        metrics = await self.trainers.step(samples, config) if samples else None
+        while True:
+            plan = await self._next_plan()
+            waited = time.monotonic() - started
+            groups = [
+                (self.world.instance(n), [self.traces[i] for i in ids]) for n, ids in self.books.begin(plan).items()
+            ]
+            samples, rewards = self.rewarding.batch(groups)
+            rewarded = time.monotonic()
+            try:
+                metrics = await self.trainers.step(samples, config) if samples else None
+            except NonFiniteStep as error:
+                await self._set_aside(str(error), rate=config.lr)
+                continue
+            break
         trained = time.monotonic()
+        self._not_finite = 0
         await self._new_version(step + 1)
         synced = time.monotonic()
         self.books.publish(step + 1)
@@ -243,6 +258,24 @@ class Controller:
         """Paused where the run does not learn (vitality.py); for between two steps."""
         if (complaint := self.vitality.complaint()) is not None:
             raise Paused(complaint.message, reason=complaint.reason)
+
+    async def _set_aside(self, error: str, *, rate: float) -> None:
+        """A step that is not finite would be so in every life: go on with other groups. Paused after several in a row,
+        when it is not the batch."""
+        issues = self.books.abandon("non_finite")
+        groups = {issue.episode.group for issue in issues}
+        self._not_finite += 1
+        self._drops["non_finite"] += len(groups)
+        self._forget(issues, reason="non_finite")
+        await self._flush()
+        said = f"a step was not finite ({error}): its {len(groups)} groups are set aside"
+        self.run.event("non_finite", said, groups=sorted(groups), step=self.books.ledger.step)
+        if self._not_finite >= MAX_NOT_FINITE:
+            raise Paused(
+                f"{self._not_finite} steps in a row were not finite at a learning rate of {rate:g}, the last one: "
+                f"{error}. {NOT_FINITE_REMEDY} Checkpoints are in {self.run.checkpoints}.",
+                reason=Reason.STEPS_NOT_FINITE,
+            )
 
     async def _next_plan(self) -> StepPlan:
         while True:

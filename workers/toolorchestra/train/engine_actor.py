@@ -3,11 +3,15 @@
 The actor is detached: it outlives a killed controller, so a new incarnation finds its engines warm. It alone holds the
 engine's control secret. A keeper thread restarts an engine that died or hangs; the restarted engine is unrouted until
 the newest snapshot is in it.
+
+Invariant: the keeper outlives whatever goes wrong with the engine. It says it (`last_error`, and the log), waits a
+little longer each time, and tries again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +22,13 @@ import ray
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.engine_control import EngineError
 from toolorchestra.train.engine_server import EngineServer
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.train.weights import Snapshot, SnapshotError
+
+_log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
+BACK_OFF_SECONDS = 60.0
+"""Most that is waited between two starts that fail."""
 HANG_SECONDS = 120.0
 """A health route that stays silent for this long belongs to a hung engine: vLLM answers it between model steps."""
 
@@ -33,6 +41,8 @@ class EngineStatus:
     state: Literal["starting", "ready", "restarting"] = "starting"
     url: str = ""
     version: str | None = None
+    wanted: str | None = None
+    """The version that it was told to serve last; None: nobody has told this life of the actor."""
     pid: int = 0
     restarts: int = 0
     last_error: str = ""
@@ -73,6 +83,7 @@ class EngineActor:
         """Put a version in service (pause, update, resume); or stay unrouted until the keeper mends it."""
         with self._lock:
             self._snapshot = snapshot
+            self._set(replace(self._status, wanted=snapshot.version))
             if self._status.state == "ready":
                 self._try_load()
             return self._status
@@ -81,7 +92,7 @@ class EngineActor:
         """A new incarnation takes over: whatever the engine holds, paused or not, load this version and resume."""
         with self._lock:
             if self._status.state == "ready":
-                with contextlib.suppress(EngineError):
+                with contextlib.suppress(EngineError, SnapshotError, OSError):  # `load` meets it again, and says it
                     self._server.control.recover(snapshot)
             return self.load(snapshot)
 
@@ -93,23 +104,32 @@ class EngineActor:
     # ── keeping it alive ───────────────────────────────────────────────────────────────────────────────────────
 
     def _keep(self) -> None:
-        self._start()
-        while not self._stopping.wait(CHECK_SECONDS):
-            if self._status.state == "ready":
-                try:
-                    self._server.check_answers(timeout=HANG_SECONDS)
-                except EngineError as error:
-                    self._lost(str(error))
-            if self._status.state == "restarting" and not self._stopping.is_set():
-                self._start()
+        failures = 0
+        while not self._stopping.wait(min(BACK_OFF_SECONDS, CHECK_SECONDS * 2**failures) if failures else 0):
+            try:
+                self._look_after()
+            except EngineError as error:
+                self._lost(str(error))
+            except Exception as error:  # whatever it is: without a keeper the engine would be gone for good
+                _log.exception("the keeper of %s", self._status.name)
+                self._lost(f"{type(error).__name__}: {error}")
+            failures = 0 if self._status.state == "ready" else failures + 1
+            if not failures and self._stopping.wait(CHECK_SECONDS):
+                return
+
+    def _look_after(self) -> None:
+        """One round: start the engine where it does not run, see whether it answers, bring it its weights."""
+        if self._status.state != "ready":
+            self._start()
+            return
+        self._server.check_answers(timeout=HANG_SECONDS)
+        with self._lock:
+            if self._snapshot is not None and self._status.version is None:
+                self._try_load()
 
     def _start(self) -> None:
-        try:
-            self._server.stop(grace=0)
-            url = self._server.start()
-        except EngineError as error:
-            self._lost(str(error))
-            return
+        self._server.stop(grace=0)
+        url = self._server.start()
         if self._stopping.is_set():
             self._server.stop()
             return
@@ -129,6 +149,9 @@ class EngineActor:
             self._server.control.update(snapshot)
         except EngineError as error:
             self._lost(str(error))
+        except (OSError, SnapshotError) as error:
+            # The engine is as it was, with weights that are not wanted any more: unrouted, and tried again.
+            self._set(replace(self._status, version=None, last_error=f"{snapshot.version} cannot be read: {error}"))
         else:
             self._set(replace(self._status, version=snapshot.version))
 

@@ -36,6 +36,8 @@ class EngineConfig:
     seed: int = 0
     threads: int = 1
     """CPU only: OpenMP threads; not bound to cores, because a trainer shares them."""
+    start_seconds: float = 1800.0
+    """Most that a start may take while it gets on."""
     extra_args: tuple[str, ...] = ()
 
 

@@ -1,7 +1,8 @@
 """One vLLM process of the policy: start it, wait until it answers, watch it, stop it.
 
-Invariants: readiness is an answer of /health, never a guess; a process that dies or hangs is a typed error with the
-last lines of its log; the process dies with its parent (parent-death signal): no engine outlives its supervisor.
+Invariants: readiness is an answer of /health, never a guess; a start that gets on (progress.py) is not cut short before
+its whole time is over; a process that dies or hangs is a typed error with the last lines of its log; the process dies
+with its parent (parent-death signal): no engine outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment
 from toolorchestra.train.engine_control import EngineControl, EngineError, Timeouts
+from toolorchestra.train.progress import Patience, Progress, signs_of
 from toolorchestra.train.vllm_plugin import die_with_parent
 
 POLL_SECONDS = 0.1
@@ -112,10 +114,10 @@ class EngineServer:
             timeouts=self._timeouts,
         )
 
-    def start(self, *, timeout: float = 180.0) -> str:
+    def start(self, *, patience: Patience | None = None) -> str:
         """Start and wait until ready; returns the URL. PortTaken, EngineDied, EngineNotReady (then it is stopped)."""
         self.launch()
-        self.wait_ready(timeout=timeout)
+        self.wait_ready(patience or Patience(total=self.config.start_seconds))
         return self.url
 
     def launch(self) -> None:
@@ -138,14 +140,14 @@ class EngineServer:
                 preexec_fn=die_with_parent,
             )
 
-    def wait_ready(self, *, timeout: float) -> None:
-        """Block until /health answers; a dead or late engine is stopped and reported."""
-        deadline = time.monotonic() + timeout
+    def wait_ready(self, patience: Patience) -> None:
+        """Block until /health answers; a dead, standing or late engine is stopped and reported."""
+        progress = Progress(patience, now=time.monotonic())
         while not self.control.healthy():
             self.check()
-            if time.monotonic() > deadline:
+            if over := progress.over(signs_of(self.pid or 0, self.log), now=time.monotonic()):
                 self.stop(grace=0)
-                raise EngineNotReady(f"the engine did not answer within {timeout:g} s:\n{log_tail(self.log)}")
+                raise EngineNotReady(f"the engine did not answer within {over}:\n{log_tail(self.log)}")
             time.sleep(POLL_SECONDS)
         self.control.init_transfer()
 

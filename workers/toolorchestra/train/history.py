@@ -183,6 +183,7 @@ def _note(history: History, head: dict[str, Any]) -> None:
             history.dropped.add(head["group"])
             _end(history, head["issues"], f"excluded:{head['reason']}")
         case "set_aside":
+            history.dropped.update(head.get("groups", ()))
             _end(history, head["issues"], f"set_aside:{head['reason']}")
         case "step":
             history.steps[head["step"]] = tuple(Issue.parse(text) for text in head["issues"])

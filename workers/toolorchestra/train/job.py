@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from opentelemetry.metrics import Meter
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
@@ -27,6 +29,7 @@ from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
 from toolorchestra.train.arrival import UNDECODABLE, Undecodable
+from toolorchestra.train.batch import NonFiniteStep
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
@@ -35,14 +38,15 @@ from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engines import Engines, engine_actors
+from toolorchestra.train.engines import Engines, engine_actor
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import Recovery
 from toolorchestra.train.journal import Journal, read_frame
+from toolorchestra.train.model import ModelError
 from toolorchestra.train.outbox import empty, reckon
-from toolorchestra.train.pauses import Stopped
+from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.resume import load_history
@@ -217,13 +221,18 @@ class Job:
             max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
             tensor_parallel_size=engines.tensor_parallel_size,
             threads=self.config.threads,
+            start_seconds=float(engines.start_timeout_seconds),
         )
         gpus = float(engines.tensor_parallel_size) if cuda else 0.0
-        actors = engine_actors(
-            count=engines.replicas, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster
+        actor = partial(engine_actor, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster)
+        self._engines = Engines(
+            engines.replicas,
+            actor=actor,
+            put=self._wire.put,
+            on_change=self._engine_changed,
+            on_wait=self._engine_awaited,
         )
-        self._engines = Engines(actors, put=self._wire.put, on_change=self._engine_changed)
-        self._spawn(self._engines.start())
+        self._spawn(self._engines.watch())
 
     def _engine_changed(self, status: EngineStatus) -> None:
         known = dict(self.status.fields.get("engines", {}))
@@ -233,6 +242,11 @@ class Job:
             lost = status.last_error if status.state != "ready" else ""
             what = lost.splitlines()[0] if lost else ""
             self.run.event("engine", f"{status.name} is {status.state} {what}".strip(), error=status.last_error)
+
+    def _engine_awaited(self, why: str) -> None:
+        """No engine serves the newest weights, or one does again (no words)."""
+        state: State = self.status.latest.get("state", "Starting")
+        self.status.set(state, message=why)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
         step = checkpoint.step if checkpoint else 0
@@ -295,15 +309,19 @@ class Job:
             model_dir=str(self.config.model_dir),
             device=self.config.device,
             threads=None if cuda else self.config.threads,
+            longest=self.spec.rollout.max_prompt_tokens + self.spec.rollout.max_response_tokens,
             reference=self.spec.algorithm.kl.coefficient > 0,
         )
-        group = await asyncio.to_thread(
-            TrainerGroup,
-            config,
-            size=self.spec.ray.trainers.replicas,
-            gpus_per_trainer=1.0 if cuda else 0.0,
-            by_role=self.config.cluster,
-        )
+        try:
+            group = await asyncio.to_thread(
+                TrainerGroup,
+                config,
+                size=self.spec.ray.trainers.replicas,
+                gpus_per_trainer=1.0 if cuda else 0.0,
+                by_role=self.config.cluster,
+            )
+        except ModelError as error:
+            raise Paused(str(error), reason=Reason.MODEL_REFUSED) from error
         self._trainers = AsyncTrainers(group, store)
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
@@ -348,7 +366,11 @@ class Job:
         for number, batch in enumerate(batches, start=1):
             if self._stopping.is_set():
                 raise Stopped
-            metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            try:
+                metrics = await self._trainers.supervised_step(batch, self.settings.warm_step)
+            except NonFiniteStep as error:  # the same batch comes in every life
+                text = f"step {number} of the warm start was not finite ({error}): lower spec.warmStart.learningRate"
+                raise Paused(text, reason=Reason.STEPS_NOT_FINITE) from error
             self.meter.warmed()
             self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
             if number % 10 == 0 or number == warm.steps:
@@ -386,8 +408,10 @@ class Job:
         found = sound(row) or {}
         metrics = {"tokens_per_second": 0.0} | {key: found[key] for key in REPORTED if key in found}
         spend = self._books.ledger.spend
+        broken = row["groups_dropped"].get("non_finite", 0)
         self.status.set(
             "Running",
+            message=f"{broken} groups were set aside: their step was not finite" if broken else "",
             step=self.step,
             policyVersion=row["version"],
             metrics=metrics,

@@ -326,6 +326,10 @@ class Ledger:
         for number in plan.groups:
             self.groups[number].state = GroupState.TRAINING
 
+    def abandon(self) -> list[Issue]:
+        """The step came to nothing: its groups leave untrained, others take their room; returns what was accepted."""
+        return [issue for g in self._in(GroupState.TRAINING) for issue in self.groups.pop(g.number).accepted]
+
     def publish(self, step: int) -> list[int]:
         """The new version is live on the engines: the trained groups leave, room for as many opens."""
         trained = [g.number for g in self._in(GroupState.TRAINING)]

@@ -7,23 +7,31 @@ head) whole when the head needs them. Tied embeddings stay one parameter.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from toolorchestra.train.attention import PACKED_ATTENTION, Documents
-from toolorchestra.train.logprob import token_logprobs
+from toolorchestra.train.attention import PACKED_ATTENTION
+from toolorchestra.train.documents import Documents
+from toolorchestra.train.logprob import Logits, token_logprobs
 from toolorchestra.train.packing import PackedBatch
+from toolorchestra.train.refusals import refusals
 
 
 class ModelError(RuntimeError):
     """The model folder cannot be trained as it is."""
 
 
-class Head(Protocol):
-    def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+def logits_of(config: Any) -> Logits:
+    """What a model with these settings makes of its head's products. That it is right, agreement.py checks."""
+    scale = 1.0
+    if multiplier := getattr(config, "logit_scale", None):  # Cohere
+        scale *= multiplier
+    if divisor := getattr(config, "logits_scaling", None):  # Granite, MiniCPM3; a factor in HyperCLOVA X
+        scale *= divisor if config.model_type == "hyperclovax" else 1 / divisor
+    return Logits(scale, getattr(config, "final_logit_softcapping", None))  # Gemma 2 and later
 
 
 class Policy(nn.Module):
@@ -33,15 +41,16 @@ class Policy(nn.Module):
         super().__init__()
         head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if head is None or getattr(head, "bias", None) is not None:
-            raise ModelError(f"{type(model).__name__} has no output head without bias: it cannot be trained here")
-        for setting in ("final_logit_softcapping", "logit_scale"):
-            if getattr(model.config, setting, None):
-                raise ModelError(f"{type(model).__name__} uses {setting}, which the chunked head does not compute")
+            raise ModelError(
+                f"{type(model).__name__} cannot be trained here: its output head has a bias, or it has none"
+            )
         self.model = model
+        self.logits = logits_of(self.config)
 
     @property
     def config(self) -> Any:
-        return self.model.config
+        """The settings of the language model, also where the folder holds more than that."""
+        return self.model.config.get_text_config(decoder=True)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -56,26 +65,39 @@ class Policy(nn.Module):
         assert isinstance(weight, Tensor)
         return weight
 
-    def forward(self, batch: PackedBatch, head: Head = token_logprobs) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        # The head runs on trained tokens only: prompts never meet the vocabulary.
+        hidden = self.hidden(batch).index_select(0, batch.selected)
+        return token_logprobs(hidden, self.head_weight, batch.targets, head=self.logits)
+
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """[T, hidden]: what the head is given, of every packed token."""
         documents = Documents(batch.lengths, batch.token_ids.device, batch.parents)
         output = self.model.base_model(
             input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False, documents=documents
         )
-        # The head runs on trained tokens only: prompts never meet the vocabulary.
-        hidden = output.last_hidden_state[0].index_select(0, batch.selected)
-        return head(hidden, self.head_weight, batch.targets)
+        hidden = output.last_hidden_state[0]
+        assert isinstance(hidden, Tensor)
+        return hidden
 
 
-def load_policy(folder: Path, *, gradient_checkpointing: bool = False) -> Policy:
-    """Load a Hugging Face folder in float32 on the CPU, for packed attention. ModelError where it does not fit."""
+def load_policy(folder: Path, *, gradient_checkpointing: bool = False, longest: int | None = None) -> Policy:
+    """Load a Hugging Face folder in float32 on the CPU, for packed attention. ModelError where it does not fit.
+
+    `longest`: tokens of the longest document that it will be given, where that is known.
+    """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is not a Hugging Face model folder: it has no config.json")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=PACKED_ATTENTION, local_files_only=True
-    )
-    for name, value in vars(model.config).items():
-        if name.endswith("dropout") and value:
-            raise ModelError(f"{name}={value}: dropout makes trainer and engine disagree; set it to 0")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if reasons := list(refusals(config.get_text_config(decoder=True), longest=longest)):
+        raise ModelError(f"a model of type {config.model_type} cannot be trained here: {'; '.join(reasons)}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, attn_implementation=PACKED_ATTENTION, local_files_only=True
+        )
+    except (KeyError, ValueError) as error:  # how transformers and its older models say it
+        why = f"its attention cannot be replaced ({type(error).__name__}: {error})"
+        raise ModelError(f"a model of type {config.model_type} cannot be trained here: {why}") from error
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Policy(model)

@@ -33,7 +33,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.agreement import check_agreement, own_values
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import Policy, load_policy
@@ -48,10 +49,6 @@ FAMILIES_PER_RANK = 4
 """Fewest parts per rank that a batch is cut into, so that ranks can be balanced: a family is cut where it is longer."""
 
 
-class NonFiniteStep(RuntimeError):
-    """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How a trainer process runs. `device` None: CUDA where there is one, else the CPU."""
@@ -61,6 +58,8 @@ class TrainerConfig:
     threads: int | None = None
     """Torch's compute threads of this process; None leaves torch's choice."""
     gradient_checkpointing: bool = False
+    longest: int | None = None
+    """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
     reference: bool = False
     """Keep a frozen copy of the initial policy beside the policy, sharded alike, for the KL term: it costs the
     compute weights' memory once more, in a checkpoint too, and one forward pass a step."""
@@ -108,7 +107,9 @@ class Trainer:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = Path(config.model_dir)
         self.keys = folder_keys(folder)
-        self.policy = self._place(load_policy(folder, gradient_checkpointing=config.gradient_checkpointing)).train()
+        self.policy = self._checked(
+            load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
+        ).train()
         self.reference = self._place(load_policy(folder)).requires_grad_(False) if config.reference else None
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
@@ -116,6 +117,15 @@ class Trainer:
     @property
     def sharded(self) -> bool:
         return isinstance(self.policy, FSDPModule)
+
+    def _checked(self, policy: Policy) -> Policy:
+        """Place the module, once it computes what the model computes; ModelError where it does not."""
+        own = own_values(policy)
+        check_agreement(policy, own, device=torch.device("cpu"))
+        placed = self._place(policy)
+        if self.device.type != "cpu":
+            check_agreement(placed, own, device=self.device)
+        return placed
 
     def _place(self, policy: Policy) -> Policy:
         """Move the module to the device; shard it block by block where there is more than one rank, or CUDA."""

@@ -17,14 +17,17 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.driver_config import TRAINER_ROLE
+from toolorchestra.train.model import ModelError
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import SupervisedMetrics, supervised_step
 from toolorchestra.train.weights import Snapshot
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PING_SECONDS = 5.0
+EXPECTED = (ModelError, NonFiniteStep)
+"""What all ranks say alike of a model or a batch: raised here as it was there."""
 
 
 class TrainerLost(RuntimeError):
@@ -119,6 +122,8 @@ class TrainerGroup:
         except (ActorDiedError, ActorUnavailableError) as error:
             raise TrainerLost(f"a trainer process is gone: {error}") from error
         except RayTaskError as error:
+            if isinstance(error.cause, EXPECTED):
+                raise error.cause from error
             # The survivors' collectives break first; whether that is why is for the processes to say.
             if self._lost():
                 raise TrainerLost(f"a trainer process is gone; a survivor said: {error}") from error
