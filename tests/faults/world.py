@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from faults.plan import ALLOWANCE, GROUPS, SIBLINGS, Plan
+from toolorchestra.policy.fake import byte_renderer
+from toolorchestra.policy.renderer import Renderer
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import RunDir, write_atomically
 
@@ -133,3 +135,8 @@ def raise_cap(config: DriverConfig, cap: object) -> None:
     first, *rest = yaml.safe_load_all(path.read_text())
     first["spec"]["limits"]["maxSpendUSD"] = str(cap)
     write_atomically(path, yaml.safe_dump_all([first, *rest]))
+
+
+def renderer_of(model: Path) -> Renderer:
+    """The model's, or one token a byte where there is no model."""
+    return Renderer.load(model) if (model / "tokenizer.json").exists() else byte_renderer()
