@@ -6,20 +6,20 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from decimal import Decimal
 from pathlib import Path
 
 import nats
 
 from faults.controller import Ended
+from faults.forked import Forked
 from faults.nats_bus import STREAMS
 from faults.plan import Plan
-from faults.process import write_plan
+from faults.process import controller, worker, write_plan
 from faults.stage import KILLED, Stage
 from toolorchestra.bus.streams import make_streams
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra.process import Child, tail
+from toolorchestra.process import tail
 
 EXPLAIN_SECONDS = 5.0
 
@@ -30,9 +30,9 @@ class NatsStage(Stage):
     def __init__(self, plan: Plan, folder: Path) -> None:
         super().__init__(plan, folder)
         self._server = NatsServer(directory=folder / "nats", sync_always=False)
-        self._workers: dict[int, Child] = {}
+        self._workers: dict[int, Forked] = {}
         self._begun = 0
-        self._controller: Child | None = None
+        self._controller: Forked | None = None
 
     async def _start_bus(self) -> str:
         await self._server.start()
@@ -42,14 +42,9 @@ class NatsStage(Stage):
         write_plan(self.folder, self.plan)
         return self._server.url
 
-    def _child(self, role: str, *arguments: object) -> Child:
-        argv = [sys.executable, "-m", "faults.process", str(self.folder), role, *map(str, arguments)]
-        child = Child(name=role, argv=argv, log=self.folder / "logs" / f"{role}-{arguments[0]}.log")
-        child.start()
-        return child
-
     async def _start_worker(self, i: int) -> None:
-        self._workers[i] = self._child("worker", self._begun)
+        log = self.folder / "logs" / f"worker-{self._begun}.log"
+        self._workers[i] = Forked(worker, self.folder, self._begun, log=log)
         self._begun += 1
 
     async def _kill_worker(self, i: int) -> None:
@@ -57,7 +52,9 @@ class NatsStage(Stage):
         await self._workers[i].wait()
 
     async def _life(self, number: int, *, doom: str) -> Ended:
-        child = self._controller = self._child("controller", number, doom, *(e.url for e in self.engines))
+        log = self.folder / "logs" / f"controller-{number}.log"
+        actors = [engine.url for engine in self.engines]
+        child = self._controller = Forked(controller, self.folder, number, doom, actors, log=log)
         try:
             code = await child.wait()
         finally:

@@ -11,7 +11,7 @@ from typing import Literal
 
 GROUPS, SIBLINGS = 8, 4
 """Groups per step and episodes per group."""
-ALLOWANCE = Decimal("0.5")
+ALLOWANCE = Decimal("0.15")
 """Most that one episode may spend: `episodeBudget.maxUSD`."""
 USUAL_USD = Decimal("0.006")
 """About what an episode costs here, faults included: from it follows where the first cap stands."""
@@ -40,13 +40,16 @@ class Combination:
     @property
     def when_short(self) -> str:
         """Both are tried with both buses and both bounds."""
-        return "Refill" if (self.staleness == 0) == (self.on_stale == "Wait") else "Shrink"
+        return "Refill" if (self.staleness > 1) == (self.bus == "memory") else "Shrink"
 
 
 def combinations(*, engines: Engines = "scripted") -> Iterator[Combination]:
-    """All of them; with real engines, which are slow, one of each bus and each rule."""
-    found = [Combination(*each, engines=engines) for each in product(("memory", "nats"), (0, 4), ("Wait", "Drop"))]
-    yield from found if engines == "scripted" else (found[2], found[7])
+    """All of them; with real engines, which are slow, one of each bus and each rule. Where nothing can be stale there is
+    nothing to drop, and the training is refused: Drop is tried with a bound of 1 instead of 0."""
+    rules: list[tuple[int, OnStale]] = [(0, "Wait"), (4, "Wait"), (1, "Drop"), (4, "Drop")]
+    buses: list[Bus] = ["memory", "nats"]
+    found = [Combination(bus, *rule, engines=engines) for bus, rule in product(buses, rules)]
+    yield from found if engines == "scripted" else (found[1], found[7])
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,9 @@ class Plan:
     def caps(self) -> tuple[Decimal, Decimal]:
         """The first pauses the run somewhere in its middle; the second, which a person sets then, is enough for all."""
         whole = self.episodes * USUAL_USD
-        under_way = self.in_flight * ALLOWANCE
-        enough = 5 * whole + 6 * under_way
-        first = enough if "caps" in self.without else whole * Decimal("0.4") + under_way
-        return first, enough
+        group = SIBLINGS * ALLOWANCE
+        enough = 5 * whole + 6 * self.in_flight * ALLOWANCE
+        return enough if "caps" in self.without else max(whole * Decimal("0.4"), group) + 2 * group, enough
 
     def rng(self, *what: object) -> random.Random:
         """A stream of its own for everything that draws."""

@@ -45,6 +45,11 @@ class Outcome:
         return not self.problems
 
 
+def _last(text: str, lines: int = 9) -> str:
+    """The end of a traceback."""
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
 Progress = Callable[[str], None]
 
 
@@ -81,7 +86,7 @@ async def _lives(
     try:
         while True:
             ended = await _one_life(plan, stage, chaos, progress=progress)
-            outcome.problems += ended.breaches
+            outcome.problems += sorted(set(ended.breaches))
             match ended:
                 case Ended(state="killed"):
                     kills["controller"] += 1
@@ -95,7 +100,7 @@ async def _lives(
                     return
                 case Ended(state="Failed") if crashes < CRASHES:
                     crashes += 1
-                    outcome.problems.append(f"the controller died: {ended.message.strip()[-1500:]}")
+                    outcome.problems.append(f"the controller died at step {ended.step}: {_last(ended.message)}")
                 case _:
                     outcome.problems.append(f"{ended.state} ({ended.reason}) at step {ended.step}: {ended.message}")
                     return

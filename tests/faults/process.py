@@ -1,4 +1,4 @@
-"""A worker or a controller as a process of its own, to be killed by SIGKILL: `python -m faults.process FOLDER ROLE N …`.
+"""A worker or a controller as a process of its own, to be killed by SIGKILL.
 
 A controller dies at its point after SIGUSR1, ends between two steps on SIGTERM, and prints what it waits for on SIGUSR2.
 """
@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import random
 import signal
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ from faults.life import Life, know_lives
 from faults.nats_bus import connect
 from faults.plan import Combination, Plan
 from faults.tally import Tally
-from toolorchestra.process import die_with_parent
 from toolorchestra.train.driver_config import DriverConfig
 
 PLAN = "plan.json"
@@ -109,18 +105,11 @@ async def control(folder: Path, *, number: int, doom: str, actors: list[str]) ->
     draft.replace(folder / f"ended-{number}.json")
 
 
-def main() -> None:
-    """See the module."""
-    die_with_parent()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    folder, role, number, *rest = sys.argv[1:]
-    if role == "worker":
-        asyncio.run(work(Path(folder), number=int(number)))
-    else:
-        asyncio.run(control(Path(folder), number=int(number), doom=rest[0], actors=rest[1:]))
-    sys.stdout.flush()
-    os._exit(0)
+def worker(folder: Path, number: int) -> None:
+    """A worker's process."""
+    asyncio.run(work(folder, number=number))
 
 
-if __name__ == "__main__":
-    main()
+def controller(folder: Path, number: int, doom: str, actors: list[str]) -> None:
+    """A controller's process."""
+    asyncio.run(control(folder, number=number, doom=doom, actors=actors))
