@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator clean
+  chart-lint kind-e2e parity bench-train bench-operator faults clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -106,6 +106,9 @@ bench-train: setup ## Our optimizer step against TRL's on the same trajectories:
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null
 	PYTHONPATH=tests $(BIN)/python tests/bench/operator/bench.py
+
+faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (at most 60 minutes; FAULTS='--only nats-s4')
+	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench

@@ -91,7 +91,9 @@ class ScriptedJob(Job):
     def _build_controller(self) -> None:
         super()._build_controller()
         assert self._controller is not None
-        self._controller.config = replace(self._controller.config, issue_timeout=ISSUE_SECONDS)
+        self._controller.config = replace(
+            self._controller.config, issue_timeout=ISSUE_SECONDS * self.around.plan.slower
+        )
 
     def look(self) -> None:
         """What must hold at every point: the cap, and the bound."""

@@ -176,7 +176,12 @@ class ScriptedEngine:
         ids = ids[:limit]
         logprobs = [{"token_id": i, "logprob": round(-self._rng.random(), 6)} for i in ids]
         spans = self._spans(len(ids), began=began, ended=self.status.version)
-        choice = {"token_ids": ids, "finish_reason": reason, "weight_versions": spans, "logprobs": {"content": logprobs}}
+        choice = {
+            "token_ids": ids,
+            "finish_reason": reason,
+            "weight_versions": spans,
+            "logprobs": {"content": logprobs},
+        }
         return web.json_response({"choices": [choice]})
 
     def _spans(self, length: int, *, began: str | None, ended: str | None) -> list[dict[str, Any]]:

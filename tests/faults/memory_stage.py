@@ -9,11 +9,12 @@ from faults.controller import Ended, ScriptedJob, Surroundings, live
 from faults.life import Life, know_lives
 from faults.plan import Plan
 from faults.players import play
+from faults.snapshots import writer_of
 from faults.stage import KILLED, Stage, fresh, stack_of
 from faults.telling import tell
+from faults.world import renderer_of
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import RolloutBus
-from toolorchestra.policy.fake import byte_renderer
 
 ACK_WAIT = 2.5
 
@@ -25,7 +26,7 @@ class MemoryStage(Stage):
         super().__init__(plan, folder)
         know_lives()
         self._bus = MemoryBus(ack_wait=ACK_WAIT)
-        self._renderer = byte_renderer()
+        self._renderer = renderer_of(self.model)
         self._workers: dict[int, Life] = {}
         self._controller: Life | None = None
         self._doom = "any"
@@ -46,7 +47,7 @@ class MemoryStage(Stage):
                 config=self.config,
                 name=f"worker-{i}",
                 renderer=self._renderer,
-                rates=self.plan.messages,
+                plan=self.plan,
                 rng=fresh(self.rng),
                 seen=self.tally,
                 shared=True,
@@ -67,6 +68,7 @@ class MemoryStage(Stage):
             number=number,
             tally=self.folder / "tally",
             shared_bus=True,
+            snapshot=writer_of(self.model),
         )
         task = life.run(live(around, life=life, on_job=self._began))
         died = asyncio.create_task(life.died.wait())

@@ -129,6 +129,16 @@ class Plan:
             object.__setattr__(self, "replies", NO_REPLY_FAULTS)
 
     @property
+    def real(self) -> bool:
+        """Real engines: everything takes longer, and a policy that really samples says what it likes."""
+        return self.combination.engines == "vllm"
+
+    @property
+    def slower(self) -> float:
+        """By what every wait is longer than with scripted engines."""
+        return 10.0 if self.real else 1.0
+
+    @property
     def steps(self) -> int:
         return max(4, -(-self.episodes // (GROUPS * SIBLINGS)))
 
@@ -160,6 +170,6 @@ class Plan:
         for kind, number in some.items():
             if kind in self.without:
                 continue
-            for _ in range(max(1, number // 4) if few else round(number * scale)):
-                found.append(Event(int(self.episodes * rng.uniform(0.03, 0.9)), kind))
+            times = max(1, number // 4) if few else round(number * scale)
+            found += [Event(int(self.episodes * rng.uniform(0.03, 0.9)), kind) for _ in range(times)]
         return sorted(found, key=lambda event: event.at)

@@ -11,7 +11,7 @@ import aiohttp
 
 from faults.buses import FaultyBus
 from faults.life import Life
-from faults.plan import MessageRates
+from faults.plan import Plan
 from faults.tally import Tally
 from toolorchestra.api.load import load
 from toolorchestra.bus.protocol import RolloutBus
@@ -48,13 +48,13 @@ async def play(
     config: DriverConfig,
     name: str,
     renderer: Renderer,
-    rates: MessageRates,
+    plan: Plan,
     rng: random.Random,
     seen: Tally,
     shared: bool,
 ) -> None:
     """Work until the life ends."""
-    bus = FaultyBus(inner, life=life, rates=rates, rng=rng, seen=seen, shared=shared)
+    bus = FaultyBus(inner, life=life, rates=plan.messages, rng=rng, seen=seen, shared=shared)
     grading = ThreadedGrading(threads=1)
     connector = aiohttp.TCPConnector(limit=0)
     retry = RetryPolicy(attempts=4, base_seconds=0.02, cap_seconds=0.2, patience_seconds=2.0)
@@ -64,7 +64,8 @@ async def play(
         ExpertClient(endpoints_of(config), retry=retry, breaker=breaker, rng=rng) as experts,
     ):
         engines = EnginePool(
-            connect=lambda url: VLLMEngine(url, session=session, timeout_seconds=8.0), wait_seconds=6.0
+            connect=lambda url: VLLMEngine(url, session=session, timeout_seconds=8.0 * plan.slower),
+            wait_seconds=6.0 * plan.slower,
         )
         host = Host(experts=experts, grade=grading, engine=engines, renderer=renderer, worker=name)
         worker = Worker(bus=bus, host=host, settings=SETTINGS)

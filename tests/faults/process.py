@@ -1,6 +1,7 @@
 """A worker or a controller as a process of its own, to be killed by SIGKILL.
 
-A controller dies at its point after SIGUSR1, ends between two steps on SIGTERM, and prints what it waits for on SIGUSR2.
+A controller dies at its point after SIGUSR1, ends between two steps on SIGTERM, and writes down what it waits for on
+SIGUSR2.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ async def work(folder: Path, *, number: int) -> None:
             config=config,
             name=f"worker-{number}",
             renderer=renderer_of(config.model_dir),
-            rates=plan.messages,
+            plan=plan,
             rng=rng,
             seen=Tally(folder / "tally"),
             shared=False,

@@ -1,4 +1,4 @@
-"""The experts' provider: an OpenAI-compatible server with faults, and its own bill of what it was asked and could charge.
+"""The experts' provider: an OpenAI-compatible server with faults, and its own bill of what it could charge.
 
 The bill is the oracle of a run's money: it is written when the model has worked, whatever becomes of the reply, and it
 never passes through our code. Tokens are counted as clients estimate them, so that a reply without usage is comparable.
@@ -68,7 +68,9 @@ class Provider:
 
     async def start(self) -> None:
         app = web.Application()
-        app.add_routes([web.post("/{pool}/v1/chat/completions", self._chat), web.get("/{pool}/v1/models", self._models)])
+        app.add_routes(
+            [web.post("/{pool}/v1/chat/completions", self._chat), web.get("/{pool}/v1/models", self._models)]
+        )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)

@@ -14,10 +14,13 @@ from faults.life import POINTS
 from faults.plan import Plan
 from faults.provider import Provider
 from faults.tally import Tally
+from faults.vllm_engine import RealEngine
 from faults.world import POOLS, make_world, raise_cap
 from toolorchestra.train.driver_config import DriverConfig
 
 ENGINES, WORKERS = 2, 3
+MODEL = Path(__file__).resolve().parents[2] / "examples/demo/base"
+"""Of the real engines: small, and it calls models."""
 KILLED = Ended("killed")
 
 
@@ -30,13 +33,24 @@ class Stage(ABC):
         self.plan, self.folder = plan, folder
         self.rng = plan.rng("chaos")
         self.provider = Provider(rates=plan.replies, rng=plan.rng("provider"), cap=plan.caps[0])
-        self.engines = [ScriptedEngine(f"engine-{i}", rng=plan.rng("engine", i)) for i in range(ENGINES)]
         self.tally = Tally(folder / "tally")
+        self.model = MODEL if plan.real else folder
+        self.engines = [self._engine(i) for i in range(ENGINES)]
         self.lives = 0
+
+    def _engine(self, i: int) -> ScriptedEngine | RealEngine:
+        name = f"engine-{i}"
+        if not self.plan.real:
+            return ScriptedEngine(name, rng=self.plan.rng("engine", i))
+        log = self.folder / "logs" / f"{name}.log"
+        return RealEngine(name, model=self.model, log=log, clock=self._played if i == 0 else lambda: 0)
+
+    def _played(self) -> int:
+        return self.tally.counts().get("played", 0)
 
     @property
     def clock(self) -> int:
-        """Generations so far: what chaos is timed by."""
+        """Generations so far, or with real engines episodes: what chaos is timed by."""
         return sum(engine.generations for engine in self.engines)
 
     async def start(self) -> None:
@@ -45,7 +59,7 @@ class Stage(ABC):
             await engine.start()
         nats_url = await self._start_bus()
         self.config = make_world(
-            self.folder, self.plan, experts_url=self.provider.url, nats_url=nats_url, model=self.folder
+            self.folder, self.plan, experts_url=self.provider.url, nats_url=nats_url, model=self.model
         )
         for i in range(WORKERS):
             await self._start_worker(i)

@@ -43,7 +43,7 @@ def task_lines(seed: int) -> list[dict[str, Any]]:
     return lines
 
 
-def training(plan: Plan, *, tasks: Path, model: Path, cap: object, chat: bool = True) -> dict[str, Any]:
+def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, Any]:
     """The training's YAML."""
     c = plan.combination
     filters = {"requireFormat": False, "requireAnswer": False, "informative": True, "whenShort": c.when_short}
@@ -75,9 +75,9 @@ def training(plan: Plan, *, tasks: Path, model: Path, cap: object, chat: bool = 
                 "workers": 3,
                 "concurrencyPerWorker": 24,
                 "maxTurns": 3,
-                "maxPromptTokens": 6000,
-                "maxResponseTokens": 400 if chat else 32,
-                "episodeTimeoutSeconds": EPISODE_SECONDS,
+                "maxPromptTokens": 900 if plan.real else 6000,
+                "maxResponseTokens": 32 if plan.real else 400,
+                "episodeTimeoutSeconds": round(EPISODE_SECONDS * plan.slower),
                 "episodeBudget": {"maxUSD": str(ALLOWANCE)},
             },
             "checkpoint": {"everySteps": max(2, plan.steps // 40), "keep": 2},
@@ -108,12 +108,12 @@ def pools(url: str) -> list[dict[str, Any]]:
     ]
 
 
-def make_world(folder: Path, plan: Plan, *, experts_url: str, nats_url: str, model: Path, chat: bool = True) -> DriverConfig:
+def make_world(folder: Path, plan: Plan, *, experts_url: str, nats_url: str, model: Path) -> DriverConfig:
     """Write the run's files; what a controller is told."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = folder / "tasks.jsonl"
     lines = task_lines(plan.seed)
-    tasks.write_text("".join(json.dumps(line | ({} if chat else {"kind": "QA"})) + "\n" for line in lines))
+    tasks.write_text("".join(json.dumps(line | ({"kind": "QA"} if plan.real else {})) + "\n" for line in lines))
     config = DriverConfig(
         uid=f"f{plan.seed}",
         run=folder / "run",
@@ -122,7 +122,7 @@ def make_world(folder: Path, plan: Plan, *, experts_url: str, nats_url: str, mod
         resources=(folder / "resources.yaml",),
         model_dir=model,
     )
-    documents = [training(plan, tasks=tasks, model=model, cap=plan.caps[0], chat=chat), *pools(experts_url)]
+    documents = [training(plan, tasks=tasks, model=model, cap=plan.caps[0]), *pools(experts_url)]
     write_atomically(config.resources[0], yaml.safe_dump_all(documents))
     RunDir(config.run).root.mkdir(parents=True, exist_ok=True)
     config.write(folder / "driver.json")
