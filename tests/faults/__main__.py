@@ -1,4 +1,4 @@
-"""`make faults`: whole runs under faults, on both buses, held against oracles. Ends with 1 where one of them differs."""
+"""`make faults`: whole runs under faults, on both buses, held against oracles. Ends with 1 where one differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection to the run's nats-server whose publishes lose their PubAck now and then, with bodies beside the message."""
+"""A connection to the run's nats-server whose publishes lose their PubAck now and then; more bodies travel apart."""
 
 from __future__ import annotations
 

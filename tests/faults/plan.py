@@ -1,4 +1,4 @@
-"""What is tried: the combinations, how often each fault comes, and when things are killed. Plain data, drawn by a seed."""
+"""What is tried: the combinations, how often each fault comes, when things are killed. Plain data, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Combination:
 
 
 def combinations(*, engines: Engines = "scripted") -> Iterator[Combination]:
-    """All of them; with real engines, which are slow, one of each bus and each rule. Where nothing can be stale there is
-    nothing to drop, and the training is refused: Drop is tried with a bound of 1 instead of 0."""
+    """All of them; with real engines, which are slow, one of each bus and each rule. Where nothing can be stale there
+    is nothing to drop, and the training is refused: Drop is tried with a bound of 1 instead of 0."""
     rules: list[tuple[int, OnStale]] = [(0, "Wait"), (4, "Wait"), (1, "Drop"), (4, "Drop")]
     buses: list[Bus] = ["memory", "nats"]
     found = [Combination(bus, *rule, engines=engines) for bus, rule in product(buses, rules)]
