@@ -113,11 +113,13 @@ class Provider:
                 return _error(503, "overloaded")
             case "refused":
                 return _error(400, "this content is not allowed", code="content_policy_violation")
+        found = _MARK.search(str(body["messages"]))
+        mark = found[1] if found else ""
         if kind == "broken" and self._rng.random() < 0.5:
+            self.bill.add(Charge(pool, mark, Decimal(0), "unpaid"))  # which nobody but the provider can know
             return _error(self._rng.choice((500, 502)), "it broke before the model")
         completion, usd = self._work(pool, body, kind=kind)
-        mark = _MARK.search(str(body["messages"]))
-        self.bill.add(Charge(pool, mark[1] if mark else "", usd, kind))
+        self.bill.add(Charge(pool, mark, usd, kind))
         return await self._say(request, completion, kind=kind)
 
     async def _say(self, request: web.Request, completion: dict[str, Any], *, kind: str) -> web.StreamResponse:
