@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import product
 from typing import Literal
@@ -19,8 +19,20 @@ USUAL_USD = Decimal("0.006")
 Bus = Literal["memory", "nats"]
 Engines = Literal["scripted", "vllm"]
 OnStale = Literal["Wait", "Drop"]
-KINDS = ("worker", "controller", "engine", "actor", "nats", "outage", "messages", "replies", "caps", "resumes")
-"""Faults that can be left out by name."""
+KINDS = (
+    "worker",
+    "controller",
+    "engine",
+    "actor",
+    "nats",
+    "outage",
+    "orders",
+    "messages",
+    "replies",
+    "caps",
+    "resumes",
+)
+"""Faults that can be left out by name; `orders` are those that get lost."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,8 @@ class Plan:
     def __post_init__(self) -> None:
         if "messages" in self.without:
             object.__setattr__(self, "messages", NO_MESSAGE_FAULTS)
+        if "orders" in self.without:
+            object.__setattr__(self, "messages", replace(self.messages, lost_order=0.0))
         if "replies" in self.without:
             object.__setattr__(self, "replies", NO_REPLY_FAULTS)
 
