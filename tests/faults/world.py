@@ -19,6 +19,7 @@ POOLS = {"small": ("20", "80"), "middle": ("50", "200"), "large": ("100", "400")
 """Dollars per million tokens, in and out."""
 MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS = 2000, 64
 EPISODE_SECONDS = 12
+DEMO = Path(__file__).resolve().parents[2] / "examples/demo"
 API = "toolorchestra.dev/v1alpha1"
 TASKS = 400
 
@@ -46,7 +47,8 @@ def task_lines(seed: int) -> list[dict[str, Any]]:
 def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, Any]:
     """The training's YAML."""
     c = plan.combination
-    filters = {"requireFormat": False, "requireAnswer": False, "informative": True, "whenShort": c.when_short}
+    filters = {"requireFormat": False, "requireAnswer": False, "whenShort": c.when_short}
+    filters["informative"] = not plan.real  # a model that is not trained for this rarely says two different things
     return {
         "apiVersion": API,
         "kind": "OrchestratorTraining",
@@ -60,7 +62,7 @@ def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, 
                 "sources": [{"name": "sums", "type": "JSONL", "jsonl": {"uri": f"file://{tasks}"}}],
                 "heldOutFraction": "0.2",
             },
-            "tools": {"experts": {"type": "Names", "names": list(POOLS)}, "randomize": {"aliases": True}},
+            "tools": {"experts": {"type": "Names", "names": list(POOLS)}, "randomize": _aliases(plan)},
             "reward": {"combiner": "GDPO", "weights": {"outcome": "1", "cost": "0.3", "latency": "0"}},
             "algorithm": {
                 "steps": plan.steps,
@@ -85,6 +87,14 @@ def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, 
             "limits": {"maxSpendUSD": str(cap)},
         },
     }
+
+
+def _aliases(plan: Plan) -> dict[str, Any]:
+    """Words that a real model has seen."""
+    if not plan.real:
+        return {"aliases": True}
+    demo = next(iter(yaml.safe_load_all((DEMO / "training.yaml").read_text())))
+    return {"aliases": True, "aliasNames": demo["spec"]["tools"]["randomize"]["aliasNames"]}
 
 
 def pools(url: str) -> list[dict[str, Any]]:
