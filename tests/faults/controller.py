@@ -26,7 +26,6 @@ from toolorchestra.train import job as job_module
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.engines import Engines
 from toolorchestra.train.job import Job
 from toolorchestra.train.trainers import AsyncTrainers
 
@@ -76,11 +75,15 @@ class ScriptedJob(Job):
         life.watch = self.look
 
     def _start_engines(self) -> None:
+        """The real Engines, over the harness's actors."""
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self.session = aiohttp.ClientSession(connector=connector)
-        handles = [ActorHandle(url, session=self.session) for url in self.around.actors]
-        self._engines = Engines(handles, put=self._wire.put, on_change=self._engine_changed)
-        self._spawn(self._engines.start())
+        session = self.session = aiohttp.ClientSession(connector=connector)
+
+        def find(number: int, **_: object) -> ActorHandle:
+            return ActorHandle(self.around.actors[number], session=session)
+
+        with patch.object(job_module, "engine_actor", find):
+            super()._start_engines()
 
     async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
         group: Any = ScriptedTrainers(point=self.life.point, rng=self.rng, snapshot=self.around.snapshot)

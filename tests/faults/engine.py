@@ -142,6 +142,7 @@ class ScriptedEngine:
     async def _load(self, snapshot: Snapshot) -> None:
         async with self._loading:
             life, self._snapshot = self._life, snapshot
+            self._set(wanted=snapshot.version)
             if self.status.state != "ready":
                 return
             self._resumed.clear()

@@ -13,6 +13,7 @@ from faults.buses import FaultyBus
 from faults.life import Life
 from faults.plan import Plan
 from faults.tally import Tally
+from faults.world import WORKERS
 from toolorchestra.api.load import load
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.experts.breaker import BreakerPolicy
@@ -38,7 +39,7 @@ def endpoints_of(config: DriverConfig) -> Sequence[Endpoint]:
     """The experts as the pool file names them, with a shorter time-out."""
     bundle = load([str(path) for path in config.resources])
     pools = bundle.experts(bundle.trainings[0].spec.tools)
-    entries = pool_file(pools, workers=3).pools
+    entries = pool_file(pools, workers=WORKERS).pools
     return [replace(entry.endpoint(environment={}), timeout_seconds=PATIENCE_SECONDS) for entry in entries]
 
 

@@ -15,10 +15,9 @@ from faults.plan import Plan
 from faults.provider import Provider
 from faults.tally import Tally
 from faults.vllm_engine import RealEngine
-from faults.world import DEMO, POOLS, make_world, raise_cap
+from faults.world import DEMO, ENGINES, POOLS, WORKERS, make_world, raise_cap
 from toolorchestra.train.driver_config import DriverConfig
 
-ENGINES, WORKERS = 2, 3
 MODEL = DEMO / "base"
 """Of the real engines: small, and it calls models."""
 KILLED = Ended("killed")

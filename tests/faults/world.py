@@ -22,6 +22,7 @@ EPISODE_SECONDS = 12
 DEMO = Path(__file__).resolve().parents[2] / "examples/demo"
 API = "toolorchestra.dev/v1alpha1"
 TASKS = 400
+ENGINES, WORKERS = 2, 3
 
 
 def task_lines(seed: int) -> list[dict[str, Any]]:
@@ -74,7 +75,7 @@ def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, 
                 "seed": plan.seed,
             },
             "rollout": {
-                "workers": 3,
+                "workers": WORKERS,
                 "concurrencyPerWorker": 24,
                 "maxTurns": 3,
                 "maxPromptTokens": 900 if plan.real else 6000,
@@ -85,6 +86,7 @@ def training(plan: Plan, *, tasks: Path, model: Path, cap: object) -> dict[str, 
             "checkpoint": {"everySteps": max(2, plan.steps // 40), "keep": 2},
             "evaluation": {"everySteps": max(3, plan.steps // 4), "suites": [{"name": "held-out", "size": 12}]},
             "limits": {"maxSpendUSD": str(cap)},
+            "ray": {"engines": {"replicas": ENGINES}},
         },
     }
 
