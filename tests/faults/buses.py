@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
 
 from faults.life import Life
 from faults.plan import MessageRates
 from faults.tally import Tally
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import BusUnavailable, Change, Depth, Lease, Received, RolloutBus
+from toolorchestra.bus.protocol import BusUnavailable, Change, Depth, Lease, Received, RolloutBus, Withdrawn
 
 REMEMBERED = 50
 """Results that may come once more much later."""
@@ -60,13 +59,23 @@ class FaultyBus:
         await self._send(lambda: self._inner.submit(task))
         self._life.point("submitted")
 
-    async def cancel(self, ids: Iterable[str]) -> None:
-        self._life.point("cancel")
-        await self._inner.cancel(ids)
+    async def cancel(self, ids: Iterable[str]) -> Withdrawn:
+        self._life.point("withdraw")
+        withdrawn = await self._inner.cancel(ids)
+        self._life.point("withdrawn")
+        return withdrawn
 
-    async def drain(self) -> None:
-        self._life.point("drain")
-        await self._inner.drain()
+    async def drain(self) -> Withdrawn:
+        self._life.point("withdraw")
+        withdrawn = await self._inner.drain()
+        self._life.point("withdrawn")
+        return withdrawn
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        return await self._inner.unseen(ids)
+
+    async def answered(self) -> frozenset[str]:
+        return await self._inner.answered()
 
     async def results(self) -> AsyncIterator[Received]:
         async for received in self._inner.results():
@@ -133,7 +142,3 @@ class FaultyBus:
         """A memory bus is everybody's: it stays."""
         if not self._shared:
             await self._inner.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """What newer buses offer besides."""
-        return getattr(self._inner, name)

@@ -7,7 +7,7 @@ import asyncio
 import random
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,9 @@ class ScriptedJob(Job):
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
 
-    def _build_controller(self) -> None:
-        super()._build_controller()
-        assert self._controller is not None
-        self._controller.config = replace(
-            self._controller.config, issue_timeout=ISSUE_SECONDS * self.around.plan.slower
-        )
+    @property
+    def _issue_timeout(self) -> float:
+        return ISSUE_SECONDS * self.around.plan.slower
 
     def look(self) -> None:
         """What must hold at every point: the cap, and the bound."""

@@ -25,6 +25,7 @@ from toolorchestra.train.journal import Journal
 
 POINTS = (
     *("submit", "submitted", "received", "ack", "acked", "put", "flush", "flushed"),
+    *("withdraw", "withdrawn"),
     *("train", "trained", "snapshot", "load", "loaded", "save", "saved"),
 )
 """Where a controller may end."""
