@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator faults clean
+  chart-lint kind-e2e parity bench-train bench-operator clean
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
@@ -107,7 +107,8 @@ bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server
 	@$(TESTBED) testbed.binaries kubectl >/dev/null
 	PYTHONPATH=tests $(BIN)/python tests/bench/operator/bench.py
 
-faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (at most 60 minutes; FAULTS='--only nats-s4')
+.PHONY: faults
+faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
 	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
