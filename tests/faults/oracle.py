@@ -29,15 +29,15 @@ class Verdict:
     figures: dict[str, float | int | str] = field(default_factory=dict[str, "float | int | str"])
 
 
-def judge(plan: Plan, run: RunDir, bill: Bill) -> Verdict:
-    """Hold the books against what happened."""
+def judge(plan: Plan, run: RunDir, bill: Bill, *, held: Decimal) -> Verdict:
+    """Hold the books against what happened. `held`: dollars that were still reserved at the end."""
     verdict = Verdict()
     frames = list(read_frames(run.journal))
     history = read_history(frames)
     traces = {str(f.head["issue"]): decode_trace(f.body) for f in frames if f.kind is not Kind.NOTE and f.body}
     _fates(plan, history, verdict)
     _trained(run, history, traces, verdict)
-    _money(history, traces, bill, verdict)
+    _money(history, traces, bill, verdict, held=held)
     _figures(frames, history, verdict)
     return verdict
 
@@ -86,7 +86,7 @@ def _trained(run: RunDir, history: History, traces: dict[str, Trace], verdict: V
         verdict.problems.append(f"trainers: {more} samples that the journal lacks, {fewer} that it names and they lack")
 
 
-def _money(history: History, traces: dict[str, Trace], bill: Bill, verdict: Verdict) -> None:
+def _money(history: History, traces: dict[str, Trace], bill: Bill, verdict: Verdict, *, held: Decimal) -> None:
     """Nothing that a provider could charge is missing, and what was answered counts exactly."""
     verdict.problems += [f"cap: {text}" for text in bill.over]
     if history.spent < bill.total:
@@ -107,8 +107,14 @@ def _money(history: History, traces: dict[str, Trace], bill: Bill, verdict: Verd
                 examples.setdefault(what, f"{issue} #{mark}: ${call.meter.actual_usd}, {call.observation[:60]!r}")
     for what, number in wrong.most_common():
         verdict.problems.append(f"money: {number} calls {what}, as {examples[what]}")
-    unknown = [charge for mark, charges in by_mark.items() if mark not in told for charge in charges]
-    verdict.figures["unseen_usd"] = round(float(sum((c.usd for c in unknown), Decimal(0))), 4)
+    unseen = sum((c.usd for mark, charges in by_mark.items() if mark not in told for c in charges), Decimal(0))
+    blind = history.spent - sum((trace.components.actual_usd for trace in traces.values()), Decimal(0))
+    if unseen > blind + held:
+        verdict.problems.append(
+            f"money: ${unseen} charged in plays that no trace tells of, ${blind} settled and ${held} held for such"
+        )
+    verdict.figures |= {"unseen_usd": round(float(unseen), 4), "blind_usd": round(float(blind), 4)}
+    verdict.figures["held_usd"] = round(float(held), 4)
     verdict.figures |= {"charged_usd": round(float(bill.total), 4), "settled_usd": round(float(history.spent), 4)}
     verdict.figures["cap_usd"] = round(float(bill.cap), 2)
 

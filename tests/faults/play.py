@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class Outcome:
     problems: list[str] = field(default_factory=list[str])
     figures: dict[str, Any] = field(default_factory=dict[str, Any])
     kills: dict[str, int] = field(default_factory=dict[str, int])
+    held: Decimal = Decimal(0)
+    """Reserved when the last controller ended."""
 
     @property
     def good(self) -> bool:
@@ -69,7 +72,7 @@ async def play_out(plan: Plan, stage: Stage, *, progress: Progress, bound_second
     finally:
         await stage.stop()
     outcome.seconds = round(time.monotonic() - began, 1)
-    verdict = judge(plan, RunDir(stage.config.run), stage.provider.bill)
+    verdict = judge(plan, RunDir(stage.config.run), stage.provider.bill, held=outcome.held)
     if any(problem.startswith("hang") for problem in outcome.problems):  # the rest follows from it
         verdict.problems = [p for p in verdict.problems if not p.startswith(("steps", "ledger: Account", "trainers"))]
     outcome.problems += verdict.problems
@@ -85,6 +88,7 @@ async def _lives(plan: Plan, stage: Stage, outcome: Outcome, kills: Counter[str]
         while True:
             ended = await _one_life(plan, stage, chaos, progress=progress)
             outcome.problems += sorted(set(ended.breaches))
+            outcome.held = ended.held
             match ended:
                 case Ended(state="killed"):
                     kills["controller"] += 1
