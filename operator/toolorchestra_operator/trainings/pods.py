@@ -202,6 +202,7 @@ def pod(
     grace: int,
     storage: bool,
     ports: Sequence[Mapping[str, Any]] = (),
+    liveness: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One pod template; its main container is named after the component."""
     volumes, mounts = shared_volumes(desired, storage=storage, attempt=attempt)
@@ -217,6 +218,8 @@ def pod(
     }
     if ports:
         container["ports"] = [dict(port) for port in ports]
+    if liveness:
+        container["livenessProbe"] = dict(liveness)
     spec: dict[str, Any] = {
         "restartPolicy": restart,
         "terminationGracePeriodSeconds": grace,

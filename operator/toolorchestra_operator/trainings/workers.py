@@ -23,6 +23,23 @@ from toolorchestra_operator.trainings.pods import (
 
 GRACE_MARGIN_SECONDS = 10
 """Between the end of the episodes' grace and the pod's."""
+_HEARTBEAT_FILE = "/tmp/heartbeat"
+_STALL_SECONDS = 90
+"""More than the worker's own watch allows (60 s): that one says where it stood still, this one needs no life in it."""
+_LIVENESS = {
+    "exec": {
+        # A shell, because an interpreter every half minute would cost too much. No file: it has not begun to work.
+        "command": [
+            *("sh", "-c"),
+            f"test ! -e {_HEARTBEAT_FILE} || "
+            f"test $(($(date +%s) - $(stat -c %Y {_HEARTBEAT_FILE}))) -lt {_STALL_SECONDS}",
+        ]
+    },
+    "initialDelaySeconds": 60,
+    "periodSeconds": 30,
+    "timeoutSeconds": 10,
+    "failureThreshold": 2,
+}
 
 
 def ref(names: Names) -> Ref:
@@ -70,6 +87,7 @@ def _template(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int) ->
             *("--resources", f"{CONFIG_PATH}/{RESOURCES_FILE}", "--model", desired.model_dir),
             *("--concurrency", str(rollout.concurrency_per_worker)),
             *("--grace", str(WORKER_GRACE_SECONDS - GRACE_MARGIN_SECONDS)),
+            *("--heartbeat", _HEARTBEAT_FILE),
         ],
         env=[
             variable("HOME", "/tmp"),
@@ -81,4 +99,5 @@ def _template(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int) ->
         restart="Always",
         grace=WORKER_GRACE_SECONDS,
         storage=False,
+        liveness=_LIVENESS,
     )

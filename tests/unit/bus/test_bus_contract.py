@@ -218,6 +218,30 @@ async def test_drain_drops_every_task(make: Make) -> None:
     assert await nothing_queued(bus)
 
 
+async def test_taking_back_tells_what_no_worker_ever_got(make: Make) -> None:
+    """What was never delivered has cost nothing; what was, is being worked on or was handed back, may have."""
+    rig = await make(ack_wait=5)
+    bus, worker = await rig.bus(), await rig.bus()
+    for n in range(6):
+        await bus.submit(task(n, purpose="train" if n % 2 else "evaluation"))
+    held, handed_back, answered = await take(worker, 3)
+    await worker.hand_back(handed_back)
+    await worker.complete(answered, result(answered))
+    ids = [task(n).id for n in range(6)]
+    assert await bus.unseen([*ids, "u.99.0.0.0"]) == set(ids[3:])
+    taken = await bus.cancel([ids[2], ids[3], "u.99.0.0.0"])
+    assert (taken.unseen, taken.seen) == ({ids[3]}, set())
+    taken = await bus.drain()
+    assert (taken.unseen, taken.seen) == ({ids[4], ids[5]}, {ids[0], ids[1]})
+    assert await nothing_queued(worker)
+    assert await bus.answered() == {answered.envelope.id}
+    await worker.complete(held, result(held))
+    for received in await collect(bus.results(), 2):
+        await bus.ack(received)
+    assert await bus.answered() == set()
+    assert (await bus.drain()).unseen == set()
+
+
 async def test_unacked_results_come_again_to_the_next_reader(make: Make) -> None:
     rig = await make()
     bus = await rig.bus()

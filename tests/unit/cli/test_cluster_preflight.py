@@ -25,7 +25,8 @@ from toolorchestra.remote.preflight.line import Line
 from toolorchestra.remote.preflight.look import look
 from toolorchestra.remote.preflight.memory import bytes_of, pool_lines, size_of, training_lines
 from toolorchestra.remote.preflight.references import Reference, references
-from toolorchestra.remote.preflight.spend import evaluation_episodes, spend_lines, training_episodes
+from toolorchestra.remote.preflight.spend import evaluation_episodes, may_chat, spend_lines, training_episodes
+from toolorchestra.train.settings import worst_case_usd
 
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])
@@ -127,14 +128,30 @@ def test_quantities(text: str, size: int) -> None:
 # ── money ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def prices(one: ExpertPool) -> tuple[Decimal, Decimal]:
+    return one.spec.price.input_usd_per_million_tokens, one.spec.price.output_usd_per_million_tokens
+
+
 def test_the_worst_is_every_episode_at_its_worst() -> None:
     one = training(limits={"maxSpendUSD": "100"})
     assert training_episodes(one) == 10 * 4 * 4
     assert evaluation_episodes(one, 2) == 8 * (2 + 2)
     [line] = spend_lines(one, POOLS)
-    worst = Decimal("0.05678324") * (160 + 32)
+    # Both experts once (`cascade`), the dearest twice; inputs of at most 4 x 24,000 bytes.
+    small, large = (Decimal(96_256) * price[0] + Decimal(8_192) * price[1] for price in map(prices, POOLS))
+    each = worst_case_usd(one.spec, POOLS, chat=False)
+    assert each == (small + large + max(small, large)) / 1_000_000
+    worst = each * (160 + 32)
     assert f"x 192 episodes = ${worst:,.2f}" in line.text
     assert line.level == "ok"
+
+
+def test_a_file_may_hold_chats_and_then_a_turn_has_six_calls() -> None:
+    jsonl = {"sources": [{"name": "f", "type": "JSONL", "jsonl": {"uri": "file:///x"}}]}
+    assert not may_chat(training().spec)
+    assert may_chat(training(tasks=jsonl).spec)
+    one, six = (worst_case_usd(training().spec, POOLS[:1], chat=chat) for chat in (False, True))
+    assert six == one / 2 * 7
 
 
 def test_no_cap_is_said_and_a_cap_without_room_is_missing() -> None:

@@ -47,6 +47,15 @@ def test_nothing_scored_is_no_score() -> None:
     assert score_attempts([replace(a, outcome=None) for a in SYSTEMS["policy"]], ALONE, config=CONFIG) is None
 
 
+def test_a_version_that_was_scored_on_too_few_tasks_is_not_compared() -> None:
+    """Also where its tasks were lost without a trace."""
+    attempts = SYSTEMS["policy"]
+    assert score_attempts(attempts[:36], ALONE, config=CONFIG, lost=4) is not None
+    assert score_attempts(attempts[:35], ALONE, config=CONFIG, lost=5) is None
+    out = [replace(a, outcome=None) for a in attempts[:5]]
+    assert score_attempts([*out, *attempts[5:]], ALONE, config=CONFIG) is None
+
+
 @given(st.sets(st.integers(0, len(SYSTEMS["policy"]) - 1)))
 def test_one_more_right_answer_never_makes_a_version_worse(right: set[int]) -> None:
     attempts = [replace(a, outcome=float(i in right)) for i, a in enumerate(SYSTEMS["policy"])]

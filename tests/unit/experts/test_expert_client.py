@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import resource
 import socket
 from decimal import Decimal
 
@@ -12,6 +14,7 @@ from expert_servers import BOOK_PRICE, FAST, POOL_PRICE, REQUEST, TASK, Script, 
 
 from toolorchestra.experts.breaker import BreakerPolicy, Status
 from toolorchestra.experts.chat import ChatRequest
+from toolorchestra.experts.classify import LONGEST_PAUSE_SECONDS
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.endpoint import Endpoint, Limits
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
@@ -97,8 +100,8 @@ async def test_a_simulator_behind_a_real_pool_is_refused() -> None:
     assert caught.value.reason is Reason.MISCONFIGURED
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-async def test_what_was_not_served_is_tried_again(status: int) -> None:
+@pytest.mark.parametrize("status", [409, 425, 429, 503, 521, 529])
+async def test_what_was_not_served_is_tried_again_for_nothing(status: int) -> None:
     script = Script(status, status, completion())
     async with serving(script) as url, client(url) as experts:
         reply = await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
@@ -107,27 +110,64 @@ async def test_what_was_not_served_is_tried_again(status: int) -> None:
     assert reply.usage.actual_usd == POOL_PRICE.of(tokens_in=100, tokens_out=50), "failed attempts are not paid"
 
 
+@pytest.mark.parametrize("status", [408, 424, 500, 502, 504, 520, 522, 524])
+async def test_what_may_have_been_paid_is_tried_again_under_a_new_reservation(status: int) -> None:
+    reserved: list[Decimal] = []
+
+    def reserve(usd: Decimal) -> bool:
+        reserved.append(usd)
+        return True
+
+    script = Script(status, 429, completion())
+    async with serving(script) as url, client(url) as experts:
+        worst = experts.worst_case_usd(pool="oak", request=REQUEST)
+        reply = await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, reserve=reserve)
+    assert script.calls == 3
+    assert reserved == [worst], "the 429 left its reservation to the next attempt"
+    assert reply.usage.actual_usd == worst + POOL_PRICE.of(tokens_in=100, tokens_out=50)
+    assert reply.usage.wasted_usd == worst
+    assert reply.usage.nominal_usd == BOOK_PRICE.of(tokens_in=100, tokens_out=50), "the policy pays for its answer only"
+
+
+@pytest.mark.parametrize("room", [False, None])
+async def test_without_room_for_another_attempt_there_is_none(room: bool | None) -> None:
+    script = Script(502, completion())
+    reserve = None if room is None else lambda usd: room
+    async with serving(script) as url, client(url) as experts:
+        worst = experts.worst_case_usd(pool="oak", request=REQUEST)
+        with pytest.raises(ExpertUnavailable) as caught:
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, reserve=reserve)
+    assert script.calls == 1
+    assert caught.value.usage.actual_usd == caught.value.usage.wasted_usd == worst
+
+
 @pytest.mark.parametrize(
-    ("status", "reason", "calls"),
+    ("status", "reason", "calls", "paid"),
     [
-        (500, Reason.SERVER_ERROR, 4),
-        (429, Reason.THROTTLED, 4),
-        (504, Reason.TIMEOUT, 1),
-        (501, Reason.SERVER_ERROR, 1),
-        (401, Reason.MISCONFIGURED, 1),
-        (404, Reason.MISCONFIGURED, 1),
-        (302, Reason.MISCONFIGURED, 1),
+        (500, Reason.SERVER_ERROR, 2, 2),
+        (502, Reason.SERVER_ERROR, 2, 2),
+        (504, Reason.TIMEOUT, 2, 2),
+        (524, Reason.TIMEOUT, 2, 2),
+        (418, Reason.SERVER_ERROR, 1, 1),
+        (204, Reason.GARBAGE, 1, 1),
+        (429, Reason.THROTTLED, 4, 0),
+        (503, Reason.SERVER_ERROR, 4, 0),
+        (501, Reason.SERVER_ERROR, 1, 0),
+        (401, Reason.MISCONFIGURED, 1, 0),
+        (402, Reason.MISCONFIGURED, 1, 0),
+        (404, Reason.MISCONFIGURED, 1, 0),
+        (302, Reason.MISCONFIGURED, 1, 0),
     ],
 )
-async def test_lasting_trouble_is_unavailable(status: int, reason: Reason, calls: int) -> None:
+async def test_lasting_trouble_is_unavailable(status: int, reason: Reason, calls: int, paid: int) -> None:
     script = Script(status)
     async with serving(script) as url, client(url) as experts:
         with pytest.raises(ExpertUnavailable) as caught:
-            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, reserve=lambda usd: True)
         worst = experts.worst_case_usd(pool="oak", request=REQUEST)
     assert caught.value.reason is reason
     assert caught.value.attempts == script.calls == calls
-    assert caught.value.usage.actual_usd == (worst if status == 504 else 0)
+    assert caught.value.usage.actual_usd == paid * worst
     assert f"HTTP {status}" in str(caught.value)
 
 
@@ -175,20 +215,68 @@ async def test_garbage_is_unavailable_and_counts_as_paid(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "reason"),
+    ("reply", "reason", "attempts", "paid"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n{", Reason.GARBAGE),
-        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a"', Reason.GARBAGE),
-        (b"\x00\x01\x02 not http\r\n\r\n", Reason.GARBAGE),
-        (b"", Reason.CONNECTION),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n{", Reason.GARBAGE, 2, 2),
+        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a"', Reason.GARBAGE, 2, 2),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", Reason.GARBAGE, 2, 2),
+        (b"\x00\x01\x02 not http\r\n\r\n", Reason.GARBAGE, 1, 1),
+        (b"", Reason.CONNECTION, 2, 2),
+        (b"HTTP/1.1 429 Slow\r\nContent-Length: 4000\r\n\r\n{", Reason.THROTTLED, 4, 0),
+        (b"HTTP/1.1 401 No\r\nContent-Length: 4000\r\n\r\n{", Reason.MISCONFIGURED, 1, 0),
+        (b"HTTP/1.1 400 Bad\r\nContent-Length: 4000\r\n\r\n{", Reason.GARBAGE, 4, 0),
     ],
 )
-async def test_half_replies(reply: bytes, reason: Reason) -> None:
+async def test_half_replies(reply: bytes, reason: Reason, attempts: int, paid: int) -> None:
+    """A connection that is dropped after the request was sent may have been paid, headers or not."""
+    async with raw_server(reply) as url, client(url) as experts:
+        with pytest.raises(ExpertUnavailable) as caught:
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, reserve=lambda usd: True)
+        worst = experts.worst_case_usd(pool="oak", request=REQUEST)
+    assert caught.value.reason is reason
+    assert caught.value.attempts == attempts
+    assert caught.value.usage.actual_usd == paid * worst
+
+
+async def test_no_tls_is_no_request() -> None:
+    async with raw_server(b"not tls") as url, client(url.replace("http:", "https:")) as experts:
+        with pytest.raises(ExpertUnavailable) as caught:
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+    assert (caught.value.reason, caught.value.attempts) == (Reason.CONNECTION, 4)
+    assert caught.value.usage.actual_usd == 0
+
+
+async def test_no_such_host_is_no_request() -> None:
+    async with client("http://nobody.invalid/v1") as experts:
+        with pytest.raises(ExpertUnavailable) as caught:
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+    assert (caught.value.reason, caught.value.attempts) == (Reason.CONNECTION, 4)
+    assert caught.value.usage.actual_usd == 0
+
+
+async def test_an_error_that_never_ends_is_read_no_further_than_its_words() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=401)
+        await response.prepare(request)
+        while True:
+            await response.write(b"wrong key " * 1000)
+
+    async with asyncio.timeout(20), serving(endless) as url, client(url) as experts:
+        with pytest.raises(ExpertUnavailable, match="wrong key wrong key") as caught:
+            await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+    assert caught.value.reason is Reason.MISCONFIGURED
+
+
+async def test_a_bomb_is_not_unpacked() -> None:
+    bomb = gzip.compress(b" " * (256 * 1024 * 1024), compresslevel=1)
+    reply = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(bomb), bomb)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with raw_server(reply) as url, client(url) as experts:
         with pytest.raises(ExpertUnavailable) as caught:
             await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
-    assert caught.value.reason is reason
-    assert caught.value.attempts == (4 if reason is Reason.CONNECTION else 1)
+    assert caught.value.reason is Reason.GARBAGE
+    assert caught.value.usage.actual_usd > 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 160 * 1024, "KiB"
 
 
 async def test_nobody_there() -> None:
@@ -319,6 +407,63 @@ async def test_the_breaker_opens_and_a_probe_closes_it() -> None:
             assert experts.breaker_status("oak") is Status.CLOSED
 
 
+@pytest.mark.parametrize("status", [429, 400])
+async def test_what_was_not_served_is_not_health(status: int) -> None:
+    """A throttled or refused probe tells nothing of the model behind: the breaker stays as it was."""
+    script = Script(500, 500, status, status, 500, completion())
+    now = [0.0]
+    async with serving(script) as url:
+        experts = ExpertClient(
+            [Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)],
+            retry=RetryPolicy(attempts=1),
+            breaker=BreakerPolicy(failures=2, open_seconds=10),
+            clock=lambda: now[0],
+        )
+        async with experts:
+            for _ in range(2):
+                with pytest.raises(ExpertUnavailable, match="server_error"):
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            now[0] = 10.0
+            for _ in range(2):
+                with pytest.raises((ExpertUnavailable, ExpertRefused)):
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+                assert experts.breaker_status("oak") is not Status.CLOSED
+            with pytest.raises(ExpertUnavailable, match="server_error"):
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            with pytest.raises(ExpertUnavailable, match="in a row; the last: HTTP 500") as caught:
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            assert caught.value.retry_after == 20
+            now[0] = 30.0
+            assert (await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)).text == "4"
+            assert experts.breaker_status("oak") is Status.CLOSED
+
+
+async def test_a_wrong_key_is_still_wrong_while_nobody_tries_it() -> None:
+    script = Script(401)
+    async with serving(script) as url:
+        endpoint = Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)
+        async with ExpertClient([endpoint], breaker=BreakerPolicy(failures=2, open_seconds=100)) as experts:
+            for _ in range(4):
+                with pytest.raises(ExpertUnavailable, match="HTTP 401") as caught:
+                    await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+                assert caught.value.reason is Reason.MISCONFIGURED
+    assert script.calls == 2
+
+
+async def test_a_pause_without_end_ends() -> None:
+    """A `Retry-After` of 400 digits is infinite as a float."""
+    busy = web.json_response({}, status=429, headers={"Retry-After": "9" * 400})
+    now = [0.0]
+    async with serving(Script(busy, completion())) as url:
+        endpoint = Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)
+        async with ExpertClient([endpoint], clock=lambda: now[0]) as experts:
+            with pytest.raises(ExpertUnavailable) as caught:
+                await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)
+            assert caught.value.retry_after == LONGEST_PAUSE_SECONDS
+            now[0] = LONGEST_PAUSE_SECONDS
+            assert (await experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE)).text == "4"
+
+
 async def test_a_cancelled_probe_lets_the_next_one_through() -> None:
     release, arrived = asyncio.Event(), asyncio.Event()
     calls = 0
@@ -382,7 +527,7 @@ async def test_too_long_an_input_is_refused_before_it_is_paid() -> None:
 
 
 async def test_retries_stop_when_the_budget_is_spent() -> None:
-    script = Script(500)
+    script = Script(503)
     retry = RetryPolicy(attempts=100, base_seconds=0.0001, cap_seconds=0.0002)
     async with serving(script) as url:
         endpoint = Endpoint(pool="oak", url=url, model="m", price=POOL_PRICE)

@@ -106,10 +106,13 @@ async def test_faults_look_like_faults(fault: str, reason: Reason) -> None:
 async def test_some_faults_are_survived() -> None:
     async with (
         simulator(skill_table("m", faults={"http500": "0.1"})) as url,
-        client(url, simulated=True, retry=replace(FAST, attempts=6)) as experts,
+        client(url, simulated=True, retry=replace(FAST, attempts=6, paid_attempts=6)) as experts,
     ):
         replies = await asyncio.gather(
-            *(experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, task=TASK) for _ in range(60))
+            *(
+                experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE, task=TASK, reserve=lambda usd: True)
+                for _ in range(60)
+            )
         )
     assert len(replies) == 60
 

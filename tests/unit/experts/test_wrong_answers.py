@@ -11,7 +11,8 @@ from toolorchestra.experts.simulated import SimulatedTask
 from toolorchestra.experts.skills import is_right, oracle, simulated_answer
 from toolorchestra.experts.wrong import wrong_answer
 from toolorchestra.tasks.answer import extract_answer
-from toolorchestra.tasks.grader import grade
+from toolorchestra.tasks.grader import RIGHT, grade
+from toolorchestra.tasks.gym import ReasoningGymGrader, score
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.task import GraderSpec, Task
 
@@ -36,8 +37,8 @@ def test_real_scorers_agree_with_the_table(source: ReasoningGymSource, accuracy:
     for index in range(len(source)):
         task = source.task(index)
         answer = simulated_answer(table, "oak", SimulatedTask.of(task))
-        outcome = grade(task, extract_answer(answer.text)).outcome
-        assert outcome == float(accuracy), (task.id, answer.text, task.grader.data["entry"]["answer"])
+        outcome = score(ReasoningGymGrader().job(task, extract_answer(answer.text))) >= RIGHT
+        assert outcome == (accuracy == "1"), (task.id, answer.text, task.grader.data["entry"]["answer"])
         assert answer.right == (accuracy == "1")
 
 

@@ -18,6 +18,7 @@ ROW: dict[str, Any] = {
     "reward_mean": 0.25,
     "accuracy": 0.5,
     "nominal_usd_per_task": 0.000123,
+    "loss": 0.1,
     "entropy": 1.5,
     "tokens_per_second": 12_345.6,
     "valid_fraction": 1.0,
@@ -81,3 +82,16 @@ def test_a_terminals_panel_shows_the_last_step(tmp_path: Path) -> None:
     text = out.getvalue()
     for part in ("step 7/80", "50.0%", "oak 75%, ash 25%", "engine-0: ready 0-7", "$0.5000", "about 3 min 54 s left"):
         assert part in text
+
+
+def test_a_step_whose_episodes_were_all_left_out_says_so(tmp_path: Path) -> None:
+    row = ROW | {"valid_fraction": 0.0, "endings": {"unparseable": 8}}
+    del row["loss"], row["entropy"]
+    line = step_line(row, 80)
+    assert line == "step    7/80  nothing to train on: the weights stay  valid outputs 0%  (unparseable 8)  3.2 s"
+    run, out = make_run(tmp_path, state="Running", step=7, steps=80), io.StringIO()
+    display = Display(run, steps=80, console=Console(file=out, width=200, force_terminal=True))
+    run.metric(row)
+    display._look()
+    display._console.print(display._panel())
+    assert "nothing: the weights stay" in out.getvalue()

@@ -24,7 +24,6 @@ from toolorchestra.local.plan import (
 )
 from toolorchestra.rollout.pools import pool_file, read_pools
 from toolorchestra.tasks.file_uri import relative
-from toolorchestra.train.settings import SettingsError
 
 TRAINING = """
 apiVersion: toolorchestra.dev/v1alpha1
@@ -116,11 +115,32 @@ def test_every_problem_is_said_at_once(tmp_path: Path, skills: Path) -> None:
     oak, ash = pool("oak", model="elm"), pool("ash", url="https://models.example/v1", key="team-keys")
     with pytest.raises(LocalError) as caught:
         plan(bundle(tmp_path, oak, ash), volumes={}, skills=skills)
-    model, simulated, secret = caught.value.problems
+    model, simulated, secret, tasks = caught.value.problems
     assert "--volume models=DIR" in model
     assert "the skill table has no elm; it has oak-model" in simulated
     assert "set SECRET_TEAM_KEYS_API_KEY in the environment" in secret
+    assert "pvc://models/tasks.jsonl: say where claim models lies" in tasks
     assert str(caught.value).splitlines() == list(caught.value.problems)
+
+
+def test_tasks_that_could_not_be_solved_are_said_with_their_lines_beside_the_rest(
+    tmp_path: Path, volume: Path, skills: Path
+) -> None:
+    """A tool that is none, no tool at all, an answer that its own grader refuses; and the model, in one go."""
+    lines = [json.loads(line) for line in TASKS.splitlines()]
+    lines[2]["tools"], lines[4]["tools"] = ["oka"], []
+    lines[6]["grader"]["data"]["answer"] = " "
+    (volume / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (volume / "base" / "config.json").unlink()
+    with pytest.raises(LocalError) as caught:
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+    model, *tasks = caught.value.problems
+    assert "no config.json there" in model
+    assert [line.removeprefix(f"{volume}/").split(": ")[:2] for line in tasks] == [
+        ["tasks.jsonl:3", "tools.0"],
+        ["tasks.jsonl:5", "tools"],
+        ["tasks.jsonl:7", "grader.data.answer"],
+    ]
 
 
 def test_a_simulator_that_nobody_starts_is_a_problem(tmp_path: Path, volume: Path) -> None:
@@ -173,7 +193,7 @@ def test_what_this_release_does_not_run_is_refused(tmp_path: Path, volume: Path,
     text = TRAINING.replace("  queueName", "  warmStart: {source: pvc://models/traces}\n  queueName")
     path = tmp_path / "warm.yaml"
     path.write_text("---\n".join([text, pool("oak"), pool("ash")]))
-    with pytest.raises(SettingsError, match=r"spec\.warmStart\.source: .* use FormatTraces"):
+    with pytest.raises(LocalError, match=r"spec\.warmStart\.source: .* use FormatTraces"):
         plan(load(path), volumes={"models": volume}, skills=skills)
 
 

@@ -18,6 +18,7 @@ from toolorchestra.local.nats_server import NatsServer, NatsServerError
 from toolorchestra.local.plan import LocalPlan
 from toolorchestra.local.supervisor import QUICK_LIMIT, Supervisor, SupervisorError, _lives, telemetry_environment
 from toolorchestra.process import Child
+from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import read_jsonl
 
@@ -73,6 +74,18 @@ async def test_a_killed_process_is_started_again_and_the_run_says_so(supervisor:
     assert event["message"] == "worker-0 ended with status -9; starting it again"
     await supervisor._end()
     await until(lambda: gone(second))
+
+
+async def test_a_worker_that_stood_still_is_started_again_and_the_run_says_why(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    supervisor._keep(
+        shell(supervisor, "worker-0", f"test -e {mark} && exec sleep 60; touch {mark}; exit {STOOD_STILL}")
+    )
+    await until(supervisor.run.events.exists)
+    (event,) = read_jsonl(supervisor.run.events)
+    assert event["message"] == "worker-0 stood still and ended itself; starting it again"
 
 
 async def test_a_process_that_dies_again_and_again_ends_the_run_with_its_last_words(supervisor: Supervisor) -> None:

@@ -201,6 +201,8 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
         *("WarmStarting", "Evaluating", "Restarting", "StepsDone", "SpendCapReached", "FailureRateExceeded"),
         *(
             "GroupsExhausted",
+            "ExpertMisconfigured",
+            "ExpertOut",
             "BackoffLimitExceeded",
             "ProgramFailed",
             "ClusterRefused",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -523,6 +527,26 @@ def test_pods_are_restricted_and_carry_no_token() -> None:
         for container in pod["containers"]:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_a_worker_that_stands_still_is_noticed_by_its_heartbeat(tmp_path: Path) -> None:
+    """The probe's own command, on a file as the worker touches it."""
+    world = World()
+    world.settle()
+    (deployment,) = [live for ref, live in world.live().items() if ref.kind == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    command, beat = container["livenessProbe"]["exec"]["command"], tmp_path / "beat"
+    named = container["command"][container["command"].index("--heartbeat") + 1]
+    command = [part.replace(named, str(beat)) for part in command]
+
+    def alive() -> bool:
+        return subprocess.run(command).returncode == 0
+
+    assert alive()  # it has not begun yet
+    beat.touch()
+    assert alive()
+    os.utime(beat, (time.time() - 100, time.time() - 100))
+    assert not alive()
 
 
 def test_the_driver_reads_what_the_operator_writes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,23 @@ def test_renders_any_text_as_transformers(
 
 def test_stop_tokens_come_from_both_files(renderer: Renderer) -> None:
     assert [renderer._tokenizer.id_to_token(i) for i in renderer.stop_token_ids] == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_truncation_and_padding_saved_with_a_tokenizer_are_off(
+    folder: Path, renderer: Renderer, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    saved = Tokenizer.from_file(str(model / "tokenizer.json"))
+    saved.enable_truncation(8)
+    saved.enable_padding(length=200)
+    saved.save(str(model / "tokenizer.json"))
+    before = (model / "tokenizer.json").read_bytes()
+    loaded = Renderer.load(model)
+    messages = [{"role": "user", "content": "a question that is longer than that"}]
+    assert loaded.render(messages, tools=TOOLS) == renderer.render(messages, tools=TOOLS)
+    assert len(loaded.render(messages)) < 200, "nothing is filled up"
+    assert (model / "tokenizer.json").read_bytes() == before, "the user's file stays as it was"
 
 
 def test_decode_drops_only_the_final_stop_token(renderer: Renderer) -> None:

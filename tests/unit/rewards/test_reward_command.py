@@ -53,6 +53,11 @@ BAD: list[tuple[object, str]] = [
     ({**GOLDEN, "weights": {"outcome": 1, "wep": 1}}, "weights.wep: neither outcome, cost, latency nor in tools"),
     ({**GOLDEN, "weights": {"cost": -1}}, "weights.cost: input should be greater than or equal to 0"),
     ({**GOLDEN, "weights": {"cost": 3}}, "weights.cost: 3.0 is above 1"),
+    ({**GOLDEN, "weights": {"cost": 0}}, "weights: all are 0"),
+    ({**GOLDEN, "weights": {"cost": "1e400"}}, "weights.cost: input should be less than or equal to 1000000000"),
+    ({**GOLDEN, "episodes": [{"outcome": 1, "costUSD": "1e400"}]}, "episodes[0].costUSD: input should be less than"),
+    ({**GOLDEN, "episodes": [{"outcome": 1, "costUSD": "nan"}]}, "episodes[0].costUSD: input should be a finite"),
+    ({**GOLDEN, "episodes": [{"outcome": 1, "costUSD": 1, "calls": {"web": 10**40}}]}, "episodes[0].calls.web: "),
     ({**GOLDEN, "epsiodes": 1}, "epsiodes: extra inputs are not permitted"),
     ({**GOLDEN, "tools": ["web", "cost"]}, "tools: 'cost' is a reserved component name"),
     ({**GOLDEN, "episodes": [{"outcome": 2, "costUSD": "1"}]}, "episodes[0].outcome: input should be 0 or 1"),
@@ -101,6 +106,8 @@ def test_bad_options_are_explained(
         ("--weights", "cost", "--weights: 'cost' is not NAME=NUMBER"),
         ("--weights", "cost=1,cost=2", "--weights: 'cost' is given twice"),
         ("--weights", "cost=nan", "weights.cost: nan"),
+        ("--weights", "cost=1e400", "weights.cost: inf"),
+        ("--weights", "outcome=0,cost=0", "weights: all are 0"),
     ],
 )
 def test_bad_values_are_explained(tmp_path: Path, option: str, value: str, message: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from toolorchestra.experts.chat import ChatReply, ChatRequest
+from toolorchestra.experts.chat import ChatReply, ChatRequest, Reserve
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.fake import FakeEngine, byte_renderer
 from toolorchestra.policy.parser import ToolCall, format_calls
@@ -66,7 +66,15 @@ class FakeExperts:
             service_seconds=2.0,
         )
 
-    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+    async def ask(
+        self,
+        *,
+        pool: str,
+        request: ChatRequest,
+        price: Price,
+        task: Task | None = None,
+        reserve: Reserve | None = None,
+    ) -> ChatReply:
         self.asked.append((pool, request))
         self.called.put_nowait(pool)
         self.in_flight += 1

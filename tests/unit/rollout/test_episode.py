@@ -24,8 +24,9 @@ from episode_world import (
     play,
 )
 
-from toolorchestra.experts.chat import ChatReply
+from toolorchestra.experts.chat import ChatReply, Reserve
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
+from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import Generation, VersionSpan
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.episode import Episode
@@ -33,6 +34,7 @@ from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.tasks.grader import Grade, GraderFailure
 from toolorchestra.tasks.task import Task
+from toolorchestra.tools.view import Price
 
 DOWN = ExpertUnavailable(pool="pool-cheap", reason=Reason.SERVER_ERROR, detail="500 five times")
 TOO_LONG = ExpertRefused(pool="pool-cheap", reason=Reason.INPUT_TOO_LONG, detail="input of 9000 tokens")
@@ -118,6 +120,68 @@ async def test_unavailable_is_never_scored_and_names_the_expert() -> None:
     assert trace.components.outcome is None
     assert trace.components.calls == {}
     assert "500 five times" in trace.detail
+
+
+async def test_a_wrong_configuration_comes_before_an_outage() -> None:
+    """The outage mends itself; the other must reach a person."""
+    wrong = ExpertUnavailable(pool="pool-dear", reason=Reason.MISCONFIGURED, detail="HTTP 404: no such model")
+    experts = FakeExperts({"pool-cheap": DOWN, "pool-dear": wrong})
+    trace = await play(order_of(CHAT_TASK), host_of([ask(("oak", "a"), ("elm", "b"))], experts=experts))
+    assert (trace.ending, trace.expert) == (Ending.EXPERT_MISCONFIGURED, "pool-dear")
+    assert trace.ending.treatment == "unscored"
+    assert [call.reason for call in trace.turns[0].calls] == [Reason.SERVER_ERROR, Reason.MISCONFIGURED]
+
+
+async def test_a_call_says_why_it_gave_no_reply() -> None:
+    bad = ExpertRefused(pool="pool-cheap", reason=Reason.BAD_REQUEST, detail="odd")
+    trace = await play(order_of(), host_of([answer("oak"), answer("elm")], experts=FakeExperts({"pool-cheap": bad})))
+    assert [turn.calls[0].reason for turn in trace.turns] == [Reason.BAD_REQUEST, None]
+    assert Trace.model_validate_json(trace.model_dump_json()) == trace
+
+
+class OneLost(FakeExperts):
+    """Every call loses an attempt first, where there is room for another."""
+
+    async def ask(self, *, reserve: Reserve, price: Price, pool: str, **fields: Any) -> ChatReply:
+        if not reserve(self.worst_usd):
+            usage = Usage(actual_usd=self.worst_usd, wasted_usd=self.worst_usd)
+            raise ExpertUnavailable(pool=pool, reason=Reason.CONNECTION, detail="dropped", usage=usage)
+        reply = await super().ask(pool=pool, price=price, **fields)
+        usage = replace(reply.usage, actual_usd=self.worst_usd + self.actual_usd, wasted_usd=self.worst_usd)
+        return replace(reply, usage=usage)
+
+
+async def test_an_attempt_that_may_have_been_paid_is_paid_and_tried_again_within_the_allowance() -> None:
+    order = order_of(allowance_usd=Decimal("1.0"))
+    trace = await play(order, host_of([answer("oak")], experts=OneLost()))
+    assert trace.ending is Ending.ANSWERED
+    assert trace.components.actual_usd == Decimal("1.0")
+    assert trace.turns[0].calls[0].meter.wasted_usd == Decimal("0.5")
+    order = order_of(allowance_usd=Decimal("0.9"))
+    trace = await play(order, host_of([answer("oak")], experts=OneLost()))
+    assert (trace.ending, trace.components.actual_usd) == (Ending.EXPERT_UNAVAILABLE, Decimal("0.5"))
+
+
+async def test_what_was_lost_is_never_the_policys_budget() -> None:
+    """$0.5 of $1.4 were lost with an attempt, so that the second turn does not fit: nobody is blamed for that."""
+    order = order_of(CHAT_TASK, limits=limits(max_usd=Decimal("1.4")))
+    trace = await play(order, host_of([ask(("oak", "a")), ask(("oak", "b"))], experts=OneLost()))
+    assert (trace.ending, trace.components.outcome) == (Ending.TOOL_FAILURE, None)
+    assert "$0.5 of them for attempts at experts that failed" in trace.detail
+    order = order_of(CHAT_TASK, limits=limits(max_usd=Decimal("0.9")))
+    trace = await play(order, host_of([ask(("oak", "a")), ask(("oak", "b"))], experts=FakeExperts()))
+    assert (trace.ending, trace.components.outcome) == (Ending.EPISODE_BUDGET, 0.0)
+
+
+async def test_a_second_attempt_that_is_cut_off_has_cost_both() -> None:
+    class Hanging(FakeExperts):
+        async def ask(self, *, reserve: Reserve, **fields: Any) -> ChatReply:
+            assert reserve(self.worst_usd)
+            return await super().ask(**fields)
+
+    experts = Hanging(gate=asyncio.Event(), worst_usd=Decimal("0.7"))
+    trace = await play(order_of(limits=limits(timeout_seconds=0.05)), host_of([answer("oak")], experts=experts))
+    assert (trace.ending, trace.components.actual_usd) == (Ending.TOOL_FAILURE, Decimal("1.4"))
 
 
 async def test_only_garbage_is_unparseable() -> None:

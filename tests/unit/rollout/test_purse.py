@@ -27,3 +27,25 @@ def test_neither_limit_is_ever_passed(budget: Decimal, allowance: Decimal, calls
             assert end.ending is (Ending.EPISODE_BUDGET if over_budget else Ending.SPEND_CAP)
         assert purse.actual_usd <= min(budget, allowance)
         assert purse.reserved_usd == 0
+
+
+@given(MONEY, st.lists(st.tuples(MONEY, MONEY, MONEY), max_size=20))
+def test_the_policy_is_blamed_only_for_what_it_spent(
+    budget: Decimal, calls: list[tuple[Decimal, Decimal, Decimal]]
+) -> None:
+    """Calls of (worst case, spent, lost): only what would not have fitted without the losses is blamed."""
+    purse = Purse(limits=LIMITS.model_copy(update={"max_usd": budget}), allowance_usd=None)
+    own = Decimal(0)
+    for worst, spent, lost in calls:
+        end = purse.reserve(worst)
+        if end is not None:
+            blamed = own + worst > budget
+            assert end.ending is (Ending.EPISODE_BUDGET if blamed else Ending.TOOL_FAILURE)
+            continue
+        if purse.reserve(lost) is not None:
+            lost = Decimal(0)
+        spent = min(worst, spent)
+        own += spent
+        purse.settle(worst + lost, meters=(Meter(actual_usd=spent + lost, wasted_usd=lost),))
+        assert purse.reserved_usd == 0
+        assert purse.actual_usd <= budget

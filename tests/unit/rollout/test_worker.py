@@ -21,14 +21,11 @@ from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
-from toolorchestra.rollout.grading import ThreadedGrading
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read_pools
 from toolorchestra.rollout.routing import ENGINES_KEY, apply_routing, follow_routing
 from toolorchestra.rollout.trace import Ending
 from toolorchestra.rollout.worker import Worker, WorkerSettings
-from toolorchestra.tasks.grader import Grade, GraderFailure
-from toolorchestra.tasks.task import Task
 
 SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
 
@@ -98,6 +95,20 @@ async def test_an_outage_defers_with_the_pools_name_and_burns_no_delivery() -> N
         (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
     assert decode_trace(received.envelope.body).ending is Ending.EXPERT_UNAVAILABLE
+
+
+async def test_a_misconfigured_expert_defers_like_an_outage_and_says_what_to_mend() -> None:
+    bus = MemoryBus()
+    wrong = ExpertUnavailable(pool=OAK.pool, reason=Reason.MISCONFIGURED, detail="HTTP 401: no such key")
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=FakeExperts({OAK.pool: wrong}))):
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
+    trace = decode_trace(received.envelope.body)
+    assert (trace.ending, trace.expert) == (Ending.EXPERT_MISCONFIGURED, OAK.pool)
+    assert trace.components.outcome is None
+    assert "HTTP 401: no such key" in trace.detail
+    assert "mend the pool" in trace.detail
 
 
 async def test_an_unscored_ending_is_completed_not_failed() -> None:
@@ -196,35 +207,6 @@ async def test_loop_lag_is_seen() -> None:
             await asyncio.sleep(0.001)
             seen = worker.loop_lag_seconds
     assert seen >= 0.1
-
-
-async def test_grading_runs_off_the_loop_and_is_bounded() -> None:
-    loop_thread, seen = asyncio.current_task(), []
-
-    def judge(task: Task, given: str | None) -> Grade:
-        import threading
-
-        seen.append(threading.current_thread() is threading.main_thread())
-        return Grade(1.0, 1.0)
-
-    grading = ThreadedGrading(judge=judge)
-    assert (await grading(order_of().task, "4")).outcome == 1.0
-    assert seen == [False]
-    assert loop_thread is asyncio.current_task()
-    grading.close()
-
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stuck(task: Task, given: str | None) -> Grade:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-        return Grade(1.0, 1.0)
-
-    grading = ThreadedGrading(judge=stuck, timeout_seconds=0.05)
-    with pytest.raises(GraderFailure, match=r"no grade in 0\.05 s"):
-        await grading(order_of().task, "4")
-    release.set()
-    grading.close()
 
 
 class Recorded:

@@ -26,6 +26,7 @@ from toolorchestra.bus.protocol import Received, ResultKind
 from toolorchestra.bus.streams import make_streams
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import PoolEntry, PoolFile
 from toolorchestra.rollout.routing import ENGINES_KEY
 from toolorchestra.rollout.trace import Ending
@@ -160,6 +161,49 @@ async def test_a_stopped_worker_hands_back_what_outlasts_its_grace(site: Site) -
     async with started(site):
         (received,) = await site.take(1)
     assert received.kind is ResultKind.COMPLETED
+
+
+async def test_a_worker_says_once_what_protects_from_untrusted_answers(site: Site) -> None:
+    process = await asyncio.create_subprocess_exec(*COMMAND, *site.arguments, stderr=subprocess.PIPE)
+    await site.submit(1)
+    await site.take(1)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        _, log = await process.communicate()
+    (line,) = [line for line in log.decode().splitlines() if "grades in a sandbox" in line]
+    assert "holds: own process, empty environment" in line
+    assert "seccomp" in line
+
+
+_STANDS_STILL = """
+import sys
+from toolorchestra.cli import main
+from toolorchestra.rollout import episode
+
+async def stand_still(self):
+    print("now", flush=True)
+    9**9**9  # holds the GIL for hours
+
+episode.Episode.run = stand_still
+sys.argv[0] = "orchestra"
+main.main()
+"""
+
+
+async def test_a_worker_whose_loop_stands_still_ends_itself_and_says_where(site: Site, tmp_path: Path) -> None:
+    """No Python code can run in it, no signal handler of Python's either."""
+    beat = tmp_path / "heartbeat"
+    beat.write_text("of an earlier life")
+    command = [sys.executable, "-c", _STANDS_STILL, "worker", *site.arguments, "--stall", "1", "--heartbeat", str(beat)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    await site.submit(1)
+    async with asyncio.timeout(60):
+        said, log = await process.communicate()
+    assert process.returncode == STOOD_STILL
+    assert said == b"now\n"
+    assert b"in stand_still" in log
+    assert b"ends with status 14" in log
+    assert beat.read_text() == ""
 
 
 async def test_a_killed_workers_parent_takes_it_along(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.tasks.exact import MAX_WORDS
-from toolorchestra.tasks.grader import GRADERS, GraderFailure, check_grader, grade, reference_answer
+from toolorchestra.tasks.grader import GRADERS, Grade, GraderFailure, check_grader, grade
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.tasks.task import GraderSpec, Task
@@ -72,6 +73,27 @@ def test_numeric(data: dict[str, Any], given_answer: str, outcome: float) -> Non
     assert grade(task("Numeric", **data), given_answer).outcome == outcome
 
 
+@pytest.mark.parametrize("type", ["ExactMatch", "Numeric"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("9" * 100_000, "0." + "1" * 99_000, "1e999999999", "1/" + "3" * 99_000, "1_" * 40_000 + "1"),
+        *("a" + "\u0301\u0316" * 49_000, "a" + "\u0301" * 49_000 + "\u0316" * 49_000, "\ufdfa" * 100_000),
+        *("9**9**9", " " * 100_000, "the " * 25_000, "," * 100_000, "x" * 10_000_000),
+    ],
+    ids=range(13),
+)
+def test_comparing_takes_linear_time(type: str, answer: str) -> None:
+    began = time.process_time()
+    assert grade(task(type, answer="7"), answer) == Grade(0.0, 0.0)
+    assert time.process_time() - began < 2
+
+
+def test_marks_in_numbers_that_no_language_writes_are_compared_as_they_are() -> None:
+    many = "a" + "\u0301\u0316" * 100
+    assert grade(task("ExactMatch", answer=many), many).outcome == 1
+
+
 @given(st.text(), st.sampled_from(["ExactMatch", "Numeric"]))
 def test_any_text_can_be_graded(answer: str, kind: str) -> None:
     assert grade(task(kind, answer="7"), answer).outcome in (0.0, 1.0)
@@ -108,10 +130,8 @@ def test_failures_of_the_grader_are_not_outcomes() -> None:
         grade(task("Psychic"), "x")
     with pytest.raises(GraderFailure, match="raised"):
         grade(task("ExactMatch", wrong="data"), "x")
-    with pytest.raises(GraderFailure, match="raised"):
-        grade(task("ReasoningGym", dataset="no_such", entry={"answer": "1"}), "x")
-    with pytest.raises(GraderFailure, match="raised"):  # the entry cannot even grade its own answer
-        grade(task("ReasoningGym", dataset="prime_factorization", entry={"answer": "two"}), "x")
+    with pytest.raises(GraderFailure, match="in a sandbox only"):
+        grade(task("ReasoningGym", dataset="chain_sum", entry={"answer": "1"}), "1")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +141,13 @@ def test_failures_of_the_grader_are_not_outcomes() -> None:
         (GraderSpec(type="ExactMatch"), "grader.data.answer"),
         (GraderSpec(type="ExactMatch", data={"answer": "a", "x": 1}), "grader.data.x"),
         (GraderSpec(type="Numeric", data={"answer": "many"}), "grader.data.answer"),
+        (GraderSpec(type="Numeric", data={"answer": "1e999999"}), "grader.data.answer"),
+        (GraderSpec(type="Numeric", data={"answer": "1" * 5000}), "grader.data.answer"),
+        (
+            GraderSpec(type="Numeric", data={"answer": "1", "absoluteTolerance": "1e500"}),
+            "grader.data.absoluteTolerance",
+        ),
+        (GraderSpec(type="ReasoningGym", data={"dataset": "boxnet", "entry": {"answer": None}}), "grader.data.entry"),
     ],
 )
 def test_specs_are_checked_before_use(spec: GraderSpec, field: str) -> None:
@@ -133,16 +160,6 @@ def test_specs_are_checked_before_use(spec: GraderSpec, field: str) -> None:
 def gym() -> ReasoningGymSource:
     datasets = ["chain_sum", "prime_factorization", "number_sorting"]
     return ReasoningGymSource(name="gym", datasets=datasets, size=31, seed=7, configs={"chain_sum": {"max_terms": 3}})
-
-
-def test_reasoning_gym_is_graded_by_its_own_scorer(gym: ReasoningGymSource) -> None:
-    for index in range(len(gym)):
-        one = Task.model_validate_json(gym.task(index).model_dump_json())  # as a worker gets it
-        answer = reference_answer(one)
-        assert answer is not None
-        assert grade(one, answer).outcome == 1
-        for garbage in ("", "no idea", "[", "×", "\\boxed{", "9" * 300, "-1"):
-            assert grade(one, garbage).outcome == 0, (one.id, garbage)
 
 
 def test_reasoning_gym_is_deterministic_and_mixed_evenly(gym: ReasoningGymSource) -> None:

@@ -30,6 +30,9 @@ class ListSource:
     def task(self, index: int) -> Task:
         return self._tasks[index]
 
+    def place(self, index: int) -> str:
+        return f"{self.name}:{index + 1}"
+
 
 def tasks(name: str, n: int, *, topics: int = 1, **fields: str) -> ListSource:
     grader = GraderSpec(type="ExactMatch", data={"answer": "x"})
@@ -154,8 +157,11 @@ def test_an_evaluation_holds_out_everything() -> None:
 
 
 def test_mistakes_are_said() -> None:
-    with pytest.raises(SourceError, match="'a/0' is in source a and again in a"):
-        suite(tasks("a", 3), tasks("a", 3))
+    with pytest.raises(SourceError) as caught:
+        suite(tasks("b", 2), tasks("a", 3), tasks("a", 3))
+    assert str(caught.value).splitlines() == [
+        f"a:{line}: the id 'a/{line - 1}' is already that of a:{line}; ids are unique" for line in (1, 2, 3)
+    ]
     with pytest.raises(SourceError, match="no training task is left in source b"):
         suite(tasks("a", 3), tasks("b", 3, split="heldOut"))
     with pytest.raises(SourceError, match="at least one source"):

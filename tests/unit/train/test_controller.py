@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -47,12 +47,15 @@ from toolorchestra.train.assemble import SampleFilters
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint
-from toolorchestra.train.controller import Controller, ControllerConfig, Paused, Stopped
-from toolorchestra.train.deferral import Deferrals
+from toolorchestra.train.controller import Controller, ControllerConfig
+from toolorchestra.train.deferral import LONGEST_SECONDS, Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.history import account, read_history
+from toolorchestra.train.issues import MAX_ISSUES
 from toolorchestra.train.journal import Journal, Kind, read_frames
-from toolorchestra.train.ledger import LedgerConfig
+from toolorchestra.train.ledger import LedgerConfig, Waiting
+from toolorchestra.train.outbox import reckon
+from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 from toolorchestra.train.schedule import Schedule
@@ -61,6 +64,16 @@ from toolorchestra.train.wire import BusWire
 from toolorchestra.train.world import World
 
 POOLS = ("pool-cheap", "pool-dear")
+
+
+class Hours:
+    """Unix seconds that a test can put forward."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.now
 
 
 class CountingTrainers:
@@ -118,16 +131,18 @@ class Scene:
         cap: Decimal | None = None,
         filters: SampleFilters | None = None,
         when_short: str = "Shrink",
+        on_stale: str = "Wait",
+        issue_timeout: float = 60.0,
         config: RewardConfig | None = None,
+        bus: MemoryBus | None = None,
     ) -> None:
         self.folder = folder
-        self.bus = MemoryBus(ack_wait=5.0)
+        self.bus = bus or MemoryBus(ack_wait=5.0)
         self.experts = experts or FakeExperts()
         self.engine = FakeEngine(RENDERER, reply)
         self.trainers = CountingTrainers()
-        self.probes: list[str] = []
-        self.expert_is_back = asyncio.Event()
-        ledger = LedgerConfig(2, 4, staleness, "Wait", when_short)  # type: ignore[arg-type]
+        self.deferrals = Deferrals()
+        ledger = LedgerConfig(2, 4, staleness, on_stale, when_short)  # type: ignore[arg-type]
         journal = Journal(folder / "journal" / "journal.bin")
         self.books, self.recovery = Bookkeeper.open(
             config=ledger,
@@ -146,7 +161,7 @@ class Scene:
                 step=StepConfig(),
                 schedule=Schedule(peak=1e-3, steps=steps, decay="Linear"),
                 checkpoint_every=2,
-                issue_timeout=60.0,
+                issue_timeout=issue_timeout,
             ),
             run=RunDir(folder),
             world=a_world(),
@@ -158,13 +173,9 @@ class Scene:
             wire=BusWire(self.bus),
             trainers=self.trainers,
             engines=SwitchingEngine(self.engine),
-            deferrals=Deferrals(probe=self._probe, clock=count(1e9, 1e4).__next__),
+            deferrals=self.deferrals,
             spans=EpisodeSpans("test"),
         )
-
-    async def _probe(self, pool: str) -> bool:
-        self.probes.append(pool)
-        return self.expert_is_back.is_set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Controller]:
@@ -235,20 +246,131 @@ async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_p
     assert metric_row(1, steps=2, rng=random.Random(0)).keys() - row.keys() == {"reward_mean"}
 
 
-async def test_an_outage_defers_and_costs_no_issue(tmp_path: Path) -> None:
-    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
-    experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
-    scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
+async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
+    """Until then one episode at a time tries the expert; what it costs no issue, it costs a deferral."""
+    out = ExpertUnavailable(
+        pool="pool-dear", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
+    )
+    back = asyncio.Event()
+    experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if back.is_set() else out})
+    scene = Scene(tmp_path, reply=lambda prompt: answer("pool-dear"), experts=experts, steps=1)
+    hours = Hours()
+    scene.deferrals.clock = hours
     async with scene.running() as controller:
         step = asyncio.create_task(controller.step())
-        while not scene.probes:  # the controller probes once per tick
+        while len(experts.asked) < 8:
             await asyncio.wait({step}, timeout=0.05)
-            assert not step.done()
-        scene.expert_is_back.set()
+        for tries in range(1, 3):
+            hours.now += 2 * LONGEST_SECONDS
+            while len(experts.asked) < 8 + tries:
+                await asyncio.wait({step}, timeout=0.05)
+                assert not step.done()
+        back.set()
+        hours.now += 2 * LONGEST_SECONDS
         row = await asyncio.wait_for(step, 30)
     assert row["episodes"] == 8
+    assert len(experts.asked) == 8 + 2 + 8, "two tries, then all"
     assert scene.account().trained == 8
-    assert all(s.charged <= 1 for g in scene.books.ledger.groups.values() for s in g.siblings)
+    assert scene.deferrals.outages == {}
+
+
+async def test_groups_that_a_kill_finishes_are_judged(tmp_path: Path) -> None:
+    """`onStale: Drop` once waited for ever for groups whose last sendings the kill had taken."""
+    scene = Scene(tmp_path, reply=either([]), steps=2, staleness=1, on_stale="Drop")
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    for sibling in scene.books.ledger.groups[0].siblings:
+        sibling.charged = MAX_ISSUES
+    await scene.controller._unblock(Waiting("stragglers are due", stragglers=(0,)))
+    assert 0 not in scene.books.ledger.groups
+    async with scene.running():
+        rows = await scene.train()
+    assert [row["groups_dropped"] for row in rows] == [{"stale": 1, "too_few_scored": 1}, {}]
+    assert scene.account().exact
+
+
+# ── dead issues ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_dead_issues_are_taken_off_the_bus_before_anyone_plays_them(tmp_path: Path) -> None:
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.4"))
+    scene = Scene(tmp_path, reply=either([]), experts=experts, steps=2, staleness=1, on_stale="Drop", cap=Decimal(40))
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    assert scene.books.ledger.spend.held == 16 * Decimal("0.5")
+    (lease, *_) = await scene.bus.lease(max_n=1, expiry=1)
+    await scene.controller._unblock(Waiting("stragglers are due", stragglers=(0, 1)))
+    depth, spend = await scene.bus.depth(), scene.books.ledger.spend
+    assert (depth.queued, depth.leased) == (16, 0), "8 of the first, 8 instead of the dead"
+    assert list(spend.dead) == [lease.envelope.id]
+    assert spend.held == 17 * Decimal("0.5"), "what a worker has had stays reserved until its bill comes"
+
+
+async def test_an_order_that_no_worker_has_had_does_not_expire(tmp_path: Path) -> None:
+    """The time-out runs from the lease, not from the publication."""
+    scene = Scene(tmp_path, reply=either([]), steps=1, issue_timeout=-1.0, cap=Decimal(40))
+    ledger = scene.books.ledger
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.look_after()
+    assert {s.live.n for g in ledger.groups.values() for s in g.siblings if s.live} == {0}
+    leases = await scene.bus.lease(max_n=3, expiry=1)
+    await scene.controller.look_after()
+    lost = [s for g in ledger.groups.values() for s in g.siblings if s.live and s.live.n == 1]
+    assert [str(s.episode) + ".0.0" for s in lost] == [lease.envelope.id for lease in leases]
+    assert (await scene.bus.depth()).queued == 8
+    await scene.controller.look_after()
+    scene.books.flush()
+    history = read_history(read_frames(scene.books.journal.path))
+    assert history.spent == ledger.spend.settled == 3 * Decimal("0.5"), "nobody tells what they cost"
+
+
+async def test_an_issue_that_dies_while_it_is_published_is_taken_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(40))
+    first, *rest = scene.books.admit(now=time.time())
+    submit = scene.bus.submit
+
+    async def slowly(task: Any) -> None:
+        scene.books.ledger.fail(first, reason="test", now=0)
+        await submit(task)
+
+    scene.bus.submit = slowly  # type: ignore[method-assign]
+    await scene.controller._send([first])
+    assert (await scene.bus.depth()).queued == 0
+    scene.books.ledger.fail(rest[0], reason="test", now=0)
+    await scene.controller._send([rest[0]])
+    assert (await scene.bus.depth()).queued == 0, "dead before it was published"
+    assert str(first) not in scene.books.ledger.spend.reserved
+    assert str(rest[0]) not in scene.books.ledger.spend.reserved
+
+
+async def test_three_lives_do_not_eat_the_cap(tmp_path: Path) -> None:
+    """Each is killed with its orders on the queue, with one being played, and with one never published."""
+    bus, played = MemoryBus(ack_wait=60), []
+    for _ in range(3):
+        scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10), bus=bus)
+        await reckon(bus, scene.books, patience=60)
+        spend = scene.books.ledger.spend
+        assert (spend.settled, list(spend.dead)) == (0, played)
+        issues = [*scene.books.restore(scene.recovery, now=0).issues, *scene.books.admit(now=0)]
+        assert len(issues) == 8
+        scene.books.flush()
+        await scene.controller._send(issues[:-1])
+        played += [lease.envelope.id for lease in await bus.lease(max_n=1, expiry=1)]
+        scene.books.journal.close()
+    last = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10), bus=bus)
+    await reckon(bus, last.books, patience=-1)
+    assert last.books.ledger.spend.held == 3 * Decimal("0.5")
+    last.books.presume(now=time.time() + 60)
+    assert (last.books.ledger.spend.settled, last.books.ledger.spend.held) == (3 * Decimal("0.5"), 0)
+
+
+async def test_a_bus_that_was_made_anew_tells_nothing_of_what_was_published_before(tmp_path: Path) -> None:
+    first = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10))
+    await reckon(first.bus, first.books, patience=60)
+    await first.controller._send(first.books.admit(now=0))
+    first.books.journal.close()
+    second = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10))
+    await reckon(second.bus, second.books, patience=60)
+    assert len(second.books.ledger.spend.dead) == 8
+    assert second.books.ledger.spend.held == 8 * Decimal("0.5")
 
 
 async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_path: Path) -> None:

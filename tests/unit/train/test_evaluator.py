@@ -1,31 +1,49 @@
-"""An evaluation over the in-memory bus with a real worker: every task is in the file, scored or not."""
+"""Evaluations over the in-memory bus with a real worker: every task is in the file, scored or not, and every cent is in
+the journal, under the run's cap and over kills."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 
 from episode_world import RENDERER, FakeExperts, answer, host_of
-from test_controller import a_world
+from test_controller import Hours, a_world
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
+from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import Reason as ExpertReason
+from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.train.bookkeeper import Bookkeeper
+from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.train.evaluator import Evaluated, Evaluator, Job
-from toolorchestra.train.issues import MAX_ISSUES
-from toolorchestra.train.journal import Kind, read_frames
+from toolorchestra.train.history import read_history
+from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES
+from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.ledger import LedgerConfig
+from toolorchestra.train.outbox import reckon
+from toolorchestra.train.pauses import Paused
+from toolorchestra.train.ports import Delivery
 from toolorchestra.train.settings import EvaluationSuite
 from toolorchestra.train.wire import BusWire
 
 TASKS = 5
+ALLOWANCE = Decimal("0.5")
+ALONE = "always:pool-cheap"
 
 
 class Flaky(FakeExperts):
@@ -40,23 +58,82 @@ class Flaky(FakeExperts):
         return await super().ask(request=request, **fields)
 
 
-@asynccontextmanager
-async def evaluating(experts: FakeExperts, engine: FakeEngine) -> AsyncIterator[tuple[Evaluator, EvaluationSuite]]:
-    bus, world = MemoryBus(max_deliver=1), a_world()
-    wire = BusWire(bus)
-    evaluator = Evaluator(wire=wire, world=world, uid="uid", incarnation=0)
-    settings = WorkerSettings(concurrency=4, lease_expiry_seconds=0.2)
-    worker = Worker(bus=bus, host=host_of(engine=engine, experts=experts), settings=settings)
+class Life:
+    """One incarnation's evaluator with a worker; the next one on the same folder and bus is another."""
 
-    async def read() -> None:
-        async for delivery in wire.deliveries():
-            await evaluator.take(delivery)
+    def __init__(
+        self,
+        folder: Path,
+        experts: FakeExperts,
+        engine: FakeEngine | None = None,
+        *,
+        bus: MemoryBus | None = None,
+        cap: Decimal | None = None,
+        step: int = 0,
+        issue_timeout: float = 60.0,
+    ) -> None:
+        self.folder, self.experts = folder, experts
+        self.bus = bus or MemoryBus(max_deliver=1)
+        world = a_world()
+        journal = Journal(folder / "journal" / "journal.bin")
+        self.books, _ = Bookkeeper.open(
+            config=LedgerConfig(2, 2),
+            uid="uid",
+            journal=journal,
+            history=read_history(read_frames(journal.path)),
+            step=step,
+            cap=cap,
+            allowance=ALLOWANCE if cap is not None else Decimal(0),
+        )
+        self.hours = Hours()
+        self.evaluator = Evaluator(
+            wire=BusWire(self.bus),
+            world=world,
+            uid="uid",
+            books=self.books,
+            deferrals=Deferrals(clock=self.hours),
+            issue_timeout=issue_timeout,
+            tick=0.02,
+        )
+        self.suite = EvaluationSuite("held-out", TASKS, world.suite, world.sampler)
+        self.host = host_of(engine=engine or FakeEngine(RENDERER, ()), experts=experts)
+        self.taken: list[Delivery] = []
 
-    tasks = [asyncio.create_task(worker.run()), asyncio.create_task(read())]
-    yield evaluator, EvaluationSuite("held-out", TASKS, world.suite, world.sampler)
-    worker.stop()
-    await bus.close()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    @asynccontextmanager
+    async def running(self, *, workers: bool = True) -> AsyncIterator[None]:
+        await reckon(self.bus, self.books, patience=60.0)
+        settings = WorkerSettings(concurrency=4, lease_expiry_seconds=0.1, grace_seconds=0.1)
+        worker = Worker(bus=self.bus, host=self.host, settings=settings)
+        reading = asyncio.create_task(self._read())
+        working = asyncio.create_task(worker.run()) if workers else None
+        try:
+            yield
+        finally:
+            worker.stop()
+            if working is not None:
+                await working
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self) -> None:
+        async for delivery in self.evaluator.wire.deliveries():
+            self.taken.append(delivery)
+            await self.evaluator.take([delivery])
+
+    async def evaluate(self, **job: Any) -> Evaluated:
+        given = {"suite": self.suite, "system": ALONE, "name": ALONE}
+        return await asyncio.wait_for(self.evaluator.run(Job(**{**given, **job}), into=self.folder), 20)
+
+    @property
+    def spent(self) -> Decimal:
+        """What the journal knows, on disk."""
+        return read_history(read_frames(self.books.journal.path)).spent
+
+
+def unavailable() -> ExpertUnavailable:
+    return ExpertUnavailable(
+        pool="pool-cheap", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
+    )
 
 
 async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_path: Path) -> None:
@@ -68,8 +145,9 @@ async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_
             raise EngineLost("no engine")
         return answer("pool-cheap")
 
-    async with evaluating(FakeExperts(), FakeEngine(RENDERER, reply)) as (evaluator, suite):
-        done = await asyncio.wait_for(evaluator.run(Job(suite, "policy", "policy"), into=tmp_path), 30)
+    life = Life(tmp_path, FakeExperts(), FakeEngine(RENDERER, reply))
+    async with life.running():
+        done = await asyncio.wait_for(life.evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
     assert done == Evaluated(TASKS - 1, {"engine_lost": 1})
     assert str(done) == "4 tasks, 1 not scored (engine_lost 1)"
     assert asked.count(asked[0]) == MAX_ISSUES
@@ -81,10 +159,181 @@ async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_
 
 
 async def test_what_ended_without_a_trace_is_counted_too(tmp_path: Path) -> None:
-    async with evaluating(Flaky(actual_usd=Decimal(0)), FakeEngine(RENDERER, ())) as (evaluator, suite):
-        job = Job(suite, "always:pool-cheap", "always:pool-cheap")
-        done = await asyncio.wait_for(evaluator.run(job, into=tmp_path), 30)
+    life = Life(tmp_path, Flaky(actual_usd=Decimal(0)))
+    async with life.running():
+        done = await life.evaluate()
     assert done.scored == TASKS - 1
     assert done.unscored == {"RuntimeError: a bug of ours": 1}
     assert lost_attempts(tmp_path) == {"held-out": {"always:pool-cheap": 1}}
     assert len(evaluation_traces(tmp_path)["held-out"]["always:pool-cheap"]) == TASKS - 1
+
+
+# ── money ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_evaluation_stays_under_the_cap_and_pauses_where_it_is_reached(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts(), cap=Decimal("1.2"))
+    async with life.running():
+        with pytest.raises(Paused, match=r"spend cap.*maxSpendUSD") as paused:
+            await life.evaluate()
+    assert paused.value.reason is Reason.SPEND_CAP_REACHED
+    assert len(life.experts.asked) == 2
+    assert (life.spent, life.books.ledger.spend.held) == (Decimal(1), 0)
+
+
+async def test_every_bill_is_on_disk_before_its_result_is_acknowledged(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts())
+    known: list[Decimal] = []
+    acknowledge = life.bus.ack
+
+    async def ack(received: Any) -> None:
+        known.append(life.spent)
+        await acknowledge(received)
+
+    life.bus.ack = ack  # type: ignore[method-assign]
+    async with life.running():
+        await life.evaluate()
+    assert known == [ALLOWANCE * n for n in range(1, TASKS + 1)]
+
+
+class Few(FakeExperts):
+    """Answers that many calls, and leaves the others waiting."""
+
+    left: int = 2
+
+    async def ask(self, **fields: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            self.asked.append(("pool-cheap", fields["request"]))
+            await asyncio.Event().wait()
+        return await super().ask(**fields)
+
+
+async def test_what_was_paid_and_scored_before_a_kill_is_not_paid_again(tmp_path: Path) -> None:
+    experts, bus = Few(), MemoryBus(max_deliver=1)
+    for scored in (2, 4):
+        life = Life(tmp_path, experts, bus=bus, cap=Decimal(20))
+        async with life.running():
+            evaluating = asyncio.create_task(life.evaluate())
+            while len(life.books.history.scored) < scored:
+                await asyncio.wait({evaluating}, timeout=0.01)
+            evaluating.cancel()
+        life.books.journal.close()
+        assert not (tmp_path / "held-out" / f"{ALONE}.traces").exists()
+        assert len(read_history(read_frames(life.books.journal.path)).scored) == scored
+        experts.left = 2
+    paid, experts.left = len(experts.asked), TASKS
+    last = Life(tmp_path, experts, bus=bus, cap=Decimal(20))
+    async with last.running():
+        assert await last.evaluate() == Evaluated(TASKS, {})
+    assert len(experts.asked) == paid + 1
+    assert last.spent == ALLOWANCE * len(experts.asked), "those that were cut off count their worst case"
+    assert len(evaluation_traces(tmp_path)["held-out"][ALONE]) == TASKS
+
+
+@pytest.mark.parametrize(("step", "again"), [(3, 0), (2, TASKS)], ids=["same weights", "weights were lost"])
+async def test_the_policy_is_evaluated_again_where_its_weights_are_others(
+    tmp_path: Path, step: int, again: int
+) -> None:
+    """The next incarnation calls the weights of its checkpoint by its own name."""
+    engine = FakeEngine(RENDERER, lambda prompt: answer("pool-cheap"))
+    experts = FakeExperts()
+    engine.version = "0-3"
+    first = Life(tmp_path, experts, engine, step=3)
+    async with first.running():
+        await first.evaluate(system="policy", name="policy", version="0-3")
+    first.books.journal.close()
+    second = Life(tmp_path, experts, engine, bus=first.bus, step=step)
+    second.books.ledger.step, engine.version = 3, "1-3"
+    async with second.running():
+        assert await second.evaluate(system="policy", name="policy", version="1-3") == Evaluated(TASKS, {})
+    assert len(experts.asked) == TASKS + again
+
+
+async def test_a_result_that_is_delivered_again_to_the_next_incarnation_is_billed_once(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts())
+    async with life.running():
+        await life.evaluate()
+    life.books.journal.close()
+    again = Life(tmp_path, life.experts, bus=life.bus)
+    await again.evaluator.take(life.taken)
+    assert again.books.ledger.spend.settled == again.spent == ALLOWANCE * TASKS
+
+
+# ── lost orders and outages ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lost_order_is_sent_again(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts(), cap=Decimal(9), issue_timeout=0.1)
+    submit, lost = life.bus.submit, []
+
+    async def lossy(task: Any) -> None:
+        if not lost:
+            lost.append(task.id)
+        else:
+            await submit(task)
+
+    life.bus.submit = lossy  # type: ignore[method-assign]
+    async with life.running():
+        assert await life.evaluate() == Evaluated(TASKS, {})
+    spend = life.books.ledger.spend
+    assert list(spend.dead) == lost, "it may have been played: its bill is waited for"
+    life.books.presume(now=time.time() + 1)
+    assert (spend.settled, spend.held) == (ALLOWANCE * (TASKS + 1), 0)
+
+
+async def test_an_order_that_waits_for_a_worker_is_not_lost(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts(), issue_timeout=0.05)
+    async with life.running(workers=False):
+        evaluating = asyncio.create_task(life.evaluate())
+        await asyncio.wait({evaluating}, timeout=0.5)
+        assert (await life.bus.depth()).queued == TASKS
+        assert all(issue.n == 0 for issue in life.evaluator._waiting)
+        evaluating.cancel()
+        await asyncio.gather(evaluating, return_exceptions=True)
+        assert (await life.bus.depth()).queued == 0, "what nobody waits for is taken back"
+
+
+async def test_an_outage_is_waited_out_and_is_no_failure(tmp_path: Path) -> None:
+    down = [True]
+    life = Life(tmp_path, FakeExperts({"pool-cheap": lambda: unavailable() if down[0] else r"\boxed{4}"}))
+    async with life.running():
+        evaluating = asyncio.create_task(life.evaluate())
+        for tries in range(3):
+            while len(life.taken) < TASKS + tries:
+                await asyncio.wait({evaluating}, timeout=0.01)
+            life.hours.now += 2 * LONGEST_SECONDS
+        down[0] = False
+        life.hours.now += 2 * LONGEST_SECONDS
+        assert await evaluating == Evaluated(TASKS, {})
+    assert len(life.experts.asked) <= 2 * TASKS + 4, "one try at a time, until a call succeeds"
+
+
+async def test_one_task_that_an_expert_never_takes_is_given_up(tmp_path: Path) -> None:
+    class Picky(FakeExperts):
+        first: Any = None
+
+        async def ask(self, *, request: Any, **fields: Any) -> Any:
+            self.first = self.first or request.messages
+            if request.messages == self.first:
+                self.asked.append(("pool-cheap", request))
+                raise unavailable()
+            return await super().ask(request=request, **fields)
+
+    life = Life(tmp_path, Picky())
+    life.evaluator.deferrals.may_try = lambda pool: True  # type: ignore[method-assign]
+    async with life.running():
+        assert await life.evaluate() == Evaluated(TASKS - 1, {"expert_unavailable": 1})
+    assert len(life.experts.asked) == TASKS - 1 + MAX_DEFERRALS
+
+
+async def test_an_expert_that_stays_out_pauses_the_run(tmp_path: Path) -> None:
+    life = Life(tmp_path, FakeExperts({"pool-cheap": unavailable()}))
+    async with life.running():
+        evaluating = asyncio.create_task(life.evaluate())
+        while len(life.taken) < TASKS:
+            await asyncio.wait({evaluating}, timeout=0.01)
+        life.hours.now += OUT_SECONDS
+        with pytest.raises(Paused, match=r"pool-cheap has been out for 30 minutes.*connection refused") as paused:
+            await evaluating
+    assert paused.value.reason is Reason.EXPERT_OUT

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from toolorchestra.rollout.identity import Issue
+from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES, SiblingStatus
 from toolorchestra.train.ledger import Effects, GroupState, Ledger, LedgerConfig, StepPlan, Waiting
+from toolorchestra.train.spend import Spend
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A model of the world around the ledger: issues in flight, dead issues that may still answer, one trainer."""
+    """A model of the world around the ledger: issues in flight, dead issues that may still answer, one trainer.
+
+    It does what the controller does with every effect, and no more: what it did not carry out would be stuck there too.
+    """
 
     @initialize(
         groups=st.integers(1, 3),
@@ -19,13 +26,14 @@ class LedgerMachine(RuleBasedStateMachine):
         staleness=st.integers(0, 3),
         on_stale=st.sampled_from(["Wait", "Drop"]),
         when_short=st.sampled_from(["Refill", "Shrink"]),
+        cap=st.sampled_from([None, None, 3, 8, 30]),
     )
-    def start(self, groups: int, size: int, staleness: int, on_stale: str, when_short: str) -> None:
+    def start(self, groups: int, size: int, staleness: int, on_stale: str, when_short: str, cap: int | None) -> None:
         config = LedgerConfig(groups, size, staleness, on_stale, when_short)  # type: ignore[arg-type]
-        self.ledger = Ledger(config, "uid")
+        self.ledger = Ledger(config, "uid", allowance=Decimal(0 if cap is None else 1))
+        self.ledger.spend = Spend(None if cap is None else Decimal(cap))
         self.now = 0.0
         self.flying: dict[Issue, int] = {}
-        self.dead: list[Issue] = []
         self.accepted: set[Issue] = set()
         self.gone: set[Issue] = set()
         self.trained: set[Issue] = set()
@@ -46,8 +54,13 @@ class LedgerMachine(RuleBasedStateMachine):
         for issue in effects.set_aside:
             assert issue in self.accepted
             self.gone.add(issue)
+        for issue in effects.dead:
+            assert issue in self.flying, "what is answered is not to be taken back"
+            assert self.ledger.sibling(issue) is None
         self.send(effects.issues)
         for number in effects.finished:
+            assert self.ledger.groups[number].done
+            assert not self.gone & set(self.ledger.groups[number].accepted), "set aside, and yet accepted"
             if keep and self.ledger.scored_enough(number):
                 self.ledger.keep(number)
             else:
@@ -56,6 +69,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def deliver(self, issue: Issue, how: str, *, keep: bool = True, fresh: bool = False) -> None:
         version = self.ledger.step if fresh else self.flying[issue]
         del self.flying[issue]
+        self.ledger.spend.settle(str(issue), Decimal("0.5") if self.ledger.spend.cap is not None else Decimal(0))
         live = self.ledger.sibling(issue) is not None
         if how == "accept":
             effects = self.ledger.accept(issue, oldest=version)
@@ -64,8 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
         elif how == "fail":
             effects = self.ledger.fail(issue, reason="engine_lost", now=self.now)
         else:
-            assert self.ledger.defer(issue, expert="gpt") is live
-            return
+            effects = self.ledger.defer(issue, expert="gpt")
         assert (effects is not None) is live, "late exactly where the issue is dead"
         if effects is not None:
             self.carry_out(effects, keep=keep)
@@ -82,16 +95,45 @@ class LedgerMachine(RuleBasedStateMachine):
     def result(self, data: st.DataObject, how: str, keep: bool, fresh: bool) -> None:
         self.deliver(data.draw(st.sampled_from(sorted(self.flying))), how, keep=keep, fresh=fresh)
 
+    @rule(number=st.integers(0, 5), accept=st.booleans())
+    def wear_out(self, number: int, accept: bool) -> None:
+        """Infrastructure fails a group up to the last sending of each of its episodes."""
+        open_ = [g for g in self.ledger.groups.values() if g.state is GroupState.OPEN]
+        for sibling in open_[number].siblings if number < len(open_) else ():
+            while sibling.live and sibling.charged < MAX_ISSUES:
+                self.deliver(sibling.live, "fail")
+            if sibling.live and accept:
+                self.deliver(sibling.live, "accept")
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def taken_back(self, data: st.DataObject) -> None:
+        """A dead issue that no worker had got: it will never answer, and costs nothing."""
+        dead = [issue for issue in sorted(self.flying) if self.ledger.sibling(issue) is None]
+        if dead:
+            issue = data.draw(st.sampled_from(dead))
+            del self.flying[issue]
+            self.ledger.spend.release(str(issue))
+
     @rule()
     def expert_back(self) -> None:
-        for expert in self.ledger.deferred_experts():
-            self.send(self.ledger.routable(expert, now=self.now))
+        self.send(self.ledger.retry(lambda expert: True, now=self.now))
         assert not self.ledger.deferred_experts()
 
-    @rule(wait=st.floats(0, 100))
-    def time_passes(self, wait: float) -> None:
+    @rule(one=st.booleans())
+    def expert_is_tried(self, one: bool) -> None:
+        turns = iter([one])
+        assert len(self.ledger.retry(lambda expert: False, now=self.now)) == 0
+        self.send(self.ledger.retry(lambda expert: next(turns, False), now=self.now))
+
+    @rule(wait=st.floats(0, 100), data=st.data())
+    def time_passes(self, wait: float, data: st.DataObject) -> None:
         self.now += wait
-        self.carry_out(self.ledger.expire(now=self.now, timeout=150.0))
+        overdue = self.ledger.overdue(now=self.now, timeout=150.0)
+        queued = {issue for issue in overdue if data.draw(st.booleans(), label="no worker has it yet")}
+        self.ledger.queued(queued, now=self.now)
+        self.carry_out(self.ledger.expire([i for i in overdue if i not in queued], now=self.now))
+        assert self.ledger.overdue(now=self.now, timeout=150.0) == []
 
     @rule()
     def admit(self) -> None:
@@ -131,7 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def never_stuck(self) -> None:
-        """Whatever happened: if the world answers everything, the next step starts."""
+        """Whatever happened: if the world answers everything, the next step starts, or there is no money for it."""
         if self.training is not None:
             self.publish()
         for _ in range(40):
@@ -139,7 +181,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.expert_back()
             for issue in sorted(self.flying):
                 self.deliver(issue, "accept")
-            if isinstance(self.step_once(), StepPlan):
+            if isinstance(self.step_once(), StepPlan) or self.ledger.broke:
                 return
         raise AssertionError(f"stuck: {self.ledger.next_step()}")
 
@@ -148,6 +190,19 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         assert len(self.ledger.groups) <= self.ledger.config.bound
+
+    @invariant()
+    def sendings_are_bounded(self) -> None:
+        for sibling in (s for g in self.ledger.groups.values() for s in g.siblings):
+            assert sibling.charged <= MAX_ISSUES
+            assert sibling.deferrals <= MAX_DEFERRALS
+            assert sibling.sent <= MAX_ISSUES + MAX_DEFERRALS
+            assert (sibling.live is not None) == (sibling.status is SiblingStatus.LIVE)
+
+    @invariant()
+    def money_stays_under_the_cap(self) -> None:
+        spend = self.ledger.spend
+        assert spend.cap is None or spend.settled + spend.held <= spend.cap
 
     @invariant()
     def synchronous_drops_nothing(self) -> None:
@@ -183,3 +238,46 @@ def test_a_short_step_takes_what_falls_due() -> None:
         ledger.accept(issue, oldest=1)
     ledger.drop(4)
     assert ledger.next_step() == StepPlan((2, 3))
+
+
+def worn_out(ledger: Ledger, group: int, *samples: int) -> None:
+    """Accepted at the last of their sendings."""
+    for sibling in (ledger.groups[group].siblings[sample] for sample in samples):
+        for _ in range(MAX_ISSUES - 1):
+            assert sibling.live is not None
+            ledger.fail(sibling.live, reason="engine_lost", now=0)
+        assert sibling.live is not None
+        ledger.accept(sibling.live, oldest=0)
+
+
+def test_what_a_kill_sets_aside_does_not_count_as_accepted() -> None:
+    """It once stayed accepted where its sendings were used up: its trace was gone, and the controller with it."""
+    ledger = Ledger(LedgerConfig(1, 2, 1, "Drop"), "uid")
+    ledger.admit(now=0)
+    worn_out(ledger, 0, 0)
+    effects = ledger.kill(0, now=0)
+    assert [(i.episode.sample, i.n) for i in effects.set_aside] == [(0, 2)]
+    assert [(i.episode.sample, i.n) for i in effects.issues] == [(1, 1)]
+    assert [(i.episode.sample, i.n) for i in effects.dead] == [(1, 0)]
+    assert effects.finished == (), "its sibling is still to come"
+    assert ledger.groups[0].accepted == []
+
+
+def test_a_kill_that_uses_a_group_up_finishes_it() -> None:
+    ledger = Ledger(LedgerConfig(1, 2, 1, "Drop"), "uid")
+    ledger.admit(now=0)
+    worn_out(ledger, 0, 0, 1)
+    effects = ledger.kill(0, now=0)
+    assert (effects.finished, effects.issues, len(effects.set_aside)) == ((0,), (), 2)
+    assert ledger.groups[0].accepted == []
+
+
+def test_a_kill_does_not_finish_a_group_whose_accepted_episodes_it_makes_again() -> None:
+    ledger = Ledger(LedgerConfig(1, 2, 1, "Drop"), "uid")
+    first, second = ledger.admit(now=0)[:2]
+    ledger.accept(second, oldest=0)
+    for _ in range(MAX_ISSUES - 1):
+        (first,) = (ledger.fail(first, reason="engine_lost", now=0) or Effects()).issues
+    effects = ledger.kill(0, now=0)
+    assert (effects.set_aside, effects.dead, effects.finished) == ((second,), (first,), ())
+    assert [issue.episode for issue in effects.issues] == [second.episode]

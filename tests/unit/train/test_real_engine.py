@@ -72,7 +72,7 @@ def sampled(prompt: Sequence[int], choice: dict[str, Any], advantage: float = 1.
 
 def rollout(server: EngineServer, wanted: list[list[int]], **sampling: Any) -> list[TrainSample]:
     with ThreadPoolExecutor(32) as pool:
-        # No seeds of their own, as in production: see `GenerationParameters.seed`.
+        # No seeds of their own, as in production: see `GenerationParameters`.
         choices = pool.map(lambda prompt: generate(server, prompt, **sampling), wanted)
         signs = [1.0, -1.0]
         return [sampled(p, c, signs[i % 2]) for i, (p, c) in enumerate(zip(wanted, choices, strict=True))]

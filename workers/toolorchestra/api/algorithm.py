@@ -125,7 +125,7 @@ class Algorithm(Model):
     on_stale: Literal["Wait", "Drop"] = "Wait"
     """Episodes about to be too old: wait for them, or drop and sample anew (which favours short ones)."""
     seed: NonNegative = 0
-    """Seed of everything random."""
+    """Seed of everything that is drawn, but for the tokens that the policy samples."""
 
 
 TraceSource = Annotated[

@@ -1,7 +1,7 @@
 """YAML files as documents of plain data, with the line of every key: read as `kubectl` reads them, but nothing silent.
 
-Where PyYAML would quietly do something else than the API server (a key twice, a date, a key that is no string), it is
-a mistake here, or a plain string.
+Where readers of YAML differ, or would quietly do something else than the API server (a key twice, a date, a key that is
+no string), it is a mistake here, or a plain string (`core_yaml`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Any
 
 import yaml
 
+from toolorchestra.api.core_yaml import (
+    KNOWN_TAGS,
+    MERGE,
+    MOST_BYTES,
+    MOST_DEPTH,
+    MOST_VALUES,
+    CoreLoader,
+    ScalarRefused,
+    scalar,
+)
 from toolorchestra.api.mistakes import Mistake, dotted
+from toolorchestra.api.regular_file import FileRefused, read_text
 from toolorchestra.api.schema import Path
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without timestamps: JSON has none, so the API server sees a string."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def files_of(paths: Sequence[FilePath | str]) -> tuple[list[FilePath], list[Mist
             if not inside:
                 mistakes.append(Mistake(file=str(path), message="no *.yaml file in this folder"))
             files += inside
-        elif path.is_file():
+        elif path.exists():
             files.append(path)
         else:
             mistakes.append(Mistake(file=str(path), message="no such file"))
@@ -78,17 +80,18 @@ def files_of(paths: Sequence[FilePath | str]) -> tuple[list[FilePath], list[Mist
 def read_documents(file: FilePath) -> tuple[list[Document], list[Mistake]]:
     """All documents of a file; empty ones (`---` twice) are passed over, a file with none is a mistake."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, most=MOST_BYTES)
+    except FileRefused as error:
         return [], [Mistake(file=str(file), message=f"cannot be read: {error}")]
     documents: list[Document] = []
     mistakes: list[Mistake] = []
-    loader = _Loader(text)
+    budget = _Budget(MOST_VALUES)
     try:
+        loader = CoreLoader(text)
         index = 0
         while loader.check_node():
             index += 1
-            reader = _Reader(loader=loader, file=str(file), index=index)
+            reader = _Reader(file=str(file), index=index, budget=budget)
             node = loader.get_node()
             assert node is not None
             data = reader.read(node, ())
@@ -99,58 +102,103 @@ def read_documents(file: FilePath) -> tuple[list[Document], list[Mistake]]:
         mark = error.problem_mark or error.context_mark
         words = ", ".join(part for part in (error.context, error.problem, error.note) if part)
         mistakes.append(Mistake(file=str(file), line=mark.line + 1 if mark else None, message=f"not YAML: {words}"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mistakes.append(Mistake(file=str(file), message=f"not YAML: {error}"))
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line, code = text.count("\n", 0, error.position) + 1, ord(text[error.position])
+        mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: it holds the character U+{code:04X}"))
     if not documents and not mistakes:
         mistakes.append(Mistake(file=str(file), message="the file holds no document"))
     return documents, mistakes
 
 
 @dataclass
+class _Budget:
+    """How many more values a file may hold, once its aliases are written out."""
+
+    left: int
+
+    def spend(self, node: yaml.Node, *, depth: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            problem = f"the file stands for more than {MOST_VALUES} values; aliases of aliases multiply"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if depth > MOST_DEPTH:
+            problem = f"nested deeper than {MOST_DEPTH} levels, aliases written out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+@dataclass
 class _Reader:
     """Turns the nodes of one document into plain data, noting lines and what is not JSON."""
 
-    loader: _Loader
     file: str
     index: int
+    budget: _Budget
     lines: dict[Path, int] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
     open_nodes: set[int] = field(default_factory=set)
 
     def read(self, node: yaml.Node, path: Path) -> Any:
+        self.budget.spend(node, depth=len(self.open_nodes))
         self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
         if id(node) in self.open_nodes:
             self._mistake(node, path, "an alias of the value it stands in: this never ends")
             return None
+        if node.tag not in KNOWN_TAGS:
+            self._mistake(node, path, f"the tag {node.tag} is not read here: write a plain list or mapping")
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.read(item, (*path, position)) for position, item in enumerate(node.value)]
-            return self.loader.construct_object(node)
+            return [self.read(item, (*path, position)) for position, item in enumerate(node.value)]
         finally:
             self.open_nodes.discard(id(node))
 
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        try:
+            return scalar(node)
+        except ScalarRefused as error:
+            self._mistake(node, path, str(error))
+            return node.value
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        written = [key.value for key, _ in node.value]
-        self.loader.flatten_mapping(node)
         data: dict[str, Any] = {}
+        merged: list[yaml.MappingNode] = []
         for key_node, value_node in node.value:
-            key = self.loader.construct_object(key_node)
-            if not isinstance(key, str):
-                self._mistake(key_node, path, f"a key must be a string: put {key_node.value} in quotes")
-                key = str(key_node.value)
-            if key in data and written.count(key) > 1:
-                self._mistake(
-                    key_node, (*path, key), f"the key is there twice (first on line {self.lines[(*path, key)]})"
-                )
+            if key_node.tag == MERGE:
+                merged += self._merged(value_node, path)
                 continue
-            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            key = self._key(key_node, path)
+            if key in data:
+                first = self.lines[(*path, key)]
+                self._mistake(key_node, (*path, key), f"the key is there twice (first on line {first})")
+                continue
+            self.lines.setdefault((*path, key), key_node.start_mark.line + 1)
             data[key] = self.read(value_node, (*path, key))
+        for parent in merged:
+            inherited = self.read(parent, path)
+            data = {**(inherited or {}), **data}
         return data
+
+    def _key(self, node: yaml.Node, path: Path) -> str:
+        try:
+            key = scalar(node) if isinstance(node, yaml.ScalarNode) else None
+        except ScalarRefused:
+            key = None
+        if isinstance(key, str):
+            return key
+        shown = node.value if isinstance(node, yaml.ScalarNode) else "it"
+        self._mistake(node, path, f"a key must be a string: put {shown} in quotes")
+        return str(shown)
+
+    def _merged(self, node: yaml.Node, path: Path) -> list[yaml.MappingNode]:
+        """The mappings that `<<` takes over; of a key that several have, the first one's value stands."""
+        found = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        if all(isinstance(one, yaml.MappingNode) for one in found):
+            return list(found)
+        self._mistake(node, path, "<< wants a mapping, or a list of mappings")
+        return []
 
     def _mistake(self, node: yaml.Node, path: Path, message: str) -> None:
         self.mistakes.append(

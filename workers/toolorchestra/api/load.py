@@ -41,7 +41,8 @@ def load(paths: Iterable[FilePath | str] | FilePath | str, *, resolve: bool = Tr
         mistakes += unreadable
         for document in documents:
             resource, wrong = read_resource(document)
-            mistakes += wrong
+            told = {one.path for one in unreadable if one.document == document.index}
+            mistakes += [one for one in wrong if one.path not in told]
             if resource is not None:
                 loaded.append((document, resource))
     mistakes += _repeated_names(loaded)

@@ -33,6 +33,16 @@ class Mistake:
         return f"{place}{subject}: {self.path + ': ' if self.path else ''}{self.message}"
 
 
+MOST_SHOWN = 20
+"""Lines of a message with many mistakes; the rest is counted."""
+
+
+def listed(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are: what a person reads before mending the first ones."""
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], f"… and {more} more"] if more > 0 else list(lines)
+
+
 class ResourceError(Exception):
     """The given files cannot be used as they are. `mistakes` holds every mistake of every file."""
 
@@ -43,4 +53,4 @@ class ResourceError(Exception):
     def __str__(self) -> str:
         number = len(self.mistakes)
         head = "1 mistake:" if number == 1 else f"{number} mistakes:"
-        return "\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)])
+        return "\n".join([head, *(f"  {line}" for line in listed([*map(str, self.mistakes)]))])

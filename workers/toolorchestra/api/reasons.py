@@ -48,6 +48,10 @@ class Reason(StrEnum):
     SPEND_CAP_REACHED = "SpendCapReached"
     FAILURE_RATE_EXCEEDED = "FailureRateExceeded"
     GROUPS_EXHAUSTED = "GroupsExhausted"
+    OUTPUTS_UNREADABLE = "OutputsUnreadable"
+    NOTHING_LEARNED = "NothingLearned"
+    EXPERT_MISCONFIGURED = "ExpertMisconfigured"
+    EXPERT_OUT = "ExpertOut"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
     CLUSTER_REFUSED = "ClusterRefused"
@@ -285,6 +289,31 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Running=False",
         "The filters left too few groups, and the refill limit is reached. The training is paused.",
         "Tasks that are neither always nor never solved, or looser `algorithm.filters`: a new training.",
+    ),
+    Reason.OUTPUTS_UNREADABLE: Explained(
+        "Running=False",
+        "Nearly all of the policy's last outputs could not be read as tool calls, and `requireFormat` leaves such "
+        "outputs out of the training. It is paused before it trains on nothing.",
+        "[your-model.md](your-model.md): look at a prompt, add `spec.warmStart`, or set `requireFormat: false`: a new "
+        "training.",
+    ),
+    Reason.NOTHING_LEARNED: Explained(
+        "Running=False",
+        "Several steps in a row had nothing to train on: their groups were all dropped, or the filters left out all "
+        "of their episodes. The training is paused. The message says which.",
+        "[your-model.md](your-model.md); tasks that are neither always nor never solved, or looser "
+        "`algorithm.filters`: a new training.",
+    ),
+    Reason.EXPERT_MISCONFIGURED: Explained(
+        "Running=False",
+        "An expert says that its configuration is wrong (key, credit, model, a parameter), or refuses every call. The "
+        "message has its name and its words. The training is paused before it spends more.",
+        "Mend the pool, or its Secret: a changed pool is the next attempt; after a changed Secret suspend and resume.",
+    ),
+    Reason.EXPERT_OUT: Explained(
+        "Running=False",
+        "An expert has been out for half an hour, and every episode that is left waits for it. The training is paused.",
+        "When the expert answers again, suspend and resume the training.",
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
         "Failed=True",

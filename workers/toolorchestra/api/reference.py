@@ -22,6 +22,10 @@ Everything is `apiVersion: {API_VERSION}`. Two kinds are custom resources; three
 one machine. `kubectl apply -f x.yaml` and `orchestra train -f x.yaml` read the same YAML, with the same defaults and
 the same checks.
 
+- Scalars are those of YAML 1.2's core schema. What readers of YAML take for different things is refused with its line:
+  `on`, `off`, `yes` and `no`, `1:30`, `0777`, `0o17`, `1_000`; write them plainly or in quotes. So are keys that are
+  there twice, tags, numbers that JSON does not have, files of more than 2 MiB, more than 64 levels, and aliases that
+  stand for more than 200,000 values. A date is text.
 - Money, ratios and rates are decimal strings (`"0.25"`), never numbers, without exponent. Durations are integers with
   the unit in the name.
 - Absent means unset. A field with a default need not be given, nor its parent.

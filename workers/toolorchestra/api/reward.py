@@ -20,6 +20,15 @@ from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Nu
 class Weights(Model):
     """What the components are worth, from "0" to "1", where a task carries no preference; tools count 0."""
 
+    model_config = ruled(
+        rule(
+            "double(self.outcome) > 0.0 || double(self.cost) > 0.0 || double(self.latency) > 0.0",
+            "all weights are 0, so every episode is worth the same: give at least one a weight above 0",
+            check=lambda s: any(Decimal(s[name]) > 0 for name in ("outcome", "cost", "latency")),
+            defaulted=("outcome", "cost", "latency"),
+        )
+    )
+
     outcome: Number = Decimal("1")
     """Weight of being right."""
     cost: Number = Decimal("0.3")

@@ -8,6 +8,7 @@ each part's attributes are announced in its module: `task_sources`, `toolset`, `
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field
@@ -124,6 +125,12 @@ class OrchestratorTrainingSpec(Model):
             check=lambda s: s["algorithm"]["maxStaleness"] > 0 or s["algorithm"]["onStale"] == "Wait",
             at="algorithm.onStale",
             defaulted=("algorithm",),
+        ),
+        rule(
+            "!has(self.tasks.heldOutFraction) || double(self.tasks.heldOutFraction) < 1.0",
+            "heldOutFraction 1 holds out every task, so none is left to train on: lower it",
+            check=lambda s: Decimal(s["tasks"]["heldOutFraction"]) < 1,
+            at="tasks.heldOutFraction",
         ),
         rule(
             "!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds > self.startDeadlineSeconds",

@@ -22,6 +22,7 @@ from toolorchestra.bus.protocol import (
     Lease,
     Received,
     ResultKind,
+    Withdrawn,
     same_id,
 )
 from toolorchestra.telemetry.propagation import inject
@@ -182,15 +183,25 @@ class MemoryBus:
         self._queue.append(task.id)
         self._wake()
 
-    async def cancel(self, ids: Iterable[str]) -> None:
+    async def cancel(self, ids: Iterable[str]) -> Withdrawn:
         self._check_open()
-        found = [task for id_ in ids if (task := self._tasks.get(id_)) is not None]
-        for task in found:
+        found = {id_: task for id_ in ids if (task := self._tasks.get(id_)) is not None}
+        unseen = await self.unseen(found)
+        for task in found.values():
             self._settle(task)
         self._queue = deque(id_ for id_ in self._queue if id_ in self._tasks)
+        return Withdrawn(unseen=unseen, seen=frozenset(found) - unseen)
 
-    async def drain(self) -> None:
-        await self.cancel(list(self._tasks))
+    async def drain(self) -> Withdrawn:
+        return await self.cancel(list(self._tasks))
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        self._check_open()
+        return frozenset(id_ for id_ in ids if id_ in self._tasks and not self._tasks[id_].deliveries)
+
+    async def answered(self) -> frozenset[str]:
+        self._check_open()
+        return frozenset(received.envelope.id for received in self._results.values())
 
     async def results(self) -> AsyncIterator[Received]:
         # What a former consumer has seen and not acked comes first, as after a controller's restart.

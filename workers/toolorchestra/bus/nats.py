@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from uuid import uuid4
@@ -24,7 +24,7 @@ from uuid import uuid4
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 from nats.js.api import Header, PubAck
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServerError
 
 from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most
 from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
@@ -40,6 +40,7 @@ from toolorchestra.bus.protocol import (
     Lease,
     Received,
     ResultKind,
+    Withdrawn,
     same_id,
 )
 from toolorchestra.bus.pull import Pull
@@ -51,6 +52,10 @@ _log = logging.getLogger(__name__)
 
 _GIVE_BACK_SECONDS = 1.0
 """What is not given back in this time comes again by itself, after its ack_wait."""
+_NO_MESSAGE = 10057
+"""JSStreamMsgDeleteFailedF: mostly that there is no such message."""
+_AT_ONCE = 64
+"""Requests under way where there is one for every id."""
 _UNSETTLED: tuple[type[Exception], ...] = (BusError, PayloadDamaged, NotFoundError, *TRANSIENT)
 
 
@@ -183,15 +188,72 @@ class NatsBus:
             return False
         return True
 
-    async def cancel(self, ids: Iterable[str]) -> None:
-        for id_ in ids:
-            await self._purge(self._names.task_subject(purpose="*", id_=id_))
+    async def cancel(self, ids: Iterable[str]) -> Withdrawn:
+        numbers = await self._numbers(ids)
 
-    async def drain(self) -> None:
-        await self._purge(self._names.task_subject(purpose="*", id_=">"))
+        async def delete(id_: str) -> None:
+            await self._connection.patiently("take back", lambda: self._delete(numbers[id_]))
 
-    async def _purge(self, subject: str) -> None:
-        await self._connection.patiently("purge", lambda: self._js.purge_stream(self._names.tasks, subject=subject))
+        await self._each(delete, numbers)
+        # Asked afterwards, since when nothing of it is delivered. A purge instead would move the consumer on.
+        unseen = await self._beyond_delivered(numbers)
+        return Withdrawn(unseen=unseen, seen=frozenset(numbers) - unseen)
+
+    async def drain(self) -> Withdrawn:
+        names = self._names
+        return await self.cancel(await self._ids_in(names.tasks, names.task_subject(purpose="*", id_=">")))
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        return await self._beyond_delivered(await self._numbers(ids))
+
+    async def answered(self) -> frozenset[str]:
+        names = self._names
+        results = await self._ids_in(names.results, names.result_subject(kind="*", id_=">"))
+        return frozenset(results + await self._ids_in(names.dead, names.dead_subject(id_=">")))
+
+    async def _numbers(self, ids: Iterable[str]) -> dict[str, int]:
+        """Stream sequences of the tasks that are there."""
+        found: dict[str, int] = {}
+
+        async def look(id_: str) -> None:
+            subject = self._names.task_subject(purpose="*", id_=id_)
+            with contextlib.suppress(NotFoundError):
+                raw = await self._connection.patiently(
+                    "look up", lambda: self._js.get_last_msg(self._names.tasks, subject)
+                )
+                found[id_] = raw.seq or 0
+
+        await self._each(look, ids)
+        return found
+
+    async def _beyond_delivered(self, numbers: dict[str, int]) -> frozenset[str]:
+        """A stream is delivered in the order of its sequence: what is beyond the last one, nobody has had."""
+        if not numbers:
+            return frozenset()
+        info = await self._connection.patiently("look up", lambda: self._js.consumer_info(self._names.tasks, WORKERS))
+        delivered = info.delivered.stream_seq if info.delivered is not None else 0
+        return frozenset(id_ for id_, number in numbers.items() if number > delivered)
+
+    async def _ids_in(self, stream: str, subjects: str) -> list[str]:
+        """Ids of all messages of a stream: what the wildcard `>` at the end of `subjects` stands for."""
+        ask = partial(self._js.stream_info, stream, subjects_filter=subjects)
+        info = await self._connection.patiently("look up", ask)
+        tokens = subjects.count(".")
+        return [subject.split(".", tokens)[tokens] for subject in info.state.subjects or {}]
+
+    async def _delete(self, number: int) -> None:
+        """Delete a task; one that is gone is."""
+        try:
+            await self._js.delete_msg(self._names.tasks, number)
+        except ServerError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise
+
+    async def _each(self, work: Callable[[str], Awaitable[None]], ids: Iterable[str]) -> None:
+        """Do it for every id, some at a time."""
+        left = list(ids)
+        for start in range(0, len(left), _AT_ONCE):
+            await asyncio.gather(*(work(id_) for id_ in left[start : start + _AT_ONCE]))
 
     async def results(self) -> AsyncIterator[Received]:
         if self._inbox is None:

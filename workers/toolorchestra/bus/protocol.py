@@ -92,6 +92,16 @@ class Depth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Withdrawn:
+    """Tasks that were on the queue and are no longer. An id in neither was not there: answered, or never queued."""
+
+    unseen: frozenset[str] = frozenset()
+    """No worker ever got it, and none will: it has cost nothing."""
+    seen: frozenset[str] = frozenset()
+    """A worker has it, or had it: it may have been paid for, and may still send a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """A key and its new value; None: deleted."""
 
@@ -145,15 +155,24 @@ class ControllerBus(Protocol):
         """Queue a task. Idempotent by id. BusFull: refused, not taken. BusUnavailable: unknown, submit it again."""
         ...
 
-    async def cancel(self, ids: Iterable[str]) -> None:
+    async def cancel(self, ids: Iterable[str]) -> Withdrawn:
         """Drop the tasks of dead issues; unknown ids are none of its business.
 
-        One that is being worked on is not delivered again, but may still send a result, which is then late.
+        One that is being worked on is not delivered again, but may still send a result, which is then late. In doubt
+        a task is `seen`.
         """
         ...
 
-    async def drain(self) -> None:
+    async def drain(self) -> Withdrawn:
         """Drop all tasks, as `cancel` does."""
+        ...
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        """Which of these tasks are still queued, and no worker has had them."""
+        ...
+
+    async def answered(self) -> frozenset[str]:
+        """The ids whose result is sent and not yet acked by the controller."""
         ...
 
     def results(self) -> AsyncIterator[Received]:

@@ -16,6 +16,7 @@ from toolorchestra.cli.runs import RUNS, clock, find_run
 from toolorchestra.local.lock import RunLock
 from toolorchestra.remote.pods import Role
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.visible import LogText
 
 POLL_SECONDS = 0.2
 
@@ -70,12 +71,13 @@ def logs(
     if chosen is None:
         typer.echo(f"error: {process}: no log of that name; there are: {', '.join(files)}", err=True)
         raise typer.Exit(2)
+    show = LogText()
     with chosen.open("rb") as file:
         for line in deque(file, maxlen=lines):
-            typer.echo(line, nl=False)
+            typer.echo(show(line), nl=False)
         if follow:
             for data in new_data(file, path=chosen, run=found):
-                typer.echo(data, nl=False)
+                typer.echo(show(data), nl=False)
 
 
 def log_files(run: RunDir) -> Mapping[str, Path]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.step_row import SoundRow, sound_rows
 
 RUNS = Path("runs")
 Folder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
@@ -95,8 +96,8 @@ def overview(run: RunDir) -> dict[str, Any]:
         manifest, status = run.read_manifest(), run.read_status()
     except json.JSONDecodeError as error:
         return _row(run) | {"status": "Unreadable", "message": str(error)}
-    rows = [row for row in read_jsonl(run.metrics) if "accuracy" in row]
-    last = max(rows, key=lambda row: row.get("step", 0), default=dict[str, Any]())
+    rows = [row for row in sound_rows(read_jsonl(run.metrics)) if "accuracy" in row]
+    last = max(rows, key=lambda row: row["step"], default=SoundRow())
     return _row(run) | {
         "started": clock(manifest.get("created")),
         "status": status.get("state", "Unknown"),

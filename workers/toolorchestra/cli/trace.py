@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +17,11 @@ from rich.text import Text
 
 from toolorchestra.cli.runs import find_run
 from toolorchestra.evaluation.archive import traces_in
+from toolorchestra.evaluation.exchange import exchange
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Call, Trace, Turn
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.visible import visible
 
 _SHOWN = 1500
 """Characters of one text; `--full` shows all."""
@@ -33,25 +38,38 @@ def trace(
         str | None, typer.Option(help="Look in this evaluation (SUITE/SYSTEM) instead of the journal.")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Print exactly what the policy was shown and wrote: texts and token ids.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="With --prompt: the model folder, where the run does not know one here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored."""
-    path = _source(find_run(run), evaluation=evaluation)
-    console = Console(highlight=False)
+    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored.
+
+    Example: orchestra trace router-20260101-120000 last --prompt
+    """
+    found_run = find_run(run)
+    path = _source(found_run, evaluation=evaluation)
+    console = Console(highlight=False, markup=False)  # pools, topics and tools are other people's words
     if episode is None:
-        console.print(episode_list(traces_in(path)))
+        console.print(episode_list(map(shown, traces_in(path))))
         return
     found = [each for each in traces_in(path) if matches(each, episode)]
     if not found:
         typer.echo(f"error: no episode {episode!r} in {path}; `orchestra trace {run}` lists them", err=True)
         raise typer.Exit(2)
+    if prompt:
+        _print_exchange(found[-1], run=found_run.root, model=model, as_json=as_json)
+        return
     if as_json:
         typer.echo(found[-1].model_dump_json(indent=1))
         return
     if len(found) > 1 and episode != "last":
         issues = ", ".join(each.issue for each in found)
-        console.print(f"[dim]{len(found)} records of this episode ({issues}); showing the last[/dim]")
-    for part in describe(found[-1], limit=None if full else _SHOWN):
+        console.print(f"{len(found)} records of this episode ({issues}); showing the last", style="dim")
+    for part in describe(shown(found[-1]), limit=None if full else _SHOWN):
         console.print(part)
 
 
@@ -63,10 +81,51 @@ def _source(run: RunDir, *, evaluation: str | None) -> Path:
     return path
 
 
+def _print_exchange(trace: Trace, *, run: Path, model: Path | None, as_json: bool) -> None:
+    """Not cut, not coloured, not wrapped: what is printed is what was sent and came back, with what a terminal would
+    obey made visible (`--json` has it as it is)."""
+    from toolorchestra.evaluation.episodes import find_decoder  # matplotlib: the other commands start without it
+
+    decode = find_decoder(run, model=model)
+    if decode is None:
+        typer.echo("error: no tokenizer.json in this run's folder or its model's: say where with --model DIR", err=True)
+        raise typer.Exit(2)
+    pieces = list(exchange(trace))
+    if as_json:
+        typer.echo(json.dumps([asdict(piece) | {"text": decode(piece.token_ids)} for piece in pieces], indent=1))
+        return
+    if not pieces:
+        typer.echo(f"{trace.issue}: the policy was never asked: {trace.ending.value} {trace.detail}".rstrip())
+    for piece in pieces:
+        who = f"written by version {', '.join(piece.versions)}" if piece.written else "given"
+        typer.echo(f"── sample {piece.sample}: {who}, {len(piece.token_ids)} tokens " + "─" * 30)
+        typer.echo(visible(decode(piece.token_ids)))
+        typer.echo(f"ids: {' '.join(map(str, piece.token_ids))}")
+
+
 def matches(trace: Trace, wanted: str) -> bool:
     """`GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a whole issue, the trace id; `last` matches every episode."""
     episode = Issue.parse(trace.issue).episode
     return wanted in ("last", trace.issue, trace.trace_id, str(episode), f"{episode.group}.{episode.sample}")
+
+
+def shown(trace: Trace) -> Trace:
+    """The same episode with nothing in its texts that a terminal would obey."""
+    return Trace.model_validate(_visible(trace.model_dump()))
+
+
+def _visible(value: Any) -> Any:
+    match value:
+        case StrEnum():
+            return value
+        case str():
+            return visible(value)
+        case dict():
+            return {key: _visible(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_visible(each) for each in value]
+        case _:
+            return value
 
 
 def episode_list(traces: Iterator[Trace]) -> Table:
@@ -97,7 +156,7 @@ def describe(trace: Trace, *, limit: int | None) -> Iterator[Panel | Table | Tex
     yield Panel(_cut(trace.instruction, limit), title="task", title_align="left", border_style="blue")
     yield _experts(trace)
     if trace.view.preference is not None:
-        yield Panel(trace.view.preference.instruction, title="preference", title_align="left")
+        yield Panel(Text(trace.view.preference.instruction), title="preference", title_align="left")
     for number, turn in enumerate(trace.turns, 1):
         yield from _turn(turn, number=number, limit=limit)
     yield _ending(trace)
@@ -141,7 +200,7 @@ def _turn(turn: Turn, *, number: int, limit: int | None) -> Iterator[Panel]:
         refused = f" · refused: {turn.rejection}" if turn.rejection else ""
         yield Panel(
             _cut(turn.text, limit),
-            title=f"turn {number}: the policy wrote ({used}){refused}",
+            title=Text(f"turn {number}: the policy wrote ({used}){refused}"),
             title_align="left",
             border_style="red" if turn.rejection else "white",
         )
@@ -158,7 +217,7 @@ def _call(call: Call, *, limit: int | None) -> Panel:
     alias = f" (as {call.alias})" if call.alias else ""
     return Panel(
         _cut(call.observation, limit),
-        title=f"{call.tool}: {call.name}{alias} {call.status} ({used})",
+        title=Text(f"{call.tool}: {call.name}{alias} {call.status} ({used})"),
         title_align="left",
         border_style="cyan" if call.status == "ok" else "red",
     )

@@ -48,6 +48,8 @@ def train(
         files, name=name, simulator=simulator, time_scale=time_scale, volumes=volume or [], seed=seed, env=os.environ
     )
     if check:
+        for note in plan.model_notes:
+            console.print(f"model: {note}", soft_wrap=True)
         console.print(f"{plan.training.metadata.name}: could run here")
         return
     from toolorchestra.local.launch import new_run

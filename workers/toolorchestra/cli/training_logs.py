@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -10,6 +11,7 @@ from toolorchestra.cli.cluster import errors_said
 from toolorchestra.cli.following import LOOKED_AWAY
 from toolorchestra.cli.place import Place
 from toolorchestra.remote.pods import Role
+from toolorchestra.visible import LogText
 
 
 def print_logs(
@@ -26,12 +28,13 @@ def print_logs(
         chosen = choose(role, pod)
         if not chosen(pods) and not (follow and pod is None):
             _none(training, pods, wanted=f"pod {pod}" if pod else f"{role}'s pod")
+        write = _writer()
         try:
             if follow:
-                follower = Follower(kube, _write, _say, lines)
+                follower = Follower(kube, write, _say, lines)
                 follower.follow(name, namespace=kube.namespace, chosen=chosen)
             else:
-                write_logs(kube, chosen(pods), write=_write, say=_say, tail=lines, previous=previous)
+                write_logs(kube, chosen(pods), write=write, say=_say, tail=lines, previous=previous)
         except KeyboardInterrupt:
             raise typer.Exit(LOOKED_AWAY) from None
 
@@ -49,8 +52,9 @@ def _none(training: dict[str, Any], pods: list[dict[str, Any]], *, wanted: str) 
     raise typer.Exit(2)
 
 
-def _write(data: bytes) -> None:
-    typer.echo(data, nl=False)
+def _writer() -> Callable[[bytes], None]:
+    show = LogText()
+    return lambda data: typer.echo(show(data), nl=False)
 
 
 def _say(text: str) -> None:

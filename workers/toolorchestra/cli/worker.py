@@ -18,6 +18,7 @@ from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.policy.renderer import RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.process import die_with_parent
+from toolorchestra.rollout.heartbeat import STALL_SECONDS, Heartbeat
 from toolorchestra.rollout.pools import PoolFileError, read_pools, read_resources
 from toolorchestra.rollout.process import serve
 from toolorchestra.rollout.worker import WorkerSettings
@@ -39,6 +40,12 @@ def worker(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Episodes at once.")] = 32,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that episodes may go on after SIGTERM.")] = 25.0,
+    stall: Annotated[
+        float, typer.Option(min=1, help="Seconds for which the event loop may stand still before the process ends.")
+    ] = STALL_SECONDS,
+    heartbeat: Annotated[
+        Path | None, typer.Option(help="File to touch while the event loop runs, for a probe.", metavar="FILE")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name in traces and logs; default HOST-PID.")] = None,
     with_parent: Annotated[bool, typer.Option("--die-with-parent", help="Exit when the parent process dies.")] = False,
 ) -> None:
@@ -53,6 +60,8 @@ def worker(
             raise typer.Exit(1)
     configure_logs(service="worker")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
+    if heartbeat is not None:
+        heartbeat.unlink(missing_ok=True)  # an earlier life's, in a container that was restarted
     settings = WorkerSettings(concurrency=concurrency, grace_seconds=grace)
     try:
         telemetry = configure(service="toolorchestra-worker", attributes={"toolorchestra.training": uid})
@@ -60,7 +69,8 @@ def worker(
 
         async def run() -> int:
             bus = await NatsBus.connect(nats, uid=uid, name=name)
-            return await serve(bus, name=name, endpoints=endpoints, model=model, settings=settings)
+            heart = Heartbeat(stall_seconds=stall, file=heartbeat)
+            return await serve(bus, name=name, endpoints=endpoints, model=model, settings=settings, heartbeat=heart)
 
         finished = asyncio.run(run())
     except (PoolFileError, RendererError, TemplateError, BusError, TelemetryError) as error:

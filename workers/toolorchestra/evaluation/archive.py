@@ -47,12 +47,16 @@ def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
     return suites
 
 
+def lost_in(path: Path) -> int:
+    """How many tasks of an evaluation's file ended without even a trace."""
+    return sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_frames(path))
+
+
 def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:
     """By suite and system, how many tasks of an evaluation ended without even a trace (their worker was lost)."""
     suites: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob(f"*/*{SUFFIX}")):
-        lost = sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_frames(path))
-        if lost:
+        if lost := lost_in(path):
             suites.setdefault(path.parent.name, {})[path.name.removesuffix(SUFFIX)] = lost
     return suites
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ def pick(traces: Sequence[Trace]) -> list[Trace]:
     return chosen
 
 
-def find_decoder(run: Path) -> Decode | None:
-    """Token ids to text with the tokenizer of the run's export or weights; None where the run holds none."""
-    folders = ("export/best", "export/last", "weights", "checkpoints")
-    found = (path for name in folders for path in sorted((run / name).rglob("tokenizer.json"))[-1:])
+def find_decoder(run: Path, *, model: Path | None = None) -> Decode | None:
+    """Token ids to text with the tokenizer of `model`, or of the run's export, weights or base model; None where there
+    is none."""
+    folders = [run / name for name in ("export/best", "export/last", "weights", "checkpoints")]
+    folders = [*folders, *_base_model(run)] if model is None else [model]
+    found = (path for folder in folders for path in sorted(folder.rglob("tokenizer.json"))[-1:])
     path = next(found, None)
     if path is None:
         return None
@@ -46,6 +49,13 @@ def find_decoder(run: Path) -> Decode | None:
 
     tokenizer = Tokenizer.from_file(str(path))
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _base_model(run: Path) -> list[Path]:
+    """The model folder that the run's driver was told, where it is on this machine."""
+    told = run / "driver.json"
+    folder = Path(json.loads(told.read_text(encoding="utf-8")).get("model_dir", "")) if told.is_file() else None
+    return [folder] if folder is not None and folder.is_absolute() and folder.is_dir() else []
 
 
 def prompt_of(sample: Sample, decode: Decode) -> str:

@@ -15,6 +15,8 @@ from toolorchestra.evaluation.baselines import (
     best_expert,
     calls_by_task,
     experts_of,
+    mean,
+    scored_of,
     system_order,
     with_baselines,
 )
@@ -47,59 +49,56 @@ def evaluate_suite(
 
     `lost`: by system, how many more tasks ended without a trace.
     """
-    complete = with_baselines(systems, seed=seed)
+    best = best_expert(systems, lost=lost)
+    complete = with_baselines(systems, best=best, seed=seed)
     by_task = calls_by_task(systems)
     task_scales = scales(by_task, config=config)
     ordered = sorted((s for s in complete if any(a.outcome is not None for a in complete[s])), key=system_order)
     rewards = {s: _rewards(complete[s], config=config, scales_by_task=task_scales) for s in ordered}
-    missing = _unscored(systems, complete, lost=lost or {})
+    missing = _unscored(systems, complete, best=best, lost=lost or {})
+    bests = scored_of(complete.get(BEST_EXPERT, ()))
     return SuiteResult(
         rows=[_row(name, s, complete[s], rewards[s], unscored=missing[s], seed=seed) for s in ordered],
-        details=[_detail(name, s, complete[s], unscored=missing[s], run=s in systems) for s in ordered],
+        details=[_detail(name, s, complete[s], bests, unscored=missing[s], run=s in systems) for s in ordered],
         comparisons=_comparisons(name, {s: complete[s] for s in ordered}, rewards, seed=seed),
-        suite=_suite(name, systems, complete) | {"unscored": {s: n for s, n in missing.items() if n}},
+        suite=_suite(name, systems, complete, best=best) | {"unscored": {s: n for s, n in missing.items() if n}},
     )
 
 
 def _unscored(
-    systems: Mapping[str, Sequence[Attempt]], complete: Mapping[str, Sequence[Attempt]], *, lost: Mapping[str, int]
+    systems: Mapping[str, Sequence[Attempt]],
+    complete: Mapping[str, Sequence[Attempt]],
+    *,
+    best: str | None,
+    lost: Mapping[str, int],
 ) -> dict[str, int]:
     """By system, on how many of the suite's tasks it was never scored; also of systems that were scored on none.
 
-    A baseline that chooses among the experts' calls lacks the tasks that no expert was scored on.
+    A baseline that chooses among the experts' calls lacks the tasks on which its choice was not scored.
     """
-    missing = {s: len(attempts) - len(_scored(attempts)) + lost.get(s, 0) for s, attempts in systems.items()}
+    missing = {s: len(attempts) - len(scored_of(attempts)) + lost.get(s, 0) for s, attempts in systems.items()}
     missing |= {s: n for s, n in lost.items() if s not in systems}
     alone = [always(expert) for expert in experts_of(systems)]
     keys = {a.key for s in alone for a in systems[s]}
     tasks = max([len(keys), *(len(systems[s]) + lost.get(s, 0) for s in alone)])
-    best = best_expert(systems)
     for system in complete.keys() - systems.keys():
-        missing[system] = tasks - len(_scored(complete[system]))
+        missing[system] = tasks - len(scored_of(complete[system]))
     if BEST_EXPERT not in systems and best is not None:
         missing[BEST_EXPERT] = missing[always(best)]
     return dict(sorted(missing.items(), key=lambda item: system_order(item[0])))
-
-
-def _scored(attempts: Sequence[Attempt]) -> list[Attempt]:
-    return [a for a in attempts if a.outcome is not None]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _rewards(
     attempts: Sequence[Attempt], *, config: RewardConfig, scales_by_task: Mapping[str, RewardScale]
 ) -> dict[str, float]:
     """Reward by task key."""
-    return {a.key: attempt_reward(a, config=config, scale=scales_by_task.get(a.key)) for a in _scored(attempts)}
+    return {a.key: attempt_reward(a, config=config, scale=scales_by_task.get(a.key)) for a in scored_of(attempts)}
 
 
 def _row(
     suite: str, system: str, attempts: Sequence[Attempt], rewards: Mapping[str, float], *, unscored: int, seed: int
 ) -> Json:
-    scored = _scored(attempts)
+    scored = scored_of(attempts)
     right = sum(a.right for a in scored)
     return {
         "system": system,
@@ -108,16 +107,18 @@ def _row(
         "unscored": unscored,
         "accuracy": right / len(scored),
         "accuracyInterval": list(wilson(right, len(scored))),
-        "reward": _mean(list(rewards.values())),
-        "nominalUSDPerTask": _mean([a.nominal_usd for a in scored]),
-        "actualUSDPerTask": _mean([a.actual_usd for a in scored]),
-        "serviceSecondsPerTask": _mean([a.service_seconds for a in scored]),
+        "reward": mean(list(rewards.values())),
+        "nominalUSDPerTask": mean([a.nominal_usd for a in scored]),
+        "actualUSDPerTask": mean([a.actual_usd for a in scored]),
+        "serviceSecondsPerTask": mean([a.service_seconds for a in scored]),
         "seed": seed,
     }
 
 
-def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, unscored: int, run: bool) -> Json:
-    scored = _scored(attempts)
+def _detail(
+    suite: str, system: str, attempts: Sequence[Attempt], bests: Sequence[Attempt], *, unscored: int, run: bool
+) -> Json:
+    scored = scored_of(attempts)
     calls: Counter[str] = Counter()
     for attempt in scored:
         calls.update(attempt.calls)
@@ -128,9 +129,25 @@ def _detail(suite: str, system: str, attempts: Sequence[Attempt], *, unscored: i
         "unscored": unscored,
         "endings": dict(Counter(a.ending for a in attempts).most_common()),
         "callsPerTask": {tool: n / len(scored) for tool, n in sorted(calls.items())},
-        "turnsPerTask": _mean([a.turns for a in scored]),
-        "wallSecondsPerTask": _mean([a.wall_seconds for a in scored]),
+        "turnsPerTask": mean([a.turns for a in scored]),
+        "wallSecondsPerTask": mean([a.wall_seconds for a in scored]),
+        "besideBest": _beside(scored, bests),
         "byTopic": {topic: _topic([a for a in scored if a.topic == topic]) for topic in _topics(scored)},
+    }
+
+
+def _beside(attempts: Sequence[Attempt], bests: Sequence[Attempt]) -> Json | None:
+    """Accuracy and cost beside the best expert's, on the tasks that both were scored on; None where there are none."""
+    theirs = {a.key: a for a in bests}
+    pairs = [(a, theirs[a.key]) for a in attempts if a.key in theirs]
+    if not pairs:
+        return None
+    return {
+        "tasks": len(pairs),
+        "accuracy": mean([a.right for a, _ in pairs]),
+        "bestAccuracy": mean([b.right for _, b in pairs]),
+        "nominalUSDPerTask": mean([a.nominal_usd for a, _ in pairs]),
+        "bestNominalUSDPerTask": mean([b.nominal_usd for _, b in pairs]),
     }
 
 
@@ -141,8 +158,8 @@ def _topic(attempts: Sequence[Attempt]) -> Json:
     return {
         "tasks": len(attempts),
         "callsPerTask": {tool: n / len(attempts) for tool, n in sorted(calls.items())},
-        "accuracy": _mean([a.right for a in attempts]),
-        "nominalUSDPerTask": _mean([a.nominal_usd for a in attempts]),
+        "accuracy": mean([a.right for a in attempts]),
+        "nominalUSDPerTask": mean([a.nominal_usd for a in attempts]),
     }
 
 
@@ -160,8 +177,8 @@ def _comparisons(
     """The policy minus every other system, paired by task, on tasks that both were scored on."""
     if POLICY not in systems:
         return []
-    right = {s: {a.key: float(a.right) for a in _scored(attempts)} for s, attempts in systems.items()}
-    cost = {s: {a.key: a.nominal_usd for a in _scored(attempts)} for s, attempts in systems.items()}
+    right = {s: {a.key: float(a.right) for a in scored_of(attempts)} for s, attempts in systems.items()}
+    cost = {s: {a.key: a.nominal_usd for a in scored_of(attempts)} for s, attempts in systems.items()}
     measures: dict[str, Mapping[str, Mapping[str, float]]] = {
         "reward": rewards,
         "accuracy": right,
@@ -195,18 +212,24 @@ def _comparison(
     }
 
 
-def _suite(name: str, systems: Mapping[str, Sequence[Attempt]], complete: Mapping[str, Sequence[Attempt]]) -> Json:
+def _suite(
+    name: str,
+    systems: Mapping[str, Sequence[Attempt]],
+    complete: Mapping[str, Sequence[Attempt]],
+    *,
+    best: str | None,
+) -> Json:
     experts = experts_of(systems)
-    everything = [a for attempts in complete.values() for a in _scored(attempts)]
+    everything = [a for attempts in complete.values() for a in scored_of(attempts)]
     costs = [
-        _mean([a.nominal_usd for a in _scored(systems[always(e)])]) for e in experts if _scored(systems[always(e)])
+        mean([a.nominal_usd for a in scored_of(systems[always(e)])]) for e in experts if scored_of(systems[always(e)])
     ]
     return {
         "suite": name,
         "tasks": len({a.key for a in everything}),
         "topics": _topics(everything),
         "experts": experts,
-        BEST_EXPERT: best_expert(systems),
+        BEST_EXPERT: best,
         "listPriceRatio": max((_list_ratio(a) for a in everything), default=None),
         "measuredCostRatio": max(costs) / min(costs) if costs and min(costs) > 0 else None,
     }

@@ -1,4 +1,8 @@
-"""Gates: the bars that a demonstration must clear, as a pure function of `report.json`."""
+"""Gates: the bars that a demonstration must clear, as a pure function of `report.json`.
+
+Systems are held against the best expert on the tasks that both were scored on: neither an outage nor a draw of the
+tools that hides a task from one of them can move a bar.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.evaluation.baselines import BEST_EXPERT, CHEAPEST, INITIAL_POLICY, POLICY, RANDOM
+from toolorchestra.evaluation.baselines import CHEAPEST, INITIAL_POLICY, POLICY, RANDOM
 from toolorchestra.rollout.baselines import ALWAYS
 
 COST_SHARE = 0.30
@@ -38,12 +42,13 @@ def gates(report: Json, *, suite: str | None = None) -> list[Gate]:
     rows: Sequence[Json] = report.get("evaluations", [])
     suite = suite or next((r["suite"] for r in rows if r["system"] == POLICY), None)
     systems = {r["system"]: r for r in rows if r["suite"] == suite}
-    if POLICY not in systems or BEST_EXPERT not in systems:
+    if POLICY not in systems or not any(system.startswith(ALWAYS) for system in systems):
         return []
+    beside = {d["system"]: d["besideBest"] for d in report.get("evaluationDetails", []) if d["suite"] == suite}
     return [
         *_world(report, suite=str(suite), systems=systems),
-        *_against_best(systems),
-        *_others_miss(systems),
+        *_against_best(beside[POLICY]),
+        *_others_miss(beside),
         _learned(report, suite=str(suite)),
     ]
 
@@ -79,30 +84,32 @@ def _best_everywhere(report: Json, *, suite: str) -> int | None:
     return sum(all(t in by and by[t]["accuracy"] >= best[t] for t in topics) for by in accuracy.values())
 
 
-def _against_best(systems: Mapping[str, Json]) -> list[Gate]:
-    policy, best = systems[POLICY], systems[BEST_EXPERT]
+def _against_best(policy: Json | None) -> list[Gate]:
+    accuracy, best = (policy["accuracy"], policy["bestAccuracy"]) if policy else (None, 1.0)
     return [
-        _at_least("policy's accuracy, at least bestExpert's", policy["accuracy"], best["accuracy"]),
-        _at_most("policy's cost over bestExpert's", _cost_share(policy, best), COST_SHARE),
+        _at_least("policy's accuracy, at least bestExpert's", accuracy, best),
+        _at_most("policy's cost over bestExpert's", _cost_share(policy), COST_SHARE),
     ]
 
 
-def _cost_share(row: Json, best: Json) -> float | None:
-    return row["nominalUSDPerTask"] / best["nominalUSDPerTask"] if best["nominalUSDPerTask"] > 0 else None
+def _cost_share(beside: Json | None) -> float | None:
+    if beside is None or not beside["bestNominalUSDPerTask"]:
+        return None
+    return float(beside["nominalUSDPerTask"] / beside["bestNominalUSDPerTask"])
 
 
-def _others_miss(systems: Mapping[str, Json]) -> list[Gate]:
+def _others_miss(beside: Mapping[str, Json | None]) -> list[Gate]:
     """1 where the system misses accuracy or cost: the bars must not be clearable without learning."""
-    best = systems[BEST_EXPERT]
-    named = [s for s in systems if s in (INITIAL_POLICY, RANDOM, CHEAPEST) or s.startswith(ALWAYS)]
-    absent = [s for s in (INITIAL_POLICY, RANDOM, CHEAPEST) if s not in systems]
-    gates_ = []
-    for system in named:
-        row = systems[system]
-        share = _cost_share(row, best)
-        misses = row["accuracy"] < best["accuracy"] or share is None or share > COST_SHARE
-        gates_.append(_at_least(f"{system} misses accuracy or cost", float(misses), 1))
-    return gates_ + [_at_least(f"{system} misses accuracy or cost", None, 1) for system in absent]
+    named = [s for s in beside if s in (INITIAL_POLICY, RANDOM, CHEAPEST) or s.startswith(ALWAYS)]
+    absent = [s for s in (INITIAL_POLICY, RANDOM, CHEAPEST) if s not in beside]
+    return [_at_least(f"{system} misses accuracy or cost", _misses(beside.get(system)), 1) for system in named + absent]
+
+
+def _misses(beside: Json | None) -> float | None:
+    if beside is None:
+        return None
+    share = _cost_share(beside)
+    return float(beside["accuracy"] < beside["bestAccuracy"] or share is None or share > COST_SHARE)
 
 
 def _learned(report: Json, *, suite: str) -> Gate:

@@ -104,18 +104,21 @@ def headline(report: Mapping[str, Any]) -> str:
     systems = {r["system"]: r for r in rows if r["suite"] == suite}
     if POLICY not in systems:
         return "This run has not been evaluated yet."
-    policy, best = systems[POLICY], systems.get(BEST_EXPERT)
+    policy = systems[POLICY]
     text = (
         f"On {policy['tasks']} tasks of {suite} the policy is right in {_percent(policy['accuracy'])}"
         f" for {plots.dollars(policy['nominalUSDPerTask'])} a task"
     )
-    if best is None or best["nominalUSDPerTask"] == 0:
+    details = (d for d in report["evaluationDetails"] if d["suite"] == suite and d["system"] == POLICY)
+    beside = next((d["besideBest"] for d in details), None)
+    if beside is None or beside["bestNominalUSDPerTask"] == 0:
         return text + "."
     name = next(s[BEST_EXPERT] for s in report["suites"] if s["suite"] == suite)
-    share = policy["nominalUSDPerTask"] / best["nominalUSDPerTask"]
+    share = beside["nominalUSDPerTask"] / beside["bestNominalUSDPerTask"]
+    common = "" if beside["tasks"] == policy["tasks"] else f" on the {beside['tasks']} tasks that both were scored on"
     return (
-        f"{text}; the best single expert, {name}, in {_percent(best['accuracy'])} for"
-        f" {plots.dollars(best['nominalUSDPerTask'])}. The policy pays {share:.0%} of that."
+        f"{text}; the best single expert, {name}, in {_percent(beside['bestAccuracy'])} for"
+        f" {plots.dollars(beside['bestNominalUSDPerTask'])}{common}. The policy pays {share:.0%} of that."
     )
 
 

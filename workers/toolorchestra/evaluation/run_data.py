@@ -23,6 +23,7 @@ from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.history import Account, account, read_history
 from toolorchestra.train.journal import Kind, read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.step_row import sound_rows
 
 TRACE_SAMPLE = 800
 """Accepted traces that a report decodes, spread evenly over the run."""
@@ -122,5 +123,5 @@ def read_run(root: Path) -> RunData:
 
 
 def surviving(rows: Sequence[Row]) -> list[Row]:
-    """One row per step, in order: a resumed run does steps again, and the later row is the one that stands."""
-    return [row for _, row in sorted({int(row["step"]): row for row in rows if "step" in row}.items())]
+    """One sound row per step, in order: a resumed run does steps again, and the later row is the one that stands."""
+    return [row for _, row in sorted({row["step"]: row for row in sound_rows(rows)}.items())]

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from toolorchestra.experts.chat import ChatReply, ChatRequest, Experts, ToolCall
+from toolorchestra.experts.chat import ChatReply, ChatRequest, Experts, Reserve, ToolCall
 from toolorchestra.experts.errors import ExpertError, ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.tasks.task import Task
@@ -44,10 +44,18 @@ class RecordingExperts:
         self._inner = inner
         self._file = path.open("a", encoding="utf-8")
 
-    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+    async def ask(
+        self,
+        *,
+        pool: str,
+        request: ChatRequest,
+        price: Price,
+        task: Task | None = None,
+        reserve: Reserve | None = None,
+    ) -> ChatReply:
         entry: dict[str, Any] = {"key": call_key(pool, request), "pool": pool}
         try:
-            reply = await self._inner.ask(pool=pool, request=request, price=price, task=task)
+            reply = await self._inner.ask(pool=pool, request=request, price=price, task=task, reserve=reserve)
         except ExpertError as error:
             retry_after = error.retry_after if isinstance(error, ExpertUnavailable) else None
             fields = {"reason": error.reason, "detail": error.detail, "retry_after": retry_after}
@@ -85,7 +93,15 @@ class ReplayedExperts:
             except (ValueError, KeyError, TypeError) as error:
                 raise CassetteError(f"{path}:{number}: not a recorded call: {error!r}") from error
 
-    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+    async def ask(
+        self,
+        *,
+        pool: str,
+        request: ChatRequest,
+        price: Price,
+        task: Task | None = None,
+        reserve: Reserve | None = None,
+    ) -> ChatReply:
         key = call_key(pool, request)
         takes = self._entries.get(key)
         if not takes:
@@ -112,7 +128,7 @@ def _played(entry: dict[str, Any], price: Price) -> ChatReply:
     recorded = entry["usage"] if error else entry["reply"]["usage"]
     tokens_in, tokens_out = recorded["tokens_in"], recorded["tokens_out"]
     nominal = price.of(tokens_in=tokens_in, tokens_out=tokens_out) if tokens_in or tokens_out else Decimal(0)
-    usage = Usage(**{**recorded, "nominal_usd": nominal, "actual_usd": Decimal(0)})
+    usage = Usage(**{**recorded, "nominal_usd": nominal, "actual_usd": Decimal(0), "wasted_usd": Decimal(0)})
     pool = entry["pool"]
     if error == ExpertRefused.__name__:
         raise ExpertRefused(pool=pool, reason=Reason(entry["reason"]), detail=entry["detail"], usage=usage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -13,6 +13,9 @@ from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import Price
 
 Message = Mapping[str, Any]
+
+Reserve = Callable[[Decimal], bool]
+"""Sets that many more dollars aside for another attempt of a call; False where there are none left."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,25 @@ class ChatReply:
     finish_reason: str = "stop"
     model: str = ""
     usage_estimated: bool = False
-    """The endpoint reported no tokens; they were estimated from the text's length."""
+    """The endpoint reported no tokens that can be believed; they were estimated from the text's length."""
 
 
 class Experts(Protocol):
     """Whoever answers for the experts: the HTTP client, a cassette, a test's fake."""
 
-    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+    async def ask(
+        self,
+        *,
+        pool: str,
+        request: ChatRequest,
+        price: Price,
+        task: Task | None = None,
+        reserve: Reserve | None = None,
+    ) -> ChatReply:
         """One call to a pool. `price` is the instance's, for the nominal ledger; `task` reaches simulators only.
+
+        `worst_case_usd` was reserved for it. An attempt after one that may have been paid asks `reserve` for as much
+        again, and is not made where that says no, or is None.
 
         Raises:
             ExpertUnavailable: infrastructure; defer the episode.
@@ -67,6 +81,6 @@ class Experts(Protocol):
         """
 
     def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
-        """The most that `ask` can really spend: reserve it before the call, settle on `usage.actual_usd` after."""
+        """The most that one attempt can really cost: reserve it before `ask`, settle on `usage.actual_usd` after."""
 
     async def close(self) -> None: ...

@@ -1,210 +1,158 @@
-"""What one HTTP exchange with an expert amounts to: served, refused, or failed, and whether it is safe to try again.
+"""What one HTTP exchange with an expert amounts to: served, refused, or failed; what may have been paid; what may pass
+if it is tried again. Pure, and nothing that a server sends makes it raise.
 
-Safe to retry is what was certainly not served, so that nothing is paid twice: no connection, no byte of reply, 408,
-409, 425, 429 and 5xx but 504. A time-out, a reply cut off or one that cannot be read may have been billed: it is not
-retried, and counts as spent at its worst case.
+Free are what certainly did not reach the model: no connection, 429, 503, 529, and what a gateway says when it could not
+reach its server (521, 523, 525, 526). Everything else that went wrong may have been billed: a connection that closed
+after the request was sent, 408 and 5xx of a gateway that gave up waiting, a reply that broke off.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
-from pydantic import BaseModel, Field, ValidationError
 
-from toolorchestra.experts.chat import ToolCall
+from toolorchestra.experts.complaint import Complaint, Meaning, complaint_of, read_complaint, shown
+from toolorchestra.experts.completion import error_in, finish_of, refusal_in, served_in
 from toolorchestra.experts.errors import Reason
+from toolorchestra.experts.lenient_json import loads
+from toolorchestra.experts.verdict import Failed, Refused, Served, Verdict
 
-_DETAIL = 300
-"""Characters kept of what an endpoint says about a failure."""
+LONGEST_PAUSE_SECONDS = 3600.0
+"""An endpoint that asks for a longer pause is asked again after this one all the same."""
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 529})
-_OURS = frozenset({401, 402, 403, 404, 405, 407})
-_OUR_CODES = frozenset(
-    {"unsupported_parameter", "unsupported_value", "unknown_parameter", "model_not_found", "invalid_model"}
-)
-"""Error codes of a 400 that name a pool configured wrongly; every other 400 is about the request's content."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A proper completion."""
-
-    text: str
-    tool_calls: tuple[ToolCall, ...]
-    finish_reason: str
-    model: str
-    tokens_in: int | None
-    tokens_out: int | None
-    tokens_cached: int
+_NOT_SERVED = frozenset({409, 425, 503, 521, 523, 525, 526, 529})
+"""Busy, or never reached: 409 and 425 are refused before they are worked on; the others say that no server answered."""
+_GAVE_UP = frozenset({408, 424, 499})
+"""Below 500, but of gateways that had sent the request on and gave up waiting for its end."""
+_OURS = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 428, 431, 451})
+_REQUESTS = frozenset({400, 413, 422})
+"""What providers send for almost everything: the words of the body decide."""
 
 
-@dataclass(frozen=True)
-class Refused:
-    """The expert will not; `served` where a completion said so and was paid."""
-
-    reason: Reason
-    detail: str
-    served: Served | None = None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Infrastructure. `maybe_paid`: the endpoint may bill for it."""
-
-    reason: Reason
-    detail: str
-    retry: bool = False
-    retry_after: float | None = None
-    maybe_paid: bool = False
-
-
-class _Function(BaseModel):
-    name: str
-    arguments: str = "{}"
-
-
-class _Call(BaseModel):
-    id: str | None = None
-    function: _Function
-
-
-class _Part(BaseModel):
-    type: str = "text"
-    text: str | None = None
-
-
-class _Message(BaseModel):
-    content: str | list[_Part] | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Cached(BaseModel):
-    cached_tokens: int | None = Field(default=None, ge=0)
-
-
-class _Tokens(BaseModel):
-    prompt_tokens: int | None = Field(default=None, ge=0)
-    completion_tokens: int | None = Field(default=None, ge=0)
-    prompt_tokens_details: _Cached | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    model: str | None = None
-    usage: _Tokens | None = None
-
-
-def classify_reply(*, status: int, retry_after: str | None, body: bytes, now: datetime) -> Served | Refused | Failed:
-    """Judge a reply that was read to its end. `retry_after` is the header; `now` resolves one that is a date."""
+def classify_reply(*, status: int, retry_after: str | None, body: bytes, now: datetime) -> Verdict:
+    """Judge a reply. `retry_after` is the header; `now` resolves one that is a date. Never raises."""
     if status == 200:
         return _classify_completion(body)
-    code, message = _error_of(body)
-    detail = _clip(f"HTTP {status}: {message}")
-    wait = parse_retry_after(retry_after, now=now)
-    if status == 429 and code == "insufficient_quota":
-        return Failed(Reason.MISCONFIGURED, detail)
-    if status == 429:
-        return Failed(Reason.THROTTLED, detail, retry=True, retry_after=wait)
-    if status == 504:
-        return Failed(Reason.TIMEOUT, detail, maybe_paid=True)
-    if status in _RETRIED or status >= 500:
-        return Failed(Reason.SERVER_ERROR, detail, retry=status != 501, retry_after=wait)
-    if status in _OURS or status < 400 or code in _OUR_CODES:
-        return Failed(Reason.MISCONFIGURED, detail)
-    if status == 413 or code == "context_length_exceeded" or "context length" in message:
-        return Refused(Reason.INPUT_TOO_LONG, _clip(message))
-    if code is not None and "content" in code:
-        return Refused(Reason.CONTENT_FILTER, _clip(message))
-    return Refused(Reason.BAD_REQUEST, _clip(message))
+    if status < 300 or status >= 600:
+        return Failed(Reason.GARBAGE, f"HTTP {status}, which is no answer of a chat endpoint", maybe_paid=True)
+    return _classify_error(status, read_complaint(body), wait=parse_retry_after(retry_after, now=now))
 
 
 def classify_exception(error: Exception) -> Failed:
     """Judge an exchange that raised before the reply's headers were read."""
-    detail = _clip(str(error) or type(error).__name__)
+    detail = shown(str(error)) or type(error).__name__
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return Failed(Reason.MISCONFIGURED, detail)
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ServerFingerprintMismatch():
+            return Failed(Reason.MISCONFIGURED, detail)
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():  # TCP, DNS and TLS: nothing was sent
             return Failed(Reason.CONNECTION, detail, retry=True)
         case TimeoutError():
             return Failed(Reason.TIMEOUT, "no reply in time", maybe_paid=True)
-        case aiohttp.ClientSSLError() | aiohttp.InvalidURL():
-            return Failed(Reason.MISCONFIGURED, detail)
         case aiohttp.ClientOSError() | aiohttp.ServerDisconnectedError() | ConnectionError():
-            return Failed(Reason.CONNECTION, detail, retry=True)
+            return Failed(Reason.CONNECTION, f"dropped before it answered: {detail}", retry=True, maybe_paid=True)
         case _:
             return Failed(Reason.GARBAGE, detail, maybe_paid=True)
 
 
+def classify_broken(error: Exception, *, status: int, retry_after: str | None, now: datetime) -> Failed:
+    """Judge a reply whose headers came and whose body did not. An error's status says enough without its words, but not
+    whose affair a bad request is."""
+    detail = f"HTTP {status}, cut off: {shown(repr(error))}"
+    if status >= 300:
+        verdict = classify_reply(status=status, retry_after=retry_after, body=b"", now=now)
+        return verdict if isinstance(verdict, Failed) else Failed(Reason.GARBAGE, detail, retry=True)
+    if isinstance(error, TimeoutError):
+        return Failed(Reason.TIMEOUT, detail, maybe_paid=True)
+    passes = isinstance(error, aiohttp.ClientError | OSError)  # one that is too large will be too large again
+    return Failed(Reason.GARBAGE, detail, retry=passes, maybe_paid=True)
+
+
 def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds to wait that a `Retry-After` header asks for (RFC 9110: seconds or a date); None where unreadable."""
+    """Seconds to wait that a `Retry-After` header asks for (RFC 9110: seconds or a date), an hour at most; None where
+    unreadable."""
     if header is None:
         return None
     text = header.strip()
     if text.replace(".", "", 1).isdecimal() and text.isascii():
-        return float(text)
+        return min(float(text), LONGEST_PAUSE_SECONDS)
     try:
         at = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        wait = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    return min(max(0.0, wait), LONGEST_PAUSE_SECONDS)
 
 
-def _classify_completion(body: bytes) -> Served | Refused | Failed:
+def _classify_error(status: int, complaint: Complaint, *, wait: float | None = None) -> Refused | Failed:
+    detail, meaning = f"HTTP {status}: {complaint.message}", complaint.meaning
+    if status == 429 and not complaint.no_credit:
+        return Failed(Reason.THROTTLED, detail, retry=True, retry_after=wait)
+    if status in _NOT_SERVED:
+        return Failed(Reason.SERVER_ERROR, detail, retry=True, retry_after=wait)
+    if status in _REQUESTS or (status == 403 and meaning is Meaning.CONTENT):
+        return _classify_request(status, complaint)
+    if status in _OURS or status == 429 or status < 400:
+        return Failed(Reason.MISCONFIGURED, detail)
+    if status in (501, 505):
+        return Failed(Reason.SERVER_ERROR, detail)
+    reason = Reason.TIMEOUT if status in (408, 504, 524) else Reason.SERVER_ERROR
+    again = status >= 500 or status in _GAVE_UP
+    return Failed(reason, detail, retry=again, retry_after=wait, maybe_paid=True)
+
+
+def _classify_request(status: int, complaint: Complaint) -> Refused | Failed:
+    match complaint.meaning:
+        case Meaning.CONFIGURATION:
+            return Failed(Reason.MISCONFIGURED, f"HTTP {status}: {complaint.message}")
+        case Meaning.CONTENT:
+            return Refused(Reason.CONTENT_FILTER, complaint.message)
+        case Meaning.UNCLEAR if status != 413:
+            return Refused(Reason.BAD_REQUEST, complaint.message)
+        case _:
+            return Refused(Reason.INPUT_TOO_LONG, complaint.message)
+
+
+def _classify_completion(body: bytes) -> Verdict:
     try:
-        completion = _Completion.model_validate_json(body)
-    except ValidationError:
-        what = "an empty body" if not body.strip() else f"no chat completion: {body[:80]!r}"
-        return Failed(Reason.GARBAGE, f"HTTP 200 with {what}", maybe_paid=True)
-    served = _served(completion)
-    message, finish = completion.choices[0].message, served.finish_reason
-    if finish == "content_filter":
-        return Refused(Reason.CONTENT_FILTER, "stopped by the content filter", served)
-    if message.refusal:
-        return Refused(Reason.DECLINED, _clip(message.refusal), served)
+        fields = loads(body)
+    except ValueError:
+        return _garbage(body)
+    served, error = served_in(fields), error_in(fields)
+    if error is not None:
+        return _classify_error_within(error, served=served)
+    if served is None:
+        return _garbage(body)
+    match finish_of(served.finish_reason):
+        case "broken":
+            detail = f"the generation broke off (finish reason {shown(served.finish_reason)})"
+            return Failed(Reason.SERVER_ERROR, detail, retry=True, maybe_paid=True, served=served)
+        case "filtered":
+            return Refused(Reason.CONTENT_FILTER, "stopped by the content filter", served)
+        case "done":
+            pass
+    if refusal := refusal_in(fields):
+        return Refused(Reason.DECLINED, shown(refusal), served)
     if not served.text.strip() and not served.tool_calls:
-        return Refused(Reason.EMPTY, f"an empty completion, finish reason {finish}", served)
+        detail = f"an empty completion, finish reason {shown(served.finish_reason)}"
+        return Refused(Reason.EMPTY, detail, served)
     return served
 
 
-def _served(completion: _Completion) -> Served:
-    choice, usage = completion.choices[0], completion.usage or _Tokens()
-    content = choice.message.content
-    text = content if isinstance(content, str) else "".join(part.text or "" for part in content or ())
-    calls = enumerate(choice.message.tool_calls or ())
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
-    return Served(
-        text=text,
-        tool_calls=tuple(ToolCall(c.id or f"call-{n}", c.function.name, c.function.arguments) for n, c in calls),
-        finish_reason=choice.finish_reason or "stop",
-        model=completion.model or "",
-        tokens_in=usage.prompt_tokens,
-        tokens_out=usage.completion_tokens,
-        tokens_cached=cached or 0,
-    )
+def _classify_error_within(error: Any, *, served: Served | None) -> Refused | Failed:
+    """An error that came with status 200, as gateways send it that had begun to answer. It may have been paid."""
+    complaint = complaint_of(error)
+    verdict = _classify_error(complaint.status or 502, complaint)
+    if isinstance(verdict, Failed) and verdict.reason is not Reason.MISCONFIGURED:
+        return replace(verdict, maybe_paid=True, served=served)
+    return replace(verdict, served=served)
 
 
-def _error_of(body: bytes) -> tuple[str | None, str]:
-    """(code, message) of an OpenAI-style error body, or of whatever came instead."""
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        return None, body[:_DETAIL].decode("utf-8", "replace").strip() or "no body"
-    error = fields.get("error", fields) if isinstance(fields, dict) else fields
-    if not isinstance(error, dict):
-        return None, str(error)
-    code = error.get("code") or error.get("type")
-    return (code if isinstance(code, str) else None), str(error.get("message", error))
-
-
-def _clip(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _DETAIL else text[: _DETAIL - 1] + "…"
+def _garbage(body: bytes) -> Failed:
+    what = "an empty body" if not body.strip() else f"no chat completion: {body[:80]!r}"
+    return Failed(Reason.GARBAGE, f"HTTP 200 with {what}", maybe_paid=True)

@@ -1,15 +1,18 @@
-"""The expert client: OpenAI-compatible chat over HTTP, metered, limited, retried where nothing can be paid twice.
+"""The expert client: OpenAI-compatible chat over HTTP, metered, limited, retried.
 
-At most one attempt of a call may have been paid for, so a call never spends more than `worst_case_usd` says.
+What certainly was not served is tried again for nothing. What may have been paid counts at its worst case, and is tried
+again only when as much again has been reserved: so a call never costs more than was set aside for it, unless an
+endpoint reports more than the request allowed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -19,17 +22,21 @@ import aiohttp
 
 from toolorchestra.experts import wire
 from toolorchestra.experts.breaker import BreakerPolicy, Status
-from toolorchestra.experts.chat import ChatReply, ChatRequest
-from toolorchestra.experts.classify import Failed, Refused, Served, classify_exception, classify_reply
+from toolorchestra.experts.chat import ChatReply, ChatRequest, Reserve
+from toolorchestra.experts.classify import classify_broken, classify_exception, classify_reply
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
-from toolorchestra.experts.lane import Lane
-from toolorchestra.experts.metering import estimated_tokens, max_output_tokens, metered, tokens_used, worst_case_usd
+from toolorchestra.experts.lane import Lane, LaneClosed
+from toolorchestra.experts.metering import lost_usd, max_output_tokens, metered, tokens_used, worst_case_usd
 from toolorchestra.experts.pacing import backoff_seconds
 from toolorchestra.experts.simulated import SECONDS_HEADER
 from toolorchestra.experts.usage import Usage
+from toolorchestra.experts.verdict import Failed, Refused, Verdict
+from toolorchestra.experts.worst_case import estimated_tokens, most_prompt_bytes
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import Price
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class RetryPolicy:
     """Seconds, and attempts of one call, the first included."""
 
     attempts: int = 4
+    paid_attempts: int = 2
+    """Of these, how many may be paid: an outage that bills, or may bill, is not met with more of the same."""
     base_seconds: float = 0.5
     cap_seconds: float = 20.0
     patience_seconds: float = 60.0
@@ -47,8 +56,22 @@ class RetryPolicy:
 class _Exchange:
     """One attempt: what it amounts to and how long the service took, simulated seconds where it said so."""
 
-    verdict: Served | Refused | Failed
-    service_seconds: float
+    verdict: Verdict
+    service_seconds: float = 0.0
+    sent: bool = True
+    """False: the lane was closed, so that nothing went out."""
+
+
+@dataclass
+class _Bill:
+    """What a call has come to so far."""
+
+    started: float
+    attempts: int = 0
+    """That were sent."""
+    paid: int = 0
+    """Of these, how many failed and may be billed, and what they may have cost."""
+    lost_usd: Decimal = Decimal(0)
 
 
 class ExpertClient:
@@ -66,36 +89,45 @@ class ExpertClient:
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._rng = rng or random.Random()
+        self._beyond: set[str] = set()
+        """Pools that reported more than a request allowed: said once."""
         patience = self._retry.patience_seconds
         self._lanes = {
             e.pool: Lane(e, clock=clock, breaker=breaker or BreakerPolicy(), patience_seconds=patience)
             for e in endpoints
         }
 
-    async def ask(self, *, pool: str, request: ChatRequest, price: Price, task: Task | None = None) -> ChatReply:
+    async def ask(
+        self,
+        *,
+        pool: str,
+        request: ChatRequest,
+        price: Price,
+        task: Task | None = None,
+        reserve: Reserve | None = None,
+    ) -> ChatReply:
         """See `chat.Experts.ask`. Cancelling it gives every slot and the breaker's probe back."""
-        lane = self._lane(pool)
-        started = self._clock()
+        lane, bill = self._lane(pool), _Bill(self._clock())
         _refuse_oversize(lane.endpoint, request)
         body, headers = wire.body(lane.endpoint, request), wire.headers(lane.endpoint, task)
         lane.retries.request()
         for attempt in count(1):
-            exchange = await self._attempt(lane, request, body=body, headers=headers, attempts=attempt - 1)
+            exchange = await self._attempt(lane, request, body=body, headers=headers)
             verdict = exchange.verdict
-            if isinstance(verdict, Failed):
-                wait = self._retry_wait(lane, verdict, attempt=attempt)
-                if wait is None:
-                    raise self._unavailable(lane, request, verdict, attempts=attempt, started=started)
-                await asyncio.sleep(wait)
-                continue
-            return self._settled(lane, request, exchange, price=price, started=started)
+            bill.attempts += exchange.sent
+            if not isinstance(verdict, Failed):
+                return self._settled(lane.endpoint, request, exchange, bill=bill, price=price)
+            bill.lost_usd += lost_usd(verdict, request, endpoint=lane.endpoint)
+            bill.paid += verdict.maybe_paid
+            wait = self._retry_wait(lane, verdict, attempt=attempt, paid=bill.paid)
+            if wait is None or not _affordable(verdict, self.worst_case_usd(pool=pool, request=request), reserve):
+                raise self._unavailable(lane.endpoint, verdict, bill=bill)
+            await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
     def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
-        """A bound in actual dollars: every byte of the request a token, and all the output it may have."""
-        endpoint = self._lane(pool).endpoint
-        max_output = max_output_tokens(endpoint, request)
-        return worst_case_usd(endpoint.price, prompt_bytes=request.size_bytes, max_output=max_output)
+        """A bound on one attempt: every byte of the request a token, and all the output it may have."""
+        return worst_case_usd(self._lane(pool).endpoint, request)
 
     def breaker_status(self, pool: str) -> Status:
         """State of a pool's breaker, for gauges."""
@@ -118,35 +150,17 @@ class ExpertClient:
             raise UnknownPool(pool, known=self._lanes) from None
 
     async def _attempt(
-        self, lane: Lane, request: ChatRequest, *, body: Mapping[str, Any], headers: Mapping[str, str], attempts: int
+        self, lane: Lane, request: ChatRequest, *, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> _Exchange:
-        """One request within the lane's limits, its outcome told to the breaker."""
+        """One request within the lane's limits, its outcome told to the lane."""
         estimate = estimated_tokens(request.size_bytes) + max_output_tokens(lane.endpoint, request)
-        async with lane.slot(estimate):
-            lane.breaker, admitted = lane.breaker.admit(self._clock())
-            if not admitted:
-                raise ExpertUnavailable(
-                    pool=lane.endpoint.pool,
-                    reason=Reason.BREAKER_OPEN,
-                    detail=f"failed {lane.breaker.failures} times in a row; not asked again yet",
-                    retry_after=lane.breaker.wait_seconds(self._clock()),
-                    attempts=attempts,
-                )
-            probe = lane.breaker.status is Status.HALF_OPEN
-            try:
+        try:
+            async with lane.slot(estimate):
                 exchange = await self._exchange(lane, body=body, headers=headers)
-            except BaseException:  # cancelled: no verdict, but a probe must not stay out for ever
-                if probe:
-                    lane.breaker = lane.breaker.abandoned()
-                raise
-        verdict = exchange.verdict
-        lane.settle(taken=estimate, used=tokens_used(verdict, reserved=estimate))
-        if isinstance(verdict, Failed) and verdict.reason is not Reason.THROTTLED:
-            lane.breaker = lane.breaker.failed(self._clock())
-        else:
-            lane.breaker = lane.breaker.succeeded()
-        if isinstance(verdict, Failed) and verdict.retry_after is not None:
-            lane.throttled_until = max(lane.throttled_until, self._clock() + verdict.retry_after)
+        except LaneClosed as closed:
+            return _Exchange(closed.failed, sent=False)
+        lane.settle(taken=estimate, used=tokens_used(exchange.verdict, reserved=estimate))
+        lane.learn(exchange.verdict)
         return exchange
 
     async def _exchange(self, lane: Lane, *, body: Mapping[str, Any], headers: Mapping[str, str]) -> _Exchange:
@@ -155,19 +169,14 @@ class ExpertClient:
         url = f"{endpoint.url.rstrip('/')}/chat/completions"
         try:
             async with lane.session().post(url, json=body, headers=headers, allow_redirects=False) as reply:
+                status, pause, now = reply.status, reply.headers.get("Retry-After"), datetime.now(UTC)
                 try:
-                    content = await wire.read(reply)
+                    content = wire.redacted(await wire.read(reply), endpoint)
                 except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-                    late = isinstance(error, TimeoutError)
-                    reason, what = (Reason.TIMEOUT, "no end of the reply") if late else (Reason.GARBAGE, "cut off")
-                    return _Exchange(Failed(reason, f"{what}: {error!r}", maybe_paid=True), self._clock() - began)
+                    broken = classify_broken(error, status=status, retry_after=pause, now=now)
+                    return _Exchange(broken, self._clock() - began)
                 elapsed = self._clock() - began
-                verdict = classify_reply(
-                    status=reply.status,
-                    retry_after=reply.headers.get("Retry-After"),
-                    body=content,
-                    now=datetime.now(UTC),
-                )
+                verdict = classify_reply(status=status, retry_after=pause, body=content, now=now)
                 said = wire.seconds(reply.headers.get(SECONDS_HEADER))
         except (aiohttp.ClientError, OSError) as error:
             return _Exchange(classify_exception(error), self._clock() - began)
@@ -179,9 +188,9 @@ class ExpertClient:
             return _Exchange(Failed(Reason.MISCONFIGURED, detail), elapsed)
         return _Exchange(verdict, said)
 
-    def _retry_wait(self, lane: Lane, failed: Failed, *, attempt: int) -> float | None:
+    def _retry_wait(self, lane: Lane, failed: Failed, *, attempt: int, paid: int) -> float | None:
         """Seconds to wait before the next attempt, None where there is none."""
-        if not failed.retry or attempt >= self._retry.attempts:
+        if not failed.retry or attempt >= self._retry.attempts or paid >= self._retry.paid_attempts:
             return None
         if (failed.retry_after or 0.0) > self._retry.patience_seconds or not lane.retries.retry():
             return None
@@ -193,35 +202,39 @@ class ExpertClient:
             rng=self._rng,
         )
 
-    def _unavailable(
-        self, lane: Lane, request: ChatRequest, failed: Failed, *, attempts: int, started: float
-    ) -> ExpertUnavailable:
-        endpoint = lane.endpoint
-        spent = self.worst_case_usd(pool=endpoint.pool, request=request) if failed.maybe_paid else Decimal(0)
-        usage = Usage(actual_usd=spent, wall_seconds=self._clock() - started, simulated=endpoint.simulated)
+    def _unavailable(self, endpoint: Endpoint, failed: Failed, *, bill: _Bill) -> ExpertUnavailable:
+        usage = Usage(
+            actual_usd=bill.lost_usd,
+            wasted_usd=bill.lost_usd,
+            wall_seconds=self._clock() - bill.started,
+            simulated=endpoint.simulated,
+        )
         return ExpertUnavailable(
             pool=endpoint.pool,
             reason=failed.reason,
             detail=_redacted(failed.detail, endpoint),
             usage=usage,
             retry_after=failed.retry_after,
-            attempts=attempts,
+            attempts=bill.attempts,
         )
 
     def _settled(
-        self, lane: Lane, request: ChatRequest, exchange: _Exchange, *, price: Price, started: float
+        self, endpoint: Endpoint, request: ChatRequest, exchange: _Exchange, *, bill: _Bill, price: Price
     ) -> ChatReply:
         """The metered reply, or the metered refusal raised."""
-        endpoint, verdict = lane.endpoint, exchange.verdict
+        verdict = exchange.verdict
         assert not isinstance(verdict, Failed)
-        served = verdict.served if isinstance(verdict, Refused) else verdict
         usage = Usage(
             service_seconds=exchange.service_seconds,
-            wall_seconds=self._clock() - started,
+            wall_seconds=self._clock() - bill.started,
             simulated=endpoint.simulated,
         )
+        served = verdict.served if isinstance(verdict, Refused) else verdict
         if served is not None:
-            usage = metered(usage, served, request, nominal=price, actual=endpoint.price)
+            usage = metered(usage, served, request, nominal=price, endpoint=endpoint)
+            if usage.actual_usd > worst_case_usd(endpoint, request):
+                self._say_once(endpoint.pool, usage)
+        usage = replace(usage, actual_usd=usage.actual_usd + bill.lost_usd, wasted_usd=bill.lost_usd)
         if isinstance(verdict, Refused):
             detail = _redacted(verdict.detail, endpoint)
             raise ExpertRefused(pool=endpoint.pool, reason=verdict.reason, detail=detail, usage=usage)
@@ -234,13 +247,25 @@ class ExpertClient:
             usage_estimated=verdict.tokens_in is None or verdict.tokens_out is None,
         )
 
+    def _say_once(self, pool: str, usage: Usage) -> None:
+        if pool not in self._beyond:
+            self._beyond.add(pool)
+            _log.warning(
+                "expert %s reported %d tokens in and %d out, more than the request allowed; its bills count them",
+                *(pool, usage.tokens_in, usage.tokens_out),
+            )
+
+
+def _affordable(failed: Failed, worst_usd: Decimal, reserve: Reserve | None) -> bool:
+    """Whether another attempt has its money: the one that failed has used up its own, if it may have been paid."""
+    return not failed.maybe_paid or (reserve is not None and reserve(worst_usd))
+
 
 def _refuse_oversize(endpoint: Endpoint, request: ChatRequest) -> None:
-    """Refuse before anything is paid what is clearly beyond the pool's input limit."""
+    """Refuse before anything is paid what is beyond the pool's input limit: so that limit bounds what a call costs."""
     limit = endpoint.limits.max_input_tokens
-    tokens = estimated_tokens(request.size_bytes)
-    if limit is not None and tokens > limit:
-        detail = f"the input has about {tokens} tokens, the model takes {limit}"
+    if limit is not None and request.size_bytes > most_prompt_bytes(limit):
+        detail = f"the input has about {estimated_tokens(request.size_bytes)} tokens, the model takes {limit}"
         raise ExpertRefused(pool=endpoint.pool, reason=Reason.INPUT_TOO_LONG, detail=detail)
 
 

@@ -13,7 +13,7 @@ class Reason(StrEnum):
 
     # Ours or the network's: ExpertUnavailable.
     CONNECTION = "connection"
-    """Refused, reset, no such host, or closed without a byte of reply."""
+    """Refused, no such host, no TLS; or dropped before the reply."""
     TIMEOUT = "timeout"
     SERVER_ERROR = "server_error"
     THROTTLED = "throttled"
@@ -21,10 +21,11 @@ class Reason(StrEnum):
     GARBAGE = "garbage"
     """A reply that is no chat completion: HTML, cut off, no choices."""
     MISCONFIGURED = "misconfigured"
-    """Credentials, billing, model name or parameter names: no retry can help."""
+    """Credentials, billing, model name, parameter names or limits: no retry can help, a person must."""
     # The request's: ExpertRefused.
     INPUT_TOO_LONG = "input_too_long"
     BAD_REQUEST = "bad_request"
+    """HTTP 400 in words that nobody understands: where a pool says nothing else, see `standing`."""
     CONTENT_FILTER = "content_filter"
     DECLINED = "declined"
     """The model said that it will not."""

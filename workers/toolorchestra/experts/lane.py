@@ -8,14 +8,23 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from toolorchestra.experts.breaker import Breaker, BreakerPolicy
+from toolorchestra.experts.breaker import Breaker, BreakerPolicy, Status
 from toolorchestra.experts.endpoint import Endpoint
-from toolorchestra.experts.errors import ExpertUnavailable, Reason
+from toolorchestra.experts.errors import Reason
 from toolorchestra.experts.pacing import RateBucket, RetryBudget
+from toolorchestra.experts.verdict import Failed, Refused, Served, Verdict
 
 # Below the 5 s after which uvicorn (vLLM) closes an idle connection: a reused one is not about to vanish.
 _KEEPALIVE_SECONDS = 4.0
 _CONNECT_SECONDS = 10.0
+
+
+class LaneClosed(Exception):
+    """A request may not go out now; `failed` is what its call amounts to."""
+
+    def __init__(self, failed: Failed) -> None:
+        self.failed = failed
+        super().__init__(failed.detail)
 
 
 class Lane:
@@ -27,8 +36,9 @@ class Lane:
         self.endpoint = endpoint
         self.breaker = Breaker(policy=breaker)
         self.retries = RetryBudget()
-        self.throttled_until = 0.0
+        self._throttled_until = 0.0
         """An endpoint that says 429 with Retry-After says it to all callers."""
+        self._last_failure: Failed | None = None
         self._clock, self._patience = clock, patience_seconds
         limits = endpoint.limits
         self._semaphore = asyncio.Semaphore(limits.max_concurrency)
@@ -38,16 +48,40 @@ class Lane:
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[None]:
-        """Hold one place among the endpoint's concurrent requests, entered when rates and throttling allow it.
+        """Hold one place among the endpoint's concurrent requests, entered when rates, throttling and breaker allow it.
 
         Raises:
-            ExpertUnavailable: the endpoint asked for a longer pause than our patience.
+            LaneClosed: the endpoint asked for a longer pause than our patience, or its breaker is open.
         """
         async with self._semaphore:
             # Time itself is awaited: there is no event to wait for.
             while (wait := self._wait(tokens)) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
-            yield
+            self.breaker, admitted = self.breaker.admit(self._clock())
+            if not admitted:
+                self.settle(taken=tokens, used=0)
+                raise LaneClosed(self._breaker_open())
+            probe = self.breaker.status is Status.HALF_OPEN
+            try:
+                yield
+            except BaseException:  # cancelled: no verdict, but a probe must not stay out for ever
+                if probe:
+                    self.breaker = self.breaker.abandoned()
+                raise
+
+    def learn(self, verdict: Verdict) -> None:
+        """What an attempt told of the endpoint's health. Only a completion is health: a 429, and what HTTP 400 refuses,
+        come from a door that never opened, and say nothing of what is behind it."""
+        now = self._clock()
+        if isinstance(verdict, Failed) and verdict.retry_after is not None:
+            self._throttled_until = max(self._throttled_until, now + verdict.retry_after)
+        match verdict:
+            case Served() | Refused(served=Served()):
+                self.breaker, self._last_failure = self.breaker.succeeded(), None
+            case Refused() | Failed(reason=Reason.THROTTLED):
+                self.breaker = self.breaker.abandoned()
+            case Failed():
+                self.breaker, self._last_failure = self.breaker.failed(now), verdict
 
     def settle(self, *, taken: int, used: int) -> None:
         """Correct the token rate once the real number is known."""
@@ -77,14 +111,10 @@ class Lane:
     def _wait(self, tokens: int) -> float:
         """Seconds until this request may go; 0 takes it out of the rates."""
         now = self._clock()
-        throttled = self.throttled_until - now
+        throttled = self._throttled_until - now
         if throttled > self._patience:
-            raise ExpertUnavailable(
-                pool=self.endpoint.pool,
-                reason=Reason.THROTTLED,
-                detail=f"asked not to be called for another {throttled:.0f} s",
-                retry_after=throttled,
-            )
+            detail = f"asked not to be called for another {throttled:.0f} s"
+            raise LaneClosed(Failed(Reason.THROTTLED, detail, retry_after=throttled))
         if throttled > 0:
             return throttled
         wait = self._tokens.take(tokens, now) if self._tokens else 0.0
@@ -94,6 +124,13 @@ class Lane:
         if wait > 0 and self._tokens:
             self._tokens.settle(taken=tokens, used=0)
         return wait
+
+    def _breaker_open(self) -> Failed:
+        """Out, with what it was last out for: a wrong key is still a wrong key while nobody tries it."""
+        last = self._last_failure
+        reason = Reason.MISCONFIGURED if last and last.reason is Reason.MISCONFIGURED else Reason.BREAKER_OPEN
+        detail = f"it failed {self.breaker.failures} times in a row; the last: {last.detail if last else 'unknown'}"
+        return Failed(reason, detail, retry_after=self.breaker.wait_seconds(self._clock()))
 
 
 def _bucket(per_minute: int | None, now: float) -> RateBucket | None:

@@ -1,4 +1,8 @@
-"""What a call costs: before it is made, at worst; after it was served, on both ledgers. Pure."""
+"""What a call cost, after its attempts, on both ledgers. Pure.
+
+The policy is charged what its answer took, by estimate where nobody counted; the run's money counts what may have been
+billed: where that is unknown it is the worst case, and never zero.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,11 @@ from dataclasses import replace
 from decimal import Decimal
 
 from toolorchestra.experts.chat import ChatRequest
-from toolorchestra.experts.classify import Failed, Refused, Served
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.usage import Usage
+from toolorchestra.experts.verdict import Failed, Served, Verdict
+from toolorchestra.experts.worst_case import TEMPLATE_TOKENS, attempt_usd, estimated_tokens
 from toolorchestra.tools.view import Price
-
-TEMPLATE_TOKENS = 256
-"""More than any chat template we know adds around a request's own text."""
-_BYTES_PER_TOKEN = 4
-"""Of ordinary text: for estimates, never for bounds."""
 
 
 def max_output_tokens(endpoint: Endpoint, request: ChatRequest) -> int:
@@ -23,40 +23,41 @@ def max_output_tokens(endpoint: Endpoint, request: ChatRequest) -> int:
     return limit if request.max_output_tokens is None else min(limit, request.max_output_tokens)
 
 
-def worst_case_usd(price: Price, *, prompt_bytes: int, max_output: int) -> Decimal:
-    """A bound on one call: every byte of the prompt a token, and all the output it may have."""
-    return price.of(tokens_in=prompt_bytes + TEMPLATE_TOKENS, tokens_out=max_output)
+def worst_case_usd(endpoint: Endpoint, request: ChatRequest) -> Decimal:
+    """The most that one attempt of this call can really cost."""
+    max_output = max_output_tokens(endpoint, request)
+    return attempt_usd(endpoint.price, prompt_bytes=request.size_bytes, max_output=max_output)
 
 
-def estimated_tokens(size_bytes: int) -> int:
-    """About how many tokens a text has, rounded up."""
-    return -(-size_bytes // _BYTES_PER_TOKEN)
-
-
-def tokens_used(verdict: Served | Refused | Failed, *, reserved: int) -> int:
+def tokens_used(verdict: Verdict, *, reserved: int) -> int:
     """Tokens an attempt took out of the endpoint's rate; what was reserved where nobody counted."""
-    served = verdict.served if isinstance(verdict, Refused) else verdict
-    if isinstance(served, Failed):
-        return reserved if served.maybe_paid else 0
-    if served is None:
-        return 0
-    if served.tokens_in is None or served.tokens_out is None:
-        return reserved
-    return served.tokens_in + served.tokens_out
+    served = verdict if isinstance(verdict, Served) else verdict.served
+    if served is not None:
+        unknown = served.tokens_in is None or served.tokens_out is None
+        return reserved if unknown else (served.tokens_in or 0) + (served.tokens_out or 0)
+    return reserved if isinstance(verdict, Failed) and verdict.maybe_paid else 0
 
 
-def metered(usage: Usage, served: Served, request: ChatRequest, *, nominal: Price, actual: Price) -> Usage:
-    """`usage` with the tokens and dollars of a served completion; tokens nobody reported are estimated."""
-    written = len(served.text.encode("utf-8", "surrogatepass")) + sum(
-        len(c.name) + len(c.arguments) for c in served.tool_calls
-    )
-    tokens_in = estimated_tokens(request.size_bytes) if served.tokens_in is None else served.tokens_in
-    tokens_out = estimated_tokens(written) if served.tokens_out is None else served.tokens_out
+def metered(usage: Usage, served: Served, request: ChatRequest, *, nominal: Price, endpoint: Endpoint) -> Usage:
+    """`usage` with the tokens and dollars of a completion. What nobody reported is estimated for the policy, from what
+    there is to see, and at its worst in real dollars; a report beyond the worst case is true money."""
+    estimated_in, estimated_out = estimated_tokens(request.size_bytes), estimated_tokens(served.written_bytes)
+    tokens_in = estimated_in if served.tokens_in is None else served.tokens_in
+    tokens_out = estimated_out if served.tokens_out is None else served.tokens_out
+    most_in = request.size_bytes + TEMPLATE_TOKENS if served.tokens_in is None else served.tokens_in
+    most_out = max_output_tokens(endpoint, request) if served.tokens_out is None else served.tokens_out
     return replace(
         usage,
         tokens_in=tokens_in,
         tokens_out=tokens_out,
-        tokens_cached=served.tokens_cached,
+        tokens_cached=min(served.tokens_cached, tokens_in),
         nominal_usd=nominal.of(tokens_in=tokens_in, tokens_out=tokens_out),
-        actual_usd=actual.of(tokens_in=tokens_in, tokens_out=tokens_out),
+        actual_usd=endpoint.price.of(tokens_in=most_in, tokens_out=max(most_out, tokens_out)),
     )
+
+
+def lost_usd(failed: Failed, request: ChatRequest, *, endpoint: Endpoint) -> Decimal:
+    """What an attempt that failed may have been billed."""
+    if failed.served is not None:
+        return metered(Usage(), failed.served, request, nominal=Price(), endpoint=endpoint).actual_usd
+    return worst_case_usd(endpoint, request) if failed.maybe_paid else Decimal(0)

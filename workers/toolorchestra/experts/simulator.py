@@ -16,9 +16,9 @@ from aiohttp import web
 
 from toolorchestra.api.skill_table import Faults, SimulatedExpert, SkillTable
 from toolorchestra.experts.chat import ChatRequest
-from toolorchestra.experts.metering import TEMPLATE_TOKENS, estimated_tokens
 from toolorchestra.experts.simulated import SECONDS_HEADER, TASK_HEADER, SimulatedTask
 from toolorchestra.experts.skills import SimulatedAnswer, simulated_answer
+from toolorchestra.experts.worst_case import TEMPLATE_TOKENS, estimated_tokens
 
 _TABLE = web.AppKey("table", SkillTable)
 _TIME_SCALE = web.AppKey("time_scale", float)

@@ -17,7 +17,9 @@ class Usage:
     nominal_usd: Decimal = Decimal(0)
     """By the instance's price book: what the policy was shown and is rewarded by."""
     actual_usd: Decimal = Decimal(0)
-    """By the pool's own price: what was, or may have been, spent."""
+    """By the pool's own price: what was, or may have been, spent, all attempts together."""
+    wasted_usd: Decimal = Decimal(0)
+    """Of `actual_usd`, what attempts that failed may have cost."""
     service_seconds: float = 0.0
     """Of the attempt that was served, from request sent to reply read. No queueing, no back-off, no failed attempts."""
     wall_seconds: float = 0.0

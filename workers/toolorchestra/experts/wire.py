@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,8 @@ from toolorchestra.experts.simulated import TASK_HEADER, SimulatedTask
 from toolorchestra.tasks.task import Task
 
 _MAX_REPLY_BYTES = 16 * 1024 * 1024
+_MAX_ERROR_BYTES = 64 * 1024
+"""Of an error's body: what it says stands at its beginning."""
 
 
 def body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
@@ -35,14 +38,27 @@ def headers(endpoint: Endpoint, task: Task | None) -> dict[str, str]:
 
 
 async def read(reply: aiohttp.ClientResponse) -> bytes:
-    """The whole body; ValueError on one of absurd size, aiohttp's and the socket's errors as they are."""
+    """The whole body of a completion, or the beginning of an error's.
+
+    Raises:
+        ValueError: a completion of absurd size; it is read no further, and neither is what a bomb unpacks to.
+        aiohttp.ClientError, OSError: the network's faults as they are.
+    """
+    most = _MAX_REPLY_BYTES if reply.status == HTTPStatus.OK else _MAX_ERROR_BYTES
     chunks, size = [], 0
     async for chunk in reply.content.iter_any():
-        size += len(chunk)
-        if size > _MAX_REPLY_BYTES:
-            raise ValueError(f"a reply of more than {_MAX_REPLY_BYTES} bytes")
         chunks.append(chunk)
-    return b"".join(chunks)
+        size += len(chunk)
+        if size > most and reply.status != HTTPStatus.OK:
+            break
+        if size > most:
+            raise ValueError(f"a reply of more than {most} bytes")
+    return b"".join(chunks)[:most]
+
+
+def redacted(text: bytes, endpoint: Endpoint) -> bytes:
+    """Some endpoints repeat the key they were given."""
+    return text.replace(endpoint.api_key.encode(), b"***") if endpoint.api_key else text
 
 
 def seconds(header: str | None) -> float | None:

@@ -65,7 +65,7 @@ def _factors(text: str, rng: random.Random) -> str:
 def _list(text: str) -> list[Any] | None:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: brackets nested too deep
         return None
     return value if isinstance(value, list) else None
 

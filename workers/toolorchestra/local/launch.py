@@ -57,6 +57,7 @@ def new_run(runs: Path, plan: LocalPlan, *, inputs: Sequence[Path]) -> RunDir:
         "pools": [dump(pool) for pool in plan.pools],
         "simulated": [pool.metadata.name for pool in plan.pools if pool.spec.simulated],
         "timeScale": plan.time_scale,
+        "modelNotes": list(plan.model_notes),
         "seed": plan.training.spec.algorithm.seed,
         "versions": versions(),
         "options": {
@@ -85,6 +86,8 @@ def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
     started = time.monotonic()
     for stand_in in plan.stand_ins:
         console.print(f"· {stand_in}", style="dim")
+    for note in plan.model_notes:
+        console.print(f"· model: {note}", soft_wrap=True)
     simulated = [pool.metadata.name for pool in plan.pools if pool.spec.simulated]
     if simulated:
         console.print(

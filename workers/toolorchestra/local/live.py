@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.step_row import SoundRow, sound, sound_rows, trained
+from toolorchestra.visible import visible
 
 REFRESH_SECONDS = 0.5
 
@@ -50,18 +52,32 @@ def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
     return offset + len(whole), [json.loads(line) for line in whole.splitlines()]
 
 
-def step_line(row: dict[str, Any], steps: int) -> str:
-    """One step in one line."""
-    seconds = f"{row['seconds']['total']:.1f} s"
-    if not row["episodes"]:
-        return f"step {row['step']:>4}/{steps}  no group taught anything: the weights stay  {seconds}"
-    reward = f"  reward {row['reward_mean']:.3f}" if "reward_mean" in row else ""
+def step_line(line: Mapping[str, Any], steps: int) -> str:
+    """One step in one line; of a step that trained on nothing, that it did. Empty for a line of no step."""
+    row = sound(line)
+    if row is None:
+        return ""
+    seconds = _figure(row["seconds"].get("total"), ".1f", unit=" s")
+    head = f"step {row['step']:>4}/{steps}"
+    if not row.get("episodes"):
+        return f"{head}  no group taught anything: the weights stay  {seconds}"
+    if not trained(row):
+        endings = ", ".join(f"{ending} {n:g}" for ending, n in sorted(row["endings"].items(), key=lambda e: -e[1])[:3])
+        valid = _figure(row.get("valid_fraction"), ".0%")
+        return f"{head}  nothing to train on: the weights stay  valid outputs {valid}  ({endings})  {seconds}"
+    reward = f"  reward {_figure(row['reward_mean'], '.3f')}" if "reward_mean" in row else ""
     return (
-        f"step {row['step']:>4}/{steps}{reward}  accuracy {row['accuracy']:.3f}"
-        f"  ${row['nominal_usd_per_task']:.6f}/task  entropy {row['entropy']:.3f}"
-        f"  {row['tokens_per_second']:,.0f} tok/s  idle {row['trainer_idle_fraction']:.0%}"
-        f"  stale {row['staleness_mean']:.1f}  {seconds}"
+        f"{head}{reward}  accuracy {_figure(row.get('accuracy'), '.3f')}"
+        f"  ${_figure(row.get('nominal_usd_per_task'), '.6f')}/task  entropy {_figure(row.get('entropy'), '.3f')}"
+        f"  {_figure(row.get('tokens_per_second'), ',.0f')} tok/s"
+        f"  idle {_figure(row.get('trainer_idle_fraction'), '.0%')}"
+        f"  stale {_figure(row.get('staleness_mean'), '.1f')}  {seconds}"
     )
+
+
+def _figure(value: float | None, form: str, *, unit: str = "") -> str:
+    """A figure for people; a dash where the row has none."""
+    return "–" if value is None else f"{value:{form}}{unit}"
 
 
 class Display:
@@ -70,13 +86,13 @@ class Display:
     def __init__(self, run: RunDir, *, steps: int, console: Console) -> None:
         self._run, self._steps, self._console = run, steps, console
         self._follow = Follower(run)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[SoundRow] = []
         self._started = time.monotonic()
         self._message = ""
 
     def say(self, message: str) -> None:
         """A line for a person, above the panel."""
-        self._console.print(Text(message), soft_wrap=True)  # a line stays a line where it is piped
+        self._console.print(Text(visible(message)), soft_wrap=True)  # a line stays a line where it is piped
 
     async def show(self) -> None:
         """Follow the run."""
@@ -97,16 +113,16 @@ class Display:
             if not self._console.is_terminal:
                 self.say(step_line(row, self._steps))
 
-    def _look(self) -> list[dict[str, Any]]:
+    def _look(self) -> list[SoundRow]:
         for event in self._follow.events():
-            if event["event"] in ("restart", "engine", "failure", "evaluation", "incarnation"):
+            if event["event"] in ("restart", "engine", "failure", "evaluation", "incarnation", "empty_step"):
                 self.say(f"· {event['message']}")
         message = self._run.read_status().get("message", "")
         if message and message != self._message and not self._console.is_terminal:
             self.say(f"· {message}")
         self._message = message
-        rows = [row for row in self._follow.metrics() if "step" in row]
-        self._rows += [row for row in rows if row["episodes"]]
+        rows = list(sound_rows(self._follow.metrics()))
+        self._rows += [row for row in rows if row.get("episodes")]
         return rows
 
     def _panel(self) -> RenderableType:
@@ -118,32 +134,39 @@ class Display:
         )
         table = Table.grid(padding=(0, 3))
         if self._rows:
-            row = self._rows[-1]
-            seconds = row["seconds"]
-            reward = f"{row['reward_mean']:.3f}" if "reward_mean" in row else f"± {row['reward_std']:.3f}"
-            table.add_row("reward", reward, "accuracy", f"{row['accuracy']:.1%}")
-            table.add_row(
-                "$/task", f"{row['nominal_usd_per_task']:.6f}", "spent", f"${float(status.get('spentUSD', 0)):.4f}"
-            )
-            table.add_row(
-                "entropy", f"{row.get('entropy', 0):.3f}", "tokens/s", f"{row.get('tokens_per_second', 0):,.0f}"
-            )
-            table.add_row("valid", f"{row['valid_fraction']:.1%}", "stale", f"{row['staleness_mean']:.1f}")
-            table.add_row("trainer idle", f"{row['trainer_idle_fraction']:.0%}", "s/step", f"{seconds['total']:.1f}")
-            calls = sorted(row["calls"].items(), key=lambda item: -item[1])[:4]
-            share = ", ".join(f"{name} {n / max(1, sum(row['calls'].values())):.0%}" for name, n in calls)
-            table.add_row("experts", share)
+            _fill(table, self._rows[-1], spent=float(status.get("spentUSD", 0)))
         if held_out := status.get("evaluation"):
             table.add_row("held out", f"{held_out['accuracy']:.1%}", "$/task", f"{held_out['nominalUSDPerTask']:.6f}")
         engines = status.get("engines", {})
         states = ", ".join(f"{n}: {e['state']} {e['version'] or ''}" for n, e in sorted(engines.items()))
         bar = ProgressBar(total=max(1, self._steps), completed=step, width=60)
-        return Group(head, bar, table, Text(states, style="dim"), Text(status.get("message", ""), style="dim"))
+        return Group(head, bar, table, Text(states, style="dim"), Text(visible(status.get("message", "")), style="dim"))
 
     def _eta(self, step: int) -> str:
         if not self._rows or step >= self._steps:
             return ""
         recent = self._rows[-10:]
-        each = sum(row["seconds"]["total"] for row in recent) / len(recent)
+        each = sum(row["seconds"].get("total", 0.0) for row in recent) / len(recent)
         left = int(each * (self._steps - step))
         return f"about {left // 60} min {left % 60:02d} s left"
+
+
+def _fill(table: Table, row: SoundRow, *, spent: float) -> None:
+    """What the panel says of a step."""
+    spread = "reward_mean" not in row
+    reward = _figure(row.get("reward_std" if spread else "reward_mean"), ".3f")
+    idle, total = row.get("trainer_idle_fraction"), row["seconds"].get("total")
+    table.add_row("reward", f"± {reward}" if spread else reward, "accuracy", _figure(row.get("accuracy"), ".1%"))
+    table.add_row("$/task", _figure(row.get("nominal_usd_per_task"), ".6f"), "spent", f"${spent:.4f}")
+    table.add_row(
+        "entropy", _figure(row.get("entropy"), ".3f"), "tokens/s", _figure(row.get("tokens_per_second"), ",.0f")
+    )
+    table.add_row(
+        "valid", _figure(row.get("valid_fraction"), ".1%"), "stale", _figure(row.get("staleness_mean"), ".1f")
+    )
+    table.add_row("trainer idle", _figure(idle, ".0%"), "s/step", _figure(total, ".1f"))
+    calls = sorted(row["calls"].items(), key=lambda item: -item[1])
+    asked = max(1, sum(n for _, n in calls))
+    table.add_row("experts", ", ".join(f"{name} {n / asked:.0%}" for name, n in calls[:4]))
+    if not trained(row):
+        table.add_row("trained on", Text("nothing: the weights stay", style="bold yellow"))

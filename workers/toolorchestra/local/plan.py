@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import yaml
-
 from toolorchestra.api.bundle import Bundle
+from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
-from toolorchestra.train.settings import settings_of
+from toolorchestra.train.rehearsal import RehearsalError, rehearse
+from toolorchestra.train.settings import SettingsError, settings_of
+from toolorchestra.train.world import World
 
 SIMULATOR_HOST = "simulator"
 """Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
@@ -46,6 +48,8 @@ class LocalPlan:
     skills: Path | None
     time_scale: float
     stand_ins: tuple[str, ...]
+    model_notes: tuple[str, ...] = ()
+    """What had to be laid out for the model's chat template, and what is odd about it (train/rehearsal.py)."""
 
     @property
     def uses_simulator(self) -> bool:
@@ -78,7 +82,7 @@ def plan_of(
     environment: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
-    """Check that the training can run here. LocalError with every problem; the sources' own errors pass through.
+    """Check that the training can run here. LocalError with every problem.
 
     Relative `file://` URIs count from `folder`, else from where we are; the plan has them absolute.
     """
@@ -97,9 +101,14 @@ def plan_of(
         problems += _pool_problems(pool, simulated=simulated, environment=environment)
     if training.spec.init_from is not None:
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
+    try:
+        # Tasks, tools, suites: malformed ones are refused before anything starts.
+        world = settings_of(training, pools, find=partial(find_file, volumes=volumes)).world
+    except (SettingsError, LocalError) as error:
+        raise LocalError([*problems, *str(error).splitlines()]) from error
     if problems:
         raise LocalError(problems)
-    plan = LocalPlan(
+    return LocalPlan(
         training=training,
         pools=pools,
         model_dir=model_dir,
@@ -107,15 +116,20 @@ def plan_of(
         skills=skills,
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
+        model_notes=_rehearsed(world, model_dir),
     )
-    # Tasks, tools, suites: malformed ones are refused before anything starts.
-    settings_of(training, pools, find=plan.find)
-    return plan
 
 
 def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> OrchestratorTraining:
     """The training with every relative `file://` URI made absolute: a run goes on from any folder."""
     return OrchestratorTraining.model_validate(all_absolute(dump(training), folder=folder))
+
+
+def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
+    try:
+        return rehearse(world, Renderer.load(model_dir))
+    except RehearsalError as error:
+        raise LocalError([f"spec.model.uri: {model_dir}: {error}"]) from error
 
 
 def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
@@ -208,4 +222,4 @@ def dump(resource: Any) -> dict[str, Any]:
 def write_resources(path: Path, training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> None:
     """The resolved resources, for the driver and for people."""
     documents = [dump(training), *(dump(pool) for pool in pools)]
-    path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
+    path.write_text(dump_all(documents), encoding="utf-8")

@@ -28,6 +28,7 @@ from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
 from toolorchestra.process import Child, tail
+from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import pool_file
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import RunDir
@@ -196,7 +197,8 @@ class Supervisor:
             began = time.monotonic()
             code = await child.wait()
             quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
-            self.run.event("restart", f"{child.name} ended with status {code}; starting it again", process=child.name)
+            how = "stood still and ended itself" if code == STOOD_STILL else f"ended with status {code}"
+            self.run.event("restart", f"{child.name} {how}; starting it again", process=child.name)
             if quick >= QUICK_LIMIT:
                 raise SupervisorError(f"{child.name} dies again and again:\n{tail(child.log)}")
             child.start()

@@ -3,8 +3,9 @@
 Wire: `POST /inference/v1/generate` of vLLM 0.32 (`--enable-scale-out`), `{"token_ids", "sampling_params"}` in,
 `choices[0].{token_ids, finish_reason, weight_versions, logprobs.content[].{token_id, logprob}}` out.
 
-Invariants: every sampling parameter is sent, none is left to the server's default; each output token has the logprob
-under which it was sampled and the version of the weights that sampled it, or the generation is an `EngineLost`.
+Invariants: every sampling parameter but the seed is sent, none is left to the server's default; each output token has
+the logprob under which it was sampled and the version of the weights that sampled it, or the generation is an
+`EngineLost`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from toolorchestra.telemetry.propagation import inject
 
 UNLABELLED = "default"
 """vLLM's weight label before the first weight update; such weights are the ones the engine was started with."""
-_SEED_MASK = 0x7FFF_FFFF
 
 
 class EngineLost(Exception):
@@ -34,15 +34,16 @@ class EngineRefusedConnection(EngineLost):
 
 @dataclass(frozen=True)
 class GenerationParameters:
-    """All of a generation's sampling parameters (top-k, min-p and penalties are always off)."""
+    """All of a generation's sampling parameters (top-k, min-p and penalties are always off).
+
+    There is no seed among them: vLLM 0.32 rewinds a seeded request's generator after a prefill in parts, which CPU
+    generators cannot do, and the engine dies of it. So a run's samples cannot be drawn again, on no device.
+    """
 
     max_tokens: int
     stop_token_ids: tuple[int, ...]
     temperature: float = 1.0
     top_p: float = 1.0
-    seed: int | None = None
-    """None: the engine's own random stream. A seed of one's own is for GPUs: vLLM 0.32 rewinds a seeded request's
-    generator after a chunked prefill, which CPU generators cannot do, and the engine dies of it."""
 
     def wire(self) -> dict[str, Any]:
         """vLLM's `SamplingParams`, complete. `logprobs: 0` asks for the sampled token's own logprob."""
@@ -57,7 +58,6 @@ class GenerationParameters:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "repetition_penalty": 1.0,
-            "seed": None if self.seed is None else self.seed & _SEED_MASK,
             "stop_token_ids": list(self.stop_token_ids),
             "ignore_eos": False,
             "logprobs": 0,

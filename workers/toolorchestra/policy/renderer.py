@@ -1,7 +1,8 @@
 """Messages to token ids and back. Token ids are the wire format: what the policy said is never tokenised again.
 
 Invariants:
-- `Renderer.render` equals transformers' `apply_chat_template` token for token.
+- `Renderer.render` equals transformers' `apply_chat_template` token for token, of what the template's `Dialect` lays
+  out, and no prompt is cut or padded.
 - `Conversation.observe` only ever appends: its prompt begins with every earlier prompt and output, id for id, unless
   it returns True (a *fork*): the template itself rewrites history, and the next prompt starts a new sample.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from toolorchestra.policy.dialect import dialect_of
 from toolorchestra.policy.prompts import Message, ToolSchema
 from toolorchestra.policy.template import ChatTemplate, load_templates
 
@@ -31,16 +33,23 @@ class RendererError(ValueError):
 
 
 class Renderer:
-    """A model's tokenizer and chat template."""
+    """A model's tokenizer and chat template; `dialect` says what had to be laid out for the template (dialect.py).
+
+    TemplateError where the template cannot be used at all.
+    """
 
     def __init__(self, *, tokenizer: Tokenizer, template: ChatTemplate, stop_token_ids: Sequence[int]) -> None:
-        if not stop_token_ids or (stop_text := tokenizer.id_to_token(stop_token_ids[0])) is None:
+        if not stop_token_ids or tokenizer.id_to_token(stop_token_ids[0]) is None:
             raise RendererError("no end-of-sequence token: a turn of the policy could never end")
+        # A tokenizer.json may have been saved with the settings of somebody's batches; they would cut or fill prompts.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._template = template
-        self.stop_token_ids = tuple(stop_token_ids)
+        self.dialect = dialect_of(template)
+        self.stop_token_ids = self._closing_first(stop_token_ids)
         """Token ids that end a turn; the first is the template's end of a message."""
-        self._stop_text: str = stop_text
+        self._stop_text = tokenizer.id_to_token(self.stop_token_ids[0]) or ""
         self.thinking_open = self.text([{"role": "user", "content": ""}]).rstrip().endswith("<think>")
         """The template's own generation prompt opens the policy's thinking."""
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
@@ -80,12 +89,13 @@ class Renderer:
         self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = (), add_generation_prompt: bool = True
     ) -> str:
         """The prompt as text."""
-        return self._template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        laid, given = self.dialect.lay_out(messages, tools)
+        return self._template.render(laid, tools=given, add_generation_prompt=add_generation_prompt)
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = (), add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
-        """The prompt as token ids: equal to transformers' `apply_chat_template(messages, tools=tools, …)`."""
+        """The prompt as token ids: equal to transformers' `apply_chat_template` of what the dialect lays out."""
         return self._encode(self.text(messages, tools=tools, add_generation_prompt=add_generation_prompt))
 
     def continuation(
@@ -101,9 +111,21 @@ class Renderer:
         head = self.text(history, tools=tools, add_generation_prompt=False)
         whole = self.text([*history, stand_in, *new], tools=tools)
         before, marker, after = whole.partition(_MARKER)
-        if not marker or not before.startswith(head) or not after.startswith(self._stop_text):
-            return None
-        return self._encode(after[len(self._stop_text) :])
+        between, stop, following = after.partition(self._stop_text)
+        if not marker or not before.startswith(head) or not stop or between.strip():
+            return None  # blanks before the end are the template's: they were never sampled
+        return self._encode(following)
+
+    def _closing_first(self, stops: Sequence[int]) -> tuple[int, ...]:
+        """The stop tokens, first the one with which the template ends a message: often not the tokenizer's eos."""
+        asked: Message = {"role": "user", "content": ""}
+        text = self.text([asked, {"role": "assistant", "content": _MARKER}, asked])
+        after = text.partition(_MARKER)[2].lstrip()
+        added = self._tokenizer.get_added_tokens_decoder()
+        known = {i: token.content for i, token in added.items() if token.special}
+        known |= {i: word for i in stops if (word := self._tokenizer.id_to_token(i))}
+        ends = sorted((i for i, word in known.items() if after.startswith(word)), key=lambda i: -len(known[i]))
+        return tuple(dict.fromkeys((*ends[:1], *stops)))
 
     def conversation(self, messages: Sequence[Message], *, tools: Sequence[ToolSchema] = ()) -> Conversation:
         """Start a growing conversation."""

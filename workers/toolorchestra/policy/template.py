@@ -22,6 +22,10 @@ TOOL_USE = "tool_use"
 """Names transformers gives templates where a model ships several."""
 
 
+_RAISED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""A template is somebody's program: what its expressions can raise beside jinja's own errors."""
+
+
 class TemplateError(ValueError):
     """A model folder without a usable chat template, or a template that refuses these messages."""
 
@@ -96,7 +100,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except jinja2.exceptions.TemplateError as error:
+        except (jinja2.exceptions.TemplateError, *_RAISED) as error:
             raise TemplateError(f"the chat template refused the messages: {error}") from error
 
 

@@ -125,6 +125,8 @@ def _extract(chunks: Iterator[bytes], into: Path, files: Mapping[str, File], pro
             name = str(PurePosixPath(member.name))
             if member.isdir():
                 continue
+            if ".." in PurePosixPath(name).parts or name.startswith("/"):
+                raise Damaged(f"{name} came, which leads out of the folder")
             if (wanted := left.pop(name, None)) is None or not member.isfile():
                 raise Damaged(f"{name} came, and was not there when the folder was listed: try again")
             source = archive.extractfile(member)

@@ -35,7 +35,17 @@ EXIT_CODES: Mapping[State, int] = {
 }
 """Exit status of a command that followed it until then; as of a local run where both have the state."""
 
-_PAUSES = frozenset({Reason.SPEND_CAP_REACHED, Reason.FAILURE_RATE_EXCEEDED, Reason.GROUPS_EXHAUSTED})
+_PAUSES = frozenset(
+    {
+        Reason.SPEND_CAP_REACHED,
+        Reason.FAILURE_RATE_EXCEEDED,
+        Reason.GROUPS_EXHAUSTED,
+        Reason.OUTPUTS_UNREADABLE,
+        Reason.NOTHING_LEARNED,
+        Reason.EXPERT_MISCONFIGURED,
+        Reason.EXPERT_OUT,
+    }
+)
 _ASPECTS = ("QuotaReserved", "MessagingReady", "ExpertsReady", "ClusterReady", "Running")
 """What a training that starts waits for, in this order."""
 

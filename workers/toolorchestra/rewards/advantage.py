@@ -3,6 +3,9 @@
 A = (R − mean) / std (method.md §3), with the *sample* standard deviation (divisor n − 1), as verl's and TRL's group
 advantage have it, and with no epsilon: values that are equal up to rounding get 0 instead of a division by almost
 nothing. Sums are exact (`math.fsum`), so the order of the siblings cannot change a result.
+
+Invariant: the advantages of a group's siblings add up to 0, and are exactly 0 where their rewards are equal; over a
+batch too, where the standard deviation is the batch's.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from toolorchestra.rewards.columns import ROUNDING, spread
+from toolorchestra.rewards.columns import are_equal, magnitude
 
 
 def sample_std(values: Sequence[float]) -> float:
@@ -23,12 +26,24 @@ def sample_std(values: Sequence[float]) -> float:
 
 def standardise(values: Sequence[float]) -> tuple[float, ...]:
     """(value − mean) / std of each value; all 0 where the values do not differ."""
-    largest = max((abs(v) for v in values), default=0.0)
-    if len(values) < 2 or spread(values) <= ROUNDING * largest:
-        return (0.0,) * len(values)
+    (group,) = standardise_groups([values])
+    return group
+
+
+def standardise_groups(groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """(value − its group's mean) / std of all groups' values; 0 in a group whose values do not differ."""
+    # Powers of two scale without rounding: the mean of tiny dollars, or their squares, would underflow.
+    _, exponent = math.frexp(max(map(magnitude, groups), default=0.0))
+    centred = [_centre([math.ldexp(v, -exponent) for v in group]) for group in groups]
+    scale = max(map(magnitude, centred), default=0.0)
+    if not scale:
+        return [(0.0,) * len(group) for group in groups]
+    std = sample_std([c / scale for group in centred for c in group])
+    return [tuple(c / scale / std for c in group) for group in centred]
+
+
+def _centre(values: Sequence[float]) -> list[float]:
+    if are_equal(values):
+        return [0.0] * len(values)
     mean = math.fsum(values) / len(values)
-    # Centre first, and scale by the largest deviation: squares of tiny dollars would underflow.
-    centred = [v - mean for v in values]
-    scale = max(abs(c) for c in centred)
-    std = sample_std([c / scale for c in centred])
-    return tuple(c / scale / std for c in centred)
+    return [v - mean for v in values]

@@ -8,10 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolorchestra.api.regular_file import FileRefused, read_text
 from toolorchestra.rewards.columns import RESERVED
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+MOST = 10**9
+"""Largest dollars, seconds, calls and weight, as in YAML; more is a slip of the pen or of a program."""
+
+MOST_BYTES = 16 << 20
+
+Amount = Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Calls = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ComponentsFileError(ValueError):
@@ -28,7 +35,7 @@ class EpisodeEntry(_Strict):
     outcome: Literal[0, 1]
     cost_usd: Amount = Field(alias="costUSD")
     latency_seconds: Amount = Field(default=Decimal(0), alias="latencySeconds")
-    calls: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    calls: dict[str, Calls] = Field(default_factory=dict)
 
 
 class ComponentsFile(_Strict):
@@ -56,9 +63,9 @@ class ComponentsFile(_Strict):
 def load_components(path: Path) -> ComponentsFile:
     """Read and check a file; ComponentsFileError names every mistake."""
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ComponentsFileError(f"{path}: {error.strerror}") from error
+        text = read_text(path, most=MOST_BYTES)
+    except FileRefused as error:
+        raise ComponentsFileError(f"{path}: {error}") from error
     try:
         loaded = ComponentsFile.model_validate_json(text)
     except ValidationError as error:

@@ -11,18 +11,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from toolorchestra.rewards.advantage import standardise
-from toolorchestra.rewards.columns import OUTCOME, columns, is_constant, is_right
+from toolorchestra.rewards.advantage import standardise, standardise_groups
+from toolorchestra.rewards.columns import OUTCOME, columns, is_constant, is_right, weighted_sums
 from toolorchestra.rewards.component import GroupComponents, GroupReward
 from toolorchestra.rewards.filters import GroupFilter
 
 
 @dataclass(frozen=True, kw_only=True)
 class GDPO:
-    """Rewards are the weighted sums of standardised components; advantages standardise them over the batch.
+    """Rewards are the weighted sums of standardised components; advantages centre them in their group and scale them
+    by the batch's standard deviation.
 
-    The batch is every group that the filters keep: a group that does not train must not shift those that do. Since
-    each group's components are centred, rewards compare siblings only; their mean over time is no learning curve.
+    The batch is every group that the filters keep: a group that does not train must not scale those that do. Without
+    the lift every group's rewards are centred already, so this is the paper's normalisation over the batch; the lift
+    raises a group's mean, which must not become an advantage over other groups' siblings (or a group of equal siblings
+    would be pushed away from everything it did). Rewards compare siblings; their mean over time is no learning curve.
     `gate` false switches the lift of right siblings off. `minRewardStd` does not apply: rewards have no fixed scale.
     """
 
@@ -36,12 +39,11 @@ class GDPO:
         )
         rewards = [self._rewards(group) for group in groups]
         reasons = [group_filter.reason(group, r) for group, r in zip(groups, rewards, strict=True)]
-        kept = [r for r, reason in zip(rewards, reasons, strict=True) if not reason]
-        advantages = iter(standardise([value for group in kept for value in group]))
+        advantages = iter(standardise_groups([r for r, reason in zip(rewards, reasons, strict=True) if not reason]))
         return [
             GroupReward(
                 rewards=r,
-                advantages=tuple(0.0 if reason else next(advantages) for _ in r),
+                advantages=(0.0,) * len(r) if reason else next(advantages),
                 keep=not reason,
                 reason=reason,
             )
@@ -54,7 +56,7 @@ class GDPO:
             [group.weights[name] * z for z in self._standardised(name, values, right=right)]
             for name, values in columns(group).items()
         ]
-        sums = [math.fsum(share[i] for share in shares) for i in range(len(right))]
+        sums = weighted_sums(shares, siblings=len(right))
         return tuple(lifted(sums, right) if self.gate else sums)
 
     def _standardised(self, name: str, values: Sequence[float], *, right: Sequence[bool]) -> list[float]:

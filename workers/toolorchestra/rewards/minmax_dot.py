@@ -5,19 +5,19 @@ Every component is stretched to [0, 1] over the group, the weights are dotted wi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolorchestra.rewards.advantage import standardise
-from toolorchestra.rewards.columns import columns, is_constant, is_right
+from toolorchestra.rewards.columns import columns, is_constant, is_right, weighted_sums
 from toolorchestra.rewards.component import GroupComponents, GroupReward
 from toolorchestra.rewards.filters import GroupFilter
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinMaxDot:
-    """R = M_norm · P if right, else 0, where M_norm = (M − min) / (max − min) over the group and 0 where max = min.
+    """R = M_norm · P if right, else 0, where M_norm = (M − min) / (max − min) over the group and 0 where max = min
+    up to rounding.
 
     `min_range` (raw unit per component; empty for parity with the paper): a component that spreads less counts as
     constant, so that jitter is not stretched to the full range. Weights lie in [0, 1].
@@ -42,10 +42,8 @@ class MinMaxDot:
             [group.weights[name] * share for share in self._stretched(name, values)]
             for name, values in columns(group).items()
         ]
-        return tuple(
-            math.fsum(share[i] for share in shares) if is_right(episode) else 0.0
-            for i, episode in enumerate(group.episodes)
-        )
+        sums = weighted_sums(shares, siblings=len(group.episodes))
+        return tuple(s if is_right(episode) else 0.0 for s, episode in zip(sums, group.episodes, strict=True))
 
     def _stretched(self, name: str, values: Sequence[float]) -> list[float]:
         if is_constant(name, values, min_range=self.min_range):

@@ -19,6 +19,8 @@ COMBINERS: tuple[CombinerName, ...] = get_args(CombinerName)
 CENTRED: frozenset[CombinerName] = frozenset({"GDPO"})
 """Combiners that normalise over the batch: their rewards have mean 0 whatever the policy does, so no curve is drawn."""
 LatencySource = Literal["Service", "WallClock"]
+MOST_WEIGHT = 1e9
+"""Largest weight, as in YAML (`api.scalars.Number`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class RewardConfig:
 
 
 def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> None:
-    """ValueError unless every weight is finite and ≥ 0, and ≤ 1 where the components are normalised."""
+    """ValueError unless every weight is finite and ≥ 0, one is above 0, and all ≤ 1 where components are normalised."""
+    if not any(weights.values()):
+        raise ValueError("weights: all are 0, so every episode is worth the same: give at least one a weight above 0")
     for name, weight in weights.items():
         if not math.isfinite(weight) or weight < 0:
             raise ValueError(
@@ -56,6 +60,8 @@ def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> No
                 f"weights.{name}: {weight} is above 1; {combiner} normalises every component, so weights lie in"
                 " [0, 1] and only their ratios matter (WeightedSum takes any)"
             )
+        if weight > MOST_WEIGHT:
+            raise ValueError(f"weights.{name}: {weight} is above {MOST_WEIGHT:g}")
 
 
 def reward_config(spec: Mapping[str, Any]) -> RewardConfig:

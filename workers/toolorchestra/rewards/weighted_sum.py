@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolorchestra.rewards.advantage import standardise
-from toolorchestra.rewards.columns import columns, is_constant
+from toolorchestra.rewards.columns import columns, is_constant, weighted_sums
 from toolorchestra.rewards.component import GroupComponents, GroupReward
 from toolorchestra.rewards.filters import GroupFilter
 
@@ -42,7 +42,7 @@ class WeightedSum:
         shares = [
             [group.weights[name] * v for v in self._levelled(name, values)] for name, values in columns(group).items()
         ]
-        return tuple(math.fsum(share[i] for share in shares) for i in range(len(group.episodes)))
+        return tuple(weighted_sums(shares, siblings=len(group.episodes)))
 
     def _levelled(self, name: str, values: Sequence[float]) -> Sequence[float]:
         if not is_constant(name, values, min_range=self.min_range):

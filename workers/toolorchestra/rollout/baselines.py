@@ -13,7 +13,7 @@ from toolorchestra.rollout.calls import CallsResult, ExpertRequest
 from toolorchestra.rollout.end import End
 from toolorchestra.rollout.modes.qa import answer_request
 from toolorchestra.rollout.order import Order
-from toolorchestra.rollout.trace import Call, Ending
+from toolorchestra.rollout.trace import Ending
 from toolorchestra.tasks.answer import extract_answer
 from toolorchestra.tasks.exact import normalise
 from toolorchestra.tools.view import ExpertView, InstanceView
@@ -49,36 +49,42 @@ def candidates(order: Order) -> list[ExpertView]:
     raise ValueError(f"no system {system!r}; there are policy, random, cheapest, cascade, always:POOL")
 
 
-def settled(calls: Sequence[Call]) -> str | None:
-    """The answer that two experts agree on, else None."""
+def agreement(answers: Sequence[str]) -> int | None:
+    """Index of the first answer that repeats an earlier one; None where no two agree. Nothing agrees with nothing."""
     seen: set[str] = set()
-    for call in calls:
-        if call.status == "ok":
-            answer = extract_answer(call.observation)
-            if normalise(answer) in seen:
-                return answer
-            seen.add(normalise(answer))
+    for index, answer in enumerate(answers):
+        if (plain := normalise(answer)) in seen:
+            return index
+        if plain:
+            seen.add(plain)
     return None
+
+
+def standing(answers: Sequence[str]) -> int:
+    """Index of the answer that stands: one that two agree on, else the last that says something, else the last."""
+    found = agreement(answers)
+    if found is not None:
+        return found
+    return max((i for i, answer in enumerate(answers) if normalise(answer)), default=len(answers) - 1)
 
 
 async def play(order: Order, *, ask: Ask) -> End:
     """Run the baseline: one call, or for the cascade one after the other until two answers agree.
 
-    Without agreement the dearest expert's answer stands; an expert that refused has answered nothing.
+    Without agreement the answer of the dearest expert that gave one stands; a refusal is no answer.
     """
     try:
         experts = candidates(order)
     except ValueError as error:
         return End(Ending.TOOL_FAILURE, str(error))
     chat = answer_request(order.task, order.view)
-    calls: list[Call] = []
+    answers: list[str] = []
     for expert in experts:
         request = ExpertRequest("answer", expert, chat, {"model": expert.alias})
         result = await ask([request])
         if result.end is not None:
             return result.end
-        calls.extend(result.calls)
-        if (answer := settled(calls)) is not None:
-            return End(Ending.ANSWERED, answer=answer)
-    answered = [call.observation for call in calls if call.status == "ok"]
-    return End(Ending.ANSWERED, answer=extract_answer(answered[-1]) if answered else "")
+        answers += [extract_answer(call.observation) if call.status == "ok" else "" for call in result.calls]
+        if agreement(answers) is not None:
+            break
+    return End(Ending.ANSWERED, answer=answers[standing(answers)])

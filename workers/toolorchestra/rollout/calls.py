@@ -1,8 +1,9 @@
 """Executing the calls of one turn: reserve, call in parallel, settle, record.
 
-Invariants: nothing is paid before the whole turn's worst case is reserved; every call that was asked for leaves exactly
-one `Call`; a call in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in
-flight has cost its worst case: unknown is never zero.
+Invariants: nothing is paid before the whole turn's worst case is reserved, and a call is not tried again after an
+attempt that may have been paid before as much again is; every call that was asked for leaves exactly one `Call`; a call
+in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in flight has cost all
+that was reserved for it: unknown is never zero.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from toolorchestra.experts.chat import ChatRequest, Experts
-from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, UnknownPool
+from toolorchestra.experts.chat import ChatRequest, Experts, Reserve
+from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
+from toolorchestra.experts.lenient_json import sound
 from toolorchestra.experts.usage import Usage
 from toolorchestra.rollout.components import calls_seconds
 from toolorchestra.rollout.end import End
@@ -37,7 +39,9 @@ class ExpertRequest:
     chat: ChatRequest
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def record(self, status: Status, observation: str = "", *, usage: Usage | None = None) -> Call:
+    def record(
+        self, status: Status, observation: str = "", *, usage: Usage | None = None, reason: Reason | None = None
+    ) -> Call:
         """The call with how it came out."""
         return Call(
             tool=self.tool,
@@ -45,7 +49,8 @@ class ExpertRequest:
             alias=self.expert.alias,
             arguments=self.arguments,
             status=status,
-            observation=_sound(observation),
+            reason=reason,
+            observation=sound(observation),
             meter=Meter() if usage is None else meter_of(usage),
         )
 
@@ -53,11 +58,6 @@ class ExpertRequest:
 def meter_of(usage: Usage) -> Meter:
     """A client's usage as the trace stores it."""
     return Meter(**vars(usage))
-
-
-def _sound(text: str) -> str:
-    """Text that can be tokenised, sent and stored: JSON lets a server send half of a surrogate pair."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,25 @@ async def execute(
         return CallsResult(
             tuple(r.record("rejected", str(error)) for r in requests), End(Ending.TOOL_FAILURE, str(error))
         )
-    reserved = sum(worst, Decimal(0))
-    if (end := purse.reserve(reserved)) is not None:
+    if (end := purse.reserve(sum(worst, Decimal(0)))) is not None:
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
+    reserved = list(worst)
     calls = [r.record("cancelled") for r in requests]  # what none of them will be, unless it never begins
 
     async def make(i: int) -> None:
         began = time.monotonic()
+
+        def reserve(usd: Decimal) -> bool:
+            if purse.reserve(usd) is not None:
+                return False
+            reserved[i] += usd
+            return True
+
         try:
-            calls[i] = await _call(requests[i], experts=experts, task=task)
+            calls[i] = await _call(requests[i], experts=experts, task=task, reserve=reserve)
         except asyncio.CancelledError:
-            # Nobody knows what it will be billed: the worst case is spent. The policy is charged nothing for it.
-            usage = Usage(actual_usd=worst[i], wall_seconds=time.monotonic() - began)
+            # Nobody knows what it will be billed: all its worst cases are spent. The policy is charged nothing for it.
+            usage = Usage(actual_usd=reserved[i], wall_seconds=time.monotonic() - began)
             calls[i] = requests[i].record("cancelled", usage=usage)
             raise
 
@@ -104,24 +111,36 @@ async def execute(
         cancelled(tuple(calls))
         raise
     finally:
-        purse.settle(reserved, meters=tuple(call.meter for call in calls))
+        purse.settle(sum(reserved, Decimal(0)), meters=tuple(call.meter for call in calls))
     purse.service_seconds += calls_seconds(calls)
-    failed = next((call for call in calls if call.status == "unavailable"), None)
-    if failed is None:
-        return CallsResult(tuple(calls))
-    return CallsResult(tuple(calls), End(Ending.EXPERT_UNAVAILABLE, failed.observation, expert=failed.name))
+    return CallsResult(tuple(calls), _failure(calls))
 
 
-async def _call(request: ExpertRequest, *, experts: Experts, task: Task) -> Call:
+def _failure(calls: Sequence[Call]) -> End | None:
+    """The end of a turn in which experts were unavailable. A configuration that is wrong comes before an outage: that
+    one mends itself."""
+    failed = [call for call in calls if call.status == "unavailable"]
+    if not failed:
+        return None
+    wrong = next((call for call in failed if call.reason is Reason.MISCONFIGURED), None)
+    if wrong is None:
+        return End(Ending.EXPERT_UNAVAILABLE, failed[0].observation, expert=failed[0].name)
+    what = f"{wrong.observation}; mend the pool (its key, credit, model, parameters or limits) and resume"
+    return End(Ending.EXPERT_MISCONFIGURED, what, expert=wrong.name)
+
+
+async def _call(request: ExpertRequest, *, experts: Experts, task: Task, reserve: Reserve) -> Call:
     pool = request.expert.pool
     with tool_span(tool=request.tool, alias=request.expert.alias), chat_span(model=pool, pool=pool) as span:
         try:
-            reply = await experts.ask(pool=pool, request=request.chat, price=request.expert.price, task=task)
+            reply = await experts.ask(
+                pool=pool, request=request.chat, price=request.expert.price, task=task, reserve=reserve
+            )
         except ExpertUnavailable as error:
             fail(span, error)
-            return request.record("unavailable", str(error), usage=error.usage)
+            return request.record("unavailable", str(error), usage=error.usage, reason=error.reason)
         except ExpertRefused as error:
-            call = request.record("refused", error.observation, usage=error.usage)
+            call = request.record("refused", error.observation, usage=error.usage, reason=error.reason)
         else:
             call = request.record("ok", reply.text, usage=reply.usage)
         meter = call.meter

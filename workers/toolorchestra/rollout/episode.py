@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace as otel
 
@@ -21,9 +21,8 @@ from toolorchestra.rollout import baselines
 from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
 from toolorchestra.rollout.components import components_of
 from toolorchestra.rollout.end import End
-from toolorchestra.rollout.modes.chat import ChatMode
 from toolorchestra.rollout.modes.mode import Mode
-from toolorchestra.rollout.modes.qa import QAMode
+from toolorchestra.rollout.modes.of_kind import mode_of
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Call, Ending, Meter, Sample, Trace, Turn
@@ -123,8 +122,7 @@ class Episode:
         if renderer is None or engine is None:
             return End(Ending.ENGINE_LOST, "this worker has no engine: start it with a model folder and engines")
         order = self._order
-        mode_type = QAMode if order.task.kind == "QA" else ChatMode
-        mode: Mode = mode_type(order.task, order.view, renderer=renderer, limits=order.limits)
+        mode = mode_of(order.task, order.view, renderer=renderer, limits=order.limits)
         self._mode = mode
         for number in range(order.limits.max_turns):
             end = await self._turn(number, mode=mode, renderer=renderer, engine=engine)
@@ -258,7 +256,7 @@ class Episode:
             if not self._cancelled:
                 raise
             return None, self._was_cancelled()
-        return grade.outcome, end
+        return grade.outcome, replace(end, detail=grade.detail) if grade.detail else end
 
     def _trace(self, end: End, *, graded: float | None, started_at: float, wall_seconds: float) -> Trace:
         order = self._order

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolorchestra.api.documents import read_documents
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.pool import ExpertPool
@@ -81,12 +81,13 @@ class PoolFile(BaseModel):
 
 def read_pools(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoint]:
     """The endpoints of a pool file. PoolFileError with every mistake of the file at once."""
+    documents, mistakes = read_documents(path)
+    if mistakes:
+        raise PoolFileError("\n".join(map(str, mistakes)))
+    if len(documents) > 1:
+        raise PoolFileError(f"{path}: holds {len(documents)} documents: want one")
     try:
-        file = PoolFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise PoolFileError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise PoolFileError(f"{path}: not YAML: {error}") from error
+        file = PoolFile.model_validate(documents[0].data)
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
         raise PoolFileError("\n".join(lines)) from error

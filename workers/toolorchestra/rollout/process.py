@@ -22,9 +22,11 @@ from toolorchestra.policy.engine import VLLMEngine
 from toolorchestra.policy.pool import EnginePool
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.episode import Host
-from toolorchestra.rollout.grading import ThreadedGrading
+from toolorchestra.rollout.heartbeat import Heartbeat
 from toolorchestra.rollout.routing import follow_routing
 from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.sandbox.sandbox import SandboxError
+from toolorchestra.tasks.judge import Judge
 
 _KEEPALIVE_SECONDS = 60.0
 """Well below vLLM's own (VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600): the client closes idle connections, never the server."""
@@ -49,30 +51,53 @@ async def serve(
     model: Path | None,
     settings: WorkerSettings,
     waits: EngineWaits | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> int:
-    """Work until a signal; the number of episodes finished. `model` None: baselines only. Closes the bus."""
+    """Work until a signal; the number of episodes finished. `model` None: baselines only. Closes the bus.
+
+    `heartbeat`, where given, ends this process should its event loop stand still.
+    """
     waits = waits or EngineWaits()
     # Reading a tokenizer takes a second; nothing else runs on the loop yet.
     renderer = Renderer.load(model) if model is not None else None
-    grading = ThreadedGrading()
+    judge = Judge()
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
     async with aiohttp.ClientSession(connector=connector) as session, ExpertClient(endpoints) as experts:
         engines = EnginePool(
             connect=lambda url: VLLMEngine(url, session=session, timeout_seconds=waits.generation_seconds),
             wait_seconds=waits.routable_seconds,
         )
-        host = Host(experts=experts, grade=grading, engine=engines, renderer=renderer, worker=name)
-        worker = Worker(bus=bus, host=host, settings=settings)
+        host = Host(experts=experts, grade=judge, engine=engines, renderer=renderer, worker=name)
+        worker = Worker(bus=bus, host=host, settings=settings, beat=heartbeat.beat if heartbeat else None)
         following = asyncio.create_task(follow_routing(bus, pool=engines))
         release = stop_on_signals(worker.stop)
         try:
+            await _say_what_protects(judge)
+            if heartbeat is not None:
+                heartbeat.begin()
             await worker.run()
         finally:
             release()
             following.cancel()
-            grading.close()
+            await judge.close()
             await bus.close()
+            if heartbeat is not None:
+                heartbeat.end()
     return worker.finished
+
+
+async def _say_what_protects(judge: Judge) -> None:
+    """Once, at the start. A worker without a sandbox still plays: what needs one ends as a failure of the grader."""
+    try:
+        found = await judge.start()
+    except SandboxError as error:
+        _log.error("no sandbox: tasks whose grader needs one cannot be graded, and nothing else grades them: %s", error)
+        return
+    for grader, protections in found.items():
+        if protections.weak:
+            _log.warning("%s grades in a subprocess that nothing but its limits holds; %s", grader, protections)
+        else:
+            _log.info("%s grades in a sandbox; %s", grader, protections)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:

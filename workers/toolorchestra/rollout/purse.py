@@ -21,6 +21,8 @@ class Purse:
         self._allowance_usd = allowance_usd
         self.actual_usd = Decimal(0)
         self.reserved_usd = Decimal(0)
+        self.wasted_usd = Decimal(0)
+        """Of the actual dollars, what failed attempts of experts may have cost."""
         self.service_seconds = 0.0
 
     def out_of_time(self) -> End | None:
@@ -33,12 +35,16 @@ class Purse:
     def reserve(self, worst_case_usd: Decimal) -> End | None:
         """Set dollars aside for calls about to be made, or the end that forbids them.
 
-        The episode's budget is asked first: beyond it the policy is at fault whatever the run's cap says.
+        The episode's budget is asked first: beyond it the policy is at fault whatever the run's cap says, unless the
+        call would have fitted had no attempt been lost.
         """
         needed = self.actual_usd + self.reserved_usd + worst_case_usd
         budget = self._limits.max_usd
         if budget is not None and needed > budget:
-            return End(Ending.EPISODE_BUDGET, f"the call could bring the episode to ${needed} of its ${budget}")
+            text = f"the call could bring the episode to ${needed} of its ${budget}"
+            if needed - self.wasted_usd > budget:
+                return End(Ending.EPISODE_BUDGET, text)
+            return End(Ending.TOOL_FAILURE, f"{text}, ${self.wasted_usd} of them for attempts at experts that failed")
         if self._allowance_usd is not None and needed > self._allowance_usd:
             return End(
                 Ending.SPEND_CAP, f"the call could bring the episode to ${needed} of ${self._allowance_usd} left"
@@ -50,3 +56,4 @@ class Purse:
         """Replace a reservation by what was really spent."""
         self.reserved_usd -= reserved_usd
         self.actual_usd += sum((meter.actual_usd for meter in meters), Decimal(0))
+        self.wasted_usd += sum((meter.wasted_usd for meter in meters), Decimal(0))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from toolorchestra.experts.errors import Reason
 from toolorchestra.tools.view import InstanceView
 
 TRACE_SCHEMA = 1
@@ -26,6 +27,7 @@ class Ending(StrEnum):
     ERROR_LIMIT = "error_limit"
     UNPARSEABLE = "unparseable"
     EXPERT_UNAVAILABLE = "expert_unavailable"
+    EXPERT_MISCONFIGURED = "expert_misconfigured"
     TOOL_FAILURE = "tool_failure"
     ENGINE_LOST = "engine_lost"
     WORKER_LOST = "worker_lost"
@@ -39,6 +41,11 @@ class Ending(StrEnum):
         if self is Ending.ANSWERED:
             return "scored"
         return "zero" if self in _POLICY_FAULTS else "unscored"
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the episode waits for its expert: for an outage to end, or for a person to mend the pool."""
+        return self in (Ending.EXPERT_UNAVAILABLE, Ending.EXPERT_MISCONFIGURED)
 
 
 _POLICY_FAULTS = frozenset(
@@ -77,6 +84,9 @@ class Meter(_Record):
     tokens_cached: int = 0
     nominal_usd: Decimal = Decimal(0)
     actual_usd: Decimal = Decimal(0)
+    """Real dollars; where they are unknown, the most that they can be."""
+    wasted_usd: Decimal = Decimal(0)
+    """Of `actual_usd`, what attempts that failed may have cost: never the policy's fault."""
     service_seconds: float = 0.0
     """Time of the service itself; queueing, engine pauses, back-off and redelivery excluded."""
     wall_seconds: float = 0.0
@@ -93,6 +103,9 @@ class Call(_Record):
     arguments: dict[str, Any] = Field(default_factory=dict)
     status: Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
     """`refused` by the expert; `rejected` by us (unknown alias, budget); `unavailable`: infrastructure."""
+    reason: Reason | None = None
+    """Why an expert gave no reply, where it refused or was unavailable. `bad_request`: HTTP 400 in words that nobody
+    understands; a pool that says nothing else is misconfigured (`experts/standing.py`)."""
     observation: str = ""
     meter: Meter = Meter()
 
@@ -123,11 +136,12 @@ class Components(_Record):
 
 
 class Sampling(_Record):
-    """Sampling parameters of the policy, all explicit; the trainer refuses a trace sampled with anything but (1, 1)."""
+    """How the policy is sampled; the trainer refuses a trace sampled with anything but (1, 1)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    """What the baseline `random` draws with. The policy's engine gets none (policy/engine.py)."""
 
 
 class Trace(_Record):
@@ -153,7 +167,7 @@ class Trace(_Record):
     detail: str = ""
     """For an ending that is nobody's success: what happened, in words a person can act on."""
     expert: str | None = None
-    """The pool whose outage ended it, where one did."""
+    """The pool whose outage or wrong configuration ended it, where one did."""
     answer: str | None = None
     components: Components
     forks: int = 0

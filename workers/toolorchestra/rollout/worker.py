@@ -1,9 +1,9 @@
 """The rollout worker: leases orders, plays up to `concurrency` episodes at once on one event loop, sends traces back.
 
 Invariants:
-- A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out), failed (the
-  worker itself broke on it) or handed back (told to stop before anything was spent). A worker that vanishes settles
-  nothing: redelivery does.
+- A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out or misconfigured),
+  failed (the worker itself broke on it) or handed back (told to stop before anything was spent). A worker that vanishes
+  settles nothing: redelivery does.
 - A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
 - `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back. What has spent money is
   completed as cancelled instead, so that the money is counted.
@@ -70,11 +70,14 @@ class Worker:
         host: Host,
         settings: WorkerSettings | None = None,
         encode: Callable[[Trace], bytes] = encode_trace,
+        beat: Callable[[], None] | None = None,
     ) -> None:
+        """`beat` is called from the loop every `lag_interval_seconds`."""
         self._bus = bus
         self._host = host
         self._settings = settings or WorkerSettings()
         self._encode = encode
+        self._beat_loop = beat or (lambda: None)
         self._stopping = asyncio.Event()
         self._stopped_at = time.monotonic()
         self._room = asyncio.Event()
@@ -185,7 +188,7 @@ class Worker:
         if trace.ending is Ending.CANCELLED and not trace.components.actual_usd:
             await self._bus.hand_back(lease)
             return
-        if trace.ending is Ending.EXPERT_UNAVAILABLE:
+        if trace.ending.deferred:
             # The reason is the pool's name alone: the controller asks that pool when to issue the episode again.
             await self._bus.defer(lease, self._result(lease, body=body, reason=trace.expert or ""))
         else:
@@ -211,6 +214,7 @@ class Worker:
             due = time.monotonic() + interval
             await asyncio.sleep(interval)
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            self._beat_loop()
             _recorder.write(partial(_lag, self.loop_lag_seconds))
 
 

@@ -1,46 +1,70 @@
-r"""The final answer in an expert's reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it."""
+r"""The final answer in a reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it.
+
+What a model thinks aloud is no part of its reply: `<think>…</think>` goes first (`without_thinking`).
+"""
 
 from __future__ import annotations
 
 import re
 
-_BOXED = re.compile(r"\\f?boxed\s*\{")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TOKEN = re.compile(r"\\{1,2}f?boxed\s*(\{)|\\.|[{}]", re.DOTALL)
+"""A box's beginning (group 1; some models write two backslashes), an escaped character, a brace."""
+_ANSWER_OPEN, _ANSWER_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
+_THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 
 
 def extract_answer(reply: str) -> str:
-    r"""The answer an expert means, stripped of white space.
+    r"""The answer that a model means, stripped of white space.
 
     Braces inside `\boxed{…}` are balanced, `\{` and `\}` counting as text. A box that is never closed is not an answer:
-    the last *closed* one counts. Pure and total: any text gives some text, possibly empty.
+    the last *closed* one counts. Nothing inside `<think>` counts. Pure and total: any text gives some text, possibly
+    empty, in time linear in its length.
     """
-    boxed = _last_boxed(reply)
+    said = without_thinking(reply)
+    boxed = _last_boxed(said)
     if boxed is not None:
         return boxed.strip()
-    tagged = _ANSWER.findall(reply)
-    return str(tagged[-1] if tagged else reply).strip()
+    tagged = _last_tagged(said)
+    return (said if tagged is None else tagged).strip()
+
+
+def without_thinking(reply: str) -> str:
+    """The reply without its thoughts: `<think>…</think>`; one that is never closed reaches to the end, one that is
+    never opened (the chat template did) begins at the start."""
+    kept: list[str] = []
+    depth = end = 0
+    for tag in _THINK.finditer(reply):
+        if tag[1]:
+            if depth == 0:
+                kept.clear()  # opened before the reply begins: all so far was thought
+            depth = max(0, depth - 1)
+        else:
+            if depth == 0:
+                kept.append(reply[end : tag.start()])
+            depth += 1
+        end = tag.end()
+    if depth == 0:
+        kept.append(reply[end:])
+    return "".join(kept)
 
 
 def _last_boxed(text: str) -> str | None:
-    for match in reversed(list(_BOXED.finditer(text))):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            return text[match.end() : end]
-    return None
+    """The contents of the closed box that begins last: one pass, with a stack of what is open."""
+    best: tuple[int, int] | None = None
+    open_braces: list[int | None] = []  # where a box's contents begin; None for any other brace
+    for token in _TOKEN.finditer(text):
+        if token[1] or token[0] == "{":
+            open_braces.append(token.end() if token[1] else None)
+        elif token[0] == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None and (best is None or start > best[0]):
+                best = (start, token.start())
+    return text[best[0] : best[1]] if best else None
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one just before `start`; None where there is none."""
-    depth, position = 1, start
-    while position < len(text):
-        match text[position]:
-            case "\\":
-                position += 1
-            case "{":
-                depth += 1
-            case "}":
-                depth -= 1
-                if depth == 0:
-                    return position
-        position += 1
-    return None
+def _last_tagged(text: str) -> str | None:
+    """The contents of the last `<answer>` that is closed."""
+    last, position = None, 0
+    while (opened := _ANSWER_OPEN.search(text, position)) and (closed := _ANSWER_CLOSE.search(text, opened.end())):
+        last, position = text[opened.end() : closed.start()], closed.end()
+    return last

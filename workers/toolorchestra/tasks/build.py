@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from pathlib import Path
 
 from toolorchestra.api.task_sources import Tasks
 from toolorchestra.api.task_sources import TaskSource as SourceSpec
-from toolorchestra.tasks.jsonl import JSONLSource
+from toolorchestra.tasks.jsonl import JSONLSource, LineChecks
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError, TaskSource
 from toolorchestra.tasks.suite import Suite, WeightedSource
@@ -18,10 +18,18 @@ OpenURI = Callable[[str], Path]
 
 
 def build_suite(
-    tasks: Tasks, *, open_uri: OpenURI, seed: int, skip_invalid: bool = False, evaluation: bool = False
+    tasks: Tasks,
+    *,
+    open_uri: OpenURI,
+    seed: int,
+    tools: Collection[str] | None = None,
+    references: bool = True,
+    skip_invalid: bool = False,
+    evaluation: bool = False,
 ) -> Suite:
     """All sources opened and checked, before anything is spent; what is wrong with all of them is said at once.
 
+    `tools`: the names that a task may give, None: not checked. `references`: grade every task's own answer.
     `evaluation`: these are an evaluation suite's own tasks, all of them held out.
 
     Raises:
@@ -32,22 +40,27 @@ def build_suite(
     errors: list[SourceError] = []
     for spec in tasks.sources:
         try:
-            source = open_source(spec, open_uri=open_uri, skip_invalid=skip_invalid)
+            checks = LineChecks(tools=tools, references=references)
+            source = open_source(spec, open_uri=open_uri, checks=checks, skip_invalid=skip_invalid)
             sources.append(WeightedSource(source, weight=Decimal(spec.weight)))
         except SourceError as error:
             errors.append(error)
+    if not evaluation and tasks.held_out_fraction >= 1:
+        errors.append(SourceError("heldOutFraction: 1 holds out every task, so none is left to train on: lower it"))
     if errors:
         raise _together(errors)
     fraction = Decimal(1) if evaluation else tasks.held_out_fraction
     return Suite(sources=sources, held_out_fraction=fraction, seed=seed)
 
 
-def open_source(spec: SourceSpec, *, open_uri: OpenURI, skip_invalid: bool = False) -> TaskSource:
+def open_source(
+    spec: SourceSpec, *, open_uri: OpenURI, checks: LineChecks | None = None, skip_invalid: bool = False
+) -> TaskSource:
     """One source of `spec.tasks.sources`. SourceError where it cannot be used."""
     if spec.jsonl is not None:
         if spec.jsonl.format != "Native":
             raise SourceError(f"source {spec.name}: format {spec.jsonl.format} is not read as yet; convert to Native")
-        return JSONLSource(name=spec.name, path=open_uri(spec.jsonl.uri), skip_invalid=skip_invalid)
+        return JSONLSource(name=spec.name, path=open_uri(spec.jsonl.uri), checks=checks, skip_invalid=skip_invalid)
     if spec.reasoning_gym is not None:
         gym = spec.reasoning_gym
         return ReasoningGymSource(

@@ -7,14 +7,22 @@ import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal, DecimalException
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from toolorchestra.tasks.task import Task
 
 MAX_WORDS = 500
 """A longer answer is wrong: it names every candidate (method.md §4)."""
+
+_MAX_NUMBER = 1_000
+"""Characters of a number."""
+_MAX_EXPONENT = 400
+"""An absurd exponent would cost gigabytes as an exact fraction; no answer needs it."""
+
+_MAX_MARKS = 30
+"""Combining marks in a row."""
 
 _ARTICLE = re.compile(r"^(a|an|the)\s+")
 _EDGES = " \t\n\"'`$*.,;:!"
@@ -29,17 +37,37 @@ class ExactMatchData(_Data):
 
     answer: str | tuple[str, ...] = Field(min_length=1)
 
+    @field_validator("answer")
+    @classmethod
+    def _sayable(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (answer,) if isinstance(answer, str) else answer:
+            if not normalise(text):
+                raise ValueError("a right answer is empty once normalised: give some text")
+            if len(text.split()) > MAX_WORDS:
+                raise ValueError(f"a right answer has more than {MAX_WORDS} words, which is always wrong: shorten it")
+        return answer
+
     @property
     def answers(self) -> tuple[str, ...]:
         return (self.answer,) if isinstance(self.answer, str) else self.answer
 
 
+def _usable(number: Decimal) -> Decimal:
+    if not _is_usable(number):
+        bounds = f"between 1e-{_MAX_EXPONENT} and 1e{_MAX_EXPONENT}"
+        raise ValueError(f"wants a number of at most {_MAX_NUMBER} digits, {bounds}")
+    return number
+
+
+_Number = Annotated[Decimal, AfterValidator(_usable)]
+
+
 class NumericData(_Data):
     """Right where |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
 
-    answer: Decimal = Field(allow_inf_nan=False)
-    absoluteTolerance: Decimal = Field(default=Decimal(0), ge=0)
-    relativeTolerance: Decimal = Field(default=Decimal(0), ge=0)
+    answer: _Number = Field(allow_inf_nan=False)
+    absoluteTolerance: _Number = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
+    relativeTolerance: _Number = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
 
 
 def normalise(text: str) -> str:
@@ -47,9 +75,23 @@ def normalise(text: str) -> str:
 
     A leading minus and inner punctuation stay: `-5` is not `5` and `1.5` is not `15`.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    composed = unicodedata.normalize("NFKC", text) if _is_stream_safe(text) else text
+    folded = composed.casefold()
     trimmed = " ".join(folded.split()).strip(_EDGES)
     return _ARTICLE.sub("", trimmed)
+
+
+def _is_stream_safe(text: str) -> bool:
+    """No more marks on one letter than Unicode's stream-safe text has (UAX #15 §13): ordering them takes quadratic
+    time, and no language writes more."""
+    if text.isascii():
+        return True
+    run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > _MAX_MARKS:
+            return False
+    return True
 
 
 class ExactMatch:
@@ -92,6 +134,8 @@ class Numeric:
 def parse_number(text: str) -> Fraction | None:
     """The number a text is: `1,234.5`, `$12`, `3/4`, `1e3`, `−5`; None where it is none. A per cent sign is dropped."""
     plain = text.strip(_EDGES + "%").replace(",", "").replace("\N{MINUS SIGN}", "-").replace(" ", "")
+    if len(plain) > _MAX_NUMBER:
+        return None
     above, slash, below = plain.partition("/")
     numerator, denominator = _decimal(above), _decimal(below) if slash else Decimal(1)
     if numerator is None or not denominator:
@@ -104,5 +148,12 @@ def _decimal(text: str) -> Decimal | None:
         number = Decimal(text)
     except DecimalException:
         return None
-    # An absurd exponent would cost gigabytes as an exact fraction; no answer needs it.
-    return number if number.is_finite() and abs(number.adjusted()) < 400 else None
+    return number if _is_usable(number) else None
+
+
+def _is_usable(number: Decimal) -> bool:
+    """Finite, and cheap as an exact fraction. Zero may be written with any exponent that is."""
+    if not number.is_finite():
+        return False
+    digits = len(number.as_tuple().digits)
+    return digits <= _MAX_NUMBER and abs(number.adjusted()) < _MAX_EXPONENT

@@ -1,23 +1,29 @@
-"""Graders: pure functions of (task, final answer text) that say how right the answer is.
+"""Graders: functions of (task, final answer text) that say how right the answer is.
 
 A score lies in [0, 1]; the outcome is 1 where it reaches `RIGHT` and 0 elsewhere. A grader that cannot do its work
 raises `GraderFailure`: an infrastructure failure, never a bad outcome (ledger.md, "Endings").
+
+Two kinds: one that compares (`Comparing`: linear in the answer, no more than a few milliseconds) runs in the caller's
+process, here; one that runs other people's code on the answer (`Sandboxed`) never does, see `tasks/judge.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
+from toolorchestra.sandbox.program import Program
 from toolorchestra.tasks.exact import ExactMatch, Numeric
 from toolorchestra.tasks.gym import ReasoningGymGrader
 from toolorchestra.tasks.task import GraderSpec, Task
 
 RIGHT = 0.99
 """The least score that counts as right. Partial credit of a dataset's scorer does not."""
+MAX_ANSWER = 100_000
+"""Characters. A longer answer is wrong, and no grader sees it."""
 
 
 class GraderFailure(Exception):
@@ -26,10 +32,14 @@ class GraderFailure(Exception):
 
 @dataclass(frozen=True)
 class Grade:
-    """`score` in [0, 1] as the grader gave it, `outcome` 0 or 1."""
+    """`score` in [0, 1] as the grader gave it, `outcome` 0 or 1; `detail` where the answer broke the grader."""
 
     score: float
     outcome: float
+    detail: str = ""
+
+
+WRONG = Grade(score=0.0, outcome=0.0)
 
 
 class Grader(Protocol):
@@ -38,14 +48,30 @@ class Grader(Protocol):
     def check(self, data: Mapping[str, Any]) -> None:
         """Raise pydantic's ValidationError where the data is not what this grader needs."""
 
-    def score(self, task: Task, answer: str) -> float:
-        """Score in [0, 1] of an extracted answer."""
-
     def reference(self, data: Mapping[str, Any]) -> str | None:
         """A right answer as text, None where the grader knows none. Only simulators and oracles may see it."""
 
 
-GRADERS: dict[str, Grader] = {
+@runtime_checkable
+class Comparing(Grader, Protocol):
+    """Compares, in time linear in the answer's length, and evaluates nothing."""
+
+    def score(self, task: Task, answer: str) -> float:
+        """Score in [0, 1] of an extracted answer."""
+
+
+@runtime_checkable
+class Sandboxed(Grader, Protocol):
+    """Scores in a sandbox: `program` takes what `job` makes and returns a score."""
+
+    @property
+    def program(self) -> Program: ...
+
+    def job(self, task: Task, answer: str) -> Any:
+        """What the program is given, as JSON."""
+
+
+GRADERS: dict[str, Comparing | Sandboxed] = {
     "ExactMatch": ExactMatch(),
     "Numeric": Numeric(),
     "ReasoningGym": ReasoningGymGrader(),
@@ -53,23 +79,42 @@ GRADERS: dict[str, Grader] = {
 """Graders by the name that `grader.type` gives; add to it to plug in another."""
 
 
-def grade(task: Task, answer: str | None) -> Grade:
-    """Grade an extracted answer (see `answer.extract_answer`); None, no answer, is wrong.
-
-    Raises:
-        GraderFailure: unknown grader, broken grader data, or a grader that raised or left [0, 1].
-    """
+def grader_of(task: Task) -> Comparing | Sandboxed:
+    """The task's grader; GraderFailure where there is none of its name."""
     grader = GRADERS.get(task.grader.type)
     if grader is None:
         raise GraderFailure(f"task {task.id}: no grader {task.grader.type!r}; there are {', '.join(sorted(GRADERS))}")
-    if answer is None:
-        return Grade(score=0.0, outcome=0.0)
+    return grader
+
+
+def grade(task: Task, answer: str | None) -> Grade:
+    """Grade an extracted answer (see `answer.extract_answer`) by comparison; None, no answer, is wrong.
+
+    Raises:
+        GraderFailure: unknown grader, broken grader data, a grader that raised or left [0, 1], or one that needs a
+            sandbox (then use `judge.Judge`).
+    """
+    grader = grader_of(task)
+    if not isinstance(grader, Comparing):
+        raise GraderFailure(f"task {task.id}: {task.grader.type} grades in a sandbox only (tasks/judge.py)")
+    if answer is None or len(answer) > MAX_ANSWER:
+        return WRONG
     try:
         score = float(grader.score(task, answer))
     except Exception as error:
         raise GraderFailure(f"task {task.id}: grader {task.grader.type} raised {error!r}") from error
-    if not 0.0 <= score <= 1.0:  # NaN lands here too
+    if not is_score(score):
         raise GraderFailure(f"task {task.id}: grader {task.grader.type} scored {score}, outside [0, 1]")
+    return grade_of(score)
+
+
+def is_score(value: object) -> bool:
+    """A number in [0, 1]: no NaN, no boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+
+
+def grade_of(score: float) -> Grade:
+    """The grade of a valid score."""
     return Grade(score=score, outcome=1.0 if score >= RIGHT else 0.0)
 
 

@@ -1,22 +1,43 @@
 """Tasks from a JSON Lines file in our native format: each line is a `Task` (docs/tasks.md).
 
-The whole file is checked when the source is built, before anything is spent: all mistakes of all lines at once.
-Tasks are read again by byte offset, so a large file costs eight bytes a line.
+The whole file is checked when the source is built, before anything is spent: all mistakes of all lines at once, and
+every task's own answer is graded. Tasks are read again by byte offset, so a large file costs 16 bytes a line.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 from array import array
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from toolorchestra.api.regular_file import FileRefused, open_regular
+from toolorchestra.tasks.blocking_judge import BlockingJudge
 from toolorchestra.tasks.grader import check_grader
+from toolorchestra.tasks.json_line import MOST_BYTES, LineRefused, read_json, unsound
+from toolorchestra.tasks.reference import References
 from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError
 from toolorchestra.tasks.task import GraderSpec, Task
+
+MOST_PROBLEMS = 1000
+"""A file with more mistakes is not read further."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LineChecks:
+    """What is checked beyond a line's own form. `tools`: names that a task may give, None: any. `references`: grade
+    every task's own answer."""
+
+    tools: Collection[str] | None = None
+    references: bool = True
 
 
 class JSONLSource:
@@ -29,32 +50,50 @@ class JSONLSource:
         SourceError: the file cannot be read or holds no task.
     """
 
-    def __init__(self, *, name: str, path: Path, skip_invalid: bool = False) -> None:
-        self._name, self._path = name, path
-        self._offsets = array("Q")
-        problems: list[LineProblem] = []
-        seen: dict[str, int] = {}
+    def __init__(self, *, name: str, path: Path, checks: LineChecks | None = None, skip_invalid: bool = False) -> None:
+        self._name, self._path, self._checks = name, path, checks or LineChecks()
+        self._offsets, self._numbers = array("Q"), array("Q")
         try:
-            with path.open("rb") as file:
-                offset = 0
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        task, found = parse_line(line, name=name, file=str(path), number=number)
-                        if task is not None and task.id in seen:
-                            message = f"{task.id!r} is already the id of line {seen[task.id]}; ids are unique"
-                            found = [LineProblem(str(path), number, "id", message)]
-                        if task is not None and not found:
-                            seen[task.id] = number
-                            self._offsets.append(offset)
-                        problems += found
-                    offset += len(line)
-        except OSError as error:
-            raise SourceError(f"source {name}: cannot read {path}: {error.strerror}") from error
+            with open_regular(path) as file:
+                problems = self._read(file, most_problems=None if skip_invalid else MOST_PROBLEMS)
+        except (FileRefused, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SourceError(f"source {name}: cannot read {path}: {reason}") from error
         if problems and not skip_invalid:
             raise TaskFileError(tuple(problems))
         if not self._offsets:
             raise SourceError(f"source {name}: {path} holds no valid task")
         self.skipped: tuple[LineProblem, ...] = tuple(problems)
+
+    def _read(self, file: BinaryIO, *, most_problems: int | None) -> list[LineProblem]:
+        """Note where the valid tasks are; what is wrong with the others."""
+        with BlockingJudge() as judge:
+            references = References(judge) if self._checks.references else None
+            problems = self._checked_lines(file, references=references, most_problems=most_problems)
+        if references is not None and references.ungraded:
+            _log.warning(
+                "%s: the answers of %d tasks were not graded: it took too long", self._path, references.ungraded
+            )
+        return problems
+
+    def _checked_lines(
+        self, file: BinaryIO, *, references: References | None, most_problems: int | None
+    ) -> list[LineProblem]:
+        problems: list[LineProblem] = []
+        seen: dict[str, int] = {}
+        for number, (offset, line) in enumerate(_lines(file), start=1):
+            task, found = _checked(line, name=self._name, checks=self._checks, references=references)
+            if task is not None and task.id in seen:
+                found = [("id", f"{task.id!r} is already the id of line {seen[task.id]}; ids are unique")]
+            elif task is not None:
+                seen[task.id] = number
+                self._offsets.append(offset)
+                self._numbers.append(number)
+            problems += [LineProblem(str(self._path), number, *one) for one in found]
+            if most_problems is not None and len(problems) >= most_problems:
+                message = f"{len(problems)} mistakes up to here: the rest of the file was not read"
+                return [*problems, LineProblem(str(self._path), number, "", message)]
+        return problems
 
     @property
     def name(self) -> str:
@@ -68,35 +107,79 @@ class JSONLSource:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def place(self, index: int) -> str:
+        return f"{self._path}:{self._numbers[index]}"
+
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self):
             raise IndexError(index)
         with self._path.open("rb") as file:
             file.seek(self._offsets[index])
-            task, problems = parse_line(file.readline(), name=self._name, file=str(self._path), number=0)
+            task, problems = parse_line(file.readline(MOST_BYTES + 1), name=self._name)
         if task is None:  # the file was valid when the source was built
-            raise SourceError(f"source {self._name}: {self._path} changed while it was in use: {problems[0].message}")
+            raise SourceError(f"source {self._name}: {self._path} changed while it was in use: {problems[0][1]}")
         return task
 
 
-def parse_line(line: bytes, *, name: str, file: str, number: int) -> tuple[Task | None, list[LineProblem]]:
-    """One line as a task, or everything wrong with it. `source` is always the source's own name."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Offset and bytes of every line; None for one that is too long to be read."""
+    offset = 0
+    while line := file.readline(MOST_BYTES + 1):
+        length, whole = len(line), len(line) <= MOST_BYTES
+        yield offset, line if whole else None
+        while not whole and not line.endswith(b"\n") and (line := file.readline(1 << 20)):
+            length += len(line)
+        offset += length
+
+
+def _checked(
+    line: bytes | None, *, name: str, checks: LineChecks, references: References | None
+) -> tuple[Task | None, list[tuple[str, str]]]:
+    """A line's task, or everything that is wrong with it; neither for a blank line."""
+    if line is None:
+        return None, [("", f"longer than {MOST_BYTES >> 20} MiB: one task a line, and none this long")]
+    if not line.strip():
+        return None, []
+    task, problems = parse_line(line, name=name)
+    if task is not None:
+        problems = _unknown_tools(task, checks.tools)
+        finding = references.finding(task) if references is not None else None
+        problems += [finding] if finding is not None else []
+    return (None if problems else task), problems
+
+
+def parse_line(line: bytes, *, name: str) -> tuple[Task | None, list[tuple[str, str]]]:
+    """One line as a task, or everything wrong with it as (dotted field, message); the field is empty where the line is
+    no JSON object. `source` is always the source's own name."""
     try:
-        fields = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return None, [LineProblem(file, number, "", "not UTF-8 text")]
-    except json.JSONDecodeError as error:
-        return None, [LineProblem(file, number, "", f"not JSON: {error.msg} at column {error.colno}")]
+        fields = read_json(line)
+    except LineRefused as error:
+        return None, [("", str(error))]
+    if problems := list(unsound(fields)):
+        return None, problems
     if not isinstance(fields, dict):
-        return None, [LineProblem(file, number, "", f"a JSON object is wanted, this is {_json_type(fields)}")]
+        return None, [("", f"a JSON object is wanted, this is {_json_type(fields)}")]
     try:
         task = Task.model_validate({**fields, "source": name})
     except ValidationError as error:
-        return None, [LineProblem(file, number, *_explain(e, fields)) for e in error.errors()]
-    blank = [field for field in ("id", "instruction") if not getattr(task, field).strip()]
-    problems = [LineProblem(file, number, field, "is empty; give some text") for field in blank]
-    problems += [LineProblem(file, number, field, message) for field, message in check_grader(task.grader)]
+        return None, [_explain(e, fields) for e in error.errors()]
+    problems = [
+        (field, "is empty; give some text") for field in ("id", "instruction") if not getattr(task, field).strip()
+    ]
+    if task.tools == ():
+        problems.append(("tools", "is empty, so nobody could answer; name some, or leave it out for all"))
+    problems += check_grader(task.grader)
     return (None if problems else task), problems
+
+
+def _unknown_tools(task: Task, known: Collection[str] | None) -> list[tuple[str, str]]:
+    found = []
+    for index, tool in enumerate(task.tools or ()):
+        if known is not None and tool not in known:
+            near = difflib.get_close_matches(tool, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            found.append((f"tools.{index}", f"no tool {tool!r}; {hint}"))
+    return found
 
 
 def _explain(error: Any, fields: dict[str, Any]) -> tuple[str, str]:

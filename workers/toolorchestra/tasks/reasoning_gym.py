@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolorchestra.tasks.grader import GraderFailure, grade
-from toolorchestra.tasks.gym import load_factory
+from toolorchestra.tasks.grader import RIGHT
+from toolorchestra.tasks.gym import ReasoningGymGrader, load_factory, score
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.tasks.task import GraderSpec, Task, TaskKind
 
@@ -55,6 +55,9 @@ class ReasoningGymSource:
     def __len__(self) -> int:
         return self._size
 
+    def place(self, index: int) -> str:
+        return f"source {self._name}"
+
     def task(self, index: int) -> Task:
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -88,11 +91,14 @@ def _create(source: str, dataset: str, size: int, seed: int, config: Mapping[str
 
 
 def _check_gradable(source: str, task: Task) -> None:
-    """Before anything is spent: the stored entry must be enough for the scorer to accept its own answer."""
+    """Before anything is spent: the stored entry must be enough for the scorer to accept its own answer.
+
+    In this process: both come from the dataset itself, a moment ago.
+    """
     answer = task.grader.data["entry"].get("answer")
     try:
-        right = isinstance(answer, str) and grade(task, answer.strip()).outcome == 1.0
-    except GraderFailure as error:
-        raise SourceError(f"source {source}: {task.topic} cannot be graded: {error}") from error
+        right = isinstance(answer, str) and score(ReasoningGymGrader().job(task, answer.strip())) >= RIGHT
+    except Exception as error:
+        raise SourceError(f"source {source}: {task.topic} cannot be graded: {error!r}") from error
     if not right:
         raise SourceError(f"source {source}: {task.topic} does not accept its own answer, so it cannot be used")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from toolorchestra.api.mistakes import listed
 from toolorchestra.tasks.task import Task
 
 
@@ -23,9 +24,16 @@ class TaskSource(Protocol):
     def task(self, index: int) -> Task:
         """The task at `index`; IndexError outside the range."""
 
+    def place(self, index: int) -> str:
+        """Where that task is written, for messages: `file:line`, or the source's name."""
+
 
 class SourceError(Exception):
     """A source cannot be built as configured. The text says what to change."""
+
+
+MOST_SHOWN_TEXT = 400
+"""Characters shown of one message."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,14 @@ class LineProblem:
     """What is wrong and what would be right."""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}"
-        return f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
+        said = f"{self.field}: {self.message}" if self.field else self.message
+        return f"{self.file}:{self.line}: {printable(said)}"
+
+
+def printable(text: str) -> str:
+    """The text on one line of a terminal, whatever a file put into it."""
+    shown = text if len(text) <= MOST_SHOWN_TEXT else text[: MOST_SHOWN_TEXT - 1] + "…"
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
 class TaskFileError(SourceError):
@@ -50,4 +64,4 @@ class TaskFileError(SourceError):
 
     def __init__(self, problems: tuple[LineProblem, ...]) -> None:
         self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(listed([str(problem) for problem in problems])))

@@ -18,8 +18,9 @@ from functools import lru_cache
 from itertools import accumulate, zip_longest
 from math import lcm
 
-from toolorchestra.tasks.source import SourceError, TaskSource
-from toolorchestra.tasks.task import Task
+from toolorchestra.api.mistakes import listed
+from toolorchestra.tasks.source import SourceError, TaskSource, printable
+from toolorchestra.tasks.task import Task, TaskKind
 
 _BUCKETS = 1 << 32
 
@@ -55,24 +56,34 @@ class Suite:
         self._block = _slots([s.weight for s in sources])
         self._train: list[list[int]] = [[] for _ in sources]
         held_out: dict[str, dict[bytes, _Place]] = defaultdict(dict)
-        ids: dict[str, str] = {}
+        ids: dict[str, int] = {}
+        """Numbers of tasks, counted over all sources."""
+        kinds: set[TaskKind] = set()
+        number = -1
+        repeated: list[str] = []
         for which, source in enumerate(self._sources):
             for index in range(len(source)):
                 task = source.task(index)
-                if task.id in ids:
-                    raise SourceError(f"task id {task.id!r} is in source {ids[task.id]} and again in {source.name}")
-                ids[task.id] = source.name
+                number += 1
+                kinds.add(task.kind)
+                if (first := ids.setdefault(task.id, number)) != number:
+                    taken = f"the id {task.id!r} is already that of {self._place_of(first)}"
+                    repeated.append(printable(f"{source.place(index)}: {taken}; ids are unique"))
                 digest = _digest(task)
                 if is_held_out(task, held_out_fraction):
                     # One place per text: a problem drawn twice would count twice in an evaluation.
                     held_out[task.topic].setdefault(digest, _Place(which, index))
                 else:
                     self._train[which].append(index)
+        if repeated:
+            raise SourceError("\n".join(listed(repeated)))
         empty = [s.name for s, train in zip(self._sources, self._train, strict=True) if not train]
         if empty and held_out_fraction < 1:
             raise SourceError(
                 f"no training task is left in source {', '.join(empty)}: lower heldOutFraction, or add tasks"
             )
+        self.kinds = frozenset(kinds)
+        """Kinds of all tasks, held out or not."""
         self._held_out = _by_turns([[topic[d] for d in sorted(topic)] for _, topic in sorted(held_out.items())])
         self._order = lru_cache(maxsize=2 * len(self._sources))(self._epoch_order)
         self._mix = lru_cache(maxsize=4)(self._block_order)
@@ -107,6 +118,14 @@ class Suite:
         A prefix of a longer list is the shorter one, so evaluations of two sizes are comparable.
         """
         return [self._task(place, held_out=True) for place in self._held_out[:n]]
+
+    def _place_of(self, number: int) -> str:
+        """Where the task of that number is written, counted over all sources."""
+        for source in self._sources:
+            if number < len(source):
+                return source.place(number)
+            number -= len(source)
+        raise IndexError(number)
 
     def _task(self, place: _Place, *, held_out: bool) -> Task:
         task = self._sources[place.source].task(place.index)

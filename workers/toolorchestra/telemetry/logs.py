@@ -17,6 +17,8 @@ from typing import Literal, TextIO
 
 from opentelemetry import trace
 
+from toolorchestra.visible import visible
+
 FORMAT_VARIABLE = "TOOLORCHESTRA_LOG_FORMAT"
 LEVEL_VARIABLE = "TOOLORCHESTRA_LOG_LEVEL"
 
@@ -75,10 +77,10 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "message": self._redact(record.getMessage()),
+            "message": visible(self._redact(record.getMessage())),
             "trace_id": getattr(record, "trace_id", ""),
             "span_id": getattr(record, "span_id", ""),
-            "exception": self._redact(self.formatException(record.exc_info)) if record.exc_info else "",
+            "exception": visible(self._redact(self.formatException(record.exc_info))) if record.exc_info else "",
         }
         return json.dumps({key: value for key, value in entry.items() if value}, ensure_ascii=False)
 
@@ -91,7 +93,11 @@ class TextFormatter(logging.Formatter):
         self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+        return visible(self._redact(super().format(record)))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One record, one line: what an expert says cannot look like another record. A traceback follows in lines."""
+        return super().formatMessage(record).replace("\n", "\\n")
 
 
 def configure_logs(

@@ -170,7 +170,7 @@ STEPS = Instrument(
     names.METRIC_STEPS,
     "counter",
     "{step}",
-    "optimizer steps of this incarnation: `train`, `warm` (warm start)",
+    "steps of this incarnation: `train`, `empty` (nothing to train on), `warm` (warm start)",
     (names.LABEL_KIND,),
 )
 STEP = Instrument(names.METRIC_STEP, "gauge", "", "the last step, which is the policy's version in service")
@@ -247,7 +247,7 @@ OPEN_EPISODES = Instrument(
     names.METRIC_OPEN_EPISODES,
     "gauge",
     "{episode}",
-    "episodes without a result: `live` (sent), `deferred` (an expert is out)",
+    "episodes without a result: `live` (sent), `deferred` (an expert is out), `waiting` (the cap has no room)",
     (names.LABEL_STATE,),
 )
 OLDEST = Instrument(names.METRIC_OLDEST, "gauge", "s", "since when the oldest live one has been out")

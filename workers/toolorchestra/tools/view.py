@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Price(BaseModel):
@@ -30,13 +31,20 @@ class Preference(BaseModel):
     """An instruction appended to the task, and the weight vector that goes with it.
 
     `weights` is keyed by pool or function name and by the reserved names `outcome`, `cost`, `latency`;
-    each weight lies in [0, 1] (method.md §3).
+    each weight lies in [0, 1], and one is above 0 (method.md §3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     instruction: str
-    weights: dict[str, Decimal]
+    weights: dict[str, Annotated[Decimal, Field(ge=0, le=1)]]
+
+    @field_validator("weights")
+    @classmethod
+    def _worth_something(cls, weights: dict[str, Decimal]) -> dict[str, Decimal]:
+        if not any(weights.values()):
+            raise ValueError("all weights are 0, so every episode is worth the same: give one a weight above 0")
+        return weights
 
 
 class ExpertView(BaseModel):

@@ -6,14 +6,14 @@ the result it took. A kill between any two of these steps loses nothing and trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Issue
-from toolorchestra.train.history import History, Recovery, recover
+from toolorchestra.train.history import Evaluation, History, Recovery, recover
 from toolorchestra.train.journal import Journal, Kind
 from toolorchestra.train.ledger import Effects, Ledger, LedgerConfig, StepPlan, Waiting, merge
 from toolorchestra.train.spend import Spend
@@ -69,11 +69,17 @@ class Bookkeeper:
         """Start an incarnation at the checkpoint of `step`; a fresh run is incarnation 0 at step 0.
 
         `cap` and `allowance` (worst case of one issue) are dollars; issues of earlier incarnations whose bill never
-        came keep their allowance reserved.
+        came keep their allowance reserved until it is known what becomes of it (outbox.reckon).
         """
         recovery = recover(history, step=step)
         ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
-        ledger.spend = Spend(cap, settled=history.spent, reserved=dict(history.allowances))
+        ledger.spend = Spend(
+            cap,
+            settled=history.spent,
+            reserved=dict(history.allowances),
+            dead=dict(history.withdrawn),
+            presumed=dict(history.presumed),
+        )
         history.incarnations.append((recovery.incarnation, step))
         journal.note("incarnation", incarnation=recovery.incarnation, step=step)
         if recovery.set_aside:
@@ -93,21 +99,81 @@ class Bookkeeper:
     # ── issues ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, *, now: float) -> list[Issue]:
-        """Open the groups that bound and cap allow."""
+        """Open the groups that bound and cap allow, and issue what waited for room."""
+        first = self.ledger.next_group
         issues = self.ledger.admit(now=now)
-        if issues:
-            groups = sorted({issue.episode.group for issue in issues})
-            self.journal.note("opened", groups=groups, step=self.ledger.step)
-            self._issued(issues)
-        return issues
-
-    def routable(self, expert: str, *, now: float) -> list[Issue]:
-        issues = self.ledger.routable(expert, now=now)
+        if opened := list(range(first, self.ledger.next_group)):
+            self.journal.note("opened", groups=opened, step=self.ledger.step)
         self._issued(issues)
         return issues
 
-    def expire(self, *, now: float, timeout: float) -> Effects:
-        return self._carry(self.ledger.expire(now=now, timeout=timeout))
+    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Issue]:
+        """Issue deferred episodes whose expert may be tried."""
+        issues = self.ledger.retry(may_try, now=now)
+        self._issued(issues)
+        return issues
+
+    def expire(self, issues: Iterable[Issue], *, now: float) -> Effects:
+        return self._carry(self.ledger.expire(issues, now=now))
+
+    # ── money of dead issues ───────────────────────────────────────────────────────────────────────────────────
+
+    def unbilled(self) -> list[str]:
+        """Issues with a reservation that are not known to be dead: of earlier incarnations, right after `open`."""
+        return sorted(self.ledger.spend.reserved.keys() - self.ledger.spend.dead.keys())
+
+    def release(self, issues: Iterable[str]) -> None:
+        """No worker ever got these dead issues: they have cost nothing."""
+        if gone := [text for text in issues if text in self.ledger.spend.reserved]:
+            self.journal.note("released", issues=gone)
+            for text in gone:
+                self.ledger.spend.release(text)
+
+    def await_bills(self, issues: Iterable[str], *, until: float) -> None:
+        """These are dead, and a worker may have played them: their bills are waited for until then."""
+        if dead := [text for text in issues if text in self.ledger.spend.reserved]:
+            self.journal.note("withdrawn", issues=dead, until=until)
+            for text in dead:
+                self.ledger.spend.await_bill(text, until=until)
+
+    def presume(self, *, now: float) -> None:
+        """Count the worst case of what nobody has told the bill of in time."""
+        if lost := self.ledger.spend.overdue(now=now):
+            self.journal.note("presumed", issues=lost)
+            for text in lost:
+                self.ledger.spend.presume(text)
+
+    # ── evaluations ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def evaluation(self, uid: str, evaluation: Evaluation) -> None:
+        """An evaluation begins, whose episodes have this uid."""
+        self.history.evaluations[uid] = evaluation
+        self.journal.note(
+            "evaluation", uid=uid, suite=evaluation.suite, system=evaluation.system, version=evaluation.version
+        )
+
+    def issue(self, issue: Issue) -> bool:
+        """Reserve the worst case of an evaluation's issue; False where the cap has no room for it now."""
+        allowance = self.ledger.allowance
+        if self.ledger.spend.room_for(issues=1, each=allowance) < 1:
+            return False
+        self.ledger.spend.reserve(str(issue), allowance)
+        self._issued([issue])
+        return True
+
+    def enter_evaluated(self, result: Result, body: bytes, *, task: str) -> bool:
+        """Record the result of an evaluation, whoever still waits for it; False: it was recorded before."""
+        text = str(result.issue)
+        if text in self.history.recorded:
+            return False
+        self.history.recorded.add(text)
+        usd = self.ledger.spend.bill(text, result.usd)
+        head = {"issue": text, "usd": str(usd), "reason": result.reason, "task": task, "scored": result.scored}
+        self.journal.append(Kind.EVALUATED, head, body)
+        self.ledger.spend.settle(text, usd)
+        if result.scored:
+            self.history.evaluated(text, task=task)
+        return True
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,7 +201,8 @@ class Bookkeeper:
         if self.finished:
             return Entry("late")
         if result.deferred_for is not None:
-            return Entry("deferred" if ledger.defer(issue, expert=result.deferred_for) else "late")
+            deferred = ledger.defer(issue, expert=result.deferred_for)
+            return Entry("late") if deferred is None else Entry("deferred", deferred)
         span = result.span
         if result.scored and span is not None and all(self.history.survives(v) for v in span):
             effects = ledger.accept(issue, oldest=span[0].step)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -26,6 +26,8 @@ from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.ledger import Effects, StepPlan, Waiting
+from toolorchestra.train.outbox import Outbox
+from toolorchestra.train.pauses import Paused, Stopped, cap_reached
 from toolorchestra.train.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir
@@ -33,6 +35,7 @@ from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
 from toolorchestra.train.stats import episode_stats, lags_of
+from toolorchestra.train.vitality import Vitality
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
 
@@ -51,19 +54,6 @@ def batched(items: Iterable[Issue], size: int) -> Iterator[list[Issue]]:
         yield some
 
 
-class Paused(Exception):
-    """Nothing will change by waiting: a person has to act. The text says what happened and what to do; `reason` is the
-    word that a condition shows."""
-
-    def __init__(self, message: str, *, reason: Reason) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class Stopped(Exception):
-    """The run was asked to end; it has ended between two steps."""
-
-
 @dataclass(frozen=True)
 class ControllerConfig:
     """The algorithm's numbers that the controller itself needs."""
@@ -74,7 +64,8 @@ class ControllerConfig:
     """Gives every step its learning rate."""
     checkpoint_every: int
     issue_timeout: float
-    """Seconds after which an issue without a result is lost (the backstop behind the bus's own redelivery)."""
+    """Seconds after which an issue without a result, that a worker has had, is lost (the backstop behind the bus's own
+    redelivery)."""
     max_failure_rate: float = 0.5
     """Share of recent results that infrastructure may end before the run pauses."""
 
@@ -97,6 +88,10 @@ class Controller:
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     meter: RunMeter = field(default_factory=RunMeter)
     stopping: bool = False
+    vitality: Vitality = field(init=False)
+    outbox: Outbox = field(init=False)
+    _moved_at: float = field(default_factory=time.time)
+    """When something was accepted last."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drops: Counter[str] = field(default_factory=Counter[str])
     _recent: list[bool] = field(default_factory=list[bool])
@@ -105,6 +100,13 @@ class Controller:
     """By reason, what the last worker said of it."""
     _pause_seconds: float = 0.0
     """For which the engines took no requests, because of the last version's weights."""
+
+    def __post_init__(self) -> None:
+        self.vitality = Vitality(steps=self.config.steps, require_format=self.rewarding.filters.require_format)
+        ledger = self.books.ledger
+        self.outbox = Outbox(
+            self.wire, self.books, live=lambda i: ledger.sibling(i) is not None, patience=self.config.issue_timeout
+        )
 
     def stop(self) -> None:
         """End between two steps: `step` raises Stopped."""
@@ -130,15 +132,17 @@ class Controller:
         entry = self.books.enter(arrival.result(), arrival.body, now=now)
         self.meter.arrived(arrival, verdict=entry.verdict, purpose="train")
         self.meter.excluded(reason for _, reason in entry.effects.excluded)
+        if entry.verdict != "duplicate" and arrival.trace is not None:
+            self.deferrals.saw(arrival.trace, deferred_for=arrival.deferred_for)
         if entry.verdict == "accepted" and arrival.trace is not None:
+            self._moved_at = now
             self.traces[arrival.issue] = arrival.trace
             self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
+            self.vitality.played(arrival.trace)
         if entry.verdict in ("accepted", "failed") and arrival.trace is not None:
             self.service_times.observe(arrival.trace)
         for episode, reason in entry.effects.excluded:
             self.spans.excluded(episode, reason)
-        if entry.verdict == "deferred" and arrival.deferred_for:
-            self.deferrals.out(arrival.deferred_for, now=time.monotonic())
         stopped = arrival.trace is not None and arrival.trace.ending is Ending.CANCELLED  # its worker was: no failure
         if entry.verdict in ("accepted", "failed") and not stopped:
             self._recent = [*self._recent[-199:], entry.verdict == "failed"]
@@ -181,7 +185,7 @@ class Controller:
 
     async def _submit(self, issue: Issue) -> None:
         order = self.world.order(issue, allowance=self.books.ledger.allowance or None)
-        await self.wire.submit(order, headers=self.spans.headers(issue, task=order.task.id))
+        await self.outbox.send(order, headers=self.spans.headers(issue, task=order.task.id))
 
     async def _flush(self) -> None:
         await asyncio.to_thread(self.books.flush)
@@ -224,20 +228,30 @@ class Controller:
             "sync": synced - trained,
             "total": time.monotonic() - started,
         }
-        row = self._row(step, groups=groups, rewards=rewards, metrics=metrics, seconds=seconds)
         trained_on = [trace for _, traces in groups for trace in traces]
+        if (said := self.vitality.stepped(trained_on, samples=len(samples), dropped=dict(self._drops))) is not None:
+            self.run.event("empty_step", f"step {step + 1}: {said}", step=step + 1)
+        row = self._row(step, groups=groups, rewards=rewards, samples=len(samples), metrics=metrics, seconds=seconds)
         self.meter.stepped(row, lags=lags_of(trained_on, step=step))
         self.meter.stands(self.books.ledger)
         for trace in trained_on:
             self.traces.pop(Issue.parse(trace.issue), None)
         return row
 
+    def check(self) -> None:
+        """Paused where the run does not learn (vitality.py); for between two steps."""
+        if (complaint := self.vitality.complaint()) is not None:
+            raise Paused(complaint.message, reason=complaint.reason)
+
     async def _next_plan(self) -> StepPlan:
         while True:
             self._wake.clear()
             if self.stopping:
                 raise Stopped
-            await self._look_after()
+            await self._admit()
+            await self.look_after()
+            if pause := self.deferrals.pause(moved_at=self._moved_at):
+                raise pause
             plan = self.books.next_step()
             if isinstance(plan, StepPlan):
                 return plan
@@ -254,19 +268,13 @@ class Controller:
             effects = self.books.kill(waiting.stragglers, now=time.time())
             self._drops["stale"] += len(waiting.stragglers)
             self._forget(effects.set_aside, reason="stale")
-            self.meter.excluded(reason for _, reason in effects.excluded)
-            await self._flush()
-            await self._send(effects.issues)
+            await self._carry_out(effects)
+            return
         if waiting.paused:
             what = "Loosen spec.algorithm.filters, raise groupSize, or set whenShort: Shrink."
             raise Paused(f"{waiting.reason}. {what}", reason=Reason.GROUPS_EXHAUSTED)
-        if ledger.out_of_money and not any(s.live for g in ledger.groups.values() for s in g.siblings):
-            spend = ledger.spend
-            raise Paused(
-                f"the spend cap is reached: ${spend.settled} spent and ${spend.held} reserved of ${spend.cap}."
-                " Raise spec.limits.maxSpendUSD and resume.",
-                reason=Reason.SPEND_CAP_REACHED,
-            )
+        if ledger.broke:
+            raise cap_reached(ledger.spend)
         if len(self._recent) >= 100 and sum(self._recent) / len(self._recent) > self.config.max_failure_rate:
             causes = ", ".join(f"{reason} ({n})" for reason, n in self._unscored.most_common(3))
             last = self._said.get(self._unscored.most_common(1)[0][0]) if self._unscored else ""
@@ -274,18 +282,36 @@ class Controller:
             failed = f"{sum(self._recent)} of the last {len(self._recent)} episodes failed: {causes}.{said}"
             raise Paused(failed, reason=Reason.FAILURE_RATE_EXCEEDED)
 
-    async def _look_after(self) -> None:
-        """Admit what fits, issue again what an outage held back, expire what is lost."""
-        now = time.time()
-        issues = self.books.admit(now=now)
-        for expert in await self.deferrals.back(self.books.ledger.deferred_experts()):
-            issues += self.books.routable(expert, now=now)
-        expired = self.books.expire(now=now, timeout=self.config.issue_timeout)
-        self.meter.excluded(reason for _, reason in expired.excluded)
-        self.judge(expired.finished)
-        if issues or expired.issues or expired.excluded:
+    async def _admit(self) -> None:
+        await self._issue(self.books.admit(now=time.time()))
+
+    async def _issue(self, issues: Sequence[Issue]) -> None:
+        if issues:
             await self._flush()
-            await self._send([*issues, *expired.issues])
+            await self._send(issues)
+
+    async def look_after(self) -> None:
+        """Try what an outage held back, expire what is lost, count what nobody has billed in time.
+
+        Also while something else than a step is waited for: else what is lost stays reserved for ever.
+        """
+        now, ledger = time.time(), self.books.ledger
+        self.books.presume(now=now)
+        await self._issue(self.books.retry(self.deferrals.may_try, now=now))
+        if overdue := ledger.overdue(now=now, timeout=self.config.issue_timeout):
+            lost, queued = await self.outbox.lost(overdue)
+            ledger.queued(queued, now=now)
+            await self._carry_out(self.books.expire(lost, now=now))
+
+    async def _carry_out(self, effects: Effects) -> None:
+        """Effects of what was decided here, not by a result: journal, publish, take back from the bus."""
+        self.meter.excluded(reason for _, reason in effects.excluded)
+        for episode, reason in effects.excluded:
+            self.spans.excluded(episode, reason)
+        self.judge(effects.finished)
+        await self._flush()
+        await self._send(effects.issues)
+        await self.outbox.withdraw(effects.dead)
 
     async def _new_version(self, step: int, *, adopt: bool = False) -> Snapshot:
         """Write the snapshot of the trainers' weights and put it in service."""
@@ -309,6 +335,7 @@ class Controller:
         *,
         groups: list[Any],
         rewards: list[GroupReward],
+        samples: int,
         metrics: StepMetrics | None,
         seconds: dict[str, float],
     ) -> dict[str, Any]:
@@ -320,11 +347,13 @@ class Controller:
             "time": round(time.time(), 3),
             **episode_stats(traces, rewards, step=step),
             "groups_trained": len(groups),
+            "samples": samples,
+            "empty_steps": self.vitality.empty_steps,
             "learning_rate": self.config.schedule.rate(step),
             "groups_dropped": dict(self._drops),
             "unscored": dict(self._unscored),
             "spent_usd": float(ledger.spend.settled),
-            "trainer_idle_fraction": seconds["generate_wait"] / max(seconds["total"], 1e-9),
+            "trainer_idle_fraction": min(1.0, seconds["generate_wait"] / max(seconds["total"], 1e-9)),
             "engine_pause_seconds": round(self._pause_seconds, 4),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }

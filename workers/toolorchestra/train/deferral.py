@@ -1,48 +1,89 @@
-"""Experts that are out: when to ask again whether they answer. The clock is given; the probe is the caller's."""
+"""Experts that are out: when to try them again, and when to stop trying. Pure; the clock is given.
+
+Invariant: only a call that succeeds ends an outage. Until then one deferred episode at a time tries the expert, at
+doubling intervals, and counts like any other: against the cap with what it cost, and as a deferral of its episode.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from toolorchestra.api.conditions import Reason
+from toolorchestra.experts.standing import Standings
+from toolorchestra.rollout.trace import Call, Ending, Trace
+from toolorchestra.train.pauses import Paused
 
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
+OUT_SECONDS = 1800.0
+"""An outage that lasts this long pauses a run in which nothing else moves."""
 
 
 @dataclass
 class Outage:
-    """`probe_at`: monotonic seconds of the next probe; the interval doubles with each that fails."""
+    """Unix seconds; `try_at` is when the next episode may try. The interval doubles with each that does."""
 
-    probe_at: float
+    since: float
+    try_at: float
     interval: float = FIRST_SECONDS
-    since: float = 0.0
+    said: str = ""
+    """The last failure, in the worker's words."""
 
 
 @dataclass
 class Deferrals:
-    """`probe(pool)` answers whether the pool takes calls again."""
+    """Fed with every trace that comes back, of training and of evaluations."""
 
-    probe: Callable[[str], Awaitable[bool]]
+    clock: Callable[[], float] = time.time
     outages: dict[str, Outage] = field(default_factory=dict[str, Outage])
-    clock: Callable[[], float] = time.monotonic
+    misconfigured: str = ""
+    """What an expert said of its own configuration, once one did."""
+    _standings: Standings = field(default_factory=Standings)
 
-    def out(self, pool: str, *, now: float) -> None:
-        """An episode was deferred because of this pool."""
-        self.outages.setdefault(pool, Outage(probe_at=now + FIRST_SECONDS, since=now))
-
-    async def back(self, waiting: set[str]) -> list[str]:
-        """Pools among `waiting` that answer again; probes those whose time has come."""
-        found: list[str] = []
-        for pool in sorted(waiting):
+    def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
+        """A result came back; `deferred_for`: the expert whose outage ended it."""
+        if deferred_for is not None:
             now = self.clock()
-            outage = self.outages.setdefault(pool, Outage(probe_at=now, since=now))
-            if now < outage.probe_at:
-                continue
-            if await self.probe(pool):
-                del self.outages[pool]
-                found.append(pool)
-            else:
-                outage.interval = min(2 * outage.interval, LONGEST_SECONDS)
-                outage.probe_at = self.clock() + outage.interval
-        return found
+            outage = self.outages.setdefault(deferred_for, Outage(since=now, try_at=now + FIRST_SECONDS))
+            outage.said = trace.detail
+        for turn in trace.turns:
+            for call in turn.calls:
+                self._saw_call(call, trace=trace, deferred_for=deferred_for)
+        if trace.ending is Ending.EXPERT_MISCONFIGURED and not self.misconfigured:
+            what = "mend the pool (endpoint, model, key, credit, limits) and resume"
+            self.misconfigured = f"expert {deferred_for or trace.expert} is misconfigured: {trace.detail}; {what}"
+
+    def _saw_call(self, call: Call, *, trace: Trace, deferred_for: str | None) -> None:
+        pool = call.name
+        self._standings = self._standings.after(pool, status=call.status, reason=call.reason, task=trace.task_id)
+        self.misconfigured = self.misconfigured or self._standings.blame(pool, said=call.observation) or ""
+        # What was asked before the outage, or ended by it, is no word of its end.
+        outage = self.outages.get(pool)
+        answered = call.status == "ok" and pool != deferred_for
+        if answered and outage is not None and trace.started_at >= outage.since:
+            del self.outages[pool]
+
+    def may_try(self, pool: str) -> bool:
+        """Whether an episode that waits for the pool may be sent. During an outage a True is for one episode."""
+        outage, now = self.outages.get(pool), self.clock()
+        if outage is None:
+            return True
+        if now < outage.try_at:
+            return False
+        outage.interval = min(2 * outage.interval, LONGEST_SECONDS)
+        outage.try_at = now + outage.interval
+        return True
+
+    def pause(self, *, moved_at: float) -> Paused | None:
+        """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last."""
+        if self.misconfigured:
+            return Paused(self.misconfigured, reason=Reason.EXPERT_MISCONFIGURED)
+        for pool, outage in self.outages.items():
+            silent = self.clock() - max(outage.since, moved_at)
+            if silent >= OUT_SECONDS:
+                what = f"expert {pool} has been out for {silent / 60:.0f} minutes, and nothing else moves"
+                message = f"{what}; the last failure: {outage.said or 'no more is known'}. Resume when it answers."
+                return Paused(message, reason=Reason.EXPERT_OUT)
+        return None

@@ -21,10 +21,11 @@ from opentelemetry.metrics import Meter
 from toolorchestra.process import die_with_parent
 from toolorchestra.telemetry.logs import configure_logs
 from toolorchestra.telemetry.setup import TelemetryError, configure
-from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.run_dir import RunDir
+from toolorchestra.train.settings import SettingsError
 from toolorchestra.train.status import EXIT_CODES, EXIT_TRAINER_LOST, State
 from toolorchestra.train.trainer_group import TrainerLost
 
@@ -49,12 +50,17 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.train()
         state, message = "Complete", "all steps are done"
     except Stopped:
+        await job.withdraw()
         await job.save()
         state, message = "Cancelled", f"stopped at step {job.step}"
     except Paused as pause:
+        await job.withdraw()
         await job.save()
         state, message = "Paused", str(pause)
         job.status.fields["reason"] = pause.reason.value
+    except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
+        message = str(refused)
+        _log.error("%s", message)
     except TrainerLost as lost:
         message, lost_trainer = f"a trainer died: {lost}", True
         _log.error("%s", message)

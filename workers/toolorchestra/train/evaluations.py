@@ -1,6 +1,6 @@
 """A run's evaluations: each expert alone once, the policy before RL, now and then during it, and at the end.
 
-What they cost is journalled and counts against the run's cap.
+What they cost is journalled as it comes and counts against the run's cap.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Evaluations:
             if not job.file(self.run.evaluations).exists():
                 done = await self.evaluator.run(job, into=self.run.evaluations)
                 self.run.event("evaluation", f"{job.name} on {job.suite.name}: {done}", suite=job.suite.name)
-        self._pay()
 
     async def policy(self, name: str, *, step: int, once: bool = False, during: bool = False) -> Score | None:
         """The policy of `step` on all suites (`during`: on the first); its score on the first, None if that was not
@@ -50,7 +49,6 @@ class Evaluations:
             self.status.set("Running", message=f"evaluating {what}")
             done = await self.evaluator.run(job, into=into)
             self.run.event("evaluation", f"{what}: {done}", version=version, suite=job.suite.name)
-        self._pay()
         return await self._score(jobs[0].file(into), step=step) if jobs[0] in todo else None
 
     async def _score(self, traces: Path, *, step: int) -> Score | None:
@@ -62,10 +60,3 @@ class Evaluations:
             self.status.fields["evaluation"] = {"suite": suite, **figures}
             self.evaluator.meter.evaluated(suite, figures)
         return reached
-
-    def _pay(self) -> None:
-        spent, self.evaluator.spent = self.evaluator.spent, type(self.evaluator.spent)(0)
-        if spent:
-            self.books.journal.note("spent", what="evaluation", usd=str(spent))
-            self.books.ledger.spend.settle("evaluation", spent)
-            self.books.flush()

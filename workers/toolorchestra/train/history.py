@@ -26,6 +26,23 @@ class Accepted:
     newest: PolicyVersion
 
 
+ScoredKey = tuple[str, str, int | None, str]
+"""Suite, system, step of the version, task."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One system on one suite; `version` pins the policy's weights."""
+
+    suite: str
+    system: str
+    version: str | None = None
+
+    def key(self, task: str) -> ScoredKey:
+        step = None if self.version is None else PolicyVersion.parse(self.version).step
+        return self.suite, self.system, step, task
+
+
 @dataclass
 class History:
     """Everything that recovery and accounting need to know of a journal."""
@@ -42,6 +59,14 @@ class History:
     """Surviving optimizer steps and the issues that each trained."""
     allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """Issues whose bill never came."""
+    withdrawn: dict[str, float] = field(default_factory=dict[str, float])
+    """Of these, the dead ones that a worker may have played: the Unix time at which their worst case counts."""
+    presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """Issues that count their worst case until their bill comes after all."""
+    evaluations: dict[str, Evaluation] = field(default_factory=dict[str, Evaluation])
+    """By the uid of their episodes."""
+    scored: dict[ScoredKey, tuple[str, str | None]] = field(default_factory=dict[ScoredKey, tuple[str, str | None]])
+    """What evaluations have scored: the issue, and the policy version that it was pinned to."""
     recorded: set[str] = field(default_factory=set[str])
     """Every issue whose result is in the journal, whatever became of it."""
     spent: Decimal = Decimal(0)
@@ -56,6 +81,19 @@ class History:
     def survives(self, version: PolicyVersion) -> bool:
         """Were these weights kept by every later return to a checkpoint?"""
         return all(version.step <= step for inc, step in self.incarnations if inc > version.incarnation)
+
+    def evaluated(self, issue: str, *, task: str) -> None:
+        """An evaluation's issue was scored."""
+        if (evaluation := self.evaluations.get(Issue.parse(issue).episode.uid)) is not None:
+            self.scored[evaluation.key(task)] = issue, evaluation.version
+
+    def scored_before(self, evaluation: Evaluation, *, task: str) -> str | None:
+        """An issue that scored the task as this evaluation would: same suite and system and, where there is a version,
+        the same weights. Versions of one step that survive have the same weights, whichever incarnation names them."""
+        issue, version = self.scored.get(evaluation.key(task), (None, None))
+        if version is not None and not self.survives(PolicyVersion.parse(version)):
+            return None
+        return issue
 
     def trained(self) -> dict[Issue, int]:
         """Issue → the surviving step that trained it; ValueError if one was trained twice."""
@@ -88,11 +126,15 @@ def _result(history: History, frame: Frame) -> None:
         history.accepted[issue] = Accepted(issue, *versions)
     elif frame.kind is Kind.LATE:
         history.late += 1
+    elif frame.kind is Kind.EVALUATED:
+        if frame.head["scored"]:
+            history.evaluated(text, task=frame.head["task"])
     else:
         history.unscored += 1
     history.recorded.add(text)
     history.allowances.pop(text, None)
-    history.spent += usd
+    history.withdrawn.pop(text, None)
+    history.spent += usd - history.presumed.pop(text, Decimal(0))
 
 
 def _note(history: History, head: dict[str, Any]) -> None:
@@ -100,6 +142,7 @@ def _note(history: History, head: dict[str, Any]) -> None:
         case "incarnation":
             history.incarnations.append((head["incarnation"], head["step"]))
             history.steps = {s: issues for s, issues in history.steps.items() if s <= head["step"]}
+            history.opened = {number: live for number, live in history.opened.items() if live <= head["step"]}
         case "opened":
             for number in head["groups"]:
                 history.opened[number] = head["step"]
@@ -107,6 +150,19 @@ def _note(history: History, head: dict[str, Any]) -> None:
         case "issued":
             amount = Decimal(head["allowance"] or 0)
             history.allowances.update({text: amount for text in head["issues"] if amount > 0})
+        case "released":
+            for text in head["issues"]:
+                history.allowances.pop(text, None)
+                history.withdrawn.pop(text, None)
+        case "withdrawn":
+            history.withdrawn.update({text: head["until"] for text in head["issues"] if text in history.allowances})
+        case "presumed":
+            for text in head["issues"]:
+                history.presumed[text] = history.allowances.pop(text)
+                history.withdrawn.pop(text, None)
+                history.spent += history.presumed[text]
+        case "evaluation":
+            history.evaluations[head["uid"]] = Evaluation(head["suite"], head["system"], head["version"])
         case "dropped":
             history.dropped.add(head["group"])
             _end(history, head["issues"], f"excluded:{head['reason']}")

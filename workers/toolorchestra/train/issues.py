@@ -1,7 +1,8 @@
 """One sibling's life on the ledger: which issue of it is live, how often it was sent, how it came out.
 
-Invariants: at most one issue of an episode is live; at most `MAX_ISSUES` are made, deferrals aside; a terminal sibling
-(accepted, excluded) has no live issue.
+Invariants: at most one issue of an episode is live; at most `MAX_ISSUES` are made, deferrals aside, and at most
+`MAX_DEFERRALS` end deferred; a terminal sibling (accepted, excluded) has no live issue, and an excluded one has nothing
+accepted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from toolorchestra.rollout.identity import Episode, Issue
 MAX_ISSUES = 3
 """Sendings of one episode before it is excluded (ledger.md, "Keys"); sendings that ended deferred do not count."""
 
+MAX_DEFERRALS = 8
+"""Deferrals of one episode before it is excluded as `expert_unavailable`: what it spends meanwhile is for nothing."""
+
 
 class SiblingStatus(StrEnum):
     LIVE = "live"
     DEFERRED = "deferred"
+    """Its expert is out."""
+    WAITING = "waiting"
+    """The spend cap has no room for it now."""
     ACCEPTED = "accepted"
     EXCLUDED = "excluded"
 
@@ -37,6 +44,8 @@ class Sibling:
     accepted: Issue | None = None
     """The issue whose result stands."""
     oldest: int = 0
+    deferrals: int = 0
+    """Sendings that ended deferred."""
     charged: int = 0
     """Sendings that count against `MAX_ISSUES`."""
     sent: int = 0
@@ -59,11 +68,19 @@ class Sibling:
         self.status, self.live, self.accepted, self.oldest = SiblingStatus.ACCEPTED, None, issue, oldest
 
     def exclude(self, reason: str) -> None:
-        self.status, self.live, self.reason = SiblingStatus.EXCLUDED, None, reason
+        self.status, self.live, self.accepted, self.reason = SiblingStatus.EXCLUDED, None, None, reason
 
     def defer(self, expert: str) -> None:
+        """Wait for the expert; exclude it where it has waited often enough."""
         self.status, self.live, self.expert = SiblingStatus.DEFERRED, None, expert
         self.charged -= 1
+        self.deferrals += 1
+        if self.deferrals >= MAX_DEFERRALS:
+            self.exclude("expert_unavailable")
+
+    def wait(self) -> None:
+        """To be sent as soon as the cap has room."""
+        self.status, self.live, self.accepted = SiblingStatus.WAITING, None, None
 
     @property
     def exhausted(self) -> bool:

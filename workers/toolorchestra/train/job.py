@@ -15,21 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import ray
 from opentelemetry.metrics import Meter
 
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
-from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.renderer import Renderer, RendererError
+from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.telemetry.metrics import Recorder
 from toolorchestra.train.best import Score
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
-from toolorchestra.train.controller import Controller, ControllerConfig, Stopped
+from toolorchestra.train.controller import Controller, ControllerConfig
 from toolorchestra.train.deferral import Deferrals
 from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
@@ -40,11 +40,15 @@ from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import History, Recovery, read_history
 from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.outbox import empty, reckon
+from toolorchestra.train.pauses import Stopped
 from toolorchestra.train.ports import Delivery
+from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
 from toolorchestra.train.status import State, StatusWriter
+from toolorchestra.train.step_row import sound
 from toolorchestra.train.trainer import TrainerConfig
 from toolorchestra.train.trainer_group import TrainerGroup
 from toolorchestra.train.trainers import AsyncTrainers
@@ -57,6 +61,16 @@ PROGRESS_KEY = "progress"
 PROGRESS_SECONDS = 1.0
 """Least time between two tellings."""
 NODES_POLL_SECONDS = 1.0
+REPORTED = (
+    "reward_mean",
+    "accuracy",
+    "nominal_usd_per_task",
+    "service_seconds_per_task",
+    "staleness_mean",
+    "tokens_per_second",
+    "trainer_idle_fraction",
+)
+"""Of a step's line, what the status shows."""
 BATCH = 256
 """Results journalled with one fsync."""
 
@@ -76,6 +90,7 @@ class Job:
     _engines: Engines | None = None
     _trainers: AsyncTrainers | None = None
     _bus: NatsBus | None = None
+    _reader: asyncio.Task[None] | None = None
     _store: CheckpointStore = field(init=False)
     _checkpointed: int | None = None
     """Step of the newest checkpoint."""
@@ -87,7 +102,8 @@ class Job:
         self.spec = self.training.spec
         self.meter = RunMeter(Recorder(self.otel, training=self.training.metadata.name))
         self.pools = bundle.experts(self.spec.tools)
-        self.settings: Settings = settings_of(self.training, self.pools, find=self._find)
+        fresh = not self.run.journal.exists()  # a run that goes on has graded its tasks' answers already
+        self.settings: Settings = settings_of(self.training, self.pools, find=self._find, references=fresh)
         self.status = StatusWriter(self.run, steps=self.spec.algorithm.steps)
 
     def _find(self, uri: str) -> Path:
@@ -135,17 +151,18 @@ class Job:
         self.status.set(
             "Starting", message="starting engines and trainers", uid=self.config.uid, attempt=self.config.attempt
         )
+        self._rehearse()
         store = self._store = CheckpointStore(self.run.checkpoints, keep=self.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
-        await self._bus.drain()
         self._wire = BusWire(self._bus, meter=self.meter)
         self.meter.began()
         self._spawn(self._tell_progress())
         self._start_engines()
         recovery = self._open_books(checkpoint)
-        self._spawn(self._read_results())
+        await reckon(self._bus, self._books, patience=self._issue_timeout)
+        self._reader = self._spawn(self._read_results())
         self._watch()
         names = [pool.metadata.name for pool in self.pools]
         alone = asyncio.create_task(self._evaluations.baselines(names)) if self.spec.evaluation.baselines else None
@@ -159,6 +176,16 @@ class Job:
         if alone is not None:
             await self._unless_stopped(alone)
         await self._evaluate("initialPolicy", once=True)
+
+    def _rehearse(self) -> None:
+        """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used."""
+        try:
+            notes = rehearse(self.settings.world, Renderer.load(self.config.model_dir))
+        except (RehearsalError, RendererError, TemplateError) as error:
+            raise SettingsError(f"spec.model.uri: {self.spec.model.uri}: {error}") from error
+        for note in notes:
+            _log.info("model: %s", note)
+            self.run.event("template", f"model: {note}")
 
     def _watch(self) -> None:
         """Gauges, where somebody sees them."""
@@ -221,16 +248,42 @@ class Job:
         self.status.incarnation = recovery.incarnation
         self.status.fields["step"] = step
         self.run.event("incarnation", f"incarnation {recovery.incarnation} starts at step {step}", step=step)
+        self._deferrals = Deferrals()
         self._evaluator = Evaluator(
             wire=self._wire,
             world=self.settings.world,
             uid=self.config.uid,
-            incarnation=recovery.incarnation,
-            allowance=self.settings.allowance or None,
+            books=self._books,
+            deferrals=self._deferrals,
+            issue_timeout=self._issue_timeout,
             meter=self.meter,
+            meanwhile=self._look_after,
         )
         self._evaluations = Evaluations(self._evaluator, self.run, self._books, self.settings, self.status)
         return recovery
+
+    @property
+    def _issue_timeout(self) -> float:
+        """Longer than a sending can take, with all its deliveries."""
+        return 3.0 * self.spec.rollout.episode_timeout_seconds + 120.0
+
+    async def withdraw(self) -> None:
+        """The run ends for now: nothing that is queued is to be played and paid for. What the bus does not tell in
+        time, the next incarnation asks."""
+        if self._bus is None or self._reader is None:
+            return
+        self._reader.cancel()  # every result that it takes makes room for new orders
+        await asyncio.wait({self._reader})
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await empty(self._bus, self._books, patience=self._issue_timeout)
+        except (BusError, TimeoutError) as error:
+            _log.warning("the queue was not emptied: %s", error or type(error).__name__)
+
+    async def _look_after(self) -> None:
+        """While an evaluation goes on."""
+        if self._controller is not None and self._ready_for_results.is_set():
+            await self._controller.look_after()
 
     async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
         cuda = self.config.device == "cuda"
@@ -263,7 +316,7 @@ class Job:
                 step=self.settings.step,
                 schedule=self.settings.schedule,
                 checkpoint_every=self.spec.checkpoint.every_steps,
-                issue_timeout=3.0 * self.spec.rollout.episode_timeout_seconds + 120.0,
+                issue_timeout=self._issue_timeout,
             ),
             run=self.run,
             world=self.settings.world,
@@ -272,7 +325,7 @@ class Job:
             wire=self._wire,
             trainers=self._trainers,
             engines=self._engines,
-            deferrals=Deferrals(probe=self._probe),
+            deferrals=self._deferrals,
             spans=EpisodeSpans(self.training.metadata.name),
             meter=self.meter,
         )
@@ -316,6 +369,7 @@ class Job:
             row = await self._supervised(self.controller.step())
             self.run.metric(row)
             self._report(row)
+            self.controller.check()
             if self.step % self.spec.checkpoint.every_steps == 0 or self.step == algorithm.steps:
                 await self._checkpoint()
             if self.step % every == 0 and self.step < algorithm.steps:
@@ -327,10 +381,8 @@ class Job:
         self._books.flush()
 
     def _report(self, row: dict[str, Any]) -> None:
-        keys = ("reward_mean", "accuracy", "nominal_usd_per_task", "service_seconds_per_task", "staleness_mean")
-        metrics = {key: row[key] for key in keys if key in row} | {
-            "tokens_per_second": row.get("tokens_per_second", 0.0)
-        }
+        found = sound(row) or {}
+        metrics = {"tokens_per_second": 0.0} | {key: found[key] for key in REPORTED if key in found}
         spend = self._books.ledger.spend
         self.status.set(
             "Running",
@@ -405,8 +457,9 @@ class Job:
             # Bounded: what a broken broker keeps from closing must not keep this process from being replaced.
             await asyncio.wait({asyncio.create_task(self._bus.close())}, timeout=CLOSE_SECONDS)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         self._tasks.append(asyncio.create_task(work))
+        return self._tasks[-1]
 
     async def _supervised(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await work, but fail with the first background task that does."""
@@ -451,24 +504,9 @@ class Job:
             while not queue.empty() and len(batch) < BATCH:
                 batch.append(queue.get_nowait())
             evaluation = [d for d in batch if self._evaluator.owns(d.arrival.issue)]
-            for delivery in evaluation:
-                await self._evaluator.take(delivery)
+            if evaluation:
+                await self._evaluator.take(evaluation)
             training = [d for d in batch if not self._evaluator.owns(d.arrival.issue)]
             if training:
                 await self._ready_for_results.wait()
                 await self.controller.take(training)
-
-    async def _probe(self, pool: str) -> bool:
-        """Whether an expert's endpoint answers at all."""
-        spec = next(p for p in self.pools if p.metadata.name == pool).spec
-        if spec.endpoint is None:
-            return True
-        timeout = aiohttp.ClientTimeout(total=5)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"{spec.endpoint.url}/models") as response,
-            ):
-                return response.status < 500
-        except (aiohttp.ClientError, TimeoutError):
-            return False

@@ -31,6 +31,8 @@ class Kind(Enum):
     """Trace of an issue that infrastructure ended."""
     LATE = b"L"
     """Trace of a dead issue: recorded, never used."""
+    EVALUATED = b"E"
+    """Trace of an evaluation's issue, scored or not; the note `evaluation` says which evaluation it was."""
     NOTE = b"J"
     """No body; the head is `{"note": name, …}`; docs/ledger.md lists the names."""
 

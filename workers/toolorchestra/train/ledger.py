@@ -8,12 +8,13 @@ Invariants (ledger.md), each driven by Hypothesis in tests/unit/train/test_ledge
   a fast newcomer could overtake, and two stragglers would fall due in a step that has room for one.
 - maxStaleness 0 is exactly synchronous and drops nothing.
 - A result of a dead issue is late and changes nothing.
+- What the spend cap has no room for waits for room; nothing is excluded for want of money.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
@@ -83,6 +84,8 @@ class Effects:
     """Accepted issues that no step will use."""
     finished: tuple[int, ...] = ()
     """Groups whose siblings are all terminal: to be judged."""
+    dead: tuple[Issue, ...] = ()
+    """Issues that died without a result: to be taken off the bus."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,10 @@ class Ledger:
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, *, now: float) -> list[Issue]:
-        """Open as many groups as bound and cap allow, and issue their episodes."""
+        """Issue what waited for room under the cap, then open as many groups as bound and cap allow."""
+        issues = self._admit_waiting(now=now)
+        if self._with(SiblingStatus.WAITING):
+            return issues
         room = self.config.bound - len(self.groups)
         if self.config.when_short == "Shrink":
             room -= self.filtered
@@ -130,7 +136,6 @@ class Ledger:
             room = 0
         if self.steps is not None:
             room = min(room, (self.steps - self.step) * self.config.groups_per_step - len(self.groups))
-        issues: list[Issue] = []
         for _ in range(max(0, room)):
             if self.out_of_money:
                 break
@@ -139,15 +144,29 @@ class Ledger:
             issues += [i for s in group.siblings if (i := self._send(s, now=now))]
         return issues
 
+    def _admit_waiting(self, *, now: float) -> list[Issue]:
+        return [i for s in self._with(SiblingStatus.WAITING) if (i := self._send(s, now=now))]
+
     @property
     def out_of_money(self) -> bool:
         """Not one more group fits under the cap."""
         size = self.config.group_size
         return self.spend.room_for(issues=size, each=self.allowance) < size
 
+    @property
+    def broke(self) -> bool:
+        """Nothing can be sent any more: the cap has no room, and no bill is to come that could make some."""
+        if self.spend.reserved or not self.out_of_money:
+            return False
+        return bool(self._with(SiblingStatus.WAITING)) or not self._with(SiblingStatus.DEFERRED)
+
+    def _with(self, status: SiblingStatus) -> list[Sibling]:
+        return [s for g in self.groups.values() for s in g.siblings if s.status is status]
+
     def _send(self, sibling: Sibling, *, now: float) -> Issue | None:
-        """Issue it and reserve its worst case; None where the cap has no room."""
+        """Issue it and reserve its worst case; None where the cap has no room: then it waits for some."""
         if self.spend.room_for(issues=1, each=self.allowance) < 1:
+            sibling.wait()
             return None
         issue = sibling.issue(step=self.step, now=now)
         self.spend.reserve(str(issue), self.allowance)
@@ -195,38 +214,49 @@ class Ledger:
         sibling = self.sibling(issue)
         return None if sibling is None else self._again(sibling, reason=reason, now=now)
 
-    def defer(self, issue: Issue, *, expert: str) -> bool:
-        """An expert is out: wait for `routable`. False: late."""
+    def defer(self, issue: Issue, *, expert: str) -> Effects | None:
+        """An expert is out: wait for `retry`, or exclude it when it was deferred too often. None: late."""
         sibling = self.sibling(issue)
         if sibling is None:
-            return False
+            return None
         sibling.defer(expert)
-        return True
+        return self._excluded(sibling) if sibling.status is SiblingStatus.EXCLUDED else Effects()
 
     def deferred_experts(self) -> set[str]:
         """Experts that someone waits for."""
-        waiting = (s for g in self.groups.values() for s in g.siblings if s.status is SiblingStatus.DEFERRED)
-        return {s.expert for s in waiting if s.expert}
+        return {s.expert for s in self._with(SiblingStatus.DEFERRED) if s.expert}
 
-    def routable(self, expert: str, *, now: float) -> list[Issue]:
-        """The expert answers again: issue what waited for it."""
-        waiting = [s for g in self.groups.values() for s in g.siblings if s.status is SiblingStatus.DEFERRED]
-        return [i for s in waiting if s.expert == expert and (i := self._send(s, now=now))]
+    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Issue]:
+        """Issue deferred episodes, those that waited for an expert least often first; `may_try` is asked for each."""
+        waiting = sorted(self._with(SiblingStatus.DEFERRED), key=lambda s: s.deferrals)
+        return [i for s in waiting if s.expert and may_try(s.expert) and (i := self._send(s, now=now))]
 
-    def expire(self, *, now: float, timeout: float) -> Effects:
-        """The backstop: issues that brought no result for `timeout` seconds are lost."""
-        live = [s for g in self.groups.values() for s in g.siblings if s.live and now - s.issued_at > timeout]
-        parts = [self._again(s, reason="lost", now=now) for s in live]
-        return merge(parts)
+    def overdue(self, *, now: float, timeout: float) -> list[Issue]:
+        """Live issues that brought no result for `timeout` seconds: lost, unless they are still queued (`queued`)."""
+        return [s.live for g in self.groups.values() for s in g.siblings if s.live and now - s.issued_at > timeout]
+
+    def queued(self, issues: Iterable[Issue], *, now: float) -> None:
+        """No worker has had these yet: their time begins now."""
+        for issue in issues:
+            if (sibling := self.sibling(issue)) is not None:
+                sibling.issued_at = now
+
+    def expire(self, issues: Iterable[Issue], *, now: float) -> Effects:
+        """The backstop: these are lost, unless their result has come meanwhile."""
+        lost = [(issue, s) for issue in issues if (s := self.sibling(issue)) is not None]
+        dead = Effects(dead=tuple(issue for issue, _ in lost))
+        return merge([dead, *(self._again(s, reason="lost", now=now) for _, s in lost)])
 
     def _again(self, sibling: Sibling, *, reason: str, now: float) -> Effects:
         if not sibling.exhausted:
-            if issue := self._send(sibling, now=now):
-                return Effects(issues=(issue,))
-            reason = "spend_cap"
+            issue = self._send(sibling, now=now)
+            return Effects(issues=() if issue is None else (issue,))
         sibling.exclude(reason)
+        return self._excluded(sibling)
+
+    def _excluded(self, sibling: Sibling) -> Effects:
         group = self.groups[sibling.episode.group]
-        return Effects(excluded=((sibling.episode, reason),), finished=self._finished(group))
+        return Effects(excluded=((sibling.episode, sibling.reason),), finished=self._finished(group))
 
     def _finished(self, group: Group) -> tuple[int, ...]:
         return (group.number,) if group.done else ()
@@ -285,9 +315,11 @@ class Ledger:
     def kill(self, number: int, *, now: float) -> Effects:
         """`onStale: Drop`: the group's issues die, its accepted ones are set aside as stale, all is issued afresh."""
         group = self.groups[number]
-        stale = Effects(set_aside=tuple(group.accepted))
+        stale = Effects(set_aside=tuple(group.accepted), dead=tuple(s.live for s in group.siblings if s.live))
         again = [s for s in group.siblings if s.status is not SiblingStatus.EXCLUDED]
-        return merge([stale, *(self._again(s, reason="stale", now=now) for s in again)])
+        effects = merge([stale, *(self._again(s, reason="stale", now=now) for s in again)])
+        # On the way an excluded sibling may stand beside one that is still to be issued again.
+        return replace(effects, finished=self._finished(group))
 
     def begin(self, plan: StepPlan) -> None:
         """The step's groups are in training; they stay inside the bound until `publish`."""
@@ -312,4 +344,5 @@ def merge(parts: Iterable[Effects]) -> Effects:
         excluded=tuple(e for p in listed for e in p.excluded),
         set_aside=tuple(i for p in listed for i in p.set_aside),
         finished=tuple(dict.fromkeys(f for p in listed for f in p.finished)),
+        dead=tuple(i for p in listed for i in p.dead),
     )

@@ -113,7 +113,7 @@ def _of_trace(trace: Trace, *, purpose: Purpose) -> Iterator[Measurement]:
 def of_step(row: Mapping[str, Any], lags: Sequence[int]) -> Iterator[Measurement]:
     """A step's line in metrics.jsonl, and the staleness of each of its episodes."""
     seconds = row["seconds"]
-    yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "train"})
+    yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "train" if row["samples"] else "empty"})
     yield Measurement(m.STEP, row["step"])
     yield Measurement(m.STEP_TIME, seconds["total"])
     for phase in PHASES:
@@ -153,7 +153,7 @@ def of_books(ledger: Ledger, *, now: float) -> Iterator[Measurement]:
         yield Measurement(m.GROUPS, states[state], {names.LABEL_STATE: state.value})
     siblings = [sibling for group in ledger.groups.values() for sibling in group.siblings]
     statuses = Counter(sibling.status for sibling in siblings)
-    for status in (SiblingStatus.LIVE, SiblingStatus.DEFERRED):
+    for status in (SiblingStatus.LIVE, SiblingStatus.DEFERRED, SiblingStatus.WAITING):
         yield Measurement(m.OPEN_EPISODES, statuses[status], {names.LABEL_STATE: status.value})
     oldest = min((s.issued_at for s in siblings if s.status is SiblingStatus.LIVE), default=now)
     yield Measurement(m.OLDEST, max(0.0, now - oldest))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from toolorchestra.bus.protocol import Withdrawn
 from toolorchestra.rollout.order import Order
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
@@ -30,6 +31,14 @@ class Wire(Protocol):
 
     def deliveries(self) -> AsyncIterator[Delivery]:
         """Everything that workers send back, at least once each."""
+        ...
+
+    async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
+        """Take orders back; tells which of them no worker ever got."""
+        ...
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        """Which of these orders are still queued, and no worker has had them."""
         ...
 
     async def put(self, key: str, value: bytes) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.suite import Suite as SuiteSpec
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
+from toolorchestra.experts.worst_case import attempt_usd, episode_usd, most_prompt_bytes
 from toolorchestra.rewards.preferences import TemplatePreferences
 from toolorchestra.rewards.registry import reward_config
 from toolorchestra.rollout.order import EpisodeLimits
@@ -30,8 +31,6 @@ from toolorchestra.train.world import World
 
 DEFAULT_SUITE = "held-out"
 DEFAULT_SUITE_SIZE = 300
-TOKENS_PER_CALL = 16_384
-"""Worst case of a call's tokens where a pool sets no limit."""
 
 FindFile = Callable[[str], Path]
 """Resolves a URI of the YAML to a file or folder here; raises SettingsError with what to do."""
@@ -67,28 +66,36 @@ class Settings:
     """Worst case of one episode in actual dollars."""
 
 
-def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile) -> Settings:
-    """Build all parts; SettingsError (or the sources' own errors) where one cannot be."""
+def settings_of(
+    training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile, references: bool = True
+) -> Settings:
+    """Build all parts; SettingsError with everything that keeps one from being built.
+
+    `references`: grade every task's own answer, as is done once before anything is spent.
+    """
     spec = training.spec
-    if spec.algorithm.objective != "Clipped":
-        raise SettingsError(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
-    if spec.preferences is not None and spec.preferences.uri is not None:
-        raise SettingsError("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
-    if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
-        raise SettingsError("spec.warmStart.source: traces from a file are not available yet; use FormatTraces")
+    problems = _unavailable(spec)
     limits = episode_limits(spec)
     try:
         catalog = build_catalog(pools)
         sampler = _sampler(spec, catalog)
-        suite = build_suite(spec.tasks, open_uri=find, seed=spec.algorithm.seed)
-        suites = _suites(spec, catalog, suite=suite, find=find)
-    except (CatalogError, SourceError) as error:
-        raise SettingsError(str(error)) from error
+    except CatalogError as error:
+        problems.append(str(error))
+        catalog, sampler = None, None
+    try:
+        tools = catalog.names if catalog is not None else None
+        suite = build_suite(spec.tasks, open_uri=find, seed=spec.algorithm.seed, tools=tools, references=references)
+        suites = () if catalog is None else _suites(spec, catalog, suite=suite, find=find, references=references)
+    except (CatalogError, SourceError, SettingsError) as error:
+        raise SettingsError("\n".join([*problems, str(error)])) from error
+    if problems or sampler is None:
+        raise SettingsError("\n".join(problems))
     preferences = None
     if spec.preferences is not None:
         preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
     world = World(suite, sampler, limits, spec.algorithm.seed, preferences)
     cap = spec.limits.max_spend_usd
+    kinds = suite.kinds.union(*(each.suite.kinds for each in suites))
     return Settings(
         world=world,
         rewarding=rewarding(spec),
@@ -98,8 +105,20 @@ def settings_of(training: OrchestratorTraining, pools: Sequence[ExpertPool], *, 
         warm_step=warm_step_config(spec),
         suites=suites,
         cap=cap,
-        allowance=worst_case_usd(spec, pools) if cap is not None else Decimal(0),
+        allowance=worst_case_usd(spec, pools, chat="Chat" in kinds) if cap is not None else Decimal(0),
     )
+
+
+def _unavailable(spec: OrchestratorTrainingSpec) -> list[str]:
+    """What the YAML may say, and nobody does yet."""
+    said = []
+    if spec.algorithm.objective != "Clipped":
+        said.append(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
+    if spec.preferences is not None and spec.preferences.uri is not None:
+        said.append("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
+    if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
+        said.append("spec.warmStart.source: traces from a file are not available yet; use FormatTraces")
+    return said
 
 
 def episode_limits(spec: OrchestratorTrainingSpec) -> EpisodeLimits:
@@ -115,22 +134,26 @@ def episode_limits(spec: OrchestratorTrainingSpec) -> EpisodeLimits:
     )
 
 
-def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool]) -> Decimal:
-    """Most that one episode can really cost: its budget, or every turn calling the dearest expert to its limits."""
-    budget = spec.rollout.episode_budget.max_usd
-    if budget is not None:
+def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], *, chat: bool) -> Decimal:
+    """Most that one episode can really cost: its budget, or every call that it may make going to the dearest expert at
+    its limits (the baseline `cascade` may ask each expert once). `chat`: there are tasks of kind Chat, whose turns may
+    make several calls at once.
+
+    The policy runs on the training's own engines: nothing is paid for it.
+    """
+    if (budget := spec.rollout.episode_budget.max_usd) is not None:
         return budget
-    dearest = max((_worst_call(pool) for pool in pools), default=Decimal(0))
-    policy = price_of(spec.model.price).of(
-        tokens_in=spec.rollout.max_prompt_tokens, tokens_out=spec.rollout.max_response_tokens
-    )
-    return spec.rollout.max_turns * (dearest + policy)
+    limits = episode_limits(spec)
+    calls = limits.max_turns * (limits.max_parallel_calls if chat else 1)
+    return episode_usd([_worst_attempt(pool) for pool in pools], calls=calls)
 
 
-def _worst_call(pool: ExpertPool) -> Decimal:
+def _worst_attempt(pool: ExpertPool) -> Decimal:
     limits = pool.spec.limits
-    return price_of(pool.spec.price).of(
-        tokens_in=limits.max_input_tokens or TOKENS_PER_CALL, tokens_out=limits.max_output_tokens or TOKENS_PER_CALL
+    return attempt_usd(
+        price_of(pool.spec.price),
+        prompt_bytes=most_prompt_bytes(limits.max_input_tokens),
+        max_output=limits.max_output_tokens,
     )
 
 
@@ -140,7 +163,7 @@ def _sampler(spec: OrchestratorTrainingSpec, catalog: Catalog, suite: SuiteSpec 
 
 
 def _suites(
-    spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile
+    spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile, references: bool
 ) -> tuple[EvaluationSuite, ...]:
     """The suites that the YAML names, or the held-out tasks of the training."""
     if not spec.evaluation.suites:
@@ -150,7 +173,14 @@ def _suites(
     for wanted in spec.evaluation.suites:
         tasks = suite
         if wanted.tasks is not None:
-            tasks = build_suite(wanted.tasks, open_uri=find, seed=spec.algorithm.seed, evaluation=True)
+            tasks = build_suite(
+                wanted.tasks,
+                open_uri=find,
+                seed=spec.algorithm.seed,
+                tools=catalog.names,
+                references=references,
+                evaluation=True,
+            )
         if tasks.held_out_size < wanted.size:
             raise SettingsError(
                 f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, {tasks.held_out_size} are"

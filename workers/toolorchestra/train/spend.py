@@ -1,8 +1,9 @@
 """Money under the cap: an issue reserves its worst case before it is published, and settles with what it really cost.
 
-Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do. A
-dead issue keeps its reservation until its late result settles it, and one whose worker is gone settles at its worst
-case: what it spent meanwhile is unknown, never zero.
+Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do.
+A reservation ends in one of three ways: its bill comes (also a late one), it is released because no worker ever got the
+issue, or the worst case counts because nobody will tell any more: what was spent meanwhile is unknown, never zero. A
+dead issue has a time at which the last of these happens, so none is reserved for ever.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from decimal import Decimal
 
 @dataclass
 class Spend:
-    """`cap` None: nothing is bounded, everything is counted."""
+    """`cap` None: nothing is bounded, everything is counted. Keys are the texts of issues."""
 
     cap: Decimal | None = None
     settled: Decimal = Decimal(0)
     reserved: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    dead: dict[str, float] = field(default_factory=dict[str, float])
+    """Of the reserved: those that are dead, with the Unix time at which their worst case counts."""
+    presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """What was settled at its worst case, until its bill comes after all."""
     held: Decimal = Decimal(0)
     """Dollars reserved by issues whose bill has not come: the sum of `reserved`, kept as it changes."""
 
@@ -40,12 +45,35 @@ class Spend:
 
     def bill(self, issue: str, actual: Decimal | None) -> Decimal:
         """Dollars that the issue counts: `actual`, or the worst case reserved for it (0 without a cap) if unknown."""
-        return self.reserved.get(issue, Decimal(0)) if actual is None else actual
+        if actual is not None:
+            return actual
+        return self.reserved.get(issue, self.presumed.get(issue, Decimal(0)))
 
     def settle(self, issue: str, actual: Decimal) -> None:
-        """The bill of an issue: its reservation goes, the actual dollars count."""
+        """The bill of an issue: its reservation (or what was presumed) goes, the actual dollars count."""
+        self.release(issue)
+        self.settled += actual - self.presumed.pop(issue, Decimal(0))
+
+    def release(self, issue: str) -> None:
+        """The reservation goes: nothing was spent."""
         self.held -= self.reserved.pop(issue, Decimal(0))
-        self.settled += actual
+        self.dead.pop(issue, None)
+
+    def await_bill(self, issue: str, *, until: float) -> None:
+        """The issue is dead, and may have been paid for: its bill is waited for until then."""
+        if issue in self.reserved:
+            self.dead[issue] = until
+
+    def overdue(self, *, now: float) -> list[str]:
+        """Dead issues whose bill is not waited for any longer."""
+        return [issue for issue, until in self.dead.items() if until <= now]
+
+    def presume(self, issue: str) -> None:
+        """Nobody will tell what it cost: the worst case counts."""
+        amount = self.reserved[issue]
+        self.release(issue)
+        self.settled += amount
+        self.presumed[issue] = amount
 
     def as_dict(self) -> dict[str, str | None]:
         """For manifests and progress: decimal strings."""

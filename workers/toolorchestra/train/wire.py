@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import HANDED_BACK, BusFull, BusUnavailable, Received, ResultKind, RolloutBus
+from toolorchestra.bus.protocol import HANDED_BACK, BusFull, BusUnavailable, Received, ResultKind, RolloutBus, Withdrawn
 from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import Order
@@ -16,6 +17,7 @@ from toolorchestra.train.ports import Delivery
 from toolorchestra.train.run_meter import RunMeter
 
 RETRY_SECONDS = 0.5
+T = TypeVar("T")
 
 
 class BusWire:
@@ -32,15 +34,9 @@ class BusWire:
         envelope = Envelope(
             id=order.issue, body=encode_order(order), purpose=order.purpose, content="order/1", headers=headers or {}
         )
-        while True:
-            try:
-                await self._bus.submit(envelope)
-            except (BusFull, BusUnavailable):
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self.sent += 1
-                self._meter.sent(order.issue, purpose=order.purpose)
-                return
+        await _until_it_answers(lambda: self._bus.submit(envelope))
+        self.sent += 1
+        self._meter.sent(order.issue, purpose=order.purpose)
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
         async for received in self._bus.results():
@@ -49,8 +45,26 @@ class BusWire:
                 self._meter.buried()
             yield Delivery(read_arrival(received), partial(self._bus.ack, received))
 
+    async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
+        """Take orders back, as soon as the bus answers."""
+        wanted = list(ids)
+        return await _until_it_answers(lambda: self._bus.cancel(wanted))
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        wanted = list(ids)
+        return await _until_it_answers(lambda: self._bus.unseen(wanted))
+
     async def put(self, key: str, value: bytes) -> None:
         await self._bus.put(key, value)
+
+
+async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a full or unreachable bus again and again: whoever waits is cancelled where waiting is over."""
+    while True:
+        try:
+            return await ask()
+        except (BusFull, BusUnavailable):
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def read_arrival(received: Received) -> Arrival:

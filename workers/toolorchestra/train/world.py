@@ -65,5 +65,5 @@ class World:
 
 
 def sampling_seed(seed: int, group: int, sample: int) -> int:
-    """31 bits that differ between siblings and groups and repeat between runs of one seed."""
+    """31 bits that differ between siblings and groups and repeat between runs of one seed; for baselines that draw."""
     return random.Random(f"{seed}/{group}/{sample}").getrandbits(31)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra.remote.preflight.line import Line
 from toolorchestra.train.settings import DEFAULT_SUITE_SIZE, worst_case_usd
 
@@ -25,14 +25,23 @@ def evaluation_episodes(training: OrchestratorTraining, experts: int) -> int:
     return sum(sizes) * (2 + (experts if evaluation.baselines else 0)) + sizes[0] * between
 
 
+def may_chat(spec: OrchestratorTrainingSpec) -> bool:
+    """Whether a task may be of kind Chat; a file may hold some, and it is not read here."""
+    suites = [suite.tasks for suite in spec.evaluation.suites if suite.tasks is not None]
+    sources = [source for tasks in (spec.tasks, *suites) for source in tasks.sources]
+    return any(source.reasoning_gym is None or source.reasoning_gym.kind == "Chat" for source in sources)
+
+
 def spend_lines(training: OrchestratorTraining, experts: Sequence[ExpertPool]) -> Iterator[Line]:
     """The cap, and what all episodes could cost at worst."""
     spec, name = training.spec, training.metadata.name
-    each, cap = worst_case_usd(spec, experts), spec.limits.max_spend_usd
+    each, cap = worst_case_usd(spec, experts, chat=may_chat(spec)), spec.limits.max_spend_usd
     episodes = training_episodes(training) + evaluation_episodes(training, len(experts))
     worst = each * episodes
     budget = spec.rollout.episode_budget.max_usd
-    why = "rollout.episodeBudget.maxUSD" if budget is not None else "every turn calls the dearest expert to its limits"
+    why = (
+        "rollout.episodeBudget.maxUSD" if budget is not None else "every call goes to the dearest expert at its limits"
+    )
     text = f"{name}: {_usd(each)} an episode at worst ({why}) x {episodes} episodes = {_usd(worst)}"
     if spec.algorithm.filters.when_short == "Refill":
         text += ", and more where filters take groups out and they are refilled"

@@ -1,0 +1,138 @@
+"""Before anything is started, a task of each mode is played for a turn: what a model cannot carry is said by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
+
+from episode_world import RENDERER
+
+from support.run_rig import model_folder
+from toolorchestra.api.load import load
+from toolorchestra.local.plan import LocalError, plan_of
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.template import ChatTemplate
+from toolorchestra.tasks.file_uri import path_of
+from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.train.job import Job
+from toolorchestra.train.rehearsal import RehearsalError, one_of_each_kind, rehearse
+from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.train.settings import SettingsError, settings_of
+from toolorchestra.train.world import World
+
+ROOT = Path(__file__).parents[3]
+TINY = ROOT / "tests" / "support" / "tiny_run" / "training.yaml"
+
+
+def resources(folder: Path, *, kinds: tuple[str, ...] = ("QA", "Chat"), prompt_tokens: int = 4000) -> Path:
+    """The tiny training, over tasks of these kinds in turn and the model folder beside them."""
+    grader = {"type": "ExactMatch", "data": {"answer": "4"}}
+    rows = [
+        {"id": f"t{i}", "instruction": f"{i} + {i}?", "kind": kinds[i % len(kinds)], "grader": grader}
+        for i in range(40)
+    ]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = "{name: mine, type: JSONL, jsonl: {uri: file://TASKS}}".replace("TASKS", str(folder / "tasks.jsonl"))
+    text = TINY.read_text().replace("pvc://models/tiny", f"file://{folder / 'model'}")
+    text = text.replace(
+        "{name: sums, type: ReasoningGym, reasoningGym: {datasets: [chain_sum], size: 200, seed: 1}}", source
+    )
+    text = text.replace("maxPromptTokens: 1500", f"maxPromptTokens: {prompt_tokens}")
+    path = folder / "training.yaml"
+    path.write_text(text.replace("http://simulator/v1", "http://models.example/v1"))
+    return path
+
+
+def world_of(folder: Path, **settings: Any) -> World:
+    bundle = load(resources(folder, **settings))
+    training = bundle.trainings[0]
+    return settings_of(training, bundle.experts(training.spec.tools), find=path_of).world
+
+
+def renderer_of(source: str) -> Renderer:
+    template = ChatTemplate({"default": source}, special_tokens={})
+    return Renderer(tokenizer=RENDERER._tokenizer, template=template, stop_token_ids=RENDERER.stop_token_ids)
+
+
+def without_bytes(folder: Path) -> None:
+    """A tokenizer that can write nothing."""
+    Tokenizer(models.BPE(vocab={"<end>": 0}, merges=[])).save(str(folder / "tokenizer.json"))
+
+
+def test_a_model_that_has_everything_is_not_spoken_of(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    assert {instance.task.kind for instance in one_of_each_kind(world)} == {"QA", "Chat"}
+    assert rehearse(world, RENDERER) == ()
+
+
+def test_what_is_laid_out_for_a_template_is_said(tmp_path: Path) -> None:
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    (note,) = rehearse(world_of(tmp_path), renderer_of(bare))
+    assert note == "its chat template renders no tools: they go into the system message, in Hermes form"
+
+
+def test_a_template_that_rewrites_history_is_said_of_chats_alone(tmp_path: Path) -> None:
+    counting = "{% for m in messages %}{{ messages | length }}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    assert "sample of its own" in rehearse(world_of(tmp_path), renderer_of(counting))[-1]
+    assert not any("sample of its own" in note for note in rehearse(world_of(tmp_path, kinds=("QA",)), RENDERER))
+
+
+def test_a_first_prompt_over_the_limit_is_said(tmp_path: Path) -> None:
+    notes = rehearse(world_of(tmp_path, prompt_tokens=50), RENDERER)
+    assert len(notes) == 2
+    assert all("more than maxPromptTokens (50)" in note for note in notes)
+
+
+def test_a_template_that_breaks_on_a_tools_turn_alone_is_refused(tmp_path: Path) -> None:
+    refusing = (
+        "{% for m in messages %}{% if loop.length > 3 and 'be-the-system' != messages[0].content %}"
+        "{{ raise_exception('too long a talk') }}{% endif %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    )
+    with pytest.raises(RehearsalError, match=r"Chat tasks: .*too long a talk"):
+        rehearse(world_of(tmp_path), renderer_of(refusing))
+    assert rehearse(world_of(tmp_path, kinds=("QA",)), renderer_of(refusing)), "no chat, no tool turn"
+
+
+def test_a_check_refuses_a_model_that_cannot_write_the_experts(tmp_path: Path) -> None:
+    without_bytes(model_folder(tmp_path / "model", context=9000))
+    with pytest.raises(LocalError, match=r"spec\.model\.uri: .*model: QA tasks: the prompt does not show the experts"):
+        plan_of(
+            load(resources(tmp_path, kinds=("QA",))),
+            name=None,
+            volumes={},
+            skills=None,
+            time_scale=0.0,
+            environment={},
+        )
+
+
+def job_of(folder: Path) -> Job:
+    config = DriverConfig(
+        uid="u",
+        run=folder / "run",
+        nats_url="",
+        ray_address="",
+        resources=(resources(folder),),
+        model_dir=folder / "model",
+        cluster=True,
+    )
+    return Job(config=config, run=RunDir(config.run))
+
+
+def test_the_head_says_the_same_at_its_start_and_refuses_by_name(tmp_path: Path) -> None:
+    model_folder(tmp_path / "model")
+    job = job_of(tmp_path)
+    job._rehearse()
+    (event,) = read_jsonl(job.run.events)
+    assert event["event"] == "template"
+    assert "renders no tools" in event["message"]
+    without_bytes(tmp_path / "model")
+    with pytest.raises(SettingsError, match=r"spec\.model\.uri: file://.*: the prompt does not show the experts"):
+        job._rehearse()

@@ -1,0 +1,152 @@
+"""YAML as YAML 1.2's core schema has it, and only as much of it as JSON can say.
+
+PyYAML reads YAML 1.1, kubectl something between the two: `1:30` is 90, text or an error, `0777` is 511 or 777. What
+they would read differently is not guessed at: it is refused, with what to write instead. So a file means the same here
+and on a cluster. Sources: https://yaml.org/spec/1.2.2/#103-core-schema, https://yaml.org/type/ (1.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 2 << 20
+"""Largest file; the API server takes less (1.5 MiB a resource)."""
+MOST_DEPTH = 64
+"""Deepest nesting of lists and mappings."""
+MOST_VALUES = 200_000
+"""Most values of a file once its aliases are written out: a few lines of aliases of aliases stand for billions."""
+
+_TAG = "tag:yaml.org,2002:"
+KNOWN_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
+MERGE = f"{_TAG}merge"
+
+_RESOLVERS: list[tuple[str, str, list[str]]] = [
+    ("null", r"~|null|Null|NULL|", ["", *"~nN"]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", [*"-+."]),
+    ("merge", r"<<", ["<"]),
+]
+"""Tag, pattern, and the characters that it can begin with."""
+
+_AMBIGUOUS: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"), "a truth value or text"),
+    (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number to the base 60 or text"),
+    (re.compile(r"[-+]?(0o?[0-7_]+|0b[01_]+)|[-+]?0[0-9]+"), "a number to another base, a decimal one or text"),
+    (re.compile(r"[-+]?(0x|[0-9.])[0-9a-fA-F_.]*_[0-9a-fA-F_.]*"), "a number or text"),
+]
+
+_MOST_INT = 1 << 63
+_MOST_AMBIGUOUS = 64
+"""Longest text that anyone means as a number; bounds what the patterns look at."""
+
+
+class CoreLoader(yaml.SafeLoader):
+    """SafeLoader with the resolvers of the core schema, bounded in depth. Use its nodes only (`get_node`)."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own protocol
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        try:
+            if self._depth > MOST_DEPTH:
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.composer.ComposerError(None, None, f"nested deeper than {MOST_DEPTH} levels", mark)
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+for _name, _pattern, _first in _RESOLVERS:
+    CoreLoader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+class CoreDumper(yaml.SafeDumper):
+    """SafeDumper that puts into quotes what any reader could take for something else than text. No aliases."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
+        first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *resolvers]
+        for first, resolvers in (yaml.SafeDumper.yaml_implicit_resolvers | CoreLoader.yaml_implicit_resolvers).items()
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _ambiguous, _ in _AMBIGUOUS:
+    CoreDumper.add_implicit_resolver("ambiguous", re.compile(rf"(?:{_ambiguous.pattern})\Z"), [*"yYnNoO+-.0123456789"])
+
+
+def dump_all(documents: Iterable[Any]) -> str:
+    """Documents of JSON values as YAML that `documents.read_documents` reads back as they were."""
+    return str(yaml.dump_all(documents, Dumper=CoreDumper, sort_keys=False))
+
+
+class ScalarRefused(ValueError):
+    """A scalar that is not read. The text says why and what to write."""
+
+
+def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
+    """The value of a scalar node; ScalarRefused where it is no JSON value or could be taken for something else."""
+    text, kind = str(node.value), node.tag.removeprefix(_TAG)
+    if node.style is None and len(text) <= _MOST_AMBIGUOUS:
+        for pattern, readings in _AMBIGUOUS:
+            if pattern.fullmatch(text):
+                raise ScalarRefused(
+                    f"{_cut(text)} is {readings}, depending on who reads YAML: put it in quotes, or write it plainly"
+                )
+    match kind:
+        case "null" if text.lower() in ("", "~", "null"):
+            return None
+        case "bool" if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        case "int":
+            return _whole(text)
+        case "float":
+            return _real(text)
+        case "str" | "merge":
+            return _text(text)
+        case _:
+            raise ScalarRefused(f"the tag {node.tag.replace(_TAG, '!!')} is not read here: write a plain value")
+
+
+def _whole(text: str) -> int:
+    hexadecimal = text.startswith("0x")
+    try:
+        # Python bounds the digits itself: a number of a million digits would take minutes.
+        number = int(text, 16 if hexadecimal else 10)
+    except ValueError:
+        number = _MOST_INT if text.lstrip("-+").isdigit() else 0
+        if not number:
+            raise ScalarRefused(f"{_cut(text)} is no whole number") from None
+    if not -_MOST_INT <= number < _MOST_INT:
+        raise ScalarRefused(f"{_cut(text)}: the number does not fit into 64 bits; put it in quotes if it is text")
+    return number
+
+
+def _real(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")  # .inf and .nan, which JSON does not have
+    if not abs(number) < float("inf"):
+        raise ScalarRefused(f"{_cut(text)}: there is no such number in JSON; put it in quotes if it is text")
+    return number
+
+
+def _text(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ScalarRefused("half of a surrogate pair is no text: write the character itself, or \\U0001F600")
+    if "\0" in text:
+        raise ScalarRefused("a NUL is no text: take \\0 out")
+    return text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}…"

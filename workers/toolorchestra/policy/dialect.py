@@ -1,0 +1,143 @@
+"""What a chat template lacks, found by trying it once, and messages laid out so that it need not have it.
+
+A template that renders no tools gets them in the system message, in the form that Qwen's and Hermes' templates write;
+one without a tool role gets results as the user's words; one without a system role gets it before the first of the
+user's. Invariants: pure; what is laid out for the beginning of a conversation is a beginning of what is laid out for
+all of it, so conversations still only grow; a template that has everything is given the messages as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from toolorchestra.policy.parser import CLOSE, OPEN, ToolCall, format_calls
+from toolorchestra.policy.prompts import Message, ToolSchema
+from toolorchestra.policy.template import ChatTemplate, TemplateError
+
+_SYSTEM, _USER, _RESULT, _ALIAS = "be-the-system", "ask-as-user", "came-from-a-tool", "is-an-alias"
+"""What the probe looks for in a rendered text: words that no template writes by itself."""
+_TOOL: ToolSchema = {
+    "type": "function",
+    "function": {
+        "name": "answer",
+        "description": "Let a model answer.",
+        "parameters": {
+            "type": "object",
+            "properties": {"model": {"type": "string", "enum": [_ALIAS], "description": f"- good | model: {_ALIAS}"}},
+            "required": ["model"],
+        },
+    },
+}
+_CALLED: Message = {"role": "assistant", "content": format_calls([ToolCall("answer", {"model": _ALIAS})])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What a template renders by itself."""
+
+    system_role: bool = True
+    tools: bool = True
+    tool_role: bool = True
+    call_form: bool = True
+    """It says how a call is written (`<tool_call>`)."""
+
+    def lay_out(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
+    ) -> tuple[list[Message], Sequence[ToolSchema]]:
+        """Messages and tools as this template can take them."""
+        laid = list(messages)
+        if tools and not self.tools:
+            laid, tools = _with_tools(laid, tools), ()
+        if not self.system_role:
+            laid = _without_system(laid)
+        if not self.tool_role:
+            laid = _results_as_user(laid)
+        return laid, tools
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What a person is told of it before a training starts; nothing of a template that has everything."""
+        lacks = {
+            "renders no tools: they go into the system message, in Hermes form": not self.tools,
+            "refuses or drops the role tool: results are given as the user's words": not self.tool_role,
+            "refuses or drops the role system: its text goes before the user's first": not self.system_role,
+            f"does not say how a tool is called ({OPEN}): the model has to know, or warmStart teaches it": (
+                self.tools and not self.call_form
+            ),
+        }
+        return tuple(f"its chat template {what}" for what, lacking in lacks.items() if lacking)
+
+
+def dialect_of(template: ChatTemplate) -> Dialect:
+    """Try the template. TemplateError where it does not even show what a user says."""
+    asked: list[Message] = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+    found = Dialect(system_role=True, tools=False, tool_role=False)
+    if not _shows(template, found, asked, _SYSTEM, _USER):
+        found = replace(found, system_role=False)
+        if not _shows(template, found, asked, _SYSTEM, _USER):
+            laid, _ = found.lay_out(asked)
+            template.render(laid)  # its own words, where it refuses
+            raise TemplateError("the chat template does not show what the user says")
+    with_tools = replace(found, tools=True)
+    if _shows(template, with_tools, asked, _USER, _ALIAS, tools=[_TOOL]):
+        found = replace(with_tools, call_form=_shows(template, with_tools, asked, OPEN, CLOSE, tools=[_TOOL]))
+    turn = [*asked, _CALLED, {"role": "tool", "content": _RESULT}]
+    with_role = replace(found, tool_role=True)
+    if _shows(template, with_role, turn, _USER, _RESULT, tools=[_TOOL]):
+        found = with_role
+    return found
+
+
+def _shows(
+    template: ChatTemplate, dialect: Dialect, messages: Sequence[Message], *words: str, tools: Sequence[Any] = ()
+) -> bool:
+    laid, given = dialect.lay_out(messages, tools)
+    try:
+        text = template.render(laid, tools=given)
+    except TemplateError:
+        return False
+    return all(word in text for word in words)
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[Message]:
+    """Word for word what Qwen's template writes, so that a model which has seen that form finds it."""
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = (
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{listed}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within "
+        f"{OPEN}{CLOSE} XML tags:\n"
+        f'{OPEN}\n{{"name": <function-name>, "arguments": <args-json-object>}}\n{CLOSE}'
+    )
+    if messages and messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    if not messages or messages[0]["role"] != "system":
+        return list(messages)
+    said, rest = str(messages[0]["content"]), messages[1:]
+    if rest and rest[0]["role"] == "user":
+        said, rest = f"{said}\n\n{rest[0]['content']}", rest[1:]
+    return [{"role": "user", "content": said}, *rest]
+
+
+def _results_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Results of one turn become one message: templates of this kind mostly want roles to alternate."""
+    laid: list[Message] = []
+    before = ""
+    for message in messages:
+        role = message["role"]
+        if role != "tool":
+            laid.append(message)
+        else:
+            text = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if before == "tool":
+                text = f"{laid.pop()['content']}\n{text}"
+            laid.append({"role": "user", "content": text})
+        before = role
+    return laid

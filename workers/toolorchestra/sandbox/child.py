@@ -1,0 +1,71 @@
+"""A forked child: one job after the other. Whatever a job does to it, only the child is lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from toolorchestra.sandbox import linux, seccomp
+from toolorchestra.sandbox.framing import frame, receive
+from toolorchestra.sandbox.limits import Limits, limit_child, limit_job
+
+_DETAIL = 300
+_JOBS = 3
+"""The one descriptor that is left besides the standard ones, which lead to /dev/null."""
+
+
+def be_child(
+    run: Callable[[Any], Any], *, jobs: socket.socket, limits: Limits, address_space: int, zygote: int, filtered: bool
+) -> None:
+    """Serve jobs until the worker closes the connection. Never returns."""
+    status = 1
+    try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != zygote:  # it died before we could ask, so no signal will come
+            os._exit(1)
+        connection = _alone_with(jobs)
+        limit_child(limits, address_space=address_space)
+        if filtered:
+            seccomp.install_child_filter()
+        _serve(run, connection, limits)
+        status = 0
+    except (EOFError, ConnectionError):
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _alone_with(jobs: socket.socket) -> socket.socket:
+    """Close everything else that was inherited."""
+    os.dup2(1, 2)
+    os.dup2(jobs.detach(), _JOBS)
+    os.closerange(_JOBS + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return socket.socket(fileno=_JOBS)
+
+
+def _serve(run: Callable[[Any], Any], connection: socket.socket, limits: Limits) -> None:
+    for _ in range(limits.jobs_per_child):
+        job, number = receive(connection, at_most=limits.input_bytes)
+        limit_job(limits)
+        connection.sendall(_reply(run, job, number))
+
+
+def _reply(run: Callable[[Any], Any], job: Any, number: bytes) -> bytes:
+    """The boundary of trust: whatever a job raises is its result."""
+    try:
+        return frame({"value": run(job)}, number=number)
+    except MemoryError:
+        return frame({"out_of_memory": True}, number=number)
+    except BaseException as error:
+        return frame({"raised": f"{type(error).__name__}: {_clip(error)}"}, number=number)
+
+
+def _clip(error: BaseException) -> str:
+    try:
+        return str(error)[:_DETAIL]
+    except Exception:  # a message that cannot be made is none
+        return ""

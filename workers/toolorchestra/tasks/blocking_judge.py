@@ -1,0 +1,46 @@
+"""A judge for code that is not on an event loop: checks before a run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import TracebackType
+from typing import Self
+
+from toolorchestra.tasks.grader import Comparing, Grade, grade, grader_of
+from toolorchestra.tasks.judge import Judge
+from toolorchestra.tasks.task import Task
+
+
+class BlockingJudge:
+    """A context that grades, one answer after the other.
+
+    Its event loop and its processes live in a thread of their own, so that it may be used from anywhere; they are
+    started by the first answer that needs a sandbox.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._judge = Judge()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._judge.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __call__(self, task: Task, answer: str) -> Grade:
+        """Grade an answer. GraderFailure as `Judge`."""
+        if isinstance(grader_of(task), Comparing):
+            return grade(task, answer)
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="blocking-judge", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._judge(task, answer), self._loop).result()

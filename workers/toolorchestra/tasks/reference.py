@@ -1,0 +1,62 @@
+"""Every task's own answer is graded before anything is spent: a task that no answer solves would only cost money.
+
+Invariant: this is the one place where a task file's reference is graded. Plain graders take microseconds;
+reasoning-gym's scorers are other people's code: they run in the sandbox, and all of them together get `left` seconds;
+what is left over then is counted, not graded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass
+
+from toolorchestra.tasks.blocking_judge import BlockingJudge
+from toolorchestra.tasks.grader import GraderFailure, reference_answer
+from toolorchestra.tasks.gym import load_factory
+from toolorchestra.tasks.task import Task
+
+Finding = tuple[str, str]
+"""Dotted field, and what is wrong with it."""
+
+
+@dataclass
+class References:
+    """Grades tasks' own answers with `judge`. `left`: seconds that reasoning-gym's scorers may still take;
+    `ungraded`: how many of their tasks came after that."""
+
+    judge: BlockingJudge
+    left: float = 60.0
+    ungraded: int = 0
+
+    def finding(self, task: Task) -> Finding | None:
+        """What is wrong with a task whose grader's data is well-formed; None where its own answer is right."""
+        if task.grader.type != "ReasoningGym":
+            return self._graded(task, field="grader.data.answer")
+        known = load_factory().DATASETS
+        if (dataset := task.grader.data["dataset"]) not in known:
+            near = difflib.get_close_matches(str(dataset), known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            return "grader.data.dataset", f"reasoning-gym has no dataset {dataset!r}{hint}"
+        if self.left <= 0:
+            self.ungraded += 1
+            return None
+        began = time.monotonic()
+        try:
+            return self._graded(task, field="grader.data.entry.answer")
+        finally:
+            self.left -= time.monotonic() - began
+
+    def _graded(self, task: Task, *, field: str) -> Finding | None:
+        answer = reference_answer(task)
+        if answer is None:
+            return field, "holds no text to grade the task by: give the dataset's own answer"
+        try:
+            right = self.judge(task, answer.strip()).outcome == 1
+        except GraderFailure as error:
+            return field, str(error).removeprefix(f"task {task.id}: ")
+        return (
+            None
+            if right
+            else (field, "the grader does not accept this answer for its own task: no answer can be right")
+        )
