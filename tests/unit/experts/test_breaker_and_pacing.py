@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.experts.breaker import Breaker, BreakerPolicy, Status
-from toolorchestra.experts.classify import parse_retry_after
+from toolorchestra.experts.classify import LONGEST_PAUSE_SECONDS, parse_retry_after
 from toolorchestra.experts.pacing import RateBucket, RetryBudget, backoff_seconds
 
 POLICY = BreakerPolicy(failures=3, open_seconds=4.0, max_open_seconds=16.0)
@@ -123,6 +123,10 @@ def test_backoff_bounds(attempt: int, retry_after: float | None, seed: int) -> N
         ("0.5", 0.5),
         ("Sun, 22 Nov 2026 10:00:30 GMT", 30.0),
         ("Sun, 22 Nov 2026 09:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", LONGEST_PAUSE_SECONDS),
+        ("Sat, 01 Jan 0001 00:00:00 +2359", 0.0),
+        ("9" * 400, LONGEST_PAUSE_SECONDS),
+        ("7200", LONGEST_PAUSE_SECONDS),
         ("soon", None),
         ("-3", None),
         ("", None),
@@ -131,3 +135,9 @@ def test_backoff_bounds(attempt: int, retry_after: float | None, seed: int) -> N
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert parse_retry_after(header, now=datetime(2026, 11, 22, 10, tzinfo=UTC)) == seconds
+
+
+@given(st.one_of(st.text(), st.from_regex(r"\w{3}, \d{1,3} \w{3} \d{1,9} \d\d:\d\d:\d\d [+-]?\d{1,5}", fullmatch=True)))
+def test_no_retry_after_is_for_ever(header: str) -> None:
+    wait = parse_retry_after(header, now=datetime(2026, 11, 22, 10, tzinfo=UTC))
+    assert wait is None or 0.0 <= wait <= LONGEST_PAUSE_SECONDS

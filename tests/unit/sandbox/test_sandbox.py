@@ -57,7 +57,7 @@ async def test_no_secret_no_descriptor_and_nothing_of_the_worker_is_there(sandbo
     assert SECRET not in str(environment.value)
     assert set(environment.value) <= {
         *("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "LANG", "LC_CTYPE"),
-        *("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MPLCONFIGDIR", "PWD"),
+        *("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PWD"),
     }
     assert await attempt(sandbox, "descriptors") == Returned([0, 1, 2, 3])
 

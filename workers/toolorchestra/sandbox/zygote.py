@@ -45,6 +45,8 @@ class Zygote:
         self._limits = Limits(**settings["limits"])
         # Open before Landlock closes /proc; reading it later gives the figures of then.
         self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        # A child that a job wakes shall not push the worker off its core: it goes on sending, and jobs collect.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         with contextlib.suppress(OSError):  # where memory runs out, the kernel shall take a child and not the worker
             Path("/proc/self/oom_score_adj").write_text("1000")
         self._protections = put_up(outside=Protections.read(settings["outside"]))

@@ -52,8 +52,6 @@ def clean_environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
-        # matplotlib, which libraries import unasked, wants a folder that looks writable; nothing is written there.
-        "MPLCONFIGDIR": tempfile.gettempdir(),
     }
 
 
