@@ -24,9 +24,9 @@ from faults.trainers import ScriptedTrainers, SnapshotWriter, manifest_snapshot
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.train import job as job_module
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
-from toolorchestra.train.controller import Paused, Stopped
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.trainers import AsyncTrainers
 
 ISSUE_SECONDS = 20.0
