@@ -74,6 +74,11 @@ class ScriptedJob(Job):
         self.breaches: list[str] = []
         life.watch = self.look
 
+    def _rehearse(self) -> None:
+        """Of a real model only: the scripted one has no folder."""
+        if self.around.plan.real:
+            super()._rehearse()
+
     def _start_engines(self) -> None:
         """The real Engines, over the harness's actors."""
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -148,9 +153,11 @@ async def _drive(job: ScriptedJob) -> Ended:
         await job.train()
         ended = Ended("Complete")
     except Stopped:
+        await job.withdraw()
         await job.save()
         ended = Ended("Cancelled")
     except Paused as pause:
+        await job.withdraw()
         await job.save()
         ended = Ended("Paused", message=str(pause), reason=pause.reason.value)
     except asyncio.CancelledError:
