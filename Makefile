@@ -127,5 +127,8 @@ bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server
 bench-resume: setup ## The resume of a run of a million episodes: CPU seconds and memory (2 GB of disk; about 3 minutes)
 	$(BIN)/python tests/bench/resume/bench.py
 
+faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
+	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
+
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench

@@ -1,0 +1,36 @@
+"""A connection to the run's nats-server whose publishes lose their PubAck now and then; more bodies travel apart."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import nats.errors
+
+from faults.plan import MessageRates
+from toolorchestra.bus import nats as nats_module
+from toolorchestra.bus.connection import Timeouts
+from toolorchestra.bus.nats import NatsBus
+from toolorchestra.bus.streams import StreamSettings
+from toolorchestra.train.driver_config import DriverConfig
+
+QUICK = Timeouts(connect=10, request=1, deadline=20, reconnect_wait=0.05, retry_delay=0.1)
+STREAMS = StreamSettings(ack_wait=2.5, result_ack_wait=4.0)
+INLINE_BYTES = 20_000
+"""So low that some bodies travel beside their message, as large ones do."""
+
+
+async def connect(config: DriverConfig, *, name: str, rng: random.Random, rates: MessageRates) -> NatsBus:
+    """As NatsBus.connect."""
+    nats_module.INLINE_BYTES = INLINE_BYTES  # type: ignore[attr-defined]
+    bus = await NatsBus.connect(config.nats_url, uid=config.uid, name=name, timeouts=QUICK)
+    publish = bus._js.publish
+
+    async def unsure(*args: Any, **kwargs: Any) -> Any:
+        ack = await publish(*args, **kwargs)
+        if rng.random() < rates.lost_ack:
+            raise nats.errors.TimeoutError
+        return ack
+
+    bus._js.publish = unsure  # type: ignore[method-assign]
+    return bus
