@@ -27,7 +27,6 @@ from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.task import GraderSpec, Task
 
 OUTPUTS = 10_000
-SANDBOXED = 500
 SLOW_SECONDS = 2.0
 """CPU, for one output: linear work takes milliseconds, a busy machine tenths."""
 
@@ -78,14 +77,16 @@ PLAIN = (_task("ExactMatch", "Paris"), _task("Numeric", "7"))
 
 
 @pytest.mark.timeout(900)
-def test_ten_thousand_hostile_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("outputs", [OUTPUTS // 10, pytest.param(OUTPUTS, marks=pytest.mark.long)])
+def test_hostile_outputs_end_in_a_grade(capsys: pytest.CaptureFixture[str], outputs: int) -> None:
+    sandboxed = outputs // 20
     seen: Counter[str] = Counter()
     slowest, sample = 0.0, random.Random(11)
     kept: list[str] = []
 
     @seed(20260101)
     @settings(
-        max_examples=OUTPUTS,
+        max_examples=outputs,
         deadline=None,
         database=None,
         phases=(Phase.generate,),
@@ -105,13 +106,13 @@ def test_ten_thousand_hostile_outputs(capsys: pytest.CaptureFixture[str]) -> Non
         assert spent < SLOW_SECONDS, (spent, output[:200])
         slowest = max(slowest, spent)
         seen[parsed.rejection or ("calls" if parsed.calls else "message")] += 1
-        if len(kept) < SANDBOXED and sample.random() < 0.1:
+        if len(kept) < sandboxed and sample.random() < 0.1:
             kept.append(answer)
 
     one()
     graded = asyncio.run(_in_the_sandbox(kept))
-    assert seen.total() >= OUTPUTS
-    assert graded.total() == len(kept) == SANDBOXED
+    assert seen.total() >= outputs
+    assert graded.total() == len(kept) == sandboxed
     with capsys.disabled():
         print(f"\n{seen.total()} hostile outputs, slowest {slowest * 1000:.0f} ms of CPU: {_told(seen)}")
         print(f"{graded.total()} of them judged in the sandbox: {_told(graded)}")

@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 
 from episode_world import RENDERER, FakeExperts, answer
 from test_controller import POOLS, Scene, either
-from test_evaluator import Flaky, evaluating
+from test_evaluator import Flaky, Life
 
 from support.metric_points import Measured
 from support.real_run import TINY_RUN
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import BusUnavailable, Depth
 from toolorchestra.experts.errors import ExpertUnavailable
+from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
@@ -36,15 +37,14 @@ from toolorchestra.rollout.trace import Trace
 from toolorchestra.telemetry import metrics as m
 from toolorchestra.train import run_meter
 from toolorchestra.train.arrival import Arrival
-from toolorchestra.train.controller import Paused
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
 from toolorchestra.train.engines import Engines
 from toolorchestra.train.evaluator import Job
-from toolorchestra.train.issues import SiblingStatus
 from toolorchestra.train.job import Job as TrainingJob
 from toolorchestra.train.journal import Frame, Kind, read_frames
 from toolorchestra.train.ledger import Ledger
+from toolorchestra.train.pauses import Paused
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.wire import BusWire
@@ -56,6 +56,7 @@ def metered(scene: Scene) -> Measured:
     meter = RunMeter(seen.recorder)
     scene.controller.meter = meter
     scene.controller.wire = BusWire(scene.bus, meter=meter)
+    scene.controller.outbox.wire = scene.controller.wire
     return seen
 
 
@@ -153,14 +154,12 @@ async def test_what_is_dropped_is_wasted_and_counted_as_the_line_counts_it(tmp_p
     )
 
 
-def deferred_in(scene: Scene) -> int:
-    siblings = [s for group in scene.books.ledger.groups.values() for s in group.siblings]
-    return sum(s.status is SiblingStatus.DEFERRED for s in siblings)
-
-
 async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waited_for(tmp_path: Path) -> None:
-    out = ExpertUnavailable(pool="pool-dear", reason="refused", detail="connection refused", usage=Usage())
-    experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if scene.expert_is_back.is_set() else out})
+    out = ExpertUnavailable(
+        pool="pool-dear", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
+    )
+    experts = FakeExperts({"pool-dear": lambda: r"\boxed{1}" if back.is_set() else out})
+    back = asyncio.Event()
     scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
     seen = metered(scene)
     gauges = Gauges(
@@ -172,11 +171,11 @@ async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waite
     )
     async with scene.running() as controller:
         step = asyncio.create_task(controller.step())
-        while not scene.probes or deferred_in(scene) < 4:
+        while len(scene.books.history.recorded) < 8:
             await asyncio.wait({step}, timeout=0.05)
         gauges._look(0.25)
         waiting = seen.by(m.EXPERT_OUT, "pool"), seen.by(m.OPEN_EPISODES, "state")
-        scene.expert_is_back.set()
+        back.set()
         await asyncio.wait_for(step, 30)
     gauges._look(0.0)
     assert waiting[0] == {"pool-cheap": 0, "pool-dear": 1}
@@ -223,11 +222,13 @@ async def test_a_duplicate_is_paid_once_and_a_late_one_is_wasted(tmp_path: Path)
 async def test_evaluations_are_told_apart_from_training(tmp_path: Path) -> None:
     engine = FakeEngine(RENDERER, lambda prompt: answer("pool-cheap"))
     seen = Measured()
-    async with evaluating(FakeExperts(), engine) as (evaluator, suite):
+    life = Life(tmp_path, FakeExperts(), engine)
+    evaluator = life.evaluator
+    async with life.running():
         evaluator.meter = RunMeter(seen.recorder)
-        done = await asyncio.wait_for(evaluator.run(Job(suite, "policy", "policy"), into=tmp_path), 30)
+        done = await asyncio.wait_for(evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
     assert seen.by(m.RESULTS, "purpose") == {"evaluate": done.scored}
-    assert seen.get(m.USD, price="actual", purpose="evaluate") == pytest.approx(float(evaluator.spent))
+    assert seen.get(m.USD, price="actual", purpose="evaluate") == pytest.approx(float(life.spent))
     figures = {"step": 4, "reward": 0.5, "accuracy": 0.25, "nominalUSDPerTask": 0.01, "tasks": 8}
     evaluator.meter.evaluated("sums", figures)
     for key, instrument in m.EVALUATION.items():
