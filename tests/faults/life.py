@@ -112,17 +112,12 @@ def know_lives() -> None:
 
 
 class WatchedJournal(Journal):
-    """The real journal; it knows what is on disk for good."""
+    """The real journal; its life may end around every fsync, and take with it what is not on disk."""
 
-    life: Life
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        life = _LIFE.get()
-        assert life is not None, "a journal is opened inside a life"
-        self.life = life
-        self.safe = path.stat().st_size
-        life.journal = self
+    def __init__(self, path: Path, *, end: int | None = None) -> None:
+        self.life = current()
+        self.life.journal = self
+        super().__init__(path, end=end)
 
     def append(self, *args: Any, **kwargs: Any) -> None:
         if self.life.dead:
@@ -132,18 +127,17 @@ class WatchedJournal(Journal):
     def flush(self) -> None:
         self.life.point("flush")
         super().flush()
-        self.safe = self.path.stat().st_size
         self.life.point("flushed")
 
     def lose_tail(self, rng: random.Random) -> None:
-        """Cut at random between what was fsynced and what was appended; the writer's file goes nowhere from now on."""
-        self._file.flush()
+        """Cut at random between what was fsynced and what was written; the writer's files go nowhere from now on."""
         size = self.path.stat().st_size
         nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, self._file.fileno())
+        for file in (self._file, self._mark):
+            os.dup2(nowhere, file.fileno())
         os.close(nowhere)
-        if size > self.safe:
-            os.truncate(self.path, rng.randint(self.safe, size))
+        if size > self.synced:
+            os.truncate(self.path, rng.randint(max(0, self.synced), size))
 
 
 def current() -> Life:

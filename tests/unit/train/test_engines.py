@@ -156,6 +156,29 @@ async def test_the_loss_of_the_only_engine_is_waited_out_and_said() -> None:
         assert scene.routable == {"http://engine-0": "0-1"}
 
 
+async def test_a_write_that_is_tried_again_never_undoes_a_newer_one() -> None:
+    """A watcher writes during a pause, unacknowledged: repeated later, it would pause the workers for good."""
+    scene = Scene(1)
+    began, acknowledged = asyncio.Event(), asyncio.Event()
+
+    async def put(key: str, value: bytes) -> None:
+        if not began.is_set():
+            began.set()
+            await acknowledged.wait()  # the time-out, after which it is written once more
+        scene.published.append(json.loads(value))
+
+    scene.engines._put = put
+    scene.engines._paused = True
+    watcher = asyncio.create_task(scene.engines._publish())
+    await began.wait()
+    scene.engines._paused = False
+    load = asyncio.create_task(scene.engines._publish())
+    await asyncio.wait({load}, timeout=0.05)
+    acknowledged.set()
+    await asyncio.gather(watcher, load)
+    assert scene.published[-1]["paused"] is False
+
+
 async def test_engines_that_are_down_are_told_when_they_come_up() -> None:
     scene = Scene(2)
     scene.actors[1].set(state="starting")

@@ -50,7 +50,8 @@ class Engines:
     serves the newest weights (and an empty text once one does); `put` writes the routing state for the workers.
 
     Invariants: an engine is routable with the newest weights only; the loss of an actor, or of its node, is that
-    engine's loss alone; whatever ends a load, the pause of the workers ends with it.
+    engine's loss alone; whatever ends a load, the pause of the workers ends with it; what is
+    written last is the newest.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Engines:
         self.statuses: list[EngineStatus] = [EngineStatus(f"engine-{i}") for i in range(count)]
         self._ready = asyncio.Condition()
         self._telling = [asyncio.Lock() for _ in range(count)]
+        self._publishing = asyncio.Lock()
         self._paused = False
         self._newest: Snapshot | None = None
 
@@ -156,5 +158,11 @@ class Engines:
             self._ready.notify_all()
 
     async def _publish(self) -> None:
+        """One write at a time, each of what is so when its turn comes: a write that is tried again (its acknowledgement
+        was lost) must not come after, and undo, a newer one."""
+        async with self._publishing:
+            await self._write()
+
+    async def _write(self) -> None:
         engines = [{"url": s.url, "version": s.version, "routable": self._routable(s)} for s in self.statuses if s.url]
         await self._put(KEY, json.dumps({"engines": engines, "paused": self._paused}).encode())
