@@ -16,7 +16,7 @@ from episode_world import OAK, FakeExperts, answer, host_of, order_of
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.bus.protocol import Received, ResultKind
+from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, Received, ResultKind
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order
@@ -182,6 +182,38 @@ async def test_what_outlasts_the_grace_and_may_have_spent_money_says_how_much() 
     assert (received.kind, received.envelope.reason) == (ResultKind.COMPLETED, "the worker was told to stop")
     assert (trace.ending, trace.components.outcome) == (Ending.CANCELLED, None)
     assert trace.components.actual_usd == Decimal("0.7")
+    assert await bus.lease(max_n=4, expiry=0.1) == []
+
+
+async def test_under_a_cap_an_order_whose_worker_vanished_is_not_played_again() -> None:
+    """What the first delivery spent is unknown: the controller counts its worst case, and reserves anew."""
+    bus = MemoryBus()
+    experts = FakeExperts()
+    await submit(bus, order_of(issue=issue(1), allowance_usd=Decimal(1)))
+    await submit(bus, order_of(issue=issue(2)))
+    for lease in await bus.lease(max_n=2, expiry=1):
+        await bus.hand_back(lease)  # as the bus does itself where heartbeats end
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
+        results = {received.envelope.id: received for received in await take(bus, 2)}
+    lost = results[issue(1)]
+    assert (lost.kind, lost.envelope.reason, lost.envelope.body) == (ResultKind.DEFERRED, ABANDONED, b"")
+    assert results[issue(2)].kind is ResultKind.COMPLETED
+    assert len(experts.asked) == 1
+
+
+async def test_under_a_cap_an_order_that_cost_nothing_is_handed_back_to_the_controller() -> None:
+    """Delivered again, it would look as if it had been played."""
+    bus = MemoryBus()
+    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal(0))
+    await submit(bus, order_of(issue=issue(1), allowance_usd=Decimal(1)))
+    settings = replace(SETTINGS, grace_seconds=0.05)
+    worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
+    running = asyncio.create_task(worker.run())
+    await experts.called.get()
+    worker.stop()
+    await running
+    (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, UNTOUCHED)
     assert await bus.lease(max_n=4, expiry=0.1) == []
 
 

@@ -27,7 +27,9 @@ from episode_world import RENDERER, FakeExperts, answer, host_of
 from synthetic_run import metric_row
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.bus.envelope import without_body
 from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.bus.protocol import UNTOUCHED
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
@@ -403,6 +405,36 @@ async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_p
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.4") + 8 * Decimal("0.5"), 0)
     assert scene.controller._recent == [False] * 8
+
+
+async def test_a_worker_that_vanished_has_spent_its_allowance_and_is_no_failure_of_the_run(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("9"))
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    for lease in await scene.bus.lease(max_n=8, expiry=1):
+        await scene.bus.hand_back(lease)  # as the bus does itself where heartbeats end
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    scene.books.flush()
+    lost = [f for f in read_frames(scene.books.journal.path) if f.kind is Kind.UNSCORED]
+    assert [(f.head["reason"], f.head["usd"]) for f in lost] == [("worker_lost", "0.5")] * 8
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.5") + 8 * Decimal("0.5"), 0)
+    assert scene.controller._recent == [False] * 8
+
+
+async def test_an_order_that_a_worker_gave_back_is_free_and_does_not_count(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("9"))
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    for lease in await scene.bus.lease(max_n=8, expiry=1):
+        await scene.bus.defer(lease, without_body(lease.envelope, reason=UNTOUCHED))
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
+    assert scene.controller._recent == [False] * 8
+    assert row["unscored"] == {}
 
 
 async def test_the_spend_cap_pauses_with_what_to_do(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from toolorchestra.bus.envelope import Envelope
 HANDED_BACK = "handed back at the last delivery"
 LOST = "the worker vanished at the last delivery"
 """Reasons that the bus itself gives."""
+UNTOUCHED = "handed back, and nothing was spent on it"
+ABANDONED = "the worker that had it vanished, and with it what it spent"
+"""Reasons of a worker, with `deferred`: the order is not to be delivered again, but to be made anew."""
 
 
 class BusError(Exception):

@@ -4,6 +4,8 @@ Invariants:
 - A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out or misconfigured),
   failed (the worker itself broke on it) or handed back (told to stop before anything was spent). A worker that vanishes
   settles nothing: redelivery does.
+- Under a spend cap an order is played once: one that is delivered again had a worker that vanished with its bill, so it
+  goes back to the controller, which counts its worst case and makes it anew under a new reservation.
 - A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
 - `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back. What has spent money is
   completed as cancelled instead, so that the money is counted.
@@ -21,7 +23,7 @@ from functools import partial
 from opentelemetry import metrics
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import BusError, Lease, WorkerBus
+from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, BusError, Lease, WorkerBus
 from toolorchestra.rollout.codec import (
     ORDER_CONTENT,
     TRACE_CONTENT,
@@ -120,7 +122,7 @@ class Worker:
             expiry = self._settings.lease_expiry_seconds
             for lease in await self._bus.lease(max_n=min(MAX_FETCH, free), expiry=expiry):
                 if self._stopping.is_set():
-                    await self._bus.hand_back(lease)
+                    await self._give_back(lease)
                 else:
                     self._start(lease)
 
@@ -164,7 +166,7 @@ class Worker:
                 await self._work(lease)
         except asyncio.CancelledError:
             async with asyncio.timeout(_HAND_BACK_SECONDS):  # the broker may be gone too
-                await self._bus.hand_back(lease)
+                await self._give_back(lease)
             raise
         finally:
             heart.cancel()
@@ -187,6 +189,10 @@ class Worker:
             self._settling()
             await self._bus.fail(lease, self._result(lease, reason=f"undecodable order: {error}"))
             return
+        if lease.delivery > 1 and order.allowance_usd is not None:
+            self._settling()
+            await self._bus.defer(lease, self._result(lease, reason=ABANDONED))
+            return
         try:
             episode = Episode(order, host=self._host)
             self._began(episode)
@@ -200,7 +206,7 @@ class Worker:
             return
         self._settling()
         if trace.ending is Ending.CANCELLED and not trace.components.actual_usd:
-            await self._bus.hand_back(lease)
+            await self._give_back(lease)
             return
         if trace.ending.deferred:
             # The reason is the pool's name alone: the controller asks that pool when to issue the episode again.
@@ -209,6 +215,13 @@ class Worker:
             await self._bus.complete(lease, self._result(lease, body=body, reason=trace.detail))
         self.finished += 1
         _recorder.write(partial(_count, trace))
+
+    async def _give_back(self, lease: Lease) -> None:
+        """An order on which nothing was spent. Under a cap the next delivery would say that it had been played."""
+        if lease.delivery == 1 and _capped(lease.envelope):
+            await self._bus.defer(lease, self._result(lease, reason=UNTOUCHED))
+        else:
+            await self._bus.hand_back(lease)
 
     def _began(self, episode: Episode) -> None:
         if (task := asyncio.current_task()) in self._playing:
@@ -230,6 +243,14 @@ class Worker:
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
             self._beat_loop()
             _recorder.write(partial(_lag, self.loop_lag_seconds))
+
+
+def _capped(envelope: Envelope) -> bool:
+    """Whether the order has an allowance; False where it does not read."""
+    try:
+        return decode_order(envelope.body).allowance_usd is not None
+    except CodecError:
+        return False
 
 
 def _lag(seconds: float) -> Iterator[Measurement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Ending, Trace
@@ -34,6 +35,11 @@ class Arrival:
     undecodable: bool = False
     """Something came, and it does not read; `reason` says why. `trace` is None, `body` empty."""
 
+    untouched: bool = False
+    """A worker gave the order back before it spent anything."""
+    abandoned: bool = False
+    """A worker vanished with the order, and nobody will tell what it spent."""
+
     @property
     def scored(self) -> bool:
         return self.trace is not None and self.trace.components.outcome is not None
@@ -43,6 +49,10 @@ class Arrival:
         trace = self.trace
         if trace is None:
             reason = UNDECODABLE if self.undecodable else self.reason or "worker_lost"
+            if self.untouched:
+                return Result(self.issue, scored=False, reason="untouched", usd=Decimal(0), untouched=True)
+            if self.abandoned:
+                reason = Ending.WORKER_LOST.value
             return Result(self.issue, scored=False, reason=reason, usd=None)
         scored, reason, span = self.scored, trace.ending.value, version_span(trace)
         try:

@@ -32,6 +32,8 @@ class Result:
     span: tuple[PolicyVersion, PolicyVersion] | None = None
     deferred_for: str | None = None
     """The expert whose outage ended it."""
+    untouched: bool = False
+    """It was never played: sent again as if it had not been sent."""
 
 
 KEPT_BYTES = 1 << 16
@@ -214,6 +216,9 @@ class Bookkeeper:
         if result.deferred_for is not None:
             deferred = ledger.defer(issue, expert=result.deferred_for)
             return Entry("late") if deferred is None else Entry("deferred", deferred)
+        if result.untouched:
+            again = ledger.give_back(issue, now=now)
+            return Entry("late") if again is None else Entry("deferred", again)
         span = result.span
         if result.scored and span is not None and all(self.history.survives(v) for v in span):
             effects = ledger.accept(issue, oldest=span[0].step)

@@ -152,7 +152,8 @@ class Controller:
             self.service_times.observe(arrival.trace)
         for episode, reason in entry.effects.excluded:
             self.spans.excluded(episode, reason)
-        stopped = arrival.trace is not None and arrival.trace.ending is Ending.CANCELLED  # its worker was: no failure
+        # That its worker was stopped, or is gone, says nothing of the run: all of a node may go at once.
+        stopped = arrival.abandoned or (arrival.trace is not None and arrival.trace.ending is Ending.CANCELLED)
         if entry.verdict in ("accepted", "failed") and not stopped:
             self._recent = [*self._recent[-199:], entry.verdict == "failed"]
         if entry.verdict == "failed":

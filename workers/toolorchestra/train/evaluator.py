@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class Evaluator:
 
     def _enter(self, arrival: Arrival) -> bool:
         trace = arrival.trace
-        usd = None if trace is None else trace.components.actual_usd
+        usd = arrival.result().usd
         result = Result(arrival.issue, arrival.scored, _reason(arrival), usd)
         new = self.books.enter_evaluated(result, arrival.body, task="" if trace is None else trace.task_id)
         verdict: Verdict = "duplicate" if not new else _verdict(arrival, late=arrival.issue not in self._waiting)
@@ -238,15 +239,15 @@ class Evaluator:
     async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> _Entry:
         """The first scored result, else the last one."""
         failures = deferrals = 0
-        while True:
-            issue = Issue(episode, self.books.ledger.incarnation, failures + deferrals)
+        for sending in count():
+            issue = Issue(episode, self.books.ledger.incarnation, sending)
             async with window:
                 arrival = await self._send(job, instance, issue)
             if arrival.scored:
                 break
             if arrival.deferred_for:
                 deferrals += 1
-            else:
+            elif not arrival.untouched:
                 failures += 1
             if failures >= MAX_ISSUES or deferrals >= MAX_DEFERRALS:
                 break

@@ -214,6 +214,14 @@ class Ledger:
         sibling = self.sibling(issue)
         return None if sibling is None else self._again(sibling, reason=reason, now=now)
 
+    def give_back(self, issue: Issue, *, now: float) -> Effects | None:
+        """A worker that was told to stop had not played it: issue it again, uncounted. None: late."""
+        sibling = self.sibling(issue)
+        if sibling is None:
+            return None
+        sibling.charged -= 1
+        return self._again(sibling, reason="untouched", now=now)
+
     def defer(self, issue: Issue, *, expert: str) -> Effects | None:
         """An expert is out: wait for `retry`, or exclude it when it was deferred too often. None: late."""
         sibling = self.sibling(issue)

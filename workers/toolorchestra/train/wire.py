@@ -9,7 +9,17 @@ from functools import partial
 from typing import TypeVar
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import HANDED_BACK, BusFull, BusUnavailable, Received, ResultKind, RolloutBus, Withdrawn
+from toolorchestra.bus.protocol import (
+    ABANDONED,
+    HANDED_BACK,
+    UNTOUCHED,
+    BusFull,
+    BusUnavailable,
+    Received,
+    ResultKind,
+    RolloutBus,
+    Withdrawn,
+)
 from toolorchestra.rollout.codec import (
     ORDER_CONTENT,
     TRACE_CONTENT,
@@ -30,6 +40,8 @@ T = TypeVar("T")
 Keep = Callable[[Undecodable], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
+
+_NO_EXPERTS = frozenset({HANDED_BACK, UNTOUCHED, ABANDONED})
 
 
 class BusWire:
@@ -100,7 +112,8 @@ async def _tell(refused: Undecodable) -> None:
 def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None]:
     """Decode a result, whatever it is: the arrival, if its id is an issue, and what does not read of it.
 
-    The reason of `deferred` is the expert; a hand-back at the last delivery is a loss.
+    The reason of `deferred` is the expert, but for the few of a worker or the bus itself; a hand-back at the last
+    delivery is a loss.
     """
     envelope = received.envelope
     try:
@@ -112,13 +125,15 @@ def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None
     except CodecError as error:
         refused = Undecodable(envelope.id, str(error), envelope.body)
         return Arrival(issue, None, b"", reason=refused.why, undecodable=True), refused
-    deferred = received.kind is ResultKind.DEFERRED and envelope.reason != HANDED_BACK
+    deferred = received.kind is ResultKind.DEFERRED and envelope.reason not in _NO_EXPERTS
     arrival = Arrival(
         issue=issue,
         trace=trace,
         body=envelope.body,
         deferred_for=(envelope.reason or None) if deferred else None,
         reason=envelope.reason,
+        untouched=received.kind is ResultKind.DEFERRED and envelope.reason == UNTOUCHED,
+        abandoned=received.kind is ResultKind.DEFERRED and envelope.reason == ABANDONED,
     )
     return arrival, None
 
