@@ -201,6 +201,10 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
         *("WarmStarting", "Evaluating", "Restarting", "StepsDone", "SpendCapReached", "FailureRateExceeded"),
         *(
             "GroupsExhausted",
+            "OutputsUnreadable",
+            "NothingLearned",
+            "ExpertMisconfigured",
+            "ExpertOut",
             "StepsNotFinite",
             "ModelRefused",
             "BackoffLimitExceeded",

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.rollout.codec import decode_trace, encode_order
+from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 from toolorchestra.telemetry import setup, spans
 
@@ -33,7 +33,7 @@ async def test_an_issue_is_one_tree_under_the_senders_episode(memory: InMemorySp
     order = order_of(issue="uid.1.2.0.0")
     root = spans.start_episode(training="uid", task=order.task.id, group=1, sample=2)
     bus = MemoryBus()
-    envelope = Envelope(id=order.issue, body=encode_order(order), headers=spans.headers_of(root))
+    envelope = Envelope(id=order.issue, body=encode_order(order), content=ORDER_CONTENT, headers=spans.headers_of(root))
     await bus.submit(envelope)
     worker = Worker(
         bus=bus, host=host_of([answer("oak")]), settings=WorkerSettings(concurrency=1, lease_expiry_seconds=0.2)

@@ -13,23 +13,21 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 
-from episode_world import RENDERER, FakeExperts, answer, host_of, order_of, play
-from test_controller import Scene, a_world, either
+from episode_world import FakeExperts, answer, host_of, order_of, play
+from test_controller import Scene, either
+from test_evaluator import ALONE, Life
 
 from toolorchestra.bus.envelope import UNREADABLE, Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import Lease, Received, ResultKind
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts, traces_in
-from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.codec import TRACE_CONTENT, decode_trace, encode_trace
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.rollout.worker import WorkerSettings
 from toolorchestra.train.arrival import Undecodable
 from toolorchestra.train.bookkeeper import KEPT_BYTES
-from toolorchestra.train.evaluator import Evaluator, Job
 from toolorchestra.train.journal import Kind, read_frames
 from toolorchestra.train.run_dir import read_jsonl
-from toolorchestra.train.settings import EvaluationSuite
 from toolorchestra.train.wire import BusWire, read_arrival
 
 SETTINGS = WorkerSettings(concurrency=16, lease_expiry_seconds=0.2)
@@ -81,8 +79,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 @pytest.mark.parametrize("kind", SPOILT)
 async def test_an_undecodable_result_is_recorded_paid_and_its_episode_sent_again(tmp_path: Path, kind: str) -> None:
     spoil, why = SPOILT[kind]
-    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("20"))
-    scene.bus = SpoilingBus(spoil, times=2)
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("20"), bus=SpoilingBus(spoil, times=2))
     kept: list[Undecodable] = []
 
     async def keep(refused: Undecodable) -> None:
@@ -90,7 +87,7 @@ async def test_an_undecodable_result_is_recorded_paid_and_its_episode_sent_again
         scene.books.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
         scene.books.flush()
 
-    scene.controller.wire = BusWire(scene.bus, keep=keep)
+    scene.controller.wire = scene.controller.outbox.wire = BusWire(scene.bus, keep=keep)
     async with scene.running():
         (row,) = await scene.train()
         depth = await scene.bus.depth()
@@ -147,28 +144,16 @@ async def test_a_deferred_result_that_does_not_read_waits_for_no_expert() -> Non
 
 
 async def test_an_evaluation_sends_again_what_does_not_read_and_counts_what_never_does(tmp_path: Path) -> None:
-    bus, world = MemoryBus(), a_world()
-    wire = BusWire(bus)
-    evaluator = Evaluator(wire=wire, world=world, uid="uid", incarnation=0, allowance=Decimal("0.5"))
     first: list[str] = []
 
-    def encode(trace: Trace) -> bytes:
-        first.append(trace.task_id)
-        return b"\x00" if trace.task_id == first[0] or len(first) == 3 else encode_trace(trace)
+    def spoil(result: Envelope) -> Envelope:
+        task = decode_trace(result.body).task_id
+        first.append(task)
+        return replace(result, body=b"\x00") if task == first[0] or len(first) == 3 else result
 
-    host = host_of(engine=FakeEngine(RENDERER, lambda prompt: answer("pool-cheap")), experts=FakeExperts())
-    worker = Worker(bus=bus, host=host, settings=SETTINGS, encode=encode)
-
-    async def read() -> None:
-        async for delivery in wire.deliveries():
-            await evaluator.take(delivery)
-
-    tasks = [asyncio.create_task(worker.run()), asyncio.create_task(read())]
-    suite = EvaluationSuite("held-out", 5, world.suite, world.sampler)
-    done = await asyncio.wait_for(evaluator.run(Job(suite, "policy", "policy"), into=tmp_path), 30)
-    worker.stop()
-    await bus.close()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    life = Life(tmp_path, FakeExperts(), bus=SpoilingBus(spoil, times=1000))
+    async with life.running():
+        done = await life.evaluate()
     assert (done.scored, done.unscored) == (4, {"undecodable": 1})
-    assert len(evaluation_traces(tmp_path)["held-out"]["policy"]) == 4
-    assert lost_attempts(tmp_path) == {"held-out": {"policy": 1}}
+    assert len(evaluation_traces(tmp_path)["held-out"][ALONE]) == 4
+    assert lost_attempts(tmp_path) == {"held-out": {ALONE: 1}}
