@@ -60,39 +60,37 @@ def play(cell: Cell, *, runs: Path) -> dict[str, Any]:
 
 
 def figures(report: Row, *, seed: int) -> dict[str, Any]:
-    """By suite: accuracy, dollars and reward of each system, the bars missed, the interval of what was learned."""
+    """By suite: each system beside the best expert on the tasks that both were scored on, the bars missed, the interval
+    of what was learned."""
     found = {}
     for row in rows(dict(report), seed):
         suite = row.pop("suite")
-        systems = {r["system"]: r for r in report["evaluations"] if r["suite"] == suite}
-        extra = {
-            name: {key: systems[name][key] for key in ("accuracy", "nominalUSDPerTask")}
-            for name in ("oracle", "cascade")
-            if name in systems
-        }
+        beside = {d["system"]: d["besideBest"] for d in report["evaluationDetails"] if d["suite"] == suite}
         learned = [
             c["interval"]
             for c in report.get("comparisons", [])
             if (c["suite"], c["against"], c["measure"]) == (suite, "initialPolicy", "reward")
         ]
-        found[suite] = {**row, **extra, "learned": learned[0] if learned else None}
+        systems = {name: beside[name] for name in ("policy", "initialPolicy", "oracle", "cascade") if name in beside}
+        found[suite] = {"missed": row["missed"], **systems, "learned": learned[0] if learned else None}
     return found
 
 
 def pair(row: Row, system: str) -> str:
     """`0.964, 10.8 %`: accuracy, and nominal dollars as a share of the best expert's."""
-    share = row[system]["nominalUSDPerTask"] / row["bestExpert"]["nominalUSDPerTask"]
-    return f"{row[system]['accuracy']:.3f}, {share:.1%}".replace("%", " %")
+    figure = row[system]
+    share = figure["nominalUSDPerTask"] / figure["bestNominalUSDPerTask"]
+    return f"{figure['accuracy']:.3f}, {share:.1%}".replace("%", " %")
 
 
 def tables(cells: Cells) -> str:
     """The part of docs/demo.md that consists of figures; a pure function of the JSON."""
     missed = sum(len(suite["missed"]) for cell in cells.values() for suite in cell["suites"].values())
     first = cells.get("seed-0", next(iter(cells.values())))["suites"]["held-out"]
-    best = first["bestExpert"]
+    policy = first["policy"]
     lines = [
-        f"{len(cells)} runs; bars missed: {missed}. The best single expert is right in {best['accuracy']:.3f} of the"
-        f" held-out tasks for ${best['nominalUSDPerTask']:.4f} a task.",
+        f"{len(cells)} runs; bars missed: {missed}. The best single expert is right in {policy['bestAccuracy']:.3f}"
+        f" of the held-out tasks for ${policy['bestNominalUSDPerTask']:.4f} a task.",
         "",
         *_seeds(cells),
         *_again(cells),
