@@ -26,9 +26,11 @@ from toolorchestra.train.journal import Journal
 POINTS = (
     *("submit", "submitted", "received", "ack", "acked", "put", "flush", "flushed"),
     *("withdraw", "withdrawn"),
-    *("train", "trained", "snapshot", "load", "loaded", "save", "saved"),
+    *("train", "trained", "snapshot", "save"),
 )
 """Where a controller may end."""
+LATEST = 400
+"""Points after which it ends wherever it is: some kinds are rare."""
 
 _LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
 
@@ -40,6 +42,7 @@ class Life:
         self.mortal = mortal
         self.dead = False
         self.doom: str | None = None
+        self._armed = 0
         self.died = asyncio.Event()
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.calls: set[Future[Any]] = set()
@@ -52,8 +55,10 @@ class Life:
         if self.dead:
             raise asyncio.CancelledError
         self.watch()
-        if self.doom in (name, "any"):
-            self.end()
+        if self.doom is not None:
+            self._armed += 1
+            if self.doom == name or self._armed > LATEST:
+                self.end()
 
     def end(self) -> None:
         """Now."""

@@ -29,7 +29,7 @@ class MemoryStage(Stage):
         self._renderer = renderer_of(self.model)
         self._workers: dict[int, Life] = {}
         self._controller: Life | None = None
-        self._doom = "any"
+        self._doom = ""
         self._job: ScriptedJob | None = None
 
     async def _start_bus(self) -> str:

@@ -1,4 +1,4 @@
-"""A small share of `make faults`: two combinations, seconds each. What it finds, `make faults` explains."""
+"""A small share of `make faults`: two combinations, seconds each."""
 
 from __future__ import annotations
 
