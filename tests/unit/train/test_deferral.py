@@ -75,6 +75,24 @@ def test_tries_are_one_at_a_time_at_doubling_intervals() -> None:
     assert tries[6] - tries[5] == LONGEST_SECONDS
 
 
+def test_a_try_that_did_not_ask_the_expert_lets_the_next_one_follow_at_once() -> None:
+    """Else episodes that waited for an expert, and now choose another, go out one a minute for ever."""
+    clock = Clock()
+    deferrals = Deferrals(clock)
+    deferrals.saw(trace(ending=Ending.EXPERT_UNAVAILABLE), deferred_for="dear")
+    clock.now += FIRST_SECONDS
+    for _ in range(20):
+        assert deferrals.may_try("dear")
+        deferrals.tries("u.0.0.0.0", pool="dear")
+        assert not deferrals.may_try("dear")
+        deferrals.saw(trace(("cheap", "ok"), at=clock.now), deferred_for=None)
+    assert set(deferrals.outages) == {"dear"}, "nobody has asked it"
+    assert deferrals.may_try("dear")
+    deferrals.tries("u.0.0.0.0", pool="dear")
+    deferrals.saw(trace(("dear", "unavailable"), ending=Ending.EXPERT_UNAVAILABLE), deferred_for="dear")
+    assert not deferrals.may_try("dear")
+
+
 def test_an_expert_that_says_that_it_is_misconfigured_pauses_at_once() -> None:
     deferrals = Deferrals(Clock())
     deferrals.saw(trace(ending=Ending.EXPERT_MISCONFIGURED), deferred_for="dear")

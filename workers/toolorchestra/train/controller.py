@@ -332,7 +332,11 @@ class Controller:
         """
         now, ledger = time.time(), self.books.ledger
         self.books.presume(now=now)
-        await self._issue(self.books.retry(self.deferrals.may_try, now=now))
+        again = self.books.retry(self.deferrals.may_try, now=now)
+        for issue in again:
+            if (sibling := ledger.sibling(issue)) is not None and sibling.expert:
+                self.deferrals.tries(str(issue), pool=sibling.expert)
+        await self._issue(again)
         if overdue := ledger.overdue(now=now, timeout=self.config.issue_timeout):
             lost, queued = await self.outbox.lost(overdue)
             ledger.queued(queued, now=now)

@@ -1,7 +1,8 @@
 """Experts that are out: when to try them again, and when to stop trying. Pure; the clock is given.
 
 Invariant: only a call that succeeds ends an outage. Until then one deferred episode at a time tries the expert, at
-doubling intervals, and counts like any other: against the cap with what it cost, and as a deferral of its episode.
+doubling intervals, and counts like any other: against the cap with what it cost, and as a deferral of its episode. A
+try that came back without having asked the expert says nothing of it: the next may follow at once.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Deferrals:
     misconfigured: str = ""
     """What an expert said of its own configuration, once one did."""
     _standings: Standings = field(default_factory=Standings)
+    _tries: dict[str, str] = field(default_factory=dict[str, str])
+    """Issue → the expert that its episode had waited for."""
 
     def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
         """A result came back; `deferred_for`: the expert whose outage ended it."""
@@ -48,9 +51,14 @@ class Deferrals:
             now = self.clock()
             outage = self.outages.setdefault(deferred_for, Outage(since=now, try_at=now + FIRST_SECONDS))
             outage.said = trace.detail
-        for turn in trace.turns:
-            for call in turn.calls:
-                self._saw_call(call, trace=trace, deferred_for=deferred_for)
+        calls = [call for turn in trace.turns for call in turn.calls]
+        for call in calls:
+            self._saw_call(call, trace=trace, deferred_for=deferred_for)
+        tried = self._tries.pop(trace.issue, None)
+        if tried in self.outages and all(call.name != tried for call in calls):
+            outage = self.outages[tried]
+            outage.interval = max(outage.interval / 2, FIRST_SECONDS)
+            outage.try_at = self.clock()
         if trace.ending is Ending.EXPERT_MISCONFIGURED and not self.misconfigured:
             what = "mend the pool (endpoint, model, key, credit, limits) and resume"
             self.misconfigured = f"expert {deferred_for or trace.expert} is misconfigured: {trace.detail}; {what}"
@@ -75,6 +83,10 @@ class Deferrals:
         outage.interval = min(2 * outage.interval, LONGEST_SECONDS)
         outage.try_at = now + outage.interval
         return True
+
+    def tries(self, issue: str, *, pool: str) -> None:
+        """This issue's episode had waited for the pool, and is sent because of `may_try`."""
+        self._tries[issue] = pool
 
     def pause(self, *, moved_at: float) -> Paused | None:
         """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last."""

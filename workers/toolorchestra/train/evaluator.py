@@ -239,8 +239,11 @@ class Evaluator:
     async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> _Entry:
         """The first scored result, else the last one."""
         failures = deferrals = 0
+        waited_for: str | None = None
         for sending in count():
             issue = Issue(episode, self.books.ledger.incarnation, sending)
+            if waited_for:
+                self.deferrals.tries(str(issue), pool=waited_for)
             async with window:
                 arrival = await self._send(job, instance, issue)
             if arrival.scored:
@@ -251,6 +254,7 @@ class Evaluator:
                 failures += 1
             if failures >= MAX_ISSUES or deferrals >= MAX_DEFERRALS:
                 break
+            waited_for = arrival.deferred_for
             if arrival.deferred_for:
                 while not self.deferrals.may_try(arrival.deferred_for):
                     await self._stirred.wait()
