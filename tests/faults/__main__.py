@@ -23,7 +23,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=10_000, help="to train on, with scripted engines (10000)")
     parser.add_argument("--real", type=int, default=500, help="the same with real vLLM; 0: leave it out (500)")
     parser.add_argument("--seed", type=int, default=0, help="what everything random is drawn from (0)")
-    parser.add_argument("--only", default="", help="combinations whose name holds this, such as nats-s4")
+    parser.add_argument("--only", default="", help="combinations whose name holds one of these, such as nats-s4,memory")
     parser.add_argument("--without", default="", help=f"faults to leave out, with commas: {', '.join(KINDS)}")
     parser.add_argument("--jobs", type=int, default=AT_A_TIME, help=f"combinations at a time ({AT_A_TIME})")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for runs, logs and results.json")
@@ -36,7 +36,11 @@ def plans_of(chosen: argparse.Namespace) -> list[Plan]:
         raise SystemExit(f"--without: no fault {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     wanted = [(each, chosen.episodes) for each in combinations()]
     wanted += [(each, chosen.real) for each in combinations(engines="vllm") if chosen.real]
-    return [Plan(each, number, chosen.seed, without) for each, number in wanted if chosen.only in each.name]
+    return [
+        Plan(each, number, chosen.seed, without)
+        for each, number in wanted
+        if any(part in each.name for part in chosen.only.split(","))
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
