@@ -219,8 +219,12 @@ class Stage:
         for info in await self.bus.jetstream(timeout=60).streams_info():
             config = info.config
             if f"TO_{short_uid}_" in (config.name or ""):
-                consumers = [one.name for one in await self.bus.jetstream(timeout=60).consumers_info(config.name or "")]
-                found.append((config.name, config.subjects, config.metadata, consumers))
+                try:
+                    consumers = await self.bus.jetstream(timeout=60).consumers_info(config.name or "")
+                except NotFoundError:  # deleted between the two requests: it is no stream of the training any more
+                    continue
+                names = [one.name for one in consumers]
+                found.append((config.name, config.subjects, config.metadata, names))
         return sorted(found, key=str)
 
     def _timeless(self, value: Any, names: Names) -> str:
