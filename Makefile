@@ -58,7 +58,7 @@ demo-figures: setup ## Every figure of docs/demo.md made anew: ten runs of the d
 	PYTHONPATH=examples $(BIN)/python -m demo.figures
 
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
-	$(BIN)/python -m pytest -m "" tests/unit/demo/test_demo_controls.py
+	$(BIN)/python -m pytest -m "" -rP tests/unit/demo/test_demo_controls.py
 
 test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest

@@ -66,8 +66,10 @@ def test_the_cheapest_is_learned(world: DemoWorld) -> None:
     trial = warm(*cheapest(world, words, seed=SEED), recipe, router=by_price)
     steps = learn(trial)
     fresh, _ = cheapest(world, words, seed=SEED, held_out=True)
+    found = score(trial, fresh)
+    print(f"control a, seed {SEED}: {found.accuracy:.3f} right; first step {steps[0]['right']:.2f}")
     assert steps[0]["right"] <= 0.55, "the warm start must not say which price is wanted"
-    assert score(trial, fresh).accuracy >= 0.95
+    assert found.accuracy >= 0.95
 
 
 def test_an_arbitrary_match_of_topic_and_description_is_learned(world: DemoWorld) -> None:
@@ -86,7 +88,9 @@ def test_an_arbitrary_match_of_topic_and_description_is_learned(world: DemoWorld
     trial = warm(*matching(world, words, seed=SEED), recipe)
     learn(trial)
     fresh, _ = matching(world, words, seed=SEED, held_out=True)
-    assert score(trial, fresh).accuracy >= 0.95
+    found = score(trial, fresh)
+    print(f"control b, seed {SEED}: {found.accuracy:.3f} right")
+    assert found.accuracy >= 0.95
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,11 @@ def routed(world: DemoWorld) -> Routed:
     learn(trial)
     after = {name: score(trial, fresh) for name, (fresh, _) in suites.items()}
     best = {name: best_alone([fresh(n) for n in range(HELD_OUT)], judge)[1] for name, (fresh, judge) in suites.items()}
+    for name, found in after.items():
+        print(
+            f"controls c and d, seed {SEED}, {name}: {found.accuracy:.3f} right at {found.usd / best[name].usd:.0%} of"
+            f" the best expert's cost; that one {best[name].accuracy:.3f}, the warm start {before[name].accuracy:.3f}"
+        )
     return Routed(before, after, best)
 
 
