@@ -66,7 +66,7 @@ def orchestra(*arguments: object, status: int = 0) -> Result:
 def model_folder(folder: Path, *, context: int = 4096) -> Path:
     """What a plan looks at: a configuration, a tokenizer, a chat template. No weights."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": context}))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

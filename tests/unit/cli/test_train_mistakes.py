@@ -106,7 +106,7 @@ def test_resume_finds_relative_files_from_any_folder(tmp_path: Path, monkeypatch
     started_with(run, [path], folder=str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert f"file://{tmp_path}/base/tiny: no config.json there" in orchestra("resume", run.root, status=2).stderr
+    assert f"{tmp_path}/base/tiny: no config.json there" in orchestra("resume", run.root, status=2).stderr
 
 
 @pytest.mark.parametrize("files", ["there", "gone", "broken"])

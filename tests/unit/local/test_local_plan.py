@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -151,7 +153,7 @@ def test_a_simulator_that_nobody_starts_is_a_problem(tmp_path: Path, volume: Pat
 @pytest.mark.parametrize(
     ("missing", "wanted"),
     [
-        ("config.json", r"spec\.model\.uri: pvc://models/base: no config\.json there"),
+        ("config.json", r"spec\.model\.uri: .*base: no config\.json there"),
         ("tokenizer.json", r"spec\.model\.uri: .*base: no tokenizer\.json"),
         ("chat_template.jinja", r"spec\.model\.uri: .*base: no chat template"),
     ],
@@ -164,8 +166,85 @@ def test_a_folder_that_is_no_chat_model_is_a_problem(
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "wanted"),
+    [
+        ("config.json", "{", "not JSON"),
+        ("config.json", "[1]", "want a JSON object, got list"),
+        ("config.json", "null", "want a JSON object, got NoneType"),
+        ("config.json", b"\xff\xfe{}", "is not UTF-8"),
+        ("config.json", "[" * 100_000, "nested too deeply"),
+        ("config.json", "{}", "transformers cannot read it: .*model_type"),
+        ("config.json", '{"model_type": "qwen77"}', "transformers cannot read it: .*`qwen77`"),
+        ("config.json", '{"model_type": 3}', "transformers cannot read it: "),
+        ("config.json", '{"model_type": "qwen3", "max_position_embeddings": "long"}', "max_position_embeddings"),
+        ("config.json", '{"model_type": "qwen3", "layer_types": 3}', "layer_types"),
+        ("config.json", '{"model_type": "llama", "rope_parameters": [1]}', "rope_parameters"),
+        ("config.json", '{"model_type": "gemma3", "text_config": 3}', "transformers cannot read it: "),
+        ("config.json", '{"auto_map": {"AutoConfig": "theirs.Settings"}}', "transformers cannot read it: "),
+        ("tokenizer.json", "{", "not a tokenizer: "),
+        ("tokenizer_config.json", "{", "not JSON"),
+        ("tokenizer_config.json", '"text"', "want a JSON object, got str"),
+        ("tokenizer_config.json", b"\xff{}", "is not UTF-8"),
+        ("tokenizer_config.json", '{"eos_token": 3}', "eos_token: want a text"),
+        ("tokenizer_config.json", '{"eos_token": {"content": 3}}', "eos_token: want a text"),
+        ("generation_config.json", "[]", "want a JSON object, got list"),
+        ("generation_config.json", '{"eos_token_id": "<end>"}', "eos_token_id: want a token's number"),
+        ("generation_config.json", '{"eos_token_id": [1, true]}', "eos_token_id: want a token's number"),
+        ("chat_template.jinja", b"\xff", "is not UTF-8"),
+        ("chat_template.jinja", "{% if %}", "does not compile"),
+        ("chat_template.jinja", "words", "does not show what the user says"),
+    ],
+)
+def test_a_damaged_file_of_the_model_is_one_message_with_its_name(
+    tmp_path: Path, volume: Path, skills: Path, file: str, content: str | bytes, wanted: str
+) -> None:
+    damaged = volume / "base" / file
+    damaged.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LocalError) as caught:
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+    (problem,) = caught.value.problems
+    assert re.match(rf"spec\.model\.uri: {re.escape(str(damaged))}: .*{wanted}", problem)
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("template", ['"chat_template": 3', '"chat_template": [{"name": "default"}]'])
+def test_a_chat_template_of_another_type_is_a_problem(
+    tmp_path: Path, volume: Path, skills: Path, template: str
+) -> None:
+    (volume / "base" / "chat_template.jinja").unlink()
+    (volume / "base" / "tokenizer_config.json").write_text(f'{{"eos_token": "<end>", {template}}}')
+    with pytest.raises(LocalError, match=r"tokenizer_config\.json: chat_template: want a text"):
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"model_type": "gpt2", "n_positions": 40_000}, "type gpt2 .*resid_pdrop=0.1: dropout .*attn_pdrop=0.1"),
+        ({"model_type": "qwen3_next"}, "type qwen3_next .*layers of type linear_attention"),
+        (
+            {
+                "model_type": "llama",
+                "max_position_embeddings": 40_000,
+                "rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 4096},
+            },
+            "type dynamic: beyond 4096 tokens",
+        ),
+    ],
+)
+def test_a_model_that_the_trainer_would_refuse_is_a_problem(
+    tmp_path: Path, volume: Path, skills: Path, settings: dict[str, Any], wanted: str
+) -> None:
+    """Also by what its file does not say: the family's defaults count."""
+    (volume / "base" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(LocalError, match=rf"spec\.model\.uri: .*config\.json: .*{wanted}") as caught:
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+    assert len(caught.value.problems) == 1
+
+
 def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
-    (volume / "base" / "config.json").write_text('{"max_position_embeddings": 512}')
+    (volume / "base" / "config.json").write_text('{"model_type": "qwen3", "max_position_embeddings": 512}')
     with pytest.raises(LocalError, match=r"maxPromptTokens \+ maxResponseTokens is \d+, but .* 512 tokens"):
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
 

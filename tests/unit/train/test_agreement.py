@@ -13,7 +13,7 @@ import transformers
 
 from support.model_families import FAMILIES, PAGE, random_model, row, verdict
 from support.train_samples import sibling_batch
-from toolorchestra.train import attention, model
+from toolorchestra.train import attention, model, model_settings
 from toolorchestra.train.agreement import FLOAT32, Tolerance, largest
 from toolorchestra.train.family import families
 from toolorchestra.train.logprob import Logits
@@ -82,7 +82,7 @@ def test_a_head_that_leaves_something_out_is_noticed(family: str, monkeypatch: p
 def test_documents_that_run_into_one_another_are_noticed_without_a_name(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "refusals", lambda config, longest: iter(()))
+    monkeypatch.setattr(model_settings, "refusals", lambda config, longest: iter(()))
     assert "documents that are packed together change one another" in verdict(family).refusal
 
 
@@ -92,7 +92,7 @@ def test_siblings_that_share_a_trunk_are_looked_at(monkeypatch: pytest.MonkeyPat
 
 
 def test_noise_in_training_mode_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "refusals", lambda config, longest: iter(()))
+    monkeypatch.setattr(model_settings, "refusals", lambda config, longest: iter(()))
     assert "otherwise in training mode" in verdict("mixtral", router_jitter_noise=0.3).refusal
 
 

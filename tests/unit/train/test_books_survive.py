@@ -165,7 +165,7 @@ class BooksMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.leased)
     @rule(
         data=st.data(),
-        how=st.sampled_from(["scored", "scored", "scored", "failed", "deferred", "no worker"]),
+        how=st.sampled_from(["scored", "scored", "scored", "failed", "deferred", "no worker", "untouched"]),
         acked=st.booleans(),
     )
     def result(self, data: st.DataObject, how: str, acked: bool) -> None:
@@ -179,9 +179,11 @@ class BooksMachine(RuleBasedStateMachine):
         oldest = min(started, newest, key=lambda v: v.step)
         if acked:
             del self.world.leased[issue]  # else the bus delivers it once more
+        if how == "untouched" and issue not in self.bills:  # nothing was spent on what no worker began
+            self.world.cost[issue] = Decimal(0)
         usd = None if how == "no worker" else self.world.cost[issue]
         deferred_for = "gpt" if how == "deferred" else None
-        result = Result(issue, how == "scored", "x", usd, (oldest, newest), deferred_for)
+        result = Result(issue, how == "scored", "x", usd, (oldest, newest), deferred_for, how == "untouched")
         unknown = ALLOWANCE if self.cap is not None else Decimal(0)
         if issue.episode.uid != "u":
             new = self.books.enter_evaluated(result, b"", task=str(issue.episode.group))

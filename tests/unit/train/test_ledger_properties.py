@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES, SiblingStatus
 from toolorchestra.train.ledger import Effects, GroupState, Ledger, LedgerConfig, StepPlan, Waiting
 from toolorchestra.train.spend import Spend
@@ -40,6 +41,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.training: StepPlan | None = None
         self.stale_drops = 0
         self.seen: set[Issue] = set()
+        self.given_back: Counter[Episode] = Counter()
         self.send(self.ledger.admit(now=self.now))
 
     # ── helpers ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,6 +106,28 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.deliver(sibling.live, "fail")
             if sibling.live and accept:
                 self.deliver(sibling.live, "accept")
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), times=st.integers(1, MAX_ISSUES + 1))
+    def given_back_untouched(self, data: st.DataObject, times: int) -> None:
+        """Workers that are told to stop hand it back before they play it: that uses nothing up, however often."""
+        issue = data.draw(st.sampled_from(sorted(self.flying)))
+        for _ in range(times):
+            del self.flying[issue]
+            self.ledger.spend.release(str(issue))
+            sibling = self.ledger.sibling(issue)
+            effects = self.ledger.give_back(issue, now=self.now)
+            assert (effects is None) is (sibling is None), "late exactly where the issue is dead"
+            if effects is None or sibling is None:
+                return
+            self.given_back[issue.episode] += 1
+            assert effects == Effects(issues=effects.issues), "nobody is excluded for what no worker played"
+            self.carry_out(effects)
+            if sibling.live is None:
+                assert sibling.status is SiblingStatus.WAITING, "only money keeps it"
+                assert self.ledger.spend.cap is not None
+                return
+            issue = sibling.live
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
@@ -207,7 +231,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for sibling in (s for g in self.ledger.groups.values() for s in g.siblings):
             assert sibling.charged <= MAX_ISSUES
             assert sibling.deferrals <= MAX_DEFERRALS
-            assert sibling.sent <= MAX_ISSUES + MAX_DEFERRALS
+            assert sibling.charged >= 0, "an untouched sending was charged before"
+            assert sibling.sent <= MAX_ISSUES + MAX_DEFERRALS + self.given_back[sibling.episode]
             assert (sibling.live is not None) == (sibling.status is SiblingStatus.LIVE)
 
     @invariant()

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 from episode_world import RENDERER
 
 from support.run_rig import model_folder
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
 from toolorchestra.local.plan import LocalError, plan_of
 from toolorchestra.policy.renderer import Renderer
@@ -22,6 +23,7 @@ from toolorchestra.policy.template import ChatTemplate
 from toolorchestra.tasks.file_uri import path_of
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.job import Job
+from toolorchestra.train.pauses import Paused
 from toolorchestra.train.rehearsal import RehearsalError, one_of_each_kind, rehearse
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 from toolorchestra.train.settings import SettingsError, settings_of
@@ -135,4 +137,16 @@ def test_the_head_says_the_same_at_its_start_and_refuses_by_name(tmp_path: Path)
     assert "renders no tools" in event["message"]
     without_bytes(tmp_path / "model")
     with pytest.raises(SettingsError, match=r"spec\.model\.uri: file://.*: the prompt does not show the experts"):
+        job._rehearse()
+
+
+def test_the_head_refuses_a_model_by_its_settings_before_engines_start(tmp_path: Path) -> None:
+    model_folder(tmp_path / "model")
+    job = job_of(tmp_path)
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3_next"}')
+    with pytest.raises(Paused, match=r"qwen3_next cannot be trained here: .* linear_attention") as caught:
+        job._rehearse()
+    assert caught.value.reason is Reason.MODEL_REFUSED
+    (tmp_path / "model" / "config.json").write_text("[]")
+    with pytest.raises(SettingsError, match=r"spec\.model\.uri: .*config\.json: want a JSON object"):
         job._rehearse()

@@ -34,15 +34,20 @@ def vitality(*, steps: int = 50, require_format: bool = True) -> Vitality:
     return Vitality(steps=steps, require_format=require_format)
 
 
-def played(vital: Vitality, trace: Trace, *, refused: int, read: int) -> Vitality:
+def played(vital: Vitality, trace: Trace, *, refused: int, read: int, right: int = 0) -> Vitality:
+    """`right`: of how many outputs the episode was right."""
+    wrong = 0
     for turn, n in ((REFUSED, refused), (READ, read)):
         for _ in range(n):
-            vital.played(trace.model_copy(update={"turns": (turn,)}))
+            outcome = 1.0 if wrong >= refused + read - right else 0.0
+            components = trace.components.model_copy(update={"outcome": outcome})
+            vital.played(trace.model_copy(update={"turns": (turn,), "components": components}))
+            wrong += 1
     return vital
 
 
 def test_outputs_that_are_nearly_all_refused(trace: Trace) -> None:
-    complaint = played(vitality(), trace, refused=96, read=4).complaint()
+    complaint = played(vitality(), trace, refused=96, read=4, right=4).complaint()
     assert complaint is not None
     assert complaint.reason is Reason.OUTPUTS_UNREADABLE
     for word in ("96 of the policy's last 100", "no_call 96", "--prompt", "warmStart", "requireFormat: false"):
@@ -54,8 +59,27 @@ def test_a_run_that_can_learn_is_left_alone(trace: Trace, refused: int, read: in
     assert played(vitality(), trace, refused=refused, read=read).complaint() is None
 
 
-def test_refused_outputs_that_are_trained_on_are_no_reason(trace: Trace) -> None:
-    assert played(vitality(require_format=False), trace, refused=OUTPUTS, read=0).complaint() is None
+@pytest.mark.parametrize("right", [0, 1])
+def test_outputs_that_are_refused_and_trained_on_are_a_sign_too(trace: Trace, right: int) -> None:
+    """Siblings that all earn nothing look like a step's samples, and teach nothing."""
+    complaint = played(vitality(require_format=False), trace, refused=OUTPUTS, read=0, right=right).complaint()
+    assert complaint is not None
+    assert complaint.reason is Reason.OUTPUTS_UNREADABLE
+    assert f"200 of the policy's last 200 outputs were refused (no_call 200), and {right} were" in complaint.message
+    assert "warmStart" in complaint.message
+    assert "requireFormat" not in complaint.message, "that it has already"
+
+
+def test_what_would_not_help_is_not_advised(trace: Trace) -> None:
+    complaint = played(vitality(), trace, refused=OUTPUTS, read=0).complaint()
+    assert complaint is not None
+    assert "requireFormat" not in complaint.message, "nothing is right: there would be nothing to learn from"
+
+
+@pytest.mark.parametrize(("refused", "read", "right"), [(OUTPUTS, 0, 2), (196, 4, 2), (99, 1, 1)])
+def test_a_few_right_answers_are_something_to_learn_from(trace: Trace, refused: int, read: int, right: int) -> None:
+    vital = vitality(require_format=False)
+    assert played(vital, trace, refused=refused, read=read, right=right).complaint() is None
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))

@@ -294,10 +294,11 @@ _EXPLAINED: dict[Reason, Explained] = {
     ),
     Reason.OUTPUTS_UNREADABLE: Explained(
         "Running=False",
-        "Nearly all of the policy's last outputs could not be read as tool calls, and `requireFormat` leaves such "
-        "outputs out of the training. It is paused before it trains on nothing.",
-        "[your-model.md](your-model.md): look at a prompt, add `spec.warmStart`, or set `requireFormat: false`: a new "
-        "training.",
+        "Nearly all of the policy's last outputs could not be read as tool calls, and are left out of the "
+        "training; or, with `requireFormat: false`, next to none was of an episode with a right answer. It is paused "
+        "before it trains on nothing.",
+        "[your-model.md](your-model.md): look at a prompt, add `spec.warmStart`, or, where some answers are right, set "
+        "`requireFormat: false`: a new training.",
     ),
     Reason.NOTHING_LEARNED: Explained(
         "Running=False",

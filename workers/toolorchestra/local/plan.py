@@ -5,7 +5,6 @@ Pure: files are looked at, nothing is started. Everything that is replaced or mi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,11 @@ from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
+from toolorchestra.train.model_settings import NAME, language_settings, read_settings, why_refused
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.settings import SettingsError, settings_of
 from toolorchestra.train.world import World
@@ -133,25 +134,24 @@ def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
 
 
 def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
-    """What workers and engines would otherwise die of, again and again, after the start."""
-    spec, rollout = training.spec, training.spec.rollout
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        return [f"spec.model.uri: {spec.model.uri}: no config.json there: not a model folder"]
+    """What workers, engines and trainers would otherwise die of, again and again, after the start."""
+    rollout = training.spec.rollout
+    wanted = rollout.max_prompt_tokens + rollout.max_response_tokens
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        settings = read_settings(folder)
         Renderer.load(folder)
-    except (RendererError, TemplateError) as error:
+    except (ModelFileError, RendererError, TemplateError) as error:
         return [f"spec.model.uri: {error}"]
-    except ValueError as error:
-        return [f"spec.model.uri: {config_file}: not JSON: {error}"]
-    longest, wanted = config.get("max_position_embeddings"), rollout.max_prompt_tokens + rollout.max_response_tokens
+    problems = []
+    if why := why_refused(settings, longest=wanted):
+        problems.append(f"spec.model.uri: {folder / NAME}: {why}")
+    longest = getattr(language_settings(settings), "max_position_embeddings", None)
     if isinstance(longest, int) and wanted > longest:
-        return [
+        problems.append(
             f"spec.rollout: maxPromptTokens + maxResponseTokens is {wanted}, but the model's context is {longest}"
-            f" tokens (max_position_embeddings in {config_file})"
-        ]
-    return []
+            f" tokens (max_position_embeddings in {folder / NAME})"
+        )
+    return problems
 
 
 def _is_simulator(pool: ExpertPool) -> bool:

@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from toolorchestra.policy.dialect import dialect_of
+from toolorchestra.policy.model_file import ModelFileError, read_object
 from toolorchestra.policy.prompts import Message, ToolSchema
-from toolorchestra.policy.template import ChatTemplate, load_templates
+from toolorchestra.policy.template import ChatTemplate, TemplateError, load_templates
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MARKER = "\u2063orchestra\u2063"
@@ -63,13 +63,25 @@ class Renderer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise RendererError(f"{folder}: no tokenizer.json; save_pretrained of a fast tokenizer writes one")
-        tokenizer = Tokenizer.from_file(str(file))
-        config = _read_json(folder / "tokenizer_config.json")
-        special = {name: text for name in _SPECIAL_NAMES if (text := _token_text(config.get(name))) is not None}
-        template = ChatTemplate(load_templates(folder, config), special_tokens=special)
-        return cls(
-            tokenizer=tokenizer, template=template, stop_token_ids=_stop_token_ids(tokenizer, special, folder=folder)
-        )
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # what its library raises is no class of its own
+            raise RendererError(f"{file}: not a tokenizer: {error}") from error
+        config_file = folder / "tokenizer_config.json"
+        config = _read_object(config_file)
+        special = {
+            name: text for name in _SPECIAL_NAMES if (text := _token_text(config, name, config_file)) is not None
+        }
+        stops = _stop_token_ids(tokenizer, special, folder=folder)
+        source, templates = load_templates(folder, config)
+        try:
+            return cls(
+                tokenizer=tokenizer,
+                template=ChatTemplate(templates, special_tokens=special),
+                stop_token_ids=stops,
+            )
+        except TemplateError as error:
+            raise TemplateError(f"{source}: {error}") from error
 
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -162,23 +174,25 @@ class Conversation:
         return False
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read_object(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where there is no file."""
+    if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RendererError(f"{path}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise RendererError(f"{path}: want an object, got {type(found).__name__}")
-    return found
+        return read_object(path)
+    except ModelFileError as error:
+        raise RendererError(str(error)) from error
 
 
-def _token_text(entry: Any) -> str | None:
+def _token_text(config: Mapping[str, Any], name: str, file: Path) -> str | None:
     """A special token in tokenizer_config.json is a text or an object with `content`."""
-    if isinstance(entry, Mapping):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else None
+    entry = config.get(name)
+    text = entry.get("content") if isinstance(entry, Mapping) else entry
+    if text is None and not isinstance(entry, Mapping):
+        return None
+    if not isinstance(text, str):
+        raise RendererError(f"{file}: {name}: want a text, or an object whose content is one")
+    return text
 
 
 def _stop_token_ids(tokenizer: Tokenizer, special: Mapping[str, str], *, folder: Path) -> list[int]:
@@ -189,6 +203,17 @@ def _stop_token_ids(tokenizer: Tokenizer, special: Mapping[str, str], *, folder:
         if eos_id is None:
             raise RendererError(f"{folder}: eos_token {eos!r} of tokenizer_config.json is not in tokenizer.json")
         ids.append(eos_id)
-    listed = _read_json(folder / "generation_config.json").get("eos_token_id", [])
-    ids.extend(listed if isinstance(listed, list) else [listed])
-    return list(dict.fromkeys(i for i in ids if isinstance(i, int)))
+    file = folder / "generation_config.json"
+    listed = _read_object(file).get("eos_token_id")
+    for token_id in listed if isinstance(listed, list) else [] if listed is None else [listed]:
+        if type(token_id) is not int:
+            raise RendererError(f"{file}: eos_token_id: want a token's number, or a list of them")
+        ids.append(token_id)
+    if not ids:
+        raise RendererError(
+            f"{folder}: no end-of-sequence token, so a turn of the policy could never end: want eos_token in"
+            " tokenizer_config.json, or eos_token_id in generation_config.json"
+        )
+    if tokenizer.id_to_token(ids[0]) is None:
+        raise RendererError(f"{file}: eos_token_id {ids[0]} is not in tokenizer.json")
+    return list(dict.fromkeys(ids))

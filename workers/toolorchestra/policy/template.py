@@ -17,6 +17,8 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from toolorchestra.policy.model_file import ModelFileError, read_words
+
 DEFAULT = "default"
 TOOL_USE = "tool_use"
 """Names transformers gives templates where a model ships several."""
@@ -104,17 +106,27 @@ class ChatTemplate:
             raise TemplateError(f"the chat template refused the messages: {error}") from error
 
 
-def load_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Templates of a model folder: `chat_template.jinja` first, as in transformers, else the tokenizer's config."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return {DEFAULT: file.read_text(encoding="utf-8")}
-    found = config.get("chat_template")
-    if isinstance(found, str):
-        return {DEFAULT: found}
-    if isinstance(found, list):
-        return {str(entry["name"]): str(entry["template"]) for entry in found}
-    raise TemplateError(
-        f"{folder}: no chat template (looked for chat_template.jinja and chat_template in tokenizer_config.json); "
-        "add one, or start from a chat model"
-    )
+def load_templates(folder: Path, config: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+    """Templates of a model folder and the file that has them: `chat_template.jinja` first, as in transformers, else the
+    tokenizer's config."""
+    file, other = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.exists():
+        try:
+            return file, {DEFAULT: read_words(file)}
+        except ModelFileError as error:
+            raise TemplateError(str(error)) from error
+    match config.get("chat_template"):
+        case None:
+            raise TemplateError(
+                f"{folder}: no chat template (looked for chat_template.jinja and chat_template in"
+                " tokenizer_config.json); add one, or start from a chat model"
+            )
+        case str() as source:
+            return other, {DEFAULT: source}
+        case list() as entries if all(_is_named(entry) for entry in entries):
+            return other, {entry["name"]: entry["template"] for entry in entries}
+    raise TemplateError(f"{other}: chat_template: want a text, or a list of objects with name and template")
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and all(isinstance(entry.get(key), str) for key in ("name", "template"))

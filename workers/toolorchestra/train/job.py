@@ -23,6 +23,7 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
+from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
@@ -45,6 +46,7 @@ from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import Recovery
 from toolorchestra.train.journal import Journal, read_frame
 from toolorchestra.train.model import ModelError
+from toolorchestra.train.model_settings import read_settings, why_refused
 from toolorchestra.train.outbox import empty, reckon
 from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.ports import Delivery
@@ -186,11 +188,18 @@ class Job:
         await self._evaluate("initialPolicy", once=True)
 
     def _rehearse(self) -> None:
-        """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used."""
+        """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used.
+
+        A model that the trainer would refuse by name is refused here, before engines start and baselines are paid for.
+        """
+        folder, rollout = self.config.model_dir, self.spec.rollout
         try:
-            notes = rehearse(self.settings.world, Renderer.load(self.config.model_dir))
-        except (RehearsalError, RendererError, TemplateError) as error:
+            settings = read_settings(folder)
+            notes = rehearse(self.settings.world, Renderer.load(folder))
+        except (ModelFileError, RehearsalError, RendererError, TemplateError) as error:
             raise SettingsError(f"spec.model.uri: {self.spec.model.uri}: {error}") from error
+        if why := why_refused(settings, longest=rollout.max_prompt_tokens + rollout.max_response_tokens):
+            raise Paused(why, reason=Reason.MODEL_REFUSED)
         for note in notes:
             _log.info("model: %s", note)
             self.run.event("template", f"model: {note}")

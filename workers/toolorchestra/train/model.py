@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.train.attention import PACKED_ATTENTION
 from toolorchestra.train.documents import Documents
 from toolorchestra.train.logprob import Logits, token_logprobs
+from toolorchestra.train.model_settings import language_settings, read_settings, why_refused
 from toolorchestra.train.packing import PackedBatch
-from toolorchestra.train.refusals import refusals
 
 
 class ModelError(RuntimeError):
@@ -50,7 +51,7 @@ class Policy(nn.Module):
     @property
     def config(self) -> Any:
         """The settings of the language model, also where the folder holds more than that."""
-        return self.model.config.get_text_config(decoder=True)
+        return language_settings(self.model.config)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -86,11 +87,12 @@ def load_policy(folder: Path, *, gradient_checkpointing: bool = False, longest: 
 
     `longest`: tokens of the longest document that it will be given, where that is known.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is not a Hugging Face model folder: it has no config.json")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if reasons := list(refusals(config.get_text_config(decoder=True), longest=longest)):
-        raise ModelError(f"a model of type {config.model_type} cannot be trained here: {'; '.join(reasons)}")
+    try:
+        config = read_settings(folder)
+    except ModelFileError as error:
+        raise ModelError(str(error)) from error
+    if why := why_refused(config, longest=longest):
+        raise ModelError(why)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=PACKED_ATTENTION, local_files_only=True

@@ -20,7 +20,10 @@ EMPTY_STEPS = 3
 OUTPUTS, FEWEST_OUTPUTS = 200, 100
 """The last outputs that are judged, and how many there must be."""
 REFUSED_SHARE = 0.95
-"""From this share of refused outputs on a run pauses, where refused outputs are not trained on."""
+"""From this share of refused outputs on a run pauses."""
+SCORED_SHARE = 0.01
+"""Where refused outputs are trained on, a run goes on while so many outputs are of an episode with a right answer:
+these teach something. With a hundredth, one in twelve groups of 8 tells right from wrong."""
 _SHOW = "`orchestra trace RUN last --prompt` shows what the policy was shown"
 _PAGE = "docs/your-model.md says what a model needs"
 
@@ -35,18 +38,23 @@ class Complaint:
 
 @dataclass
 class Vitality:
-    """Of one incarnation. `steps`: the run's goal; `require_format`: refused outputs are left out of the training."""
+    """Of one incarnation. `steps`: the run's goal; `require_format`: refused outputs are left out of the training.
+
+    Outputs that cannot be read are a sign whether or not they are trained on: siblings that all earn nothing teach
+    nothing, and where `minRewardStd` and `informative` do not drop them, each step looks as if it trained on something.
+    """
 
     steps: int
     require_format: bool
     empty_steps: int = 0
     """In a row, up to now."""
-    _outputs: deque[str | None] = field(default_factory=lambda: deque[str | None](maxlen=OUTPUTS))
+    _outputs: deque[_Output] = field(default_factory=lambda: deque[_Output](maxlen=OUTPUTS))
     _last: str = ""
 
     def played(self, trace: Trace) -> None:
         """An accepted episode of the policy."""
-        self._outputs.extend(turn.rejection for turn in trace.turns)
+        scored = (trace.components.outcome or 0) > 0
+        self._outputs.extend(_Output(turn.rejection, scored) for turn in trace.turns)
 
     def stepped(self, traces: Sequence[Trace], *, samples: int, dropped: dict[str, int]) -> str | None:
         """A step was made of these episodes; what to say of it where it had nothing to train on."""
@@ -59,20 +67,37 @@ class Vitality:
 
     def complaint(self) -> Complaint | None:
         """Whether to pause now, between two steps."""
-        refused = [kind for kind in self._outputs if kind is not None]
-        judged = self.require_format and len(self._outputs) >= FEWEST_OUTPUTS
-        if judged and len(refused) >= REFUSED_SHARE * len(self._outputs):
-            what = f"{len(refused)} of the policy's last {len(self._outputs)} outputs were refused"
-            return Complaint(
-                f"{what} ({_counted(refused)}). {_SHOW}; are the experts in it? Then teach it the form"
-                " (spec.warmStart), train on refused outputs too (spec.algorithm.filters.requireFormat: false), or"
-                f" take another model: {_PAGE}.",
-                Reason.OUTPUTS_UNREADABLE,
-            )
+        if (unreadable := self._unreadable()) is not None:
+            return Complaint(unreadable, Reason.OUTPUTS_UNREADABLE)
         if self.empty_steps >= max(1, min(EMPTY_STEPS, self.steps)):
             what = f"{self.empty_steps} steps in a row had nothing to train on"
             return Complaint(f"{what}. The last one: {self._last}. {_SHOW}; {_PAGE}.", Reason.NOTHING_LEARNED)
         return None
+
+    def _unreadable(self) -> str | None:
+        """What to say where too few outputs can be read to go on."""
+        outputs = len(self._outputs)
+        refused = [output.rejection for output in self._outputs if output.rejection is not None]
+        if outputs < FEWEST_OUTPUTS or len(refused) < REFUSED_SHARE * outputs:
+            return None
+        scored = sum(output.scored for output in self._outputs)
+        teaching = scored >= SCORED_SHARE * outputs
+        if teaching and not self.require_format:
+            return None
+        why = "" if teaching else f", and {scored} were of an episode with a right answer"
+        also = ", train on refused outputs too (spec.algorithm.filters.requireFormat: false)" if teaching else ""
+        what = f"{len(refused)} of the policy's last {outputs} outputs were refused ({_counted(refused)}){why}"
+        return (
+            f"{what}. {_SHOW}; are the experts in it? Then teach it the form (spec.warmStart){also}, or take another"
+            f" model: {_PAGE}."
+        )
+
+
+@dataclass(frozen=True)
+class _Output:
+    rejection: str | None
+    scored: bool
+    """Its episode's answer was right, in part at least."""
 
 
 def _why_empty(traces: Sequence[Trace], dropped: dict[str, int]) -> str:
