@@ -65,6 +65,11 @@ def test_a_very_long_reason_is_cut() -> None:
     assert len(decode(sent, b"").reason) == 1000
 
 
+def test_a_reason_that_is_no_text_is_told_all_the_same() -> None:
+    sent, _ = encode(Envelope(id="a", reason="half \ud800 a pair"))
+    assert decode(sent, b"").reason == "half ? a pair"
+
+
 def test_what_the_bus_itself_says_has_no_body() -> None:
     said = without_body(Envelope(id="a", body=b"order", content="order/1", purpose="p"), reason="lost")
     assert (said.id, said.body, said.content, said.purpose, said.reason) == ("a", b"", "", "p", "lost")

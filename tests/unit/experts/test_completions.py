@@ -38,6 +38,14 @@ def tokens(prompt: Any = 100, output: Any = 5, total: Any = None, **fields: Any)
         (tokens(100, 2005, 2105, completion_tokens_details={"reasoning_tokens": 2000}), 100, 2005),
         (tokens(100, 5, 50), 100, 5),
         ({"input_tokens": 100, "output_tokens": 5}, 100, 5),
+        (
+            {"input_tokens": 3, "output_tokens": 5}
+            | {"cache_read_input_tokens": 5000, "cache_creation_input_tokens": 700},
+            5703,
+            5,
+        ),
+        ({"prompt_tokens": 100, "completion_tokens": 5, "cache_read_input_tokens": 50}, 100, 5),  # LiteLLM's: all in it
+        ({"input_tokens": 0, "output_tokens": 5, "cache_read_input_tokens": 0}, None, 5),
         (tokens(100.0, 5.0), 100, 5),
         (tokens(0, 0, 0), None, None),
         (tokens(100, 0, 100), 100, None),

@@ -113,6 +113,14 @@ def plan(
     return plan_of(found, name=None, volumes=volumes, skills=skills, time_scale=0.0, environment=environment or {})
 
 
+@pytest.mark.parametrize(("key", "said"), [(" \n", "set SECRET_TEAM"), ("two\nlines", "holds a line break")])
+def test_a_key_that_no_header_can_carry_is_refused(key: str, said: str, tmp_path: Path, skills: Path) -> None:
+    ash = pool("ash", url="https://models.example/v1", key="team-keys")
+    environment = {"SECRET_TEAM_KEYS_API_KEY": key}
+    with pytest.raises(LocalError, match=said):
+        plan(bundle(tmp_path, pool("oak"), ash), volumes={}, skills=skills, environment=environment)
+
+
 def test_every_problem_is_said_at_once(tmp_path: Path, skills: Path) -> None:
     oak, ash = pool("oak", model="elm"), pool("ash", url="https://models.example/v1", key="team-keys")
     with pytest.raises(LocalError) as caught:

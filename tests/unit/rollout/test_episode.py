@@ -303,6 +303,17 @@ async def test_a_failing_grader_is_never_scored() -> None:
     assert (trace.ending, trace.components.outcome, trace.answer) == (Ending.GRADER_FAILURE, None, "4")
 
 
+async def test_a_call_that_breaks_in_our_hands_loses_no_bill_and_waits_for_its_sibling() -> None:
+    experts = FakeExperts(replies={OAK.pool: RuntimeError("no such case\ud800")}, worst_usd=Decimal("0.7"))
+    trace = await play(order_of(CHAT_TASK), host_of([ask(("oak", "a"), ("elm", "b"))], experts=experts))
+    assert (trace.ending, trace.components.outcome) == (Ending.TOOL_FAILURE, None)
+    assert "broke the worker: RuntimeError: no such case?" in trace.detail
+    oak, elm = trace.turns[0].calls
+    assert (oak.status, oak.meter.actual_usd, oak.meter.nominal_usd) == ("cancelled", Decimal("0.7"), 0)
+    assert (elm.status, elm.meter.actual_usd) == ("ok", Decimal("0.5"))
+    assert trace.components.actual_usd == Decimal("1.2")
+
+
 async def test_cancel_ends_as_cancelled_and_a_foreign_cancellation_raises() -> None:
     experts = FakeExperts(gate=asyncio.Event())
     episode = Episode(order_of(), host=host_of([answer("oak")], experts=experts))

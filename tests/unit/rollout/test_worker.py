@@ -295,6 +295,12 @@ def test_a_pool_file_names_keys_never_holds_them(tmp_path: Path) -> None:
     assert PoolEntry.of(endpoint, api_key_env="P_KEY") == entry
     with pytest.raises(PoolFileError, match="set P_KEY"):
         read_pools(path, environment={})
+    with pytest.raises(PoolFileError, match="set P_KEY"):
+        read_pools(path, environment={"P_KEY": "\n"})
+    (endpoint,) = read_pools(path, environment={"P_KEY": "secret\n"})  # as a Secret made of a file has it
+    assert endpoint.api_key == "secret"
+    with pytest.raises(PoolFileError, match="P_KEY holds a line break"):
+        read_pools(path, environment={"P_KEY": "two\nlines"})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -78,6 +79,13 @@ async def test_no_secret_no_descriptor_and_nothing_of_the_worker_is_there(sandbo
         ("kill_all", []),
         ("signal", [os.getpid()]),
         ("signal", [1]),
+        ("signal_by_file", [fcntl.F_SETOWN, os.getpid()]),
+        ("signal_by_file", [fcntl.F_SETSIG, signal.SIGKILL]),
+        ("signal_by_ioctl", [0x8901, os.getpid()]),  # FIOSETOWN
+        ("signal_by_ioctl", [0x8902, os.getpid()]),  # SIOCSPGRP
+        ("watch", ["/tmp"]),
+        ("outlive", []),
+        ("leave_the_session", []),
         ("limit_of_another", [os.getpid()]),
         ("trace", [os.getpid()]),
         ("namespace", []),
@@ -124,6 +132,7 @@ async def test_what_a_job_cannot_do(sandbox: Sandbox, what: str, arguments: list
         ("write_reply", ['{"value": 1.0}'], How.OUTPUT),
         ("answer_the_next", [1.0], How.OUTPUT),
         ("claim_length", [4_000_000_000], How.OUTPUT),
+        ("die_of_signal", [40], How.CRASH),  # a real-time signal, which has no name
     ],
 )
 async def test_how_a_job_breaks_and_that_the_next_one_does_not(
@@ -147,6 +156,43 @@ async def test_a_long_job_is_not_sent() -> None:
     assert isinstance(result, Broke)
     assert result.how is How.INPUT
     await short.close()
+
+
+async def test_a_child_that_died_while_it_waited_is_no_fault_of_the_next_job() -> None:
+    made = Sandbox(HOSTILE, limits=LIMITS)
+    assert await attempt(made, "echo", 1) == Returned(1)
+    _, child = made.pids()
+    os.kill(child, signal.SIGKILL)  # as the kernel does where memory runs out
+    await _gone(child)
+    assert await attempt(made, "echo", 2) == Returned(2)
+    await made.close()
+
+
+async def test_a_child_that_talks_unasked_is_not_listened_to() -> None:
+    made = Sandbox(HOSTILE, limits=LIMITS)
+    await attempt(made, "talk_on", 4096)
+    for number in range(3):
+        assert await attempt(made, "echo", number) == Returned(number)
+    assert len(made.pids()) == 2  # the talker is gone
+    await made.close()
+
+
+async def test_answers_stay_in_order_however_often_a_job_is_cancelled() -> None:
+    made = Sandbox(HOSTILE, limits=LIMITS)
+    assert await attempt(made, "echo", 1) == Returned(1)
+    zygote = made.pids()[0]
+    os.kill(zygote, signal.SIGSTOP)  # a machine that is busy: it answers late
+    job = asyncio.create_task(attempt(made, "echo", 2, fresh=True))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    after = asyncio.create_task(attempt(made, "exit", 7, fresh=True))
+    await asyncio.sleep(0)
+    os.kill(zygote, signal.SIGCONT)
+    assert await after == Broke(How.CRASH, "its process ended with status 7")
+    await made.close()
 
 
 async def test_wall_time_is_bounded_too() -> None:

@@ -52,7 +52,7 @@ from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, Tr
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.controller import Controller, ControllerConfig
-from toolorchestra.train.deferral import LONGEST_SECONDS, Deferrals
+from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.issues import MAX_ISSUES
@@ -286,6 +286,17 @@ async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
     assert len(experts.asked) == 8 + 2 + 8, "two tries, then all"
     assert scene.account().trained == 8
     assert scene.deferrals.outages == {}
+
+
+async def test_a_long_step_is_no_standstill(tmp_path: Path) -> None:
+    """An outage that nobody tried to end meanwhile does not pause the run before it has waited for anything."""
+    scene = Scene(tmp_path, reply=lambda prompt: answer("pool-cheap"), steps=1)
+    hours = Hours()
+    scene.deferrals.clock = hours
+    scene.deferrals.outages["pool-dear"] = Outage(since=hours(), try_at=hours())
+    hours.now += 2 * OUT_SECONDS
+    async with scene.running():
+        assert len(await scene.train()) == 1
 
 
 async def test_groups_that_a_kill_finishes_are_judged(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 from toolorchestra.train.bookkeeper import Bookkeeper
-from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals
+from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
 from toolorchestra.train.evaluator import Evaluated, Evaluator, Job
 from toolorchestra.train.history import read_history
 from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES
@@ -51,11 +51,11 @@ class Flaky(FakeExperts):
 
     broken: str = ""
 
-    async def ask(self, *, request, **fields):  # type: ignore[no-untyped-def]
+    def worst_case_usd(self, *, pool, request):  # type: ignore[no-untyped-def]
         self.broken = self.broken or str(request.messages)
         if str(request.messages) == self.broken:
             raise RuntimeError("a bug of ours")
-        return await super().ask(request=request, **fields)
+        return super().worst_case_usd(pool=pool, request=request)
 
 
 class Life:
@@ -337,3 +337,17 @@ async def test_an_expert_that_stays_out_pauses_the_run(tmp_path: Path) -> None:
         with pytest.raises(Paused, match=r"pool-cheap has been out for 30 minutes.*connection refused") as paused:
             await evaluating
     assert paused.value.reason is Reason.EXPERT_OUT
+
+
+async def test_an_old_outage_does_not_pause_an_evaluation_that_has_only_begun(tmp_path: Path) -> None:
+    """Training went on meanwhile, with the other experts; nobody knows whether this one is still out."""
+    gate = asyncio.Event()
+    life = Life(tmp_path, FakeExperts(gate=gate))
+    life.evaluator.deferrals.outages["pool-cheap"] = Outage(since=life.hours(), try_at=life.hours())
+    life.hours.now += 2 * OUT_SECONDS
+    async with life.running():
+        evaluating = asyncio.create_task(life.evaluate())
+        await asyncio.wait({evaluating}, timeout=5 * life.evaluator.tick)
+        assert not evaluating.done(), "it paused before any answer could come"
+        gate.set()
+        assert await evaluating == Evaluated(TASKS, {})

@@ -7,6 +7,7 @@ Decimals in US dollars; a simulated expert is an Endpoint whose server is the si
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from toolorchestra.api.resource import Resource
 from toolorchestra.api.rules import immutable, rule, ruled, union
 from toolorchestra.api.scalars import (
     URL,
+    BaseURL,
     Bool,
     Count,
     Fraction,
@@ -61,6 +63,9 @@ OWNED_FLAGS = (
     "-tp",
 )
 """Flags of vLLM that the operator sets from other fields."""
+
+OWNED_PARAMETERS = ("model", "messages", "tools", "n", "stream")
+"""Parameters of a request that the client sends, or must not: none of ours may be called so."""
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 
@@ -166,6 +171,21 @@ class VLLM(Model):
 class ParameterNames(Model):
     """What the endpoint calls the parameters of a request, where it differs from OpenAI's chat completions."""
 
+    model_config = ruled(
+        rule(
+            "self.maxTokens != self.temperature && self.maxTokens != self.topP && self.temperature != self.topP",
+            "each parameter has a name of its own",
+            check=lambda s: len({s["maxTokens"], s["temperature"], s["topP"]}) == 3,
+            defaulted=("maxTokens", "temperature", "topP"),
+        ),
+        rule(
+            f"[self.maxTokens, self.temperature, self.topP].all(name, !(name in {list(OWNED_PARAMETERS)}))",
+            f"these are parameters of their own: {', '.join(OWNED_PARAMETERS)}",
+            check=lambda s: not {s["maxTokens"], s["temperature"], s["topP"]} & set(OWNED_PARAMETERS),
+            defaulted=("maxTokens", "temperature", "topP"),
+        ),
+    )
+
     max_tokens: Word = "max_tokens"
     """Name of the limit on written tokens."""
     temperature: Word = "temperature"
@@ -177,7 +197,16 @@ class ParameterNames(Model):
 class Endpoint(Model):
     """An expert behind an OpenAI-compatible API that is there already."""
 
-    url: URL
+    model_config = ruled(
+        rule(
+            "!self.url.matches('/(chat/)?completions/?$')",
+            "give the base URL, without /chat/completions: it is added to every call",
+            check=lambda s: not re.search(r"/(chat/)?completions/?$", s["url"]),
+            at="url",
+        )
+    )
+
+    url: BaseURL
     """Base URL, /v1 included, such as https://api.example/v1. Host `simulator`: the simulator, also on one machine."""
     model: ShortText
     """Name of the model as the API knows it."""

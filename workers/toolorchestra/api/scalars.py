@@ -162,6 +162,15 @@ ModelURI = Annotated[
     ),
 ]
 URL = Annotated[str, PatternText(r"^https?://[^\s]+$", "a URL: http://… or https://…", 1024)]
+_PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+BaseURL = Annotated[
+    str,
+    PatternText(
+        rf"^https?://([A-Za-z0-9_]([-.A-Za-z0-9_]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(:({_PORT}))?(/[^\s?#]*)?$",
+        "the base URL of an API, without user, query and fragment, such as https://api.example/v1",
+        1024,
+    ),
+]
 NatsURL = Annotated[str, PatternText(r"^(nats|tls|wss?)://[^\s]+$", "a NATS URL such as nats://host:4222", 1024)]
 LabelValue = Annotated[
     str,

@@ -83,7 +83,7 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
         ID_HEADER: envelope.id,
         PURPOSE_HEADER: envelope.purpose,
         CONTENT_HEADER: quote(envelope.content, safe="/+;= "),
-        REASON_HEADER: quote(envelope.reason[:_MAX_REASON], safe="/:;,='()<> "),
+        REASON_HEADER: quote(envelope.reason[:_MAX_REASON], safe="/:;,='()<> ", errors="replace"),
     }
     return {**{k: v for k, v in headers.items() if v}, **envelope.headers}, envelope.body
 

@@ -2,7 +2,8 @@
 
 A field that is no whole number of at least 0 was not reported, and neither is 0 where there must be more: every prompt
 has a token, and so has every text. Thinking is output: some providers count it beside `completion_tokens` and only
-`total_tokens` (Google, xAI) or the details tell.
+`total_tokens` (Google, xAI) or the details tell. What a cache took or gave is input: Anthropic counts it beside
+`input_tokens`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 MOST_TOKENS = 10_000_000
 """More than any model reads or writes in one call: a report beyond it is a mistake, and not money."""
+
+_CACHE_READ = "cache_read_input_tokens"
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,23 @@ def read_usage(usage: Any, *, written_bytes: int) -> Reported:
     """The report in a `usage` object of any shape. `written_bytes`: what the model is seen to have written."""
     if not isinstance(usage, Mapping):
         return Reported()
-    prompt = _first(usage, "prompt_tokens", "input_tokens") or None
+    prompt = _prompt(usage)
     output = _output(usage, prompt=prompt)
     if not output and (written_bytes or prompt is None):
         output = None
     details = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    cached = _first(details, "cached_tokens") or _first(usage, "prompt_cache_hit_tokens") or 0
+    cached = _first(details, "cached_tokens") or _first(usage, "prompt_cache_hit_tokens", _CACHE_READ) or 0
     return Reported(prompt, output, min(cached, prompt or 0))
+
+
+def _prompt(usage: Mapping[str, Any]) -> int | None:
+    """The most that the report can mean: with `prompt_tokens` all is in it, with `input_tokens` what a cache has is
+    not. None: nothing was reported."""
+    prompt = _first(usage, "prompt_tokens")
+    if prompt is not None:
+        return prompt or None
+    parts = (_first(usage, name) for name in ("input_tokens", _CACHE_READ, "cache_creation_input_tokens"))
+    return sum(part or 0 for part in parts) or None
 
 
 def _output(usage: Mapping[str, Any], *, prompt: int | None) -> int | None:

@@ -176,9 +176,13 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
         known = ", ".join(sorted(simulated))
         return [f"ExpertPool {name}: spec.endpoint.model: the skill table has no {endpoint.model}; it has {known}"]
     reference = endpoint.api_key_secret_ref
-    if reference is not None and not environment.get(reference.variable):
-        variable = reference.variable
-        return [f"ExpertPool {name}: secret {reference.name}/{reference.key}: set {variable} in the environment"]
+    if reference is None:
+        return []
+    key, secret = environment.get(reference.variable, "").strip(), f"secret {reference.name}/{reference.key}"
+    if not key:
+        return [f"ExpertPool {name}: {secret}: set {reference.variable} in the environment"]
+    if not key.isprintable():
+        return [f"ExpertPool {name}: {secret}: {reference.variable} holds a line break or the like, as no API key does"]
     return []
 
 

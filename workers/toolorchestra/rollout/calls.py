@@ -2,13 +2,14 @@
 
 Invariants: nothing is paid before the whole turn's worst case is reserved, and a call is not tried again after an
 attempt that may have been paid before as much again is; every call that was asked for leaves exactly one `Call`; a call
-in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in flight has cost all
-that was reserved for it: unknown is never zero.
+in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in flight, or breaks
+in our own hands, has cost all that was reserved for it: unknown is never zero.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from toolorchestra.rollout.trace import Call, Ending, Meter
 from toolorchestra.tasks.task import Task
 from toolorchestra.telemetry.spans import chat_span, end_chat, fail, tool_span
 from toolorchestra.tools.view import ExpertView
+
+_log = logging.getLogger(__name__)
 
 Status = Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
 
@@ -87,9 +90,14 @@ async def execute(
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
     reserved = list(worst)
     calls = [r.record("cancelled") for r in requests]  # what none of them will be, unless it never begins
+    broken: list[str] = []
 
     async def make(i: int) -> None:
         began = time.monotonic()
+
+        def unknown() -> Usage:
+            """Nobody knows what it will be billed: all its worst cases are spent. The policy is charged nothing."""
+            return Usage(actual_usd=reserved[i], wall_seconds=time.monotonic() - began)
 
         def reserve(usd: Decimal) -> bool:
             if purse.reserve(usd) is not None:
@@ -100,10 +108,12 @@ async def execute(
         try:
             calls[i] = await _call(requests[i], experts=experts, task=task, reserve=reserve)
         except asyncio.CancelledError:
-            # Nobody knows what it will be billed: all its worst cases are spent. The policy is charged nothing for it.
-            usage = Usage(actual_usd=reserved[i], wall_seconds=time.monotonic() - began)
-            calls[i] = requests[i].record("cancelled", usage=usage)
+            calls[i] = requests[i].record("cancelled", usage=unknown())
             raise
+        except Exception as error:  # a bug of ours: its siblings are waited for, and no bill is lost
+            _log.exception("a call to %s broke", requests[i].expert.pool)
+            broken.append(f"a call to {requests[i].expert.pool} broke the worker: {type(error).__name__}: {error}")
+            calls[i] = requests[i].record("cancelled", usage=unknown())
 
     try:
         await asyncio.gather(*(make(i) for i in range(len(requests))))
@@ -113,7 +123,8 @@ async def execute(
     finally:
         purse.settle(sum(reserved, Decimal(0)), meters=tuple(call.meter for call in calls))
     purse.service_seconds += calls_seconds(calls)
-    return CallsResult(tuple(calls), _failure(calls))
+    end = End(Ending.TOOL_FAILURE, sound(broken[0])) if broken else None
+    return CallsResult(tuple(calls), end or _failure(calls))
 
 
 def _failure(calls: Sequence[Call]) -> End | None:

@@ -50,9 +50,13 @@ class PoolEntry(BaseModel):
         """With the key from the environment; PoolFileError where it is not set."""
         key = None
         if self.api_key_env is not None:
-            key = environment.get(self.api_key_env)
+            key = environment.get(self.api_key_env, "").strip()  # files and Secrets often end in a newline
             if not key:
                 raise PoolFileError(f"pool {self.pool}: set {self.api_key_env} to its API key")
+            if not key.isprintable():
+                raise PoolFileError(
+                    f"pool {self.pool}: {self.api_key_env} holds a line break or the like, as no key does"
+                )
         return Endpoint(
             pool=self.pool,
             url=self.url,

@@ -26,6 +26,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._result: asyncio.Future[bytes] | None = None
+        self._given_up = False
         end.setblocking(False)
         self._loop.add_reader(end.fileno(), self._readable)
 
@@ -51,6 +52,19 @@ class Connection:
         if body[:8] != number:
             raise ValueError("an answer to another job")
         return json.loads(body[8:])
+
+    @property
+    def fit(self) -> bool:
+        """For another job: the child is there, and has said nothing that it was not asked."""
+        if self._given_up:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         """Let go of it. Idempotent."""
@@ -80,9 +94,8 @@ class Connection:
             return
         except OSError:
             part = b""
-        if not part:
-            self._loop.remove_reader(self._socket.fileno())
-            self._fail(EOFError())
+        if not part or self._result is None or self._result.done():
+            self._give_up(EOFError())  # nothing more is read: who talks on would fill this process's memory
             return
         self._received += part
         if len(self._received) < HEADER.size:
@@ -92,9 +105,16 @@ class Connection:
             self._fail(TooLong(f"{length} bytes long, more than {self._limits.output_bytes}"))
         elif len(self._received) >= HEADER.size + length:
             body = bytes(self._received[4 : HEADER.size + length])
-            del self._received[: HEADER.size + length]
+            if len(self._received) > HEADER.size + length:
+                self._give_up(ValueError("more than an answer"))
+            self._received.clear()
             if self._result is not None and not self._result.done():
                 self._result.set_result(body)
+
+    def _give_up(self, error: Exception) -> None:
+        self._given_up = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         if self._result is not None and not self._result.done():

@@ -61,5 +61,13 @@ def read_status(status: int, *, limits: Limits) -> Broke:
     if code == -signal.SIGXCPU:
         return Broke(How.TIME, f"it used more than {limits.cpu_seconds} CPU seconds")
     if code < 0:
-        return Broke(How.CRASH, f"its process died of {signal.Signals(-code).name}")
+        return Broke(How.CRASH, f"its process died of {_named(-code)}")
     return Broke(How.CRASH, f"its process ended with status {code}")
+
+
+def _named(number: int) -> str:
+    """Real-time signals have no names, and a timer of the job's own can end its process with one."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -98,8 +98,11 @@ class Sandbox:
 
     async def _child(self, *, fresh: bool) -> _Child:
         zygote = await self._running()
-        if self._idle and not fresh:
-            return self._idle.pop()
+        while self._idle and not fresh:
+            child = self._idle.pop()
+            if child.connection.fit:
+                return child
+            await self._end(child)  # it died, or talks unasked: no fault of the next job
         pid, connection = await zygote.fork()
         return _Child(zygote, pid, Connection(connection, limits=self._limits), self._limits.jobs_per_child)
 
@@ -107,7 +110,7 @@ class Sandbox:
         """A child whose job came to an end, or only raised, takes the next one."""
         child.jobs_left -= 1
         sound = not isinstance(result, Broke) or result.how in (How.RAISED, How.INPUT)
-        if sound and child.jobs_left > 0 and child.zygote is self._zygote:
+        if sound and child.connection.fit and child.jobs_left > 0 and child.zygote is self._zygote:
             self._idle.append(child)
             return True
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections.abc import Mapping
 
 from toolorchestra.sandbox import linux
 
@@ -23,7 +24,7 @@ _NEWEST = 462
 _ALLOW, _KILL = 0x7FFF_0000, 0x8000_0000
 _ERRNO = 0x0005_0000
 _LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _RETURN = 0x20, 0x15, 0x25, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 """Offsets in struct seccomp_data."""
 
 _Calls = dict[str, tuple[int | None, int | None]]
@@ -156,7 +157,21 @@ FILE_ATTRIBUTES: _Calls = {
 OF_ITSELF_ONLY: _Calls = {"prlimit64": (302, 261)}
 """Allowed on the calling process (first argument 0), refused on any other."""
 
-ZYGOTE = SOCKETS | OTHER_PROCESSES | PROGRAMS | NAMESPACES | KERNEL | FILE_ATTRIBUTES
+SIGNALS_OF_FILES: dict[str, tuple[int | None, int | None, tuple[int, ...]]] = {
+    "fcntl": (72, 25, (8, 10, 15, 1024, 1026)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
+    "ioctl": (16, 29, (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+}
+"""Calls whose second argument is a command, of which these are refused: the kernel would send any signal to any process
+of the same user once its own descriptor can be read, and no call to kill(2) is made."""
+WATCHES: _Calls = {
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+}
+"""Landlock does not govern who watches a folder's names; a sync holds up everyone who writes."""
+
+ZYGOTE = SOCKETS | OTHER_PROCESSES | PROGRAMS | NAMESPACES | KERNEL | FILE_ATTRIBUTES | WATCHES
 CHILD: _Calls = {
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -167,13 +182,17 @@ CHILD: _Calls = {
     "tgkill": (234, 131),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
+    "prctl": (157, 167),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
 }
-"""The zygote forks and ends its children; they may do neither."""
+"""The zygote forks and ends its children; they may do neither, nor take themselves out of what ends them with it: the
+signal at its death (prctl) and its process group."""
 
 
 def install_zygote_filter() -> None:
     """No sockets, no programs, no reach into other processes. Needs no_new_privs. OSError where it cannot be."""
-    _install(_program(ZYGOTE, of_itself=OF_ITSELF_ONLY, newest=_NEWEST))
+    _install(_program(ZYGOTE, of_itself=OF_ITSELF_ONLY, commands=SIGNALS_OF_FILES, newest=_NEWEST))
 
 
 def install_child_filter() -> None:
@@ -181,7 +200,13 @@ def install_child_filter() -> None:
     _install(_program(CHILD))
 
 
-def _program(refused: _Calls, *, of_itself: _Calls | None = None, newest: int = _X32 - 1) -> bytes:
+def _program(
+    refused: _Calls,
+    *,
+    of_itself: _Calls | None = None,
+    commands: Mapping[str, tuple[int | None, int | None, tuple[int, ...]]] | None = None,
+    newest: int = _X32 - 1,
+) -> bytes:
     found = _ARCHITECTURES.get(linux.machine())
     if found is None:
         raise OSError(errno.ENOSYS, f"no table of system calls for {linux.machine()}")
@@ -196,6 +221,13 @@ def _program(refused: _Calls, *, of_itself: _Calls | None = None, newest: int = 
     for calls in refused.values():
         if (number := calls[column]) is not None:
             code += _refuse_if(_JUMP_EQUAL, number)
+    for *numbers, ours in (commands or {}).values():
+        if (number := numbers[column]) is not None:
+            looks = [_instruction(_LOAD, _SECOND_ARGUMENT)]  # the kernel looks at its lower half only
+            for command in ours:
+                looks += _refuse_if(_JUMP_EQUAL, command)
+            looks.append(_instruction(_RETURN, _ALLOW))
+            code += [_instruction(_JUMP_EQUAL, number, no=len(looks)), *looks]
     for calls in (of_itself or {}).values():
         if (number := calls[column]) is not None:
             code += [

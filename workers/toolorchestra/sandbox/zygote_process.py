@@ -138,9 +138,12 @@ class ZygoteProcess:
         self._process.wait()
 
     async def _ask(self, request: Mapping[str, Any], seconds: float, *, descriptor: int | None = None) -> Any:
+        # Never cut off, however often its caller is: an answer that nobody waits for would be taken for the next one's.
+        return await _to_its_end(self._in_turn(request, seconds, descriptor))
+
+    async def _in_turn(self, request: Mapping[str, Any], seconds: float, descriptor: int | None) -> Any:
         async with self._one_at_a_time:
-            # Never cut off: an answer that nobody waits for would be taken for the next one's.
-            return await _to_its_end(self._exchange(request, seconds, descriptor))
+            return await self._exchange(request, seconds, descriptor)
 
     async def _exchange(self, request: Mapping[str, Any], seconds: float, descriptor: int | None) -> Any:
         loop, message = asyncio.get_running_loop(), json.dumps(request).encode()

@@ -98,7 +98,7 @@ class Controller:
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
     _moved_at: float = field(default_factory=time.time)
-    """When something was accepted last."""
+    """When something was accepted last, or a step began to be waited for."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _drops: Counter[str] = field(default_factory=Counter[str])
     _recent: list[bool] = field(default_factory=list[bool])
@@ -144,7 +144,7 @@ class Controller:
         if entry.verdict != "duplicate" and arrival.trace is not None:
             self.deferrals.saw(arrival.trace, deferred_for=arrival.deferred_for)
         if entry.verdict == "accepted" and arrival.trace is not None:
-            self._moved_at = now
+            self._moved_at = self.deferrals.clock()
             self.traces[arrival.issue] = arrival.trace
             self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
             self.vitality.played(arrival.trace)
@@ -279,6 +279,7 @@ class Controller:
             )
 
     async def _next_plan(self) -> StepPlan:
+        self._moved_at = self.deferrals.clock()  # an evaluation, or the last step, was no standstill
         while True:
             self._wake.clear()
             if self.stopping:

@@ -89,7 +89,8 @@ class Deferrals:
         self._tries[issue] = pool
 
     def pause(self, *, moved_at: float) -> Paused | None:
-        """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last."""
+        """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last, or
+        the waiting began."""
         if self.misconfigured:
             return Paused(self.misconfigured, reason=Reason.EXPERT_MISCONFIGURED)
         for pool, outage in self.outages.items():

@@ -130,7 +130,7 @@ class Evaluator:
         for delivery, new in zip(deliveries, entered, strict=True):
             attempt = self._waiting.pop(delivery.arrival.issue, None) if new else None
             if attempt is not None and not attempt.done.done():
-                self._moved_at = time.time() if delivery.arrival.scored else self._moved_at
+                self._moved_at = self.deferrals.clock() if delivery.arrival.scored else self._moved_at
                 attempt.done.set_result(delivery.arrival)
             await delivery.ack()
         self._stir()
@@ -154,6 +154,7 @@ class Evaluator:
         Paused where the spend cap or an expert keeps it from ever ending; what is under way is then taken back.
         """
         self._serial += 1
+        self._moved_at = self.deferrals.clock()  # until now nobody waited for it
         uid = f"{self.uid}-e{self.books.ledger.incarnation}x{self._serial}"
         evaluation = Evaluation(job.suite.name, job.system, job.version)
         instances = self._instances(job)
