@@ -22,6 +22,7 @@ from testbed.cluster import Cluster
 from toolorchestra.remote.connection import connect
 from toolorchestra.remote.errors import NotServed, Unreachable
 from toolorchestra.remote.kinds import TRAININGS, Kind
+from toolorchestra.remote.kube import Kube
 from toolorchestra.remote.reader import manifest, reading
 
 TINY = TINY_RUN / "training.yaml"
@@ -84,6 +85,37 @@ def until(seen: Callable[[], bool], *, seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+class Looks:
+    """The command's looks at trainings, counted as they end; it makes one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._begun = self._ended = 0
+        self._news = threading.Condition()
+        real = Kube.find
+
+        def find(kube: Kube, kind: Kind, name: str, **options: Any) -> Any:
+            with self._news:
+                self._begun += 1
+            found = real(kube, kind, name, **options)
+            with self._news:
+                self._ended += 1
+                self._news.notify_all()
+            return found
+
+        monkeypatch.setattr(Kube, "find", find)
+
+    def one_more(self) -> None:
+        """Return when one has ended that had not begun yet."""
+        with self._news:
+            wanted = self._begun + 1
+            assert self._news.wait_for(lambda: self._ended >= wanted, timeout=60)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
 # ── submit ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -133,11 +165,11 @@ def test_a_namespace_that_is_not_there(cluster: Cluster) -> None:
     assert 'namespaces "nowhere" not found' in said
 
 
-def test_submit_and_wait_ends_as_the_training_does(run: Run, api: Api, namespace: str) -> None:
+def test_submit_and_wait_ends_as_the_training_does(run: Run, api: Api, namespace: str, looks: Looks) -> None:
     def operate() -> None:
         until(lambda: _is_there(api, namespace))
         play(api, namespace, *RUNNING, step=3)
-        time.sleep(3)  # longer than between two looks: it is seen running
+        looks.one_more()
         play(api, namespace, *COMPLETE, step=10)
 
     with beside(operate):
@@ -232,14 +264,15 @@ def test_what_ended_is_left_alone(run: Run, api: Api, namespace: str) -> None:
 # ── cancel ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cancel_waits_for_the_last_checkpoint(run: Run, api: Api, namespace: str) -> None:
+def test_cancel_waits_for_the_last_checkpoint(run: Run, api: Api, namespace: str, looks: Looks) -> None:
     run("submit", "-f", TINY)
     play(api, namespace, *RUNNING)
 
     def operate() -> None:
         until(lambda: api.get(path(namespace))["spec"]["suspend"] is True)
         play(api, namespace, condition("Suspended", "True", "SuspendedByUser", "waiting for the last checkpoint"))
-        time.sleep(3)  # longer than between two looks
+        looks.one_more()
+        looks.one_more()
         assert _is_there(api, namespace), "not before its compute is given back"
         play(api, namespace, GIVEN_BACK)
 

@@ -155,6 +155,35 @@ def test_a_refusal_names_the_field(api: Api, namespace: str, kind: str, path: st
     assert field in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        (
+            "spec.reward.weights",
+            {"outcome": "0", "cost": "0", "latency": "0"},
+            "all weights are 0, so every episode is worth the same: give at least one a weight above 0",
+        ),
+        (
+            "spec.tasks.heldOutFraction",
+            "1",
+            "heldOutFraction 1 holds out every task, so none is left to train on: lower it",
+        ),
+    ],
+)
+def test_a_training_that_could_learn_nothing_is_refused_with_the_way_out(
+    api: Api, namespace: str, field: str, value: Any, says: str
+) -> None:
+    """A person reads the same words from `kubectl apply` as from `orchestra`."""
+    data = changed(minimal("OrchestratorTraining"), field, value)
+    with pytest.raises(Refused) as caught:
+        api.create(collection(namespace, "OrchestratorTraining"), data)
+    assert caught.value.code == 422
+    assert f" {field}: Invalid value: " in caught.value.message
+    assert caught.value.message.endswith(says)
+    _, mistakes = model_of(data)
+    assert [says in mistake for mistake in mistakes] == [True]
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_name_of_forty_characters_is_accepted(api: Api, namespace: str, kind: str) -> None:
     name = "n" + "-" * 38 + "9"

@@ -214,6 +214,12 @@ async def test_what_is_missing_is_told_with_its_field_and_heals(
     api.create(classes, {"metadata": {"name": fast}, "provisioner": "example.org/none"})
     await rests("True", "Accepted")
     assert len(stage.jobs(1)) == 3
+    made = api.get(stage.of("/apis/apps/v1", "deployments", stage.names.workers))
+    (worker,) = made["spec"]["template"]["spec"]["containers"]
+    beat = worker["command"][worker["command"].index("--heartbeat") + 1]
+    probe = worker["livenessProbe"]
+    assert beat in probe["exec"]["command"][-1], "a worker that stands still is ended by the kubelet"
+    assert (probe["periodSeconds"], probe["timeoutSeconds"], probe["failureThreshold"]) == (30, 10, 2)
     api.delete(f"{classes}/{fast}")
     await rests("True", "Accepted")
     await operator.close()

@@ -49,7 +49,7 @@ def play(plan: Plan, folder: Path) -> None:
 
     try:
         outcome = asyncio.run(whole())
-    except Exception:
+    except Exception:  # whatever it is: this process has no other way to tell it than its outcome
         outcome = Outcome(plan.combination.name, plan.seed, problems=[f"the harness broke: {traceback.format_exc()}"])
     _tell(folder / "outcome.json", json.dumps(asdict(outcome), default=str))
 
@@ -98,7 +98,7 @@ def _read(plan: Plan, folder: Path, code: int) -> Outcome:
 
 
 async def _show(running: dict[str, Path]) -> None:
-    """One line that says where everybody is."""
+    """One line that says where everybody is, once a second: nobody but a person at a terminal waits for it."""
     if not sys.stderr.isatty():
         return
     while True:

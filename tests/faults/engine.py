@@ -23,8 +23,13 @@ from toolorchestra.train.weights import Snapshot
 _ENUM = re.compile(r'"enum": \[([^\]]*)\]')
 _TASK = re.compile(r"Task (\d+): (?:(\w+) )?add (\d+) and (\d+)")
 _BOXED = re.compile(r"\\boxed\{(\d+)\}")
+# Durations of the world that is played, drawn or fixed: nobody waits in them for something to happen.
 RESTART_SECONDS = 0.4
+LOAD_SECONDS = (0.001, 0.03)
+GENERATION_SECONDS = 0.006
+"""On average."""
 WAIT_SECONDS = 5.0
+"""Longest that the actor keeps a question for news open."""
 
 
 class ScriptedEngine:
@@ -146,7 +151,7 @@ class ScriptedEngine:
             if self.status.state != "ready":
                 return
             self._resumed.clear()
-            await asyncio.sleep(self._rng.uniform(0.001, 0.03))
+            await asyncio.sleep(self._rng.uniform(*LOAD_SECONDS))
             self._resumed.set()
             if life == self._life:
                 self._set(version=snapshot.version)
@@ -163,7 +168,7 @@ class ScriptedEngine:
         body = await request.json()
         life = self._life
         began = self.status.version
-        await asyncio.sleep(self._rng.expovariate(1 / 0.006))
+        await asyncio.sleep(self._rng.expovariate(1 / GENERATION_SECONDS))
         await self._resumed.wait()
         if self.status.state != "ready" or life != self._life:
             return web.json_response({"error": "restarting"}, status=503)

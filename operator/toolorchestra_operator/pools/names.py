@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from toolorchestra_operator.kinds import POOLS
-from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.owner import Owner, our_labels
 
 POOL_LABEL: Final = "toolorchestra.dev/pool"
 COMPONENT: Final = "vllm"
@@ -18,17 +19,10 @@ API_KEY: Final = "api-key"
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Owner):
     """Of one pool. Its name has at most 40 characters, so that every name here is a DNS label."""
 
-    name: str
-    namespace: str
-    uid: str
-
-    @classmethod
-    def of(cls, parent: Manifest) -> Names:
-        metadata = parent["metadata"]
-        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+    about = POOLS
 
     @property
     def server(self) -> str:
@@ -56,23 +50,11 @@ class Names:
     @property
     def labels(self) -> dict[str, str]:
         """What every object and pod carries."""
-        return {
-            "app.kubernetes.io/name": "toolorchestra",
-            "app.kubernetes.io/part-of": "toolorchestra",
-            "app.kubernetes.io/managed-by": MANAGER,
-            **self.selector,
-        }
+        return our_labels(COMPONENT) | self.selector
 
     def metadata(self, name: str, *, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Of an owned object: Kubernetes deletes it after its pool."""
-        api_version, kind = POOLS
-        owner = {"apiVersion": api_version, "kind": kind, "name": self.name, "uid": self.uid}
-        return {
-            "name": name,
-            "namespace": self.namespace,
-            "labels": {**self.labels, **(labels or {})},
-            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
-        }
+        """Of an owned object; `labels` are further ones."""
+        return self.owned(name, {**self.labels, **(labels or {})})
 
     @property
     def deployment_ref(self) -> Ref:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kinds import TRAININGS
+from toolorchestra_operator.owner import Owner, our_labels
 
 Component = Literal["head", "trainers", "engines", "workers", "storage", "config", "ray"]
 
@@ -21,17 +22,10 @@ SHORT_UID = 8
 
 
 @dataclass(frozen=True, order=True)
-class Names:
+class Names(Owner):
     """Of one training."""
 
-    name: str
-    namespace: str
-    uid: str
-
-    @classmethod
-    def of(cls, parent: Manifest) -> Names:
-        metadata = parent["metadata"]
-        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+    about = TRAININGS
 
     @property
     def short_uid(self) -> str:
@@ -63,29 +57,11 @@ class Names:
 
     def labels(self, component: Component, *, attempt: int | None = None) -> dict[str, str]:
         """What every object and pod carries; with `attempt`, what only that attempt's do."""
-        labels = {
-            "app.kubernetes.io/name": "toolorchestra",
-            "app.kubernetes.io/component": component,
-            "app.kubernetes.io/part-of": "toolorchestra",
-            "app.kubernetes.io/managed-by": "toolorchestra",
-            TRAINING_LABEL: self.name,
-        }
+        labels = our_labels(component) | {TRAINING_LABEL: self.name}
         return labels if attempt is None else labels | {ATTEMPT_LABEL: str(attempt)}
-
-    def owner(self) -> dict[str, Any]:
-        """The controller reference with which Kubernetes deletes an object after its training."""
-        return {
-            "apiVersion": "toolorchestra.dev/v1alpha1",
-            "kind": "OrchestratorTraining",
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
 
     def metadata(
         self, name: str, component: Component, *, attempt: int | None = None, extra: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Metadata of an owned object; `extra` are further labels."""
-        labels = self.labels(component, attempt=attempt) | dict(extra or {})
-        return {"name": name, "namespace": self.namespace, "labels": labels, "ownerReferences": [self.owner()]}
+        return self.owned(name, {**self.labels(component, attempt=attempt), **(extra or {})})

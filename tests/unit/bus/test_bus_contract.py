@@ -319,8 +319,13 @@ async def test_watch_shows_what_is_there_and_what_changes(make: Make) -> None:
 
 async def test_a_closed_bus_ends_its_streams(make: Make) -> None:
     bus = await (await make()).bus()
-    reading = asyncio.create_task(anext(bus.results(), None))
-    await asyncio.sleep(0.05)
+    await bus.submit(task(1))
+    [lease] = await take(bus)
+    await bus.complete(lease, result(lease))
+    results = bus.results()
+    await collect(results, 1)  # so that it is being read, and no more comes
+    reading = asyncio.create_task(anext(results, None))
+    await asyncio.sleep(0)
     await bus.close()
     await bus.close()
     async with asyncio.timeout(5):

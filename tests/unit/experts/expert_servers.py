@@ -101,6 +101,8 @@ class Script:
         self.replies = list(replies)
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.asked = asyncio.Event()
+        """It has been called."""
 
     @property
     def calls(self) -> int:
@@ -109,6 +111,7 @@ class Script:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
         self.headers.append({k.lower(): v for k, v in request.headers.items()})
+        self.asked.set()
         reply = self.replies[min(self.calls, len(self.replies)) - 1]
         if isinstance(reply, int):
             return web.json_response({"error": {"message": f"trouble {reply}"}}, status=reply)

@@ -178,8 +178,7 @@ async def test_retry_after_is_obeyed_by_all_callers() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         first = asyncio.create_task(experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE))
-        while script.calls == 0:  # noqa: ASYNC110 - the server's own log is the event
-            await asyncio.sleep(0.005)
+        await script.asked.wait()
         replies = await asyncio.gather(first, experts.ask(pool="oak", request=REQUEST, price=BOOK_PRICE))
         took = loop.time() - began
     assert took >= 0.29

@@ -21,6 +21,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from uuid import uuid4
@@ -84,14 +85,13 @@ class NatsBus:
     async def connect(cls, url: str, *, uid: str, name: str = "", timeouts: Timeouts | None = None) -> NatsBus:
         """Connect and bind. BusUnavailable: nothing answers at `url`; BusGone: nobody has made the streams of `uid`."""
         connection = await Connection.open(url, name=name or f"toolorchestra-{uid}", timeouts=timeouts or Timeouts())
-        bus = cls(connection, uid=uid)
-        try:
+        async with AsyncExitStack() as unbound:
+            unbound.push_async_callback(connection.close)
+            bus = cls(connection, uid=uid)
             info = await bus._tasks.bind()
             bus._max_deliver, bus.ack_wait = info.config.max_deliver or 1, info.config.ack_wait or 30.0
             await bus._state.bind()
-        except BaseException:
-            await connection.close()
-            raise
+            unbound.pop_all()
         return bus
 
     # ── worker ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -366,7 +366,7 @@ class NatsBus:
             nonlocal unknown
             try:
                 return await self._js.publish(subject, body, stream=stream, headers=dict(headers))
-            except Exception as error:
+            except Exception as error:  # whatever it was but a refusal, the server may have stored the message
                 if is_full(error):
                     self._refused.add(message_id)
                 else:

@@ -5,17 +5,16 @@ Every component is stretched to [0, 1] over the group, the weights are dotted wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from toolorchestra.rewards.advantage import standardise
 from toolorchestra.rewards.columns import columns, is_constant, is_right, weighted_sums
-from toolorchestra.rewards.component import GroupComponents, GroupReward
-from toolorchestra.rewards.filters import GroupFilter
+from toolorchestra.rewards.component import GroupComponents
+from toolorchestra.rewards.per_group import PerGroup
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMaxDot:
+class MinMaxDot(PerGroup):
     """R = M_norm · P if right, else 0, where M_norm = (M − min) / (max − min) over the group and 0 where max = min
     up to rounding.
 
@@ -23,19 +22,7 @@ class MinMaxDot:
     constant, so that jitter is not stretched to the full range. Weights lie in [0, 1].
     """
 
-    min_range: Mapping[str, float] = field(default_factory=dict[str, float])
-    min_reward_std: float | None = 0.1
-    informative: bool = False
-
-    def __call__(self, groups: Sequence[GroupComponents]) -> list[GroupReward]:
-        return [self._group(group) for group in groups]
-
-    def _group(self, group: GroupComponents) -> GroupReward:
-        rewards = self._rewards(group)
-        reason = GroupFilter(
-            min_reward_std=self.min_reward_std, informative=self.informative, gated=True, min_range=self.min_range
-        ).reason(group, rewards)
-        return GroupReward(rewards=rewards, advantages=standardise(rewards), keep=not reason, reason=reason)
+    gated = True
 
     def _rewards(self, group: GroupComponents) -> tuple[float, ...]:
         shares = [

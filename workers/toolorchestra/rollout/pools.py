@@ -122,15 +122,4 @@ def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
 def _entry(pool: ExpertPool, *, workers: int) -> PoolEntry:
     endpoint = build_endpoint(pool, secrets=lambda _: "", clients=workers)
     reference = pool.spec.endpoint.api_key_secret_ref if pool.spec.endpoint else None
-    return PoolEntry(
-        pool=endpoint.pool,
-        url=endpoint.url,
-        model=endpoint.model,
-        price=endpoint.price,
-        limits=endpoint.limits,
-        api_key_env=reference.variable if reference else None,
-        parameters=dict(endpoint.parameters),
-        parameter_names=dict(endpoint.parameter_names),
-        simulated=endpoint.simulated,
-        timeout_seconds=endpoint.timeout_seconds,
-    )
+    return PoolEntry.of(endpoint, api_key_env=reference.variable if reference else None)

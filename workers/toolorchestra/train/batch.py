@@ -47,10 +47,9 @@ class TrainSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """Settings of one optimizer step. Published recipe: method.md §4. None switches a correction off."""
+class LossConfig:
+    """What a token's loss is computed with. Published recipe: method.md §4. None switches a correction off."""
 
-    lr: float = 1e-6
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = None
@@ -60,6 +59,13 @@ class StepConfig:
     entropy_coefficient: float = 0.0
     kl_coefficient: float = 0.0
     kl_estimator: KLEstimator = "k3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig(LossConfig):
+    """Settings of one optimizer step."""
+
+    lr: float = 1e-6
     aggregation: Aggregation = "token_mean"
     max_grad_norm: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)

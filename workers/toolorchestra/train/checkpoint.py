@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolorchestra.train.disk import sync
 from toolorchestra.train.weights import file_digest
 
 logger = logging.getLogger(__name__)
@@ -41,14 +41,6 @@ class Checkpoint:
     job: Mapping[str, Any]
     digest: str
     """sha256 of the manifest, which holds the digests of all files: it names the whole content."""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -104,17 +96,17 @@ class CheckpointStore:
             raise CheckpointError(f"nothing was written to {partial}")
         entries = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files}
         for path in files:
-            _sync(path)
+            sync(path)
         manifest = {"schema": SCHEMA, "step": step, "files": entries, "job": dict(job)}
         temporary = partial / f"{MANIFEST}.partial"
         temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(partial / MANIFEST)
-        _sync(partial)
+        sync(partial)
         final = self.folder(step)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _sync(self.root)
+        sync(self.root)
         digest = file_digest(final / MANIFEST)
         self.prune()
         return Checkpoint(final, step, dict(job), digest)
@@ -144,9 +136,9 @@ class CheckpointStore:
         temporary = self.root / f"{BEST}.partial"
         best = {"step": checkpoint.step, "digest": checkpoint.digest, "score": dict(score or {})}
         temporary.write_text(json.dumps(best))
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(self.root / BEST)
-        _sync(self.root)
+        sync(self.root)
 
     def best_step(self) -> int | None:
         """The step that `mark_best` named last."""

@@ -35,6 +35,8 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from toolorchestra.train.disk import sync
+
 FILE_NAME = "journal.bin"
 VERSION = 1
 _MARK = struct.pack("<I3s", 1, b"TOJ")
@@ -254,7 +256,7 @@ class Journal:
         self._broken: OSError | None = None
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self.flush()
-        _sync_folder(path.parent)
+        sync(path.parent)
 
     @property
     def synced(self) -> int:
@@ -335,7 +337,7 @@ def write_sealed(path: Path, frames: Iterable[tuple[Kind, dict[str, Any], bytes]
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def read_sealed(path: Path) -> Iterator[Frame]:
@@ -353,11 +355,3 @@ def _encode(kind: Kind, head: dict[str, Any], body: bytes, *, offset: int) -> by
 def _open(path: Path) -> FileIO:
     """Unbuffered, for reading and writing; made where it is not there."""
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

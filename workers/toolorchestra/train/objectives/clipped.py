@@ -7,13 +7,13 @@ Same formula as TRL's `loss_type="dapo"` and verl's `compute_policy_loss_vanilla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from toolorchestra.train.batch import KLEstimator, StepConfig
+from toolorchestra.train.batch import KLEstimator, LossConfig
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs
 
 MAX_LOG_RATIO = 20.0
@@ -34,28 +34,13 @@ def reference_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped:
-    """Settings as in StepConfig; None switches a correction off."""
-
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None
-    mask_band: tuple[float, float] | None = None
-    entropy_coefficient: float = 0.0
-    kl_coefficient: float = 0.0
-    kl_estimator: KLEstimator = "k3"
+class Clipped(LossConfig):
+    """The objective with its settings."""
 
     @classmethod
-    def of(cls, config: StepConfig) -> Self:
-        return cls(
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            dual_clip=config.dual_clip,
-            mask_band=config.mask_band,
-            entropy_coefficient=config.entropy_coefficient,
-            kl_coefficient=config.kl_coefficient,
-            kl_estimator=config.kl_estimator,
-        )
+    def of(cls, config: LossConfig) -> Self:
+        """With those of a step."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(LossConfig)})
 
     def surrogate(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         """Per-token loss [N] before masks: the pessimistic bound, with a floor for very bad tokens if dual."""
