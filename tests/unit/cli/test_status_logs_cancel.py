@@ -46,6 +46,15 @@ def test_status_of_a_run_that_goes_on(tmp_path: Path) -> None:
     assert "orchestra cancel" in lines["next"]
 
 
+@pytest.mark.parametrize(
+    ("reserved", "told"), [("0", "$0.0125"), ("1.50", "$0.0125, and at most $1.50 whose bills have not come")]
+)
+def test_what_may_still_be_billed_is_told(tmp_path: Path, reserved: str, told: str) -> None:
+    run = make_run(tmp_path, **RUNNING, reservedUSD=reserved)
+    lines = dict(line.split(maxsplit=1) for line in orchestra("status", run.root).output.splitlines())
+    assert lines["spent"] == told
+
+
 def test_a_run_whose_process_is_gone_died(tmp_path: Path) -> None:
     run = make_run(tmp_path, **RUNNING)
     with held(run) as process:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.real_run import TINY_RUN
+from toolorchestra.api.cluster import Limits
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.experts.build import build_endpoint
@@ -118,6 +119,17 @@ async def test_a_question_of_20_kilobytes_fits(kind: str, tmp_path: Path) -> Non
         1 if kind == "QA" else 12
     )
     assert 0 < trace.components.actual_usd <= made.allowance
+
+
+def test_a_run_without_a_cap_knows_its_worst_case_too(tmp_path: Path) -> None:
+    """It is what an unknown bill counts."""
+    capped = training([task(number, text="a") for number in range(20)], tmp_path)
+    free = capped.model_copy(update={"spec": capped.spec.model_copy(update={"limits": Limits()})})
+    made = settings_of(free, POOLS, find=lambda uri: Path(uri.removeprefix("file://")))
+    assert made.cap is None
+    assert (
+        made.allowance == settings_of(capped, POOLS, find=lambda uri: Path(uri.removeprefix("file://"))).allowance > 0
+    )
 
 
 def test_only_chats_call_several_experts_at_once(tmp_path: Path) -> None:

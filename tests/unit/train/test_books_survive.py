@@ -116,7 +116,7 @@ class BooksMachine(RuleBasedStateMachine):
             history=self.read(),
             step=self.checkpoints[-1],
             cap=self.cap,
-            allowance=ALLOWANCE if self.cap is not None else Decimal(0),
+            allowance=ALLOWANCE,
         )
         self.training = None
         self.evaluated = 0
@@ -160,7 +160,7 @@ class BooksMachine(RuleBasedStateMachine):
     @rule(data=st.data(), cost=st.sampled_from([Decimal(0), Decimal("0.07"), ALLOWANCE]))
     def lease(self, data: st.DataObject, cost: Decimal) -> None:
         issue = data.draw(st.sampled_from(sorted(self.world.queued)))
-        self.world.play(issue, cost if self.cap is not None else Decimal(0))
+        self.world.play(issue, cost)
 
     @precondition(lambda self: self.world.leased)
     @rule(
@@ -184,7 +184,6 @@ class BooksMachine(RuleBasedStateMachine):
         usd = None if how == "no worker" else self.world.cost[issue]
         deferred_for = "gpt" if how == "deferred" else None
         result = Result(issue, how == "scored", "x", usd, (oldest, newest), deferred_for, how == "untouched")
-        unknown = ALLOWANCE if self.cap is not None else Decimal(0)
         if issue.episode.uid != "u":
             new = self.books.enter_evaluated(result, b"", task=str(issue.episode.group))
             self.books.flush()
@@ -194,7 +193,7 @@ class BooksMachine(RuleBasedStateMachine):
             self.carry_out(entry.effects)
         assert new == (issue not in self.bills), "billed twice, or not at all"
         if new:
-            self.bills[issue] = unknown if usd is None else usd
+            self.bills[issue] = ALLOWANCE if usd is None else usd
 
     @rule()
     def expert_is_back(self) -> None:

@@ -38,7 +38,7 @@ from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost, Generation
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rewards.registry import RewardConfig
-from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.codec import TRACE_CONTENT, decode_order, decode_trace
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.worker import Worker, WorkerSettings
@@ -160,7 +160,7 @@ class Scene:
             history=read_history(read_frames(journal.path)),
             step=0,
             cap=cap,
-            allowance=Decimal("0.5") if cap is not None else Decimal(0),
+            allowance=Decimal("0.5"),
         )
         self.books.ledger.steps = steps
         self.steps = steps
@@ -437,6 +437,23 @@ async def test_a_worker_that_vanished_has_spent_its_allowance_and_is_no_failure_
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.5") + 8 * Decimal("0.5"), 0)
     assert scene.controller._recent == [False] * 8
+
+
+@pytest.mark.parametrize("cap", [None, Decimal("90")])
+async def test_what_nobody_tells_the_bill_of_counts_at_its_worst_with_and_without_a_cap(
+    tmp_path: Path, cap: Decimal | None
+) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
+    await scene.controller._send(scene.books.admit(now=time.time()))
+    for lease in await scene.bus.lease(max_n=8, expiry=1):
+        order = decode_order(lease.envelope.body)
+        assert order.allowance_usd == (None if cap is None else Decimal("0.5")), "without a cap it bounds no worker"
+        await scene.bus.complete(lease, replace(lease.envelope, body=b"no trace", content=TRACE_CONTENT))
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.5") + 8 * Decimal("0.5"), 0)
 
 
 async def test_an_order_that_a_worker_gave_back_is_free_and_does_not_count(tmp_path: Path) -> None:

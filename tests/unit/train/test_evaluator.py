@@ -83,7 +83,7 @@ class Life:
             history=read_history(read_frames(journal.path)),
             step=step,
             cap=cap,
-            allowance=ALLOWANCE if cap is not None else Decimal(0),
+            allowance=ALLOWANCE,
         )
         self.hours = Hours()
         self.evaluator = Evaluator(

@@ -28,10 +28,13 @@ class LedgerMachine(RuleBasedStateMachine):
         on_stale=st.sampled_from(["Wait", "Drop"]),
         when_short=st.sampled_from(["Refill", "Shrink"]),
         cap=st.sampled_from([None, None, 3, 8, 30]),
+        paid=st.booleans(),
     )
-    def start(self, groups: int, size: int, staleness: int, on_stale: str, when_short: str, cap: int | None) -> None:
+    def start(
+        self, groups: int, size: int, staleness: int, on_stale: str, when_short: str, cap: int | None, paid: bool = True
+    ) -> None:
         config = LedgerConfig(groups, size, staleness, on_stale, when_short)  # type: ignore[arg-type]
-        self.ledger = Ledger(config, "uid", allowance=Decimal(0 if cap is None else 1))
+        self.ledger = Ledger(config, "uid", allowance=Decimal(1 if paid or cap is not None else 0))
         self.ledger.spend = Spend(None if cap is None else Decimal(cap))
         self.now = 0.0
         self.flying: dict[Issue, int] = {}
@@ -71,7 +74,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def deliver(self, issue: Issue, how: str, *, keep: bool = True, fresh: bool = False) -> None:
         version = self.ledger.step if fresh else self.flying[issue]
         del self.flying[issue]
-        self.ledger.spend.settle(str(issue), Decimal("0.5") if self.ledger.spend.cap is not None else Decimal(0))
+        self.ledger.spend.settle(str(issue), self.ledger.allowance / 2)
         live = self.ledger.sibling(issue) is not None
         if how == "accept":
             effects = self.ledger.accept(issue, oldest=version)

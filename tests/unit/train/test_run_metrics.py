@@ -398,6 +398,24 @@ def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
     assert job._tasks == []
 
 
+async def test_the_last_status_of_a_job_has_what_was_spent_after_its_last_step(tmp_path: Path) -> None:
+    """The evaluation at the end, say; and what is not billed yet."""
+    resources = (TINY_RUN / "training.yaml",)
+    config = DriverConfig(
+        uid="uid", run=tmp_path, nats_url="", ray_address="", resources=resources, model_dir=tmp_path, volumes={}
+    )
+    job = TrainingJob(config=config, run=RunDir(tmp_path))
+    await job.finish("Failed", message="it never began")
+    assert "spentUSD" not in job.run.read_status()
+    scene = Scene(tmp_path / "scene", reply=either([]), steps=1)
+    job._books, job._reader = scene.books, asyncio.create_task(asyncio.sleep(0))
+    scene.books.ledger.spend.settled = Decimal("0.75")
+    scene.books.ledger.spend.reserve("uid.0.0.0.0", Decimal("0.5"))
+    await job.finish("Complete", message="all steps are done")
+    status = job.run.read_status()
+    assert (status["spentUSD"], status["reservedUSD"]) == ("0.75", "0.5")
+
+
 async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, run = (
         Measured(training=None),

@@ -101,7 +101,9 @@ def lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in row.get("metrics", {}).items():
         yield name.replace("_", " "), f"{value:.6g}"
     if (spent := row.get("spentUSD")) is not None:
-        yield "spent", f"${spent}"
+        unbilled = row.get("reservedUSD", "0")
+        more = f", and at most ${unbilled} whose bills have not come" if float(unbilled) else ""
+        yield "spent", f"${spent}{more}"
     for name, engine in sorted(row.get("engines", {}).items()):
         restarts = f", restarted {engine['restarts']} times" if engine.get("restarts") else ""
         version = f" version {engine['version']}" if engine.get("version") else ""

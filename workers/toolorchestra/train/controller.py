@@ -194,7 +194,7 @@ class Controller:
             await asyncio.gather(*(self._submit(issue) for issue in some))
 
     async def _submit(self, issue: Issue) -> None:
-        order = self.world.order(issue, allowance=self.books.ledger.allowance or None)
+        order = self.world.order(issue, allowance=self.books.ledger.limit)
         await self.outbox.send(order, headers=self.spans.headers(issue, task=order.task.id))
 
     async def _flush(self) -> None:

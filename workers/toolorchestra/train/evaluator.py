@@ -287,7 +287,7 @@ class Evaluator:
             sampling=Sampling(temperature=0.0, seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
             purpose="evaluate",
             system=job.system,
-            allowance_usd=self.books.ledger.allowance or None,
+            allowance_usd=self.books.ledger.limit,
             version=job.version,
         )
 

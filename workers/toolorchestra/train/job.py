@@ -416,7 +416,6 @@ class Job:
     def _report(self, row: dict[str, Any]) -> None:
         found = sound(row) or {}
         metrics = {"tokens_per_second": 0.0} | {key: found[key] for key in REPORTED if key in found}
-        spend = self._books.ledger.spend
         broken = row["groups_dropped"].get("non_finite", 0)
         self.status.set(
             "Running",
@@ -424,10 +423,15 @@ class Job:
             step=self.step,
             policyVersion=row["version"],
             metrics=metrics,
-            spentUSD=str(spend.settled),
+            **self._money(),
             experts=self.controller.service_times.summary(),
             bus={"kind": "JetStream", "sent": self._wire.sent, "received": self._wire.received},
         )
+
+    def _money(self) -> dict[str, str]:
+        """What is spent, and what may still be billed at most."""
+        spend = self._books.ledger.spend
+        return {"spentUSD": str(spend.settled), "reservedUSD": str(spend.held)}
 
     async def _tell_progress(self) -> None:
         """The status into the training's bucket, where the operator reads it; the newest one, not every one."""
@@ -445,6 +449,8 @@ class Job:
 
     async def finish(self, state: State, *, message: str) -> None:
         """The last status, told before the bus is closed."""
+        if self._reader is not None:  # the books are open; the last step's figures lack what followed it
+            self.status.fields |= self._money()
         self.status.set(state, message=message)
         self.run.event("ended", message or state, state=state, step=self.step)
         if self._bus is not None:

@@ -120,7 +120,12 @@ class Ledger:
     """Groups that the filters or missing siblings removed since the last step."""
     spend: Spend = field(default_factory=Spend)
     allowance: Decimal = Decimal(0)
-    """Worst case of one issue in dollars, reserved before it is made; 0 where the run has no cap."""
+    """Worst case of one issue in dollars, reserved before it is made; 0 where nothing that it does is paid for."""
+
+    @property
+    def limit(self) -> Decimal | None:
+        """What the worker of an issue may spend: what is reserved for it, where there is a cap to keep."""
+        return self.allowance if self.spend.cap is not None and self.allowance > 0 else None
 
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
 

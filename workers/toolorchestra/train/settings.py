@@ -63,7 +63,7 @@ class Settings:
     suites: tuple[EvaluationSuite, ...]
     cap: Decimal | None
     allowance: Decimal
-    """Worst case of one episode in actual dollars."""
+    """Worst case of one episode in actual dollars, whether or not there is a cap: an unknown bill counts so much."""
 
 
 def settings_of(
@@ -94,7 +94,6 @@ def settings_of(
     if spec.preferences is not None:
         preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
     world = World(suite, sampler, limits, spec.algorithm.seed, preferences)
-    cap = spec.limits.max_spend_usd
     kinds = suite.kinds.union(*(each.suite.kinds for each in suites))
     return Settings(
         world=world,
@@ -104,8 +103,8 @@ def settings_of(
         schedule=schedule_of(spec),
         warm_step=warm_step_config(spec),
         suites=suites,
-        cap=cap,
-        allowance=worst_case_usd(spec, pools, chat="Chat" in kinds) if cap is not None else Decimal(0),
+        cap=spec.limits.max_spend_usd,
+        allowance=worst_case_usd(spec, pools, chat="Chat" in kinds),
     )
 
 

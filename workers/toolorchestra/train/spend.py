@@ -1,6 +1,7 @@
 """Money under the cap: an issue reserves its worst case before it is published, and settles with what it really cost.
 
 Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do.
+Without a cap the same is reserved and bounds nothing: it is what a bill counts that nobody tells.
 A reservation ends in one of three ways: its bill comes (also a late one), it is released because no worker ever got the
 issue, or the worst case counts because nobody will tell any more: what was spent meanwhile is unknown, never zero. A
 dead issue has a time at which the last of these happens, so none is reserved for ever.
@@ -44,7 +45,7 @@ class Spend:
             self.held += amount
 
     def bill(self, issue: str, actual: Decimal | None) -> Decimal:
-        """Dollars that the issue counts: `actual`, or the worst case reserved for it (0 without a cap) if unknown."""
+        """Dollars that the issue counts: `actual`, or the worst case reserved for it if unknown."""
         if actual is not None:
             return actual
         return self.reserved.get(issue, self.presumed.get(issue, Decimal(0)))
