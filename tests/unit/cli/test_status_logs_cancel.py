@@ -86,6 +86,16 @@ def test_what_to_do_with_a_run_that_ended(tmp_path: Path, state: str, following:
     assert following in text.splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", [["status"], ["runs", "show"]])
+def test_what_others_wrote_does_nothing_to_the_terminal(tmp_path: Path, command: list[str]) -> None:
+    """A message may repeat a task's id, and a task file holds what it likes."""
+    run = make_run(tmp_path, **RUNNING | {"message": "the last one: task \x1b]0;pwned\x07\u202e: no grader"})
+    run.event("unscored", "task \x9b2J: no grader")
+    text = orchestra(*command, run.root).output
+    assert r"task \x1b]0;pwned\x07\u202e: no grader" in text
+    assert not any(c in text for c in "\x1b\x07\x9b\u202e")
+
+
 def test_a_run_may_be_named_without_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "runs", **RUNNING)
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_three_mistakes_are_three_messages_with_their_paths(tmp_path: Path) -> N
         assert re.search(rf"training\.yaml:\d+ \(OrchestratorTraining/tiny\): {re.escape(wanted)}", line)
     assert "did you mean learningRate?" in said[2]
     assert not (tmp_path / "runs").exists(), "nothing was started"
+
+
+def test_a_note_about_a_task_is_text_whatever_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square brackets were once read as the console's markup, and a closing one ended the command with a traceback."""
+    notes = ("the first prompt of task [/x]\x1b[2J has 9 tokens",)
+    training = load([TINY / "training.yaml"], resolve=False).trainings[0]
+    plan = SimpleNamespace(training=training, model_notes=notes)
+    monkeypatch.setattr("toolorchestra.cli.running.new_plan", lambda *_, **__: plan)
+    said = orchestra("train", "-f", written(tmp_path, TRAINING), "--check").output
+    assert r"model: the first prompt of task [/x]\x1b[2J has 9 tokens" in said
 
 
 def test_what_resources_say_of_each_other_is_checked(tmp_path: Path) -> None:

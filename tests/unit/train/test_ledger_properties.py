@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -182,7 +183,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for number in plan.groups:
             group = self.ledger.groups[number]
             assert group.state is GroupState.COMPLETE
-            assert self.ledger.step - group.oldest <= self.ledger.config.max_staleness, "a stale group is trained"
+            assert self.ledger.step - group.oldest(self.ledger.step) <= self.ledger.config.max_staleness, (
+                "a stale group is trained"
+            )
             for issue in group.accepted:
                 assert issue not in self.trained, "trained twice"
                 assert issue not in self.gone, "trained after it was set aside"
@@ -320,3 +323,20 @@ def test_a_kill_does_not_finish_a_group_whose_accepted_episodes_it_makes_again()
     effects = ledger.kill(0, now=0)
     assert (effects.set_aside, effects.dead, effects.finished) == ((second,), (first,), ())
     assert [issue.episode for issue in effects.issues] == [second.episode]
+
+
+@pytest.mark.parametrize("on_stale", ["Wait", "Drop"])
+def test_who_waits_for_money_or_an_expert_holds_no_old_tokens(on_stale: str) -> None:
+    """After a resume under a tight cap a sibling waits that this life never sent: its tokens will be new ones."""
+    ledger = Ledger(LedgerConfig(1, 2, 1, on_stale), "uid", incarnation=1, step=10)  # type: ignore[arg-type]
+    ledger.spend, ledger.allowance = Spend(Decimal(1), settled=Decimal("0.8")), Decimal("0.5")
+    old = [Issue(Episode("uid", group, sample), 0, 0) for group, sample in ((4, 0), (4, 1), (5, 0))]
+    ledger.restore(5, [(old[2], 10)], now=0.0)
+    ledger.restore(4, [(old[0], 10), (old[1], 10)], now=0.0)
+    ledger.keep(4)
+    assert ledger.groups[5].siblings[1].status is SiblingStatus.WAITING
+    assert ledger.next_step() == StepPlan((4,)), "what has come is trained, and nothing fresh is thrown away"
+    ledger.groups[5].siblings[1].defer("dear")
+    assert ledger.groups[5].oldest(ledger.step) == 10
+    ledger.groups[5].siblings[0].exclude("lost")
+    assert ledger.groups[5].oldest(17) == 17

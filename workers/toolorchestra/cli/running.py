@@ -16,6 +16,7 @@ from rich.table import Table
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
 from toolorchestra.evaluation.gates import gates
 from toolorchestra.local.launch import report, supervise
@@ -89,12 +90,10 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, bars: bool
         fail(str(error))
     except (SupervisorError, NatsServerError) as error:
         run.set_status(run.read_status() | {"state": "Failed", "message": str(error)})
-        typer.echo(
-            f"error: {error}\nerror: logs are in {run.logs}; go on with: orchestra resume {_short(run)}", err=True
-        )
+        say(f"error: {error}\nerror: logs are in {run.logs}; go on with: orchestra resume {_short(run)}", err=True)
         raise typer.Exit(1) from error
     message = run.read_status().get("message", "")
-    typer.echo(f"{state}: {message}" if message else state)
+    say(f"{state}: {message}" if message else state)
     if state in ("Cancelled", "Paused"):
         typer.echo(f"go on with: orchestra resume {_short(run)}")
     if run.metrics.exists():

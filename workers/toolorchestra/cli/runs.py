@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from toolorchestra.cli.say import say
 from toolorchestra.train.run_dir import RunDir, Unreadable, read_jsonl
 from toolorchestra.train.step_row import SoundRow, sound_rows
 
@@ -82,7 +83,7 @@ def show_run(
     for key, value in row.items():
         lines = value if isinstance(value, list) else [_number(value) if isinstance(value, float) else value]
         for i, line in enumerate(lines or ["–"]):
-            typer.echo(f"{key if i == 0 else '':<12} {'–' if line is None else line}")
+            say(f"{key if i == 0 else '':<12} {'–' if line is None else line}")
 
 
 def _runs_in(folder: Path) -> Iterator[RunDir]:

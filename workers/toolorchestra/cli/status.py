@@ -12,6 +12,7 @@ import typer
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace, Output
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
+from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
 from toolorchestra.local.lock import RunLock
 from toolorchestra.remote.connection import reachable_config
@@ -58,7 +59,7 @@ def status(
         typer.echo(json.dumps(row, indent=1))
         return
     for label, text in lines(row):
-        typer.echo(f"{label:<12} {text}".rstrip())
+        say(f"{label:<12} {text}".rstrip())
 
 
 def standing(run: RunDir) -> dict[str, Any]:

@@ -8,6 +8,10 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from toolorchestra.cli.say import say
+from toolorchestra.visible import visible
 
 
 def train(
@@ -49,7 +53,7 @@ def train(
     )
     if check:
         for note in plan.model_notes:
-            console.print(f"model: {note}", soft_wrap=True)
+            console.print(Text(visible(f"model: {note}")), soft_wrap=True)
         console.print(f"{plan.training.metadata.name}: could run here")
         return
     from toolorchestra.local.launch import new_run
@@ -60,5 +64,5 @@ def train(
 def fail(message: str) -> NoReturn:
     """Say what is wrong, line by line, and end with status 2."""
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        say(f"error: {line}", err=True)
     raise typer.Exit(2)

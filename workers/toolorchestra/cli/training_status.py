@@ -12,6 +12,7 @@ import typer
 from toolorchestra.cli.cluster import errors_said
 from toolorchestra.cli.following import LOOKED_AWAY, follow_to_the_end
 from toolorchestra.cli.place import Place
+from toolorchestra.cli.say import say
 
 if TYPE_CHECKING:
     from toolorchestra.remote.kube import Kube
@@ -41,7 +42,7 @@ def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
         typer.echo(json.dumps(standing(training), indent=1))
         return training
     for label, text in lines(standing(training), events(kube, training), now=datetime.now(UTC)):
-        typer.echo(f"{label:<12} {text}".rstrip())
+        say(f"{label:<12} {text}".rstrip())
     return training
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from toolorchestra.local.live import Display
 from toolorchestra.local.lock import RunLock
@@ -23,6 +24,7 @@ from toolorchestra.local.plan import LocalPlan, dump
 from toolorchestra.local.supervisor import Supervisor
 from toolorchestra.train.run_dir import RunDir, write_atomically
 from toolorchestra.train.status import State
+from toolorchestra.visible import visible
 
 PACKAGES = (
     "toolorchestra",
@@ -85,9 +87,9 @@ def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
     """Run to the end with a live display; then the report. SupervisorError passes through."""
     started = time.monotonic()
     for stand_in in plan.stand_ins:
-        console.print(f"· {stand_in}", style="dim")
+        console.print(Text(visible(f"· {stand_in}")), style="dim")
     for note in plan.model_notes:
-        console.print(f"· model: {note}", soft_wrap=True)
+        console.print(Text(visible(f"· model: {note}")), soft_wrap=True)
     simulated = [pool.metadata.name for pool in plan.pools if pool.spec.simulated]
     if simulated:
         console.print(

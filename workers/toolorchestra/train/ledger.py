@@ -57,11 +57,11 @@ class Group:
     siblings: list[Sibling]
     state: GroupState = GroupState.OPEN
 
-    @property
-    def oldest(self) -> int:
-        """Step of the oldest token that the group holds or may yet hold."""
-        steps = [s.oldest for s in self.siblings if s.status is not SiblingStatus.EXCLUDED]
-        return min(steps, default=0)
+    def oldest(self, step: int) -> int:
+        """Step of the oldest token that the group holds or may yet hold; `step` is the live one, of which a sibling
+        that waits for money or an expert will have its tokens at the earliest."""
+        steps = (s.oldest for s in self.siblings if s.live is not None or s.accepted is not None)
+        return min(steps, default=step)
 
     @property
     def done(self) -> bool:
@@ -291,7 +291,7 @@ class Ledger:
     def next_step(self) -> StepPlan | Waiting:
         """The groups of the next step, or why to wait."""
         size = self.config.groups_per_step
-        ready = sorted(self._in(GroupState.COMPLETE), key=lambda g: (g.oldest, g.number))
+        ready = sorted(self._in(GroupState.COMPLETE), key=lambda g: (g.oldest(self.step), g.number))
         if self._in(GroupState.TRAINING):
             return Waiting("a step is in training")
         if self.config.when_short == "Shrink":
@@ -314,11 +314,11 @@ class Ledger:
     def _stragglers(self, rest: Sequence[Group]) -> list[Group]:
         """Unfinished groups to wait for before this step: the fewest, oldest first, that make the order rule hold."""
         size, lag = self.config.groups_per_step, self.config.max_staleness
-        order = sorted(rest, key=lambda g: (g.oldest, g.number))
+        order = sorted(rest, key=lambda g: (g.oldest(self.step), g.number))
         late: list[Group] = []
         kept = 0
         for group in order:
-            room = (group.oldest + lag - self.step) * size
+            room = (group.oldest(self.step) + lag - self.step) * size
             if kept + 1 > room and group.state is GroupState.OPEN:
                 late.append(group)
             else:

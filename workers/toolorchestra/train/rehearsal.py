@@ -67,7 +67,12 @@ def _play(instance: Instance, world: World, renderer: Renderer) -> Iterator[str]
             f"the first prompt of task {task.id} has {len(prompt)} tokens, more than maxPromptTokens"
             f" ({world.limits.max_prompt_tokens}): such an episode ends at once"
         )
-    _call(mode, instance, renderer)
+    written = _call(mode, instance, renderer)
+    if written > world.limits.max_response_tokens:
+        yield (
+            f"a short call of {task.kind} tasks has {written} tokens, more than maxResponseTokens"
+            f" ({world.limits.max_response_tokens}): it would be cut, and count as no call"
+        )
     answered = mode.prompt() or ()
     if not _holds(renderer.decode(answered), _RESULT):
         raise RehearsalError(f"{task.kind} tasks: the next prompt does not show what a tool answered")
@@ -78,8 +83,8 @@ def _play(instance: Instance, world: World, renderer: Renderer) -> Iterator[str]
         )
 
 
-def _call(mode: Mode, instance: Instance, renderer: Renderer) -> None:
-    """The policy calls the first tool, and a result comes back."""
+def _call(mode: Mode, instance: Instance, renderer: Renderer) -> int:
+    """The policy calls the first tool, and a result comes back; tokens of the call."""
     (tool, *_), alias = mode.tools, instance.view.experts[0].alias
     wanted = ToolCall(tool["function"]["name"], _arguments(tool, alias=alias))
     ids = (*renderer.encode(format_calls([wanted])), renderer.stop_token_ids[0])
@@ -89,6 +94,7 @@ def _call(mode: Mode, instance: Instance, renderer: Renderer) -> None:
         raise RehearsalError(f"the tokenizer cannot carry a tool call: written and read again it is {text!r}")
     mode.said(Generation(token_ids=ids, logprobs=(0.0,) * len(ids), spans=()), text=text, parsed=parsed)
     mode.observe([Call(tool=wanted.name, name=alias, alias=alias, status="refused", observation=_RESULT)])
+    return len(ids)
 
 
 def _arguments(tool: ToolSchema, *, alias: str) -> dict[str, str]:
