@@ -60,10 +60,10 @@ demo-figures: setup ## Every figure of docs/demo.md made anew: ten runs of the d
 controls: setup ## The demo's positive controls alone, in plain torch: about 3 minutes (CONTROL_SEED=n for another draw)
 	$(BIN)/python -m pytest -m "" -rP tests/unit/demo/test_demo_controls.py
 
-test: setup lint testbed ## All tests that .ci/run runs (about 25 minutes at most on 2 cores)
+test: setup lint testbed ## lint, and all tests but the long ones (25 minutes at most on 2 cores)
 	$(BIN)/python -m pytest
 
-test-long: setup ## The tests that take minutes each: the demo's controls, campaigns of hostile input, a first real model
+test-long: setup testbed ## The long ones: every process killed, demo's controls, campaigns of hostile input, a real model
 	$(BIN)/python -m pytest -m long
 
 test-unit: setup ## The tests without real vLLM, Ray and API server: a few minutes

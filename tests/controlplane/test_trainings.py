@@ -147,7 +147,7 @@ def news(stage: Stage) -> Counter[tuple[str, str, str]]:
     ("story", "lives"),
     [
         (fails_once_completes_and_is_kept_for_its_ttl, 1),
-        (fails_once_completes_and_is_kept_for_its_ttl, 2),
+        pytest.param(fails_once_completes_and_is_kept_for_its_ttl, 2, marks=pytest.mark.long),
         (is_suspended_resumed_and_deleted_while_it_runs, 1),
     ],
 )
@@ -230,7 +230,7 @@ async def test_what_is_missing_is_told_with_its_field_and_heals(
 
 def flags(namespace: str, nats_server: NatsServer) -> tuple[str, ...]:
     images = ("--cpu-image", "cpu:1", "--gpu-image", "gpu:1", "--worker-image", "worker:1")
-    return ("--watch-namespaces", namespace, "--nats-url", nats_server.url, "--resync-seconds", "3", *images)
+    return ("--watch-namespaces", namespace, "--nats-url", nats_server.url, "--resync-seconds", "1", *images)
 
 
 COMPLETED = 6

@@ -1,4 +1,5 @@
-"""A short real training (vLLM, Ray, NATS, workers) that loses every one of its processes once, then all of them.
+"""A short real training (vLLM, Ray, NATS, workers) that loses all of its processes at once; a longer one, each of them
+first. (Each kind's death alone, with scripted engines, is in every small run of `make faults`.)
 
 What must hold at the end: all steps done, and every accepted episode trained exactly once, excluded with a reason, or
 set aside because its weights did not survive: the journal's own counts.
@@ -20,11 +21,9 @@ from support.tiny_model import tiny_model
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.journal import read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
-from toolorchestra.train.vitality import FEWEST_OUTPUTS
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
-STEPS = 24
 PATIENCE = 300.0
 """Seconds until something that must happen has happened; a busy machine starts vLLM in more than a minute."""
 
@@ -34,6 +33,20 @@ class Run(RealRun):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, patience=PATIENCE)
+        self.steps = 0
+
+    def begins(self, *, steps: int, checkpoint_every: int) -> None:
+        """`orchestra train`, of so many steps."""
+        self.steps = steps
+        text = (TINY_RUN / "training.yaml").read_text()
+        for old, new in (("steps: 10", f"steps: {steps}"), ("everySteps: 4", f"everySteps: {checkpoint_every}")):
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (self.folder / "training.yaml").write_text(text)
+        self.start(
+            *("train", "-f", str(self.folder / "training.yaml"), "--simulator", str(TINY_RUN / "skills.yaml")),
+            *("--volume", f"models={self.folder / 'models'}", "--runs", str(self.folder / "runs")),
+        )
 
     def step(self) -> int:
         rows = [row for row in read_jsonl(self.dir.metrics) if "accuracy" in row]
@@ -63,42 +76,25 @@ class Run(RealRun):
 def run(tmp_path: Path) -> Iterator[Run]:
     tiny_model(tmp_path / "models" / "tiny")
     (tmp_path / "runs").mkdir()
-    text = (TINY_RUN / "training.yaml").read_text().replace("steps: 10", f"steps: {STEPS}")
-    # A random model: none of its outputs can be read. So few are too few to judge it by.
-    text = text.replace("groupSize: 4", "groupSize: 2").replace("groupsPerStep: 4", "groupsPerStep: 2")
-    assert STEPS * 2 * 2 < FEWEST_OUTPUTS
-    (tmp_path / "training.yaml").write_text(text)
     run = Run(tmp_path)
     yield run
     if run.started is not None and run.started.poll() is None:
         os.killpg(run.process.pid, signal.SIGKILL)
 
 
-def assert_exact(run: RunDir) -> None:
+def assert_exact(run: RunDir, *, steps: int) -> None:
     """The ledger, from the journal alone."""
     history = read_history(read_frames(run.journal))
     count = account(history)
     assert count.exact
     assert count.open == 0, "every accepted episode came to an end"
-    assert sorted(history.steps) == list(range(1, STEPS + 1)), "every step happened once in the surviving history"
+    assert sorted(history.steps) == list(range(1, steps + 1)), "every step happened once in the surviving history"
     for issue in history.trained():
         assert history.survives(history.accepted[issue].newest)
 
 
-def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
-    run.start(
-        *("train", "-f", str(run.folder / "training.yaml"), "--simulator", str(TINY_RUN / "skills.yaml")),
-        *("--volume", f"models={run.folder / 'models'}", "--runs", str(run.folder / "runs")),
-    )
-    run.until_step(2)
-    for name in ("cli.main worker", "nats-server", "vllm.entrypoints", "ray::TrainerActor", "train.driver"):
-        before = run.step()
-        run.find(name).kill()
-        run.until_step(before + 1 if name in ("cli.main worker", "nats-server", "vllm.entrypoints") else 1)
-        lives = {"ray::TrainerActor": 2, "train.driver": 3}.get(name)
-        if lives is not None:
-            run.until(f"incarnation {lives}", lambda lives=lives: run.events("incarnation") >= lives)  # type: ignore[misc]
-            run.until("steps of the new incarnation", lambda: run.step() < STEPS)
+def dies_whole_and_is_resumed(run: Run) -> None:
+    """Nobody outlives the supervisor; `orchestra resume` takes the run to its end, with exact books."""
     family = run.descendants()
     run.process.kill()
     run.process.wait()
@@ -109,10 +105,32 @@ def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
     run.process.wait(PATIENCE)
     status = json.loads(run.dir.status.read_text())
     assert status["state"] == "Complete", run.log.read_text()[-3000:]
-    assert_exact(run.dir)
+    assert_exact(run.dir, steps=run.steps)
     report = json.loads((run.dir.root / "report.json").read_text())
     assert {row["system"] for row in report["evaluations"]} >= {"policy", "initialPolicy", "bestExpert", "always:small"}
     best = json.loads((run.dir.checkpoints / "best.json").read_text())
     assert best["score"]["reward"] >= max(r["reward"] for r in report["evaluations"] if r["system"] == "initialPolicy")
     for model in ("best", "last"):
         assert (run.dir.export / model / "model.safetensors").exists()
+
+
+def test_all_processes_die_at_once(run: Run) -> None:
+    """Past a checkpoint, so that the resume takes weights from there and the rest from the journal."""
+    run.begins(steps=8, checkpoint_every=2)
+    run.until_step(3)
+    dies_whole_and_is_resumed(run)
+
+
+@pytest.mark.long
+def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
+    run.begins(steps=24, checkpoint_every=4)
+    run.until_step(2)
+    for name in ("cli.main worker", "nats-server", "vllm.entrypoints", "ray::TrainerActor", "train.driver"):
+        before = run.step()
+        run.find(name).kill()
+        run.until_step(before + 1 if name in ("cli.main worker", "nats-server", "vllm.entrypoints") else 1)
+        lives = {"ray::TrainerActor": 2, "train.driver": 3}.get(name)
+        if lives is not None:
+            run.until(f"incarnation {lives}", lambda lives=lives: run.events("incarnation") >= lives)  # type: ignore[misc]
+            run.until("steps of the new incarnation", lambda: run.step() < run.steps)
+    dies_whole_and_is_resumed(run)

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from testbed.binaries import KUBERNETES, binaries
 from testbed.cluster import CHECKOUT
+from testbed.documents import documents
 
 CHART = CHECKOUT / "charts" / "toolorchestra"
 RELEASE, NAMESPACE = "rel", "system"
@@ -79,7 +78,7 @@ class Refused(Exception):
 
 def render(values: Mapping[str, Any] | None = None, *, release: str = RELEASE) -> list[Manifest]:
     """Every object, hooks included. Refused: helm said no. CannotBuild: there is no helm, and none can be built."""
-    return list(_manifests(_helm(json.dumps(values or {}), release)))
+    return list(documents(_helm(json.dumps(values or {}), release)))
 
 
 def of_kind(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
@@ -119,9 +118,3 @@ def _run(flags: list[str], values: str) -> str:
     if done.returncode:
         raise Refused(done.stderr.strip())
     return done.stdout
-
-
-def _manifests(text: str) -> Iterator[Manifest]:
-    for one in yaml.safe_load_all(text):
-        if one is not None:
-            yield one

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kubernetes import config
+
+from testbed.documents import documents
 
 Json = dict[str, Any]
 
@@ -94,7 +95,7 @@ class Api:
         """Apply CRDs server-side and wait until each is served; returns their names."""
         names = []
         for file in files:
-            for document in yaml.safe_load_all(file.read_text(encoding="utf-8")):
+            for document in documents(file.read_text(encoding="utf-8")):
                 names.append(document["metadata"]["name"])
                 self.apply(f"{_CRDS}/{names[-1]}", document)
         deadline = time.monotonic() + seconds

@@ -49,6 +49,7 @@ def score(trial: Trial, instances: Instances) -> Score:
     return Score.of(trial.evaluate([instances(n) for n in range(HELD_OUT)]))
 
 
+@pytest.mark.long
 def test_the_cheapest_is_learned(world: DemoWorld) -> None:
     """(a) whatever the task and the descriptions, the lowest price is right."""
     words = alias_words(world)

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,46 @@ START_SECONDS = 300
 Bed = tuple[EngineServer, Trainer]
 
 
-def start(folder: Path, *, log: Path) -> Bed:
+def trainer_of(folder: Path) -> Trainer:
+    return Trainer(TrainerConfig(model_dir=str(folder), device="cpu", threads=1))
+
+
+def launched(folder: Path, *, log: Path, stack: ExitStack) -> EngineServer:
     server = EngineServer(EngineConfig(model_dir=str(folder), max_model_len=1024), log=log)
-    server.start(patience=Patience(total=START_SECONDS))
-    return server, Trainer(TrainerConfig(model_dir=str(folder), device="cpu", threads=1))
+    stack.callback(server.stop)
+    server.launch()
+    return server
+
+
+@dataclasses.dataclass(frozen=True)
+class Beds:
+    """Two engines, which start side by side: most of a start is imports on one core."""
+
+    own: Path
+    """What the second was exported from: a model with tied embeddings."""
+    servers: tuple[EngineServer, EngineServer]
+
+    def bed(self, number: int) -> Bed:
+        """Once it is ready."""
+        server = self.servers[number]
+        server.wait_ready(Patience(total=START_SECONDS))
+        return server, trainer_of(Path(server.config.model_dir))
 
 
 @pytest.fixture(scope="module")
-def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    folder = tmp_path_factory.mktemp("bed")
-    server, trainer = start(tiny_model(folder / "model", spread=0.2), log=folder / "engine.log")
-    yield server, trainer
-    server.stop()
+def beds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beds]:
+    folder = tmp_path_factory.mktemp("beds")
+    own = tiny_model(folder / "tied", tied=True, spread=0.2)
+    trainer_of(own).export(folder / "exported")
+    models = (tiny_model(folder / "model", spread=0.2), folder / "exported")
+    with ExitStack() as stack:
+        first, second = (launched(model, log=folder / f"{model.name}.log", stack=stack) for model in models)
+        yield Beds(own, (first, second))
+
+
+@pytest.fixture(scope="module")
+def bed(beds: Beds) -> Bed:
+    return beds.bed(0)
 
 
 def generate(server: EngineServer, prompt: Sequence[int], **sampling: Any) -> dict[str, Any]:
@@ -211,21 +240,15 @@ def test_an_engine_that_stands_still_and_one_that_dies_are_seen(bed: Bed) -> Non
         server.wait_ready(Patience(total=10))
 
 
-def test_an_exported_folder_serves_and_tied_embeddings_are_updated_whole(tmp_path: Path) -> None:
+def test_an_exported_folder_serves_and_tied_embeddings_are_updated_whole(beds: Beds, tmp_path: Path) -> None:
     """The engine starts from what a trainer exported, and the next export is what the engine got."""
-    own = Trainer(TrainerConfig(model_dir=str(tiny_model(tmp_path / "model", tied=True, spread=0.2)), device="cpu"))
-    own.export(tmp_path / "first")
-    bed = start(tmp_path / "first", log=tmp_path / "engine.log")
-    server, trainer = bed
-    try:
-        wanted = prompts(7, 16)
-        before = rollout(server, wanted)
-        assert_agree(own, before)
-        update(bed, tmp_path, "0-1", before)
-        after = rollout(server, wanted)
-    finally:
-        server.stop()
+    server, trainer = bed = beds.bed(1)
+    wanted = prompts(7, 16)
+    before = rollout(server, wanted)
+    assert_agree(trainer_of(beds.own), before)
+    update(bed, tmp_path, "0-1", before)
+    after = rollout(server, wanted)
     assert_agree(trainer, after)
     assert max(differences(trainer, before)) > 0.1
     trainer.export(tmp_path / "second")
-    assert_agree(Trainer(TrainerConfig(model_dir=str(tmp_path / "second"), device="cpu")), after)
+    assert_agree(trainer_of(tmp_path / "second"), after)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -35,7 +33,7 @@ from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.telemetry import metrics as m
-from toolorchestra.train import run_meter
+from toolorchestra.train import driver, run_meter
 from toolorchestra.train.arrival import Arrival
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.engine_actor import EngineStatus
@@ -338,17 +336,21 @@ async def test_a_cap_is_a_gauge_and_so_is_what_is_reserved(tmp_path: Path) -> No
     assert seen.by(m.SPEND, "state") == {"settled": float(spend.settled), "reserved": float(spend.held)}
 
 
-def test_a_driver_whose_port_is_taken_says_so_and_ends(tmp_path: Path) -> None:
+def test_a_driver_whose_port_is_taken_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("die_with_parent", "configure_logs"):  # which are about its process: here, the tests'
+        monkeypatch.setattr(driver, name, lambda **_: None)
     config = DriverConfig(uid="uid", run=tmp_path, nats_url="", ray_address="", resources=(), model_dir=tmp_path)
     config.write(tmp_path / "driver.json")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        environment = os.environ | {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": port}
-        argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(tmp_path / "driver.json")]
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 1
-    assert f"OTEL_EXPORTER_PROMETHEUS_PORT={port}: cannot serve metrics there" in done.stderr
-    assert "Traceback" not in done.stderr
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
+        monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", port)
+        with pytest.raises(SystemExit) as ended:
+            driver.main(["--config", str(tmp_path / "driver.json")])
+    # A text is what Python prints before it ends with status 1.
+    said = str(ended.value.code)
+    assert said.startswith("error: ")
+    assert f"OTEL_EXPORTER_PROMETHEUS_PORT={port}: cannot serve metrics there" in said
 
 
 async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
