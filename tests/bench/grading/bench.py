@@ -93,7 +93,8 @@ class Sandboxed(Judge):
 def _cpu_of(pid: int) -> float:
     """Of a process and the children that it has reaped, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / _TICK
+    reaped = sum(int(fields[i]) for i in (13, 14)) / _TICK
+    return reaped + int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def memory_of(pids: list[int]) -> dict[str, float]:

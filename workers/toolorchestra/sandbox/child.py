@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from toolorchestra.sandbox import linux, seccomp
-from toolorchestra.sandbox.framing import frame, receive
-from toolorchestra.sandbox.limits import Limits, limit_child, limit_job
+from toolorchestra.sandbox.framing import Inbox, address, encode, parse
+from toolorchestra.sandbox.limits import JobClock, Limits, limit_child
 
 _DETAIL = 300
 _JOBS = 3
@@ -48,20 +48,21 @@ def _alone_with(jobs: socket.socket) -> socket.socket:
 
 
 def _serve(run: Callable[[Any], Any], connection: socket.socket, limits: Limits) -> None:
+    clock, inbox = JobClock(limits), Inbox(connection, at_most=limits.input_bytes)
     for _ in range(limits.jobs_per_child):
-        job, number = receive(connection, at_most=limits.input_bytes)
-        limit_job(limits)
-        connection.sendall(_reply(run, job, number))
+        number, body = inbox.next()
+        clock.start()
+        connection.sendall(address(_reply(run, body), number))
 
 
-def _reply(run: Callable[[Any], Any], job: Any, number: bytes) -> bytes:
-    """The boundary of trust: whatever a job raises is its result."""
+def _reply(run: Callable[[Any], Any], body: bytes) -> bytes:
+    """The boundary of trust: whatever a job raises is its result, sent before the next one is begun."""
     try:
-        return frame({"value": run(job)}, number=number)
+        return encode({"value": run(parse(body))})
     except MemoryError:
-        return frame({"out_of_memory": True}, number=number)
+        return encode({"out_of_memory": True})
     except BaseException as error:
-        return frame({"raised": f"{type(error).__name__}: {_clip(error)}"}, number=number)
+        return encode({"raised": f"{type(error).__name__}: {_clip(error)}"})
 
 
 def _clip(error: BaseException) -> str:

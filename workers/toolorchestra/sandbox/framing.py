@@ -10,39 +10,60 @@ import socket
 import struct
 from typing import Any
 
-HEADER = struct.Struct(">I8s")
+NUMBER_BYTES = 8
 READ_BYTES = 64 * 1024
+_HEADER = struct.Struct(f">I{NUMBER_BYTES}s")
+_ENCODER = json.JSONEncoder(allow_nan=False)
+"""Made once: `json.dumps` makes one for every call that asks for anything but its defaults."""
 
 
 class TooLong(Exception):
     """A message longer than its reader takes."""
 
 
-def frame(value: Any, *, number: bytes = bytes(8)) -> bytes:
-    """A message's bytes. TypeError or ValueError where the value is no JSON."""
-    body = json.dumps(value, allow_nan=False).encode()
-    return HEADER.pack(len(body), number) + body
+def encode(value: Any) -> bytes:
+    """A message's body, ASCII. TypeError, ValueError, RecursionError where the value is no JSON."""
+    return _ENCODER.encode(value).encode("ascii")
 
 
-def receive(connection: socket.socket, *, at_most: int) -> tuple[Any, bytes]:
-    """The next message and its number, read by the child, to whom one at a time is sent. EOFError: nobody is there."""
-    data = _part(connection)
-    while len(data) < HEADER.size:
-        data += _part(connection)
-    length, number = HEADER.unpack_from(data)
+def parse(body: bytes) -> Any:
+    """The value in a body. ValueError, RecursionError where there is none."""
+    return json.loads(str(body, "ascii"))
+
+
+def address(body: bytes, number: bytes) -> bytes:
+    """The whole message."""
+    return _HEADER.pack(len(body), number) + body
+
+
+def split(received: bytearray, *, at_most: int) -> tuple[bytes, bytes] | None:
+    """Take the first message's number and body off what was received; None: it is not there as a whole. TooLong."""
+    if len(received) < _HEADER.size:
+        return None
+    length, number = _HEADER.unpack_from(received)
     if length > at_most:
-        raise TooLong(f"{length} bytes, more than {at_most}")
-    whole = HEADER.size + length
-    if len(data) < whole:
-        rest = bytearray(data)
-        while len(rest) < whole:
-            rest += _part(connection)
-        data = bytes(rest)
-    return json.loads(data[HEADER.size : whole]), number
+        raise TooLong(f"{length} bytes long, more than {at_most}")
+    whole = _HEADER.size + length
+    if len(received) < whole:
+        return None
+    body = bytes(received[_HEADER.size : whole])
+    del received[:whole]
+    return number, body
 
 
-def _part(connection: socket.socket) -> bytes:
-    part = connection.recv(READ_BYTES)
-    if not part:
-        raise EOFError
-    return part
+class Inbox:
+    """The child's end: messages one by one, though several may come together."""
+
+    def __init__(self, connection: socket.socket, *, at_most: int) -> None:
+        self._connection = connection
+        self._at_most = at_most
+        self._received = bytearray()
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The next message's number and body, waited for. EOFError: nobody is there. TooLong."""
+        while (message := split(self._received, at_most=self._at_most)) is None:
+            part = self._connection.recv(READ_BYTES)
+            if not part:
+                raise EOFError
+            self._received += part
+        return message

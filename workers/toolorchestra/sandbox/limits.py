@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from dataclasses import dataclass
 
 _MEGABYTE = 1 << 20
@@ -50,9 +51,17 @@ def limit_child(limits: Limits, *, address_space: int) -> None:
         resource.setrlimit(which, (bound, bound))
 
 
-def limit_job(limits: Limits) -> None:
-    """The next job's CPU seconds begin now. Past them the kernel sends SIGXCPU, whoever holds the GIL."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(usage.ru_utime + usage.ru_stime) + 1 + limits.cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))
+class JobClock:
+    """Gives each job of this process its CPU seconds. Past them the kernel sends SIGXCPU, whoever holds the GIL."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._seconds = limits.cpu_seconds
+        self._soft = -1
+
+    def start(self) -> None:
+        """The next job's seconds begin now. The kernel counts whole ones, and is told where they have changed."""
+        soft = int(time.process_time()) + 1 + self._seconds
+        if soft != self._soft:
+            _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))
+            self._soft = soft

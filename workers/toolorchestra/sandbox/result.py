@@ -42,6 +42,11 @@ class Broke:
 Result = Returned | Broke
 
 
+def is_sound(result: Result) -> bool:
+    """Whether a child may go on after it: its job came to an end, or only raised."""
+    return not isinstance(result, Broke) or result.how is How.RAISED
+
+
 def read_reply(reply: Any) -> Result:
     """A child's reply, whatever it is."""
     match reply:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.sandbox.connection import Connection, JobTooLong
-from toolorchestra.sandbox.framing import TooLong
+from toolorchestra.sandbox.connection import Abandoned, Connection
+from toolorchestra.sandbox.framing import encode
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.program import Program
 from toolorchestra.sandbox.protections import Protections
-from toolorchestra.sandbox.result import Broke, How, Result, read_reply, read_status
+from toolorchestra.sandbox.result import Broke, How, Result, is_sound, read_status
 from toolorchestra.sandbox.zygote_process import SandboxError, ZygoteProcess
 
 __all__ = ["Sandbox", "SandboxError"]
+
+_AHEAD = 8
+"""Jobs on their way to one child, the one that it works on among them."""
+_SLOW_SECONDS = 0.05
+"""A child whose job has taken longer is given another one only where no other child has room."""
 
 
 @dataclass
@@ -24,10 +28,14 @@ class _Child:
     pid: int
     connection: Connection
     jobs_left: int
+    end: asyncio.Task[int] | None = None
+    """Its wait status, asked for once."""
 
 
 class Sandbox:
     """A zygote and at most `children` children of it, made when they are needed and kept warm.
+
+    A child that works is given further jobs before another one is woken or made: jobs are short, waking up is not.
 
     For one event loop. The first `run` starts what `start` has not; a zygote that died is started again by the next.
     """
@@ -35,11 +43,17 @@ class Sandbox:
     def __init__(self, program: Program, *, limits: Limits | None = None, children: int = 2) -> None:
         self._program = program
         self._limits = limits or Limits()
-        self._room = asyncio.Semaphore(children)
+        self._most = children
+        # Whoever is in this room finds a child with room, or one can be forked.
+        self._room = asyncio.Semaphore(children * _AHEAD)
+        self._apart = asyncio.Lock()
+        self._forking = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
-        self._idle: deque[_Child] = deque()
-        self._busy: dict[int, _Child] = {}
+        self._children: list[_Child] = []
+        """Those that take further jobs."""
+        self._leaving: list[_Child] = []
+        """Those that do not, but still have some."""
         self._closed = False
 
     async def start(self) -> Protections:
@@ -47,24 +61,24 @@ class Sandbox:
         return (await self._running()).protections
 
     async def run(self, job: Any, *, fresh: bool = False) -> Result:
-        """A job's result, however the job behaves. `fresh`: by a child that has seen no other job.
+        """A job's result, however the job behaves. `fresh`: by a child that sees no other job.
 
         Raises:
             SandboxError: the sandbox itself does not work; the job is not to blame.
         """
-        async with self._room:
-            child = await self._child(fresh=fresh)
-            result = None
-            self._busy[child.pid] = child
-            try:
-                result = await self._ask(child, job)
-            finally:
-                del self._busy[child.pid]
-                if result is None or not self._keep(child, result):
-                    status = await self._end(child)
-        if isinstance(result, Broke) and result.how is How.CRASH:
-            return read_status(status, limits=self._limits)
-        return result
+        try:
+            body = encode(job)
+        except (ValueError, RecursionError):
+            return Broke(How.INPUT, "it is no JSON")
+        if len(body) > self._limits.input_bytes:
+            return Broke(How.INPUT, f"it is {len(body)} bytes long, more than {self._limits.input_bytes}")
+        async with self._apart if fresh else self._room:
+            while True:
+                try:
+                    child = await self._fork(jobs=1) if fresh else self._with_room() or await self._another()
+                    return await self._ask(child, body)
+                except Abandoned:
+                    continue
 
     async def close(self) -> None:
         """End every process. Idempotent."""
@@ -74,11 +88,12 @@ class Sandbox:
 
     def pids(self) -> tuple[int, ...]:
         """The zygote and the children that wait for a job, for measurements."""
-        return (*((self._zygote.pid,) if self._zygote else ()), *(child.pid for child in self._idle))
+        idle = (child.pid for child in self._children if not child.connection.jobs)
+        return (*((self._zygote.pid,) if self._zygote else ()), *idle)
 
     def busy_pids(self) -> tuple[int, ...]:
         """The children that work on a job."""
-        return tuple(self._busy)
+        return tuple(child.pid for child in (*self._children, *self._leaving) if child.connection.jobs)
 
     async def _running(self) -> ZygoteProcess:
         async with self._starting:
@@ -90,45 +105,74 @@ class Sandbox:
             return self._zygote
 
     def _forget(self) -> None:
-        while self._idle:
-            self._idle.pop().connection.close()
+        for child in (*self._children, *self._leaving):
+            child.connection.close()
+        self._children.clear()
+        self._leaving.clear()
         if self._zygote is not None:
             self._zygote.kill()
             self._zygote = None
 
-    async def _child(self, *, fresh: bool) -> _Child:
-        zygote = await self._running()
-        while self._idle and not fresh:
-            child = self._idle.pop()
-            if child.connection.fit:
-                return child
-            await self._end(child)  # it died, or talks unasked: no fault of the next job
-        pid, connection = await zygote.fork()
-        return _Child(zygote, pid, Connection(connection, limits=self._limits), self._limits.jobs_per_child)
+    def _with_room(self) -> _Child | None:
+        """The busiest child that is not full, if its job is not a slow one; else the least busy."""
+        if self._zygote is None or not self._zygote.alive:
+            return None
+        free = [child for child in self._children if child.connection.jobs < _AHEAD and not child.connection.broken]
+        if not free:
+            return None
+        quick = [child for child in free if child.connection.waited < _SLOW_SECONDS]
+        if quick:
+            return max(quick, key=lambda child: child.connection.jobs)
+        if len(self._children) < self._most:
+            return None
+        return min(free, key=lambda child: child.connection.jobs)
 
-    def _keep(self, child: _Child, result: Result) -> bool:
-        """A child whose job came to an end, or only raised, takes the next one."""
+    async def _another(self) -> _Child:
+        async with self._forking:
+            if (child := self._with_room()) is not None:  # somebody else's, meanwhile
+                return child
+            await self._running()
+            for child in [each for each in self._children if each.connection.broken]:  # it ended without a job
+                await self._end(child)
+            child = await self._fork(jobs=self._limits.jobs_per_child)
+            self._children.append(child)
+            return child
+
+    async def _fork(self, *, jobs: int) -> _Child:
+        zygote = await self._running()
+        pid, connection = await zygote.fork()
+        return _Child(zygote, pid, Connection(connection, limits=self._limits), jobs)
+
+    async def _ask(self, child: _Child, body: bytes) -> Result:
+        """Whoever's job breaks a child ends it, or whoever gave it its last one."""
         child.jobs_left -= 1
-        sound = not isinstance(result, Broke) or result.how in (How.RAISED, How.INPUT)
-        if sound and child.connection.fit and child.jobs_left > 0 and child.zygote is self._zygote:
-            self._idle.append(child)
-            return True
-        return False
+        last = child.jobs_left == 0
+        if last:
+            self._leave(child)
+        try:
+            result = await child.connection.ask(body)
+        except Abandoned:
+            raise
+        except BaseException:
+            await self._end(child)
+            raise
+        if is_sound(result) and not last:
+            return result
+        status = await self._end(child)
+        if isinstance(result, Broke) and result.how is How.CRASH:
+            return read_status(status, limits=self._limits)
+        return result
+
+    def _leave(self, child: _Child) -> None:
+        if child in self._children:
+            self._children.remove(child)
+        self._leaving.append(child)
 
     async def _end(self, child: _Child) -> int:
+        for group in (self._children, self._leaving):
+            if child in group:
+                group.remove(child)
         child.connection.close()
-        return await child.zygote.end(child.pid)
-
-    async def _ask(self, child: _Child, job: Any) -> Result:
-        try:
-            return read_reply(await child.connection.exchange(job, seconds=self._limits.wall_seconds))
-        except JobTooLong as error:
-            return Broke(How.INPUT, f"it is {error}")
-        except TimeoutError:
-            return Broke(How.TIME, f"it took more than {self._limits.wall_seconds:g} seconds")
-        except TooLong as error:
-            return Broke(How.OUTPUT, f"its result is {error}")
-        except (ValueError, RecursionError):
-            return Broke(How.OUTPUT, "what came back is no result")
-        except (EOFError, ConnectionError):
-            return Broke(How.CRASH, "its process ended")
+        if child.end is None:
+            child.end = asyncio.create_task(child.zygote.end(child.pid))
+        return await asyncio.shield(child.end)

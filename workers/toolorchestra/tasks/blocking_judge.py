@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from toolorchestra.tasks.grader import Comparing, Grade, grade, grader_of
+from toolorchestra.tasks.grader import Grade, compares, grade, grader_of
 from toolorchestra.tasks.judge import Judge
 from toolorchestra.tasks.task import Task
 
@@ -37,7 +37,7 @@ class BlockingJudge:
 
     def __call__(self, task: Task, answer: str) -> Grade:
         """Grade an answer. GraderFailure as `Judge`."""
-        if isinstance(grader_of(task), Comparing):
+        if compares(grader_of(task)):
             return grade(task, answer)
         if self._loop is None:
             self._loop = asyncio.new_event_loop()

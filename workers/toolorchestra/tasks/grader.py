@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 from pydantic import ValidationError
 
@@ -52,7 +52,6 @@ class Grader(Protocol):
         """A right answer as text, None where the grader knows none. Only simulators and oracles may see it."""
 
 
-@runtime_checkable
 class Comparing(Grader, Protocol):
     """Compares, in time linear in the answer's length, and evaluates nothing."""
 
@@ -60,7 +59,6 @@ class Comparing(Grader, Protocol):
         """Score in [0, 1] of an extracted answer."""
 
 
-@runtime_checkable
 class Sandboxed(Grader, Protocol):
     """Scores in a sandbox: `program` takes what `job` makes and returns a score."""
 
@@ -79,6 +77,16 @@ GRADERS: dict[str, Comparing | Sandboxed] = {
 """Graders by the name that `grader.type` gives; add to it to plug in another."""
 
 
+def compares(grader: Comparing | Sandboxed) -> TypeGuard[Comparing]:
+    """Asked for every answer: `isinstance` of a protocol would cost more than most comparisons do."""
+    return hasattr(grader, "score")
+
+
+def is_sandboxed(grader: Comparing | Sandboxed) -> TypeGuard[Sandboxed]:
+    """The other kind."""
+    return hasattr(grader, "program")
+
+
 def grader_of(task: Task) -> Comparing | Sandboxed:
     """The task's grader; GraderFailure where there is none of its name."""
     grader = GRADERS.get(task.grader.type)
@@ -95,7 +103,7 @@ def grade(task: Task, answer: str | None) -> Grade:
             sandbox (then use `judge.Judge`).
     """
     grader = grader_of(task)
-    if not isinstance(grader, Comparing):
+    if not compares(grader):
         raise GraderFailure(f"task {task.id}: {task.grader.type} grades in a sandbox only (tasks/judge.py)")
     if answer is None or len(answer) > MAX_ANSWER:
         return WRONG

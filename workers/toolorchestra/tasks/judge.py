@@ -24,13 +24,13 @@ from toolorchestra.tasks.grader import (
     MAX_ANSWER,
     RIGHT,
     WRONG,
-    Comparing,
     Grade,
     GraderFailure,
     Sandboxed,
     grade,
     grade_of,
     grader_of,
+    is_sandboxed,
     is_score,
 )
 from toolorchestra.tasks.task import Task
@@ -49,7 +49,7 @@ class Judge:
 
     async def start(self) -> Mapping[str, Protections]:
         """Start what grades outside this process, before it is needed: what protects it, by grader. SandboxError."""
-        isolated = {name: grader for name, grader in GRADERS.items() if isinstance(grader, Sandboxed)}
+        isolated = {name: grader for name, grader in GRADERS.items() if is_sandboxed(grader)}
         return {name: await self._sandbox(grader).start() for name, grader in isolated.items()}
 
     async def __call__(self, task: Task, answer: str | None) -> Grade:
@@ -59,7 +59,7 @@ class Judge:
             GraderFailure: unknown grader, broken data, a grader that fails on the task's own reference, no sandbox.
         """
         grader = grader_of(task)
-        if isinstance(grader, Comparing):
+        if not is_sandboxed(grader):
             return grade(task, answer)
         if answer is None or len(answer) > MAX_ANSWER:
             return WRONG
