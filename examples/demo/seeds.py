@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from rich.table import Table
 from toolorchestra.evaluation.gates import gates
 
 HERE = Path(__file__).resolve().parent
-FIGURES = ("accuracy", "nominalUSDPerTask", "reward")
+PAIRED = ("accuracy", "bestAccuracy", "nominalUSDPerTask", "bestNominalUSDPerTask", "tasks")
+"""Of a system beside the best expert, on the tasks that both were scored on."""
 
 
 def recipe(changes: list[str], *, into: Path) -> Path:
@@ -53,32 +55,50 @@ def train(seed: int, runs: Path, training: Path) -> Path:
 
 
 def rows(report: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Policy against the best expert, suite by suite."""
+    """Policies beside the best expert, suite by suite; None where there is no such system, or no best expert."""
     found = []
     for suite in dict.fromkeys(row["suite"] for row in report["evaluations"]):
-        systems = {row["system"]: row for row in report["evaluations"] if row["suite"] == suite}
+        beside = {d["system"]: d["besideBest"] for d in report["evaluationDetails"] if d["suite"] == suite}
         judged = gates(report, suite=suite)
         found.append(
             {
                 "seed": seed,
                 "suite": suite,
                 "missed": [gate.bar for gate in judged if not gate.passed],
-                "policy": {name: systems["policy"][name] for name in FIGURES},
-                "bestExpert": {name: systems["bestExpert"][name] for name in FIGURES},
-                "initialPolicy": {name: systems["initialPolicy"][name] for name in FIGURES},
+                "policy": _paired(beside.get("policy")),
+                "initialPolicy": _paired(beside.get("initialPolicy")),
             }
         )
     return found
 
 
+def _paired(beside: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if beside is None else {name: beside[name] for name in PAIRED}
+
+
+def shown(paired: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Accuracy, the best expert's, and the share of its cost; `-` for what there is not."""
+    if paired is None:
+        return "-", "-", "-"
+    cost, best = paired["nominalUSDPerTask"], paired["bestNominalUSDPerTask"]
+    return f"{paired['accuracy']:.3f}", f"{paired['bestAccuracy']:.3f}", f"{cost / best:.1%}" if best else "-"
+
+
 def table_of(found: list[dict[str, Any]]) -> Table:
     table = Table("suite", "seed", "accuracy", "best expert's", "cost share", "bars missed")
     for row in sorted(found, key=lambda r: (r["suite"], r["seed"])):
-        share = row["policy"]["nominalUSDPerTask"] / row["bestExpert"]["nominalUSDPerTask"]
-        accuracy, best = row["policy"]["accuracy"], row["bestExpert"]["accuracy"]
-        missed = "; ".join(row["missed"]) or "none"
-        table.add_row(row["suite"], str(row["seed"]), f"{accuracy:.3f}", f"{best:.3f}", f"{share:.1%}", missed)
+        missed = "; ".join(row["missed"]) or ("none" if row["policy"] else "-")
+        table.add_row(row["suite"], str(row["seed"]), *shown(row["policy"]), missed)
     return table
+
+
+def spreads(found: list[dict[str, Any]]) -> Iterator[str]:
+    """Mean and standard deviation over the seeds, a line for each suite."""
+    for suite in dict.fromkeys(row["suite"] for row in found):
+        values = [row["policy"]["accuracy"] for row in found if row["suite"] == suite and row["policy"] is not None]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        said = f"{statistics.mean(values):.3f} ± {spread:.3f}" if values else "-"
+        yield f"{suite}: accuracy {said} over {len(values)} seeds"
 
 
 def main() -> None:
@@ -96,10 +116,8 @@ def main() -> None:
         (args.runs / f"{args.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     console = Console()
     console.print(table_of(found))
-    for suite in dict.fromkeys(row["suite"] for row in found):
-        values = [row["policy"]["accuracy"] for row in found if row["suite"] == suite]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        console.print(f"{suite}: accuracy {statistics.mean(values):.3f} ± {spread:.3f} over {len(values)} seeds")
+    for line in spreads(found):
+        console.print(line)
     missed = sum(len(row["missed"]) for row in found)
     console.print(f"bars missed: {missed}")
     sys.exit(1 if missed else 0)

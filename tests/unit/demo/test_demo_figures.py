@@ -1,9 +1,12 @@
 """The figures that the docs give of the demo: made from raw results, and told as these are."""
 
+import io
 from typing import Any
 
 import pytest
 from demo.figures import AGAIN, BEGIN, CHANGES, END, SEEDS, SUITES, chosen, figures, tables, with_tables
+from demo.seeds import rows, spreads, table_of
+from rich.console import Console
 
 
 def system(name: str, suite: str, *, accuracy: float, usd: float) -> dict[str, Any]:
@@ -87,3 +90,40 @@ def test_the_page_is_changed_between_its_marks_only() -> None:
 def test_an_unknown_run_is_refused_by_name() -> None:
     with pytest.raises(SystemExit, match="no such cell: seed-9"):
         chosen(["seed-9"])
+
+
+def printed(found: list[dict[str, Any]]) -> list[list[str]]:
+    """The table of seeds as it is read: its cells, row by row."""
+    console = Console(width=400, file=io.StringIO(), record=True)
+    console.print(table_of(found))
+    lines = [line for line in console.export_text().splitlines() if "│" in line]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_the_table_of_seeds_compares_on_common_tasks() -> None:
+    """As the bars do: the best expert's own accuracy is over tasks that the policy may not have been scored on."""
+    told = report()
+    beside = next(d["besideBest"] for d in told["evaluationDetails"] if d["system"] == "policy")
+    beside |= {"accuracy": 0.95, "bestAccuracy": 0.9, "nominalUSDPerTask": 0.0001, "bestNominalUSDPerTask": 0.001}
+    first, second, _ = printed(rows(told, 0))
+    assert first[:5] == ["held-out", "0", "0.950", "0.900", "10.0%"]
+    assert second[:5] == ["unseen-aliases", "0", "0.964", "0.842", "10.8%"]
+    assert next(spreads(rows(told, 0) + rows(report(), 1))) == "held-out: accuracy 0.957 ± 0.010 over 2 seeds"
+
+
+def test_what_there_is_not_is_a_dash() -> None:
+    """No expert was scored, or the best one cost nothing, or nothing at all was measured of the policy."""
+    told = report()
+    details = [d for d in told["evaluationDetails"] if d["system"] == "policy"]
+    details[0]["besideBest"] = None
+    details[1]["besideBest"]["bestNominalUSDPerTask"] = 0.0
+    told["evaluationDetails"].remove(details[2])
+    absent = {"system": "policy", "suite": SUITES[2]}
+    told["evaluations"] = [
+        row for row in told["evaluations"] if row["system"] != "bestExpert" and not absent.items() <= row.items()
+    ]
+    dashes, free, gone = printed(rows(told, 0))
+    assert dashes[:5] == ["held-out", "0", "-", "-", "-"]
+    assert free[:5] == ["unseen-aliases", "0", "0.964", "0.842", "-"]
+    assert gone == ["unseen-prices", "0", "-", "-", "-", "-"]
+    assert next(spreads(rows(told, 0))) == "held-out: accuracy - over 0 seeds"
