@@ -1,10 +1,16 @@
 """What the sandbox costs: CPU seconds per episode against grading in threads of the worker, in paired runs.
 
-Episodes are real but for the policy's engine: bus, parser, purse, tokenizer, the experts' HTTP client against
-`orchestra simulate` in another process, grading by reasoning-gym's own scorers. CPU of the worker, and in the sandbox's
-case of zygote and children too. Both graders are warm before a run is measured; runs alternate.
+Episodes are real: bus, parser, purse, tokenizer, the experts' HTTP client against `orchestra simulate` in another
+process, grading by reasoning-gym's own scorers. Two bases:
 
-Raw results: .bench/grading/results.json. `--episodes`, `--pairs`.
+- `worker`: an engine that answers at once, so that an episode is what the worker does for it. CPU of the worker, and in
+  the sandbox's case of zygote and children too.
+- `episode`: the demo's policy in a real vLLM, whose processes count too. It generates for every prompt; what is played
+  is the script's all the same, so that both gradings are given the same answers.
+
+Both graders are warm before a run is measured; runs alternate, and the ratio is the median of the pairs'.
+
+Raw results: .bench/grading/results.json. `--episodes`, `--pairs`, and `--engine-…` for the second base.
 """
 
 from __future__ import annotations
@@ -18,18 +24,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import aiohttp
+import psutil
+
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.experts.client import ExpertClient
+from toolorchestra.policy.engine import Engine, Generation, GenerationParameters, VLLMEngine
 from toolorchestra.policy.fake import FakeEngine, byte_renderer
 from toolorchestra.policy.parser import ToolCall, format_calls
+from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
 from toolorchestra.rollout.order import EpisodeLimits, Order
@@ -42,11 +55,17 @@ from toolorchestra.tasks.judge import Judge
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
+from toolorchestra.train.engine_args import EngineConfig
+from toolorchestra.train.engine_server import EngineServer
 
 RESULTS = Path(".bench/grading/results.json")
+MODEL = Path("examples/demo/base")
 DATASETS = ("chain_sum", "letter_counting", "number_sorting", "spell_backward", "leg_counting")
 """Of the demo's kind."""
 CONCURRENCY = 16
+BAR = 1.05
+ALIASES = ("oak", "amber", "bridge", "coral", "lemon", "tower")
+"""As many as the demo's experts: prompts of its length. The first one is asked."""
 _SKILLS = """
 apiVersion: toolorchestra.dev/v1alpha1
 kind: SkillTable
@@ -106,8 +125,34 @@ def memory_of(pids: list[int]) -> dict[str, float]:
     return {"zygote": found[0], "children": sum(found[1:]), "all": sum(found)}
 
 
-def order_of(task: Task, number: int, view: InstanceView) -> Order:
-    limits = EpisodeLimits(max_turns=4, max_prompt_tokens=6000, max_response_tokens=900, timeout_seconds=120.0)
+class Generating:
+    """A vLLM that generates for every prompt, and a script that says what came of it."""
+
+    def __init__(self, real: VLLMEngine, script: FakeEngine) -> None:
+        self._real, self._script = real, script
+
+    async def generate(
+        self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
+    ) -> Generation:
+        await self._real.generate(prompt, parameters=parameters, started_with=self._script.version)
+        return await self._script.generate(prompt, parameters=parameters, version=version)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an episode is made of besides its grading."""
+
+    name: str
+    engine: Engine
+    renderer: Renderer
+    max_response_tokens: int
+    engine_cpu: Callable[[], float]
+
+
+def order_of(task: Task, number: int, view: InstanceView, base: Base) -> Order:
+    limits = EpisodeLimits(
+        max_turns=4, max_prompt_tokens=6000, max_response_tokens=base.max_response_tokens, timeout_seconds=600.0
+    )
     return Order(
         issue=f"bench.{number}.0.0.0",
         task=task,
@@ -119,16 +164,17 @@ def order_of(task: Task, number: int, view: InstanceView) -> Order:
     )
 
 
-async def run(grading: Any, *, tasks: list[Task], experts: ExpertClient, view: InstanceView) -> dict[str, float]:
-    renderer = byte_renderer()
-    said = format_calls([ToolCall("answer", {"model": "oak"})])
-    host = Host(experts=experts, grade=grading, engine=FakeEngine(renderer, lambda prompt: said), renderer=renderer)
+async def run(
+    grading: Any, base: Base, *, tasks: list[Task], experts: ExpertClient, view: InstanceView
+) -> dict[str, float]:
+    host = Host(experts=experts, grade=grading, engine=base.engine, renderer=base.renderer)
     bus = MemoryBus()
     for number, task in enumerate(tasks):
-        order = order_of(task, number, view)
+        order = order_of(task, number, view, base)
         await bus.submit(Envelope(id=order.issue, body=encode_order(order), content="order/1"))
     worker = Worker(bus=bus, host=host, settings=WorkerSettings(concurrency=CONCURRENCY, lease_expiry_seconds=0.2))
-    worker_before, others_before, began = time.process_time(), grading.cpu(), time.monotonic()
+    engine_before, others_before = base.engine_cpu(), grading.cpu()
+    worker_before, began = time.process_time(), time.monotonic()
     working = asyncio.create_task(worker.run())
     right, done = 0.0, 0
     async for received in bus.results():
@@ -137,46 +183,44 @@ async def run(grading: Any, *, tasks: list[Task], experts: ExpertClient, view: I
         done += 1
         if done == len(tasks):
             break
-    own, others = time.process_time() - worker_before, grading.cpu() - others_before
-    wall = time.monotonic() - began
+    wall, own = time.monotonic() - began, time.process_time() - worker_before
+    others, engine = grading.cpu() - others_before, base.engine_cpu() - engine_before
     worker.stop()
     await working
     return {
-        "cpu_ms": 1000 * (own + others) / done,
+        "cpu_ms": 1000 * (own + others + engine) / done,
+        "worker_cpu_ms": 1000 * own / done,
         "sandbox_cpu_ms": 1000 * others / done,
+        "engine_cpu_ms": 1000 * engine / done,
         "wall_ms": 1000 * wall / done,
         "right": right,
         "episodes": done,
     }
 
 
-async def bench(*, episodes: int, pairs: int, url: str, folder: Path) -> dict[str, Any]:
-    price = Price(input_usd_per_million_tokens=Decimal(1), output_usd_per_million_tokens=Decimal(2))
-    entry = PoolEntry(pool="oak", url=f"{url}/v1", model="oak", price=price, simulated=True)
-    PoolFile(pools=(entry,)).write(folder / "pools.json")
-    expert = ExpertView(alias="oak", pool="oak", description="all", price=price, latency_ms=10)
-    view = InstanceView(price_book="own", policy_price=price, experts=(expert,))
-    source = ReasoningGymSource(name="gym", datasets=DATASETS, size=episodes, seed=3)
-    tasks = [source.task(i) for i in range(episodes)]
+async def compare(
+    base: Base, *, tasks: list[Task], pairs: int, experts: ExpertClient, view: InstanceView
+) -> dict[str, Any]:
+    """Paired runs on one base."""
     runs: list[dict[str, Any]] = []
-    async with ExpertClient(read_pools(folder / "pools.json", environment={})) as experts:
-        threads, judge = Threads(), Sandboxed()
-        for grading in (threads, judge):  # warm
-            await run(grading, tasks=tasks[:200], experts=experts, view=view)
-        for pair in range(pairs):
-            order = [("threads", threads), ("sandbox", judge)]
-            for name, grading in order if pair % 2 == 0 else reversed(order):
-                result = await run(grading, tasks=tasks, experts=experts, view=view)
-                runs.append({"pair": pair, "grading": name, **result})
-                others = result["sandbox_cpu_ms"]
-                print(
-                    f"pair {pair} {name}: {result['cpu_ms']:.3f} ms of CPU per episode, {others:.3f} outside",
-                    flush=True,
-                )
-        memory = memory_of(judge.pids())
-        protections = {name: str(each) for name, each in (await judge.start()).items()}
-        await threads.close()
-        await judge.close()
+    threads, judge = Threads(), Sandboxed()
+    for each in (threads, judge):  # warm
+        await run(each, base, tasks=tasks[:200], experts=experts, view=view)
+    for pair in range(pairs):
+        order: list[tuple[str, Any]] = [("threads", threads), ("sandbox", judge)]
+        for name, grading in order if pair % 2 == 0 else reversed(order):
+            result = await run(grading, base, tasks=tasks, experts=experts, view=view)
+            runs.append({"pair": pair, "grading": name, **result})
+            print(
+                f"{base.name} {pair} {name}: {result['cpu_ms']:.3f} ms of CPU per episode"
+                f" (worker {result['worker_cpu_ms']:.3f}, sandbox {result['sandbox_cpu_ms']:.3f},"
+                f" engine {result['engine_cpu_ms']:.3f})",
+                flush=True,
+            )
+    memory = memory_of(judge.pids())
+    protections = {name: str(each) for name, each in (await judge.start()).items()}
+    await threads.close()
+    await judge.close()
     ratios = []
     for pair in range(pairs):
         found = {each["grading"]: each for each in runs if each["pair"] == pair}
@@ -184,13 +228,53 @@ async def bench(*, episodes: int, pairs: int, url: str, folder: Path) -> dict[st
         ratios.append(found["sandbox"]["cpu_ms"] / found["threads"]["cpu_ms"])
     return {
         "ratio": statistics.median(ratios),
+        "quartiles": statistics.quantiles(ratios, n=4) if pairs > 1 else ratios,
         "ratios": ratios,
         "pss_mib": memory,
         "protections": protections,
-        "cpus": os.cpu_count(),
-        "python": sys.version.split()[0],
         "runs": runs,
     }
+
+
+def _family_cpu(pid: int) -> float:
+    """Of a process and all that it started, in seconds."""
+    root = psutil.Process(pid)
+    times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+async def bench(options: argparse.Namespace, *, url: str, folder: Path, engine: EngineServer | None) -> dict[str, Any]:
+    price = Price(input_usd_per_million_tokens=Decimal(1), output_usd_per_million_tokens=Decimal(2))
+    entry = PoolEntry(pool="oak", url=f"{url}/v1", model="oak", price=price, simulated=True)
+    PoolFile(pools=(entry,)).write(folder / "pools.json")
+    views = [
+        ExpertView(alias=alias, pool="oak", description="exact at numbers and equations", price=price, latency_ms=10)
+        for alias in ALIASES
+    ]
+    view = InstanceView(price_book="own", policy_price=price, experts=tuple(views))
+    source = ReasoningGymSource(
+        name="gym", datasets=DATASETS, size=max(options.episodes, options.engine_episodes), seed=3
+    )
+    tasks = [source.task(i) for i in range(len(source))]
+    said = format_calls([ToolCall("answer", {"model": ALIASES[0]})])
+    found: dict[str, Any] = {"cpus": os.cpu_count(), "python": sys.version.split()[0]}
+    async with (
+        ExpertClient(read_pools(folder / "pools.json", environment={})) as experts,
+        aiohttp.ClientSession() as session,
+    ):
+        renderer = byte_renderer()
+        base = Base("worker", FakeEngine(renderer, lambda prompt: said), renderer, 900, lambda: 0.0)
+        found[base.name] = await compare(
+            base, tasks=tasks[: options.episodes], pairs=options.pairs, experts=experts, view=view
+        )
+        if engine is not None:
+            renderer, pid = Renderer.load(MODEL), engine.pid or 0
+            real = Generating(VLLMEngine(engine.url, session=session), FakeEngine(renderer, lambda prompt: said))
+            base = Base("episode", real, renderer, 32, lambda: _family_cpu(pid))
+            found[base.name] = await compare(
+                base, tasks=tasks[: options.engine_episodes], pairs=options.engine_pairs, experts=experts, view=view
+            )
+    return found
 
 
 def _free_port() -> int:
@@ -210,26 +294,37 @@ def _wait_for(port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=2000)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=500)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--engine-episodes", type=int, default=200)
+    parser.add_argument("--engine-pairs", type=int, default=7, help="0: no vLLM is started")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         port = _free_port()
         skills = Path(folder) / "skills.yaml"
         skills.write_text(_SKILLS)
         command = [sys.executable, "-m", "toolorchestra.cli.main", "simulate", "-f", str(skills), "--port", str(port)]
         simulator = subprocess.Popen([*command, "--time-scale", "0"], stdout=subprocess.DEVNULL)
-        try:
-            _wait_for(port)
-            url = f"http://127.0.0.1:{port}"
-            found = asyncio.run(bench(episodes=options.episodes, pairs=options.pairs, url=url, folder=Path(folder)))
-        finally:
-            simulator.terminate()
-            simulator.wait()
+        stack.callback(simulator.wait)
+        stack.callback(simulator.terminate)
+        engine: EngineServer | None = None
+        if options.engine_pairs:
+            engine = EngineServer(EngineConfig(model_dir=str(MODEL.resolve())), log=Path(folder) / "engine.log")
+            stack.callback(engine.stop)
+            engine.start()
+        _wait_for(port)
+        url = f"http://127.0.0.1:{port}"
+        found = asyncio.run(bench(options, url=url, folder=Path(folder), engine=engine))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1))
-    memory = found["pss_mib"]
-    print(f"CPU per episode, sandbox / threads: {found['ratio']:.3f} (bar: at most 1.05; median of {options.pairs})")
+    for name in ("worker", "episode"):
+        if (base := found.get(name)) is not None:
+            low, *_, high = base["quartiles"]
+            print(
+                f"CPU per episode, sandbox / threads, base {name}: {base['ratio']:.3f}"
+                f" (bar: at most {BAR}; median of {len(base['ratios'])} pairs, quartiles {low:.3f} and {high:.3f})"
+            )
+    memory = found["worker"]["pss_mib"]
     print(f"memory of the pool (PSS): {memory['all']:.0f} MiB, of it children {memory['children']:.0f} MiB")
     print(f"raw results: {RESULTS}")
 

@@ -145,6 +145,63 @@ async def test_how_a_job_breaks_and_that_the_next_one_does_not(
     assert await attempt(sandbox, "echo", what) == Returned(what)
 
 
+@pytest.mark.parametrize(
+    ("what", "arguments", "how"),
+    [
+        ("spin", [], How.TIME),
+        ("memory", [], How.MEMORY),
+        ("segfault", [], How.CRASH),
+        ("write_reply", ['{"value": 1.0}'], How.OUTPUT),
+        ("answer_the_next", [1.0], How.OUTPUT),
+        ("raise", ["no"], How.RAISED),
+    ],
+)
+async def test_only_the_job_that_broke_a_child_is_to_blame(what: str, arguments: list[Any], how: How) -> None:
+    """Before and behind it are others, on their way to the same child."""
+    made = Sandbox(HOSTILE, limits=LIMITS, children=1)
+    assert await attempt(made, "echo", 0) == Returned(0)
+    asked = [attempt(made, "echo", 1), attempt(made, what, *arguments), attempt(made, "echo", 2), attempt(made, "seen")]
+    before, broke, *behind = await asyncio.gather(*asked)
+    assert before == Returned(1)
+    assert isinstance(broke, Broke)
+    assert broke.how is how
+    seen = ["echo", "echo", what, "echo", "seen"] if how is How.RAISED else ["echo", "seen"]
+    assert behind == [Returned(2), Returned(seen)], "by a child that has not seen the one that broke"
+    await made.close()
+
+
+async def test_a_child_that_works_is_given_more_unless_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, children in ((float("inf"), 1), (-1.0, 2)):
+        monkeypatch.setattr("toolorchestra.sandbox.sandbox._SLOW_SECONDS", seconds)
+        made = Sandbox(HOSTILE, limits=LIMITS)
+        await asyncio.gather(*(attempt(made, "echo", i) for i in range(8)))
+        assert len(made.pids()) == 1 + children
+        await made.close()
+
+
+async def test_more_jobs_than_there_is_room_for_all_come_to_their_result() -> None:
+    made = Sandbox(HOSTILE, limits=replace(LIMITS, jobs_per_child=7))
+    jobs = [attempt(made, "segfault" if i % 10 == 9 else "echo", i, fresh=i % 20 == 0) for i in range(60)]
+    for i, result in enumerate(await asyncio.gather(*jobs)):
+        assert isinstance(result, Broke) if i % 10 == 9 else result == Returned(i)
+    assert len(made.pids()) <= 3
+    assert made.busy_pids() == ()
+    await made.close()
+
+
+async def test_a_child_that_dies_without_a_job_is_nobodys_fault() -> None:
+    made = Sandbox(HOSTILE, limits=LIMITS)
+    assert await attempt(made, "echo", 1) == Returned(1)
+    _, child = made.pids()
+    os.kill(child, signal.SIGKILL)
+    while child in made.pids():  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(0)
+    assert await attempt(made, "echo", 2) == Returned(2)
+    assert len(made.pids()) == 2
+    assert not _exists(child)
+    await made.close()
+
+
 async def test_output_goes_nowhere(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     assert await attempt(sandbox, "print", 1_000_000) == Returned(None)
     assert capfd.readouterr() == ("", "")
@@ -212,6 +269,19 @@ async def test_a_cancelled_job_takes_its_child_along(sandbox: Sandbox) -> None:
         await hanging
     assert not _exists(pid)
     assert await attempt(sandbox, "echo", 1) == Returned(1)
+
+
+async def test_jobs_behind_a_cancelled_one_are_done_by_another_child() -> None:
+    made = Sandbox(HOSTILE, limits=LIMITS, children=1)
+    assert await attempt(made, "echo", 0) == Returned(0)
+    hanging, behind = (asyncio.create_task(attempt(made, *what)) for what in (("sleep",), ("echo", 1)))
+    while not made.busy_pids():  # noqa: ASYNC110 (both are sent in the same turn of the loop)
+        await asyncio.sleep(0)
+    hanging.cancel()
+    assert await behind == Returned(1)
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+    await made.close()
 
 
 async def test_a_child_is_replaced_after_its_jobs() -> None:

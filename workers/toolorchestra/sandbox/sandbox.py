@@ -88,7 +88,7 @@ class Sandbox:
 
     def pids(self) -> tuple[int, ...]:
         """The zygote and the children that wait for a job, for measurements."""
-        idle = (child.pid for child in self._children if not child.connection.jobs)
+        idle = (child.pid for child in self._children if not child.connection.jobs and not child.connection.broken)
         return (*((self._zygote.pid,) if self._zygote else ()), *idle)
 
     def busy_pids(self) -> tuple[int, ...]:
