@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime
 
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 
 from toolorchestra.experts.breaker import Breaker, BreakerPolicy, Status
 from toolorchestra.experts.classify import LONGEST_PAUSE_SECONDS, parse_retry_after
+from toolorchestra.experts.endpoint import Endpoint, Limits
+from toolorchestra.experts.errors import Reason
+from toolorchestra.experts.lane import Lane, LaneClosed
 from toolorchestra.experts.pacing import RateBucket, RetryBudget, backoff_seconds
+from toolorchestra.experts.verdict import Failed
+from toolorchestra.tools.view import Price
 
 POLICY = BreakerPolicy(failures=3, open_seconds=4.0, max_open_seconds=16.0)
 
@@ -141,3 +147,13 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 def test_no_retry_after_is_for_ever(header: str) -> None:
     wait = parse_retry_after(header, now=datetime(2026, 11, 22, 10, tzinfo=UTC))
     assert wait is None or 0.0 <= wait <= LONGEST_PAUSE_SECONDS
+
+
+async def test_a_request_that_an_open_breaker_keeps_back_takes_nothing_of_the_rate() -> None:
+    endpoint = Endpoint(pool="p", url="http://x/v1", model="m", price=Price(), limits=Limits(tokens_per_minute=60))
+    lane = Lane(endpoint, clock=lambda: 5.0, breaker=BreakerPolicy(failures=1), patience_seconds=60.0)
+    lane.learn(Failed(Reason.SERVER_ERROR, "HTTP 500"))
+    async with asyncio.timeout(5):  # where the clock stands still nobody ever gets what another one took
+        for _ in range(3):
+            with pytest.raises(LaneClosed):
+                await lane.slot(1).__aenter__()

@@ -16,7 +16,7 @@ from episode_world import OAK, FakeExperts, answer, host_of, order_of
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, Received, ResultKind
+from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, Lease, Received, ResultKind
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order
@@ -215,6 +215,29 @@ async def test_under_a_cap_an_order_that_cost_nothing_is_handed_back_to_the_cont
     (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, UNTOUCHED)
     assert await bus.lease(max_n=4, expiry=0.1) == []
+
+
+async def test_what_another_worker_may_have_played_is_never_called_untouched() -> None:
+    """The bill of whoever had it first is unknown: to give it back as untouched would make it free."""
+    bus = MemoryBus()
+    await submit(bus, order_of(issue=issue(0), allowance_usd=Decimal(2)))
+    (first,) = await bus.lease(max_n=1, expiry=1.0)
+    await bus.hand_back(first)
+
+    class Stopping(MemoryBus):
+        """Tells the worker to stop while it pulls."""
+
+        async def lease(self, *, max_n: int, expiry: float) -> list[Lease]:
+            worker.stop()
+            return await bus.lease(max_n=max_n, expiry=expiry)
+
+        async def hand_back(self, lease: Lease) -> None:
+            await bus.hand_back(lease)
+
+    worker = Worker(bus=Stopping(), host=host_of(), settings=SETTINGS)
+    await worker.run()
+    (again,) = await bus.lease(max_n=1, expiry=1.0)
+    assert (again.envelope.id, again.delivery) == (issue(0), 3)
 
 
 async def test_a_slow_episode_keeps_its_lease() -> None:

@@ -82,6 +82,10 @@ def test_a_secrets_key_of_any_name_is_known() -> None:
     assert Redactor.of({"SECRET_MODELS_VALUE": "a-plain-value"})("sent a-plain-value") == "sent ***"
 
 
+def test_a_secret_made_of_a_file_is_known_without_its_last_newline() -> None:
+    assert Redactor.of({"SECRET_MODELS_VALUE": "a-plain-value\n"})("sent a-plain-value, twice") == "sent ***, twice"
+
+
 def test_ordinary_text_stays() -> None:
     text = "96 tokens, staleness 1, http://127.0.0.1:8000/v1, 3 tasks: answered"
     assert Redactor.of({"HOME_TOKEN": "an", "PATH": "/usr/bin"})(text) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def resources(folder: Path, *, kinds: tuple[str, ...] = ("QA", "Chat"), prompt_t
         "{name: sums, type: ReasoningGym, reasoningGym: {datasets: [chain_sum], size: 200, seed: 1}}", source
     )
     text = text.replace("maxPromptTokens: 1500", f"maxPromptTokens: {prompt_tokens}")
+    text = text.replace("maxResponseTokens: 24", "maxResponseTokens: 500")  # the tests' tokens are bytes
     path = folder / "training.yaml"
     path.write_text(text.replace("http://simulator/v1", "http://models.example/v1"))
     return path
@@ -84,6 +86,14 @@ def test_a_template_that_rewrites_history_is_said_of_chats_alone(tmp_path: Path)
     counting = "{% for m in messages %}{{ messages | length }}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
     assert "sample of its own" in rehearse(world_of(tmp_path), renderer_of(counting))[-1]
     assert not any("sample of its own" in note for note in rehearse(world_of(tmp_path, kinds=("QA",)), RENDERER))
+
+
+def test_an_answer_limit_that_cuts_every_call_is_said(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    limits = world.limits.model_copy(update={"max_response_tokens": 8})
+    notes = rehearse(replace(world, limits=limits), RENDERER)
+    assert len(notes) == 2
+    assert all("more than maxResponseTokens (8)" in note for note in notes)
 
 
 def test_a_first_prompt_over_the_limit_is_said(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Redactor:
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
         """Knows the values of variables such as `OPENAI_API_KEY`, and of all `SECRET_…`, whatever their keys' names."""
-        return cls([value for name, value in environ.items() if _SECRET_NAME.search(name)])
+        return cls([value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)])
 
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
