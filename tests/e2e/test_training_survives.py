@@ -116,7 +116,7 @@ def dies_whole_and_is_resumed(run: Run) -> None:
 
 def test_all_processes_die_at_once(run: Run) -> None:
     """Past a checkpoint, so that the resume takes weights from there and the rest from the journal."""
-    run.begins(steps=8, checkpoint_every=2)
+    run.begins(steps=12, checkpoint_every=2)
     run.until_step(3)
     dies_whole_and_is_resumed(run)
 

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from toolorchestra.bus.protocol import Withdrawn
 from toolorchestra.policy.version import PolicyVersion
@@ -344,8 +351,14 @@ class BooksMachine(RuleBasedStateMachine):
         assert (count.exact, count.open) == (True, 0)
 
 
-BooksMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+BooksMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 TestBooks = BooksMachine.TestCase
+
+
+@pytest.mark.long
+def test_a_thousand_runs_survive() -> None:
+    thousand = settings(max_examples=1000, stateful_step_count=60, deadline=None)
+    run_state_machine_as_test(BooksMachine, settings=thousand)
 
 
 def test_what_a_later_incarnation_undid_is_not_under_way_after_the_next() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from test_books_survive import BooksMachine
 
 from toolorchestra.policy.version import PolicyVersion
@@ -63,8 +63,14 @@ class ResumingMachine(BooksMachine):
         self.life()
 
 
-ResumingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+ResumingMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
 TestResuming = ResumingMachine.TestCase
+
+
+@pytest.mark.long
+def test_a_thousand_runs_resume_from_what_their_checkpoints_kept() -> None:
+    thousand = settings(max_examples=1000, stateful_step_count=60, deadline=None)
+    run_state_machine_as_test(ResumingMachine, settings=thousand)
 
 
 issues = st.builds(
