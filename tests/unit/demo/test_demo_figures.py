@@ -1,12 +1,16 @@
 """The figures that the docs give of the demo: made from raw results, and told as these are."""
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from demo.figures import AGAIN, BEGIN, CHANGES, END, SEEDS, SUITES, chosen, figures, tables, with_tables
+from demo.figures import AGAIN, BEGIN, CHANGES, END, PAGE, RAW, SEEDS, SUITES, chosen, figures, tables, with_tables
 from demo.seeds import rows, spreads, table_of
 from rich.console import Console
+
+ROOT = Path(__file__).parents[3]
 
 
 def system(name: str, suite: str, *, accuracy: float, usd: float) -> dict[str, Any]:
@@ -127,3 +131,10 @@ def test_what_there_is_not_is_a_dash() -> None:
     assert free[:5] == ["unseen-aliases", "0", "0.964", "0.842", "-"]
     assert gone == ["unseen-prices", "0", "-", "-", "-", "-"]
     assert next(spreads(rows(told, 0))) == "held-out: accuracy - over 0 seeds"
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    """The committed tables are those of the committed raw figures, and no bar was missed."""
+    page, cells = (ROOT / PAGE).read_text(), json.loads((ROOT / RAW).read_text())
+    assert with_tables(page, cells) == page, "make demo-figures writes both"
+    assert "bars missed: 0." in page
