@@ -134,7 +134,7 @@ def prices(one: ExpertPool) -> tuple[Decimal, Decimal]:
 
 def test_the_worst_is_every_episode_at_its_worst() -> None:
     one = training(limits={"maxSpendUSD": "100"})
-    assert training_episodes(one) == 10 * 4 * 4
+    assert training_episodes(one) == 10 * 2 * 2
     assert evaluation_episodes(one, 2) == 8 * (2 + 2)
     [line] = spend_lines(one, POOLS)
     # Both experts once (`cascade`), the dearest twice; inputs of at most 4 x 24,000 bytes.

@@ -27,7 +27,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_three_mistakes_are_three_messages_with_their_paths(tmp_path: Path) -> None:
-    text = TRAINING.replace("groupSize: 4", "groupSize: 1").replace("learningRate", "learningrate")
+    text = TRAINING.replace("groupSize: 2", "groupSize: 1").replace("learningRate", "learningrate")
     path = written(tmp_path, text.replace("uri: pvc://models/tiny", "uri: s3//models"))
     argv = [sys.executable, "-m", "toolorchestra.cli.main", "train", "-f", str(path), "--simulator", str(SKILLS)]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
@@ -101,7 +101,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: l
 
 
 def test_resume_checks_the_files_that_the_run_was_started_with(tmp_path: Path) -> None:
-    path = written(tmp_path, TRAINING.replace("groupSize: 4", "groupSize: 1"))
+    path = written(tmp_path, TRAINING.replace("groupSize: 2", "groupSize: 1"))
     run = make_run(tmp_path, state="Cancelled")
     started_with(run, [path])
     assert "spec.algorithm.groupSize" in orchestra("resume", run.root, status=2).stderr
@@ -122,7 +122,7 @@ def test_resume_finds_relative_files_from_any_folder(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("files", ["there", "gone", "broken"])
 def test_a_complete_run_is_left_as_it_is(tmp_path: Path, files: str) -> None:
-    path = written(tmp_path, TRAINING if files == "there" else TRAINING.replace("groupSize: 4", "groupSize: 1"))
+    path = written(tmp_path, TRAINING if files == "there" else TRAINING.replace("groupSize: 2", "groupSize: 1"))
     run = make_run(tmp_path, state="Complete", steps=load(TINY / "training.yaml").trainings[0].spec.algorithm.steps)
     started_with(run, [path])
     if files == "gone":

@@ -33,7 +33,7 @@ def test_a_manifest_is_enough_to_go_on_from_anywhere(tmp_path: Path, monkeypatch
     }
     assert manifest["seed"] == plan().training.spec.algorithm.seed
     assert manifest["simulated"] == ["small", "large"]
-    assert training_spec(manifest)["algorithm"]["groupSize"] == 4
+    assert training_spec(manifest)["algorithm"]["groupSize"] == 2
     assert set(expert_pools(manifest)) == {"small", "large"}
 
 
