@@ -157,3 +157,13 @@ async def test_a_request_that_an_open_breaker_keeps_back_takes_nothing_of_the_ra
         for _ in range(3):
             with pytest.raises(LaneClosed):
                 await lane.slot(1).__aenter__()
+
+
+async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    """Answers to requests of before come late, and in any order."""
+    endpoint = Endpoint(pool="p", url="http://x/v1", model="m", price=Price())
+    lane = Lane(endpoint, clock=lambda: 5.0, breaker=BreakerPolicy(), patience_seconds=60.0)
+    for pause in (300.0, 1.0):
+        lane.learn(Failed(Reason.THROTTLED, "HTTP 429", retry_after=pause))
+    with pytest.raises(LaneClosed, match="300 s"):
+        await asyncio.wait_for(lane.slot(1).__aenter__(), 5)

@@ -27,9 +27,9 @@ from episode_world import RENDERER, FakeExperts, answer, host_of
 from synthetic_run import metric_row
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra.bus.envelope import without_body
+from toolorchestra.bus.envelope import Envelope, without_body
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.bus.protocol import UNTOUCHED
+from toolorchestra.bus.protocol import UNTOUCHED, Received
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
@@ -56,7 +56,7 @@ from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.issues import MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.journal import Journal, Kind, read_frames, read_synced
 from toolorchestra.train.ledger import LedgerConfig, Waiting
 from toolorchestra.train.outbox import reckon
 from toolorchestra.train.pauses import Paused, Stopped
@@ -286,6 +286,31 @@ async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
     assert len(experts.asked) == 8 + 2 + 8, "two tries, then all"
     assert scene.account().trained == 8
     assert scene.deferrals.outages == {}
+
+
+async def test_nothing_is_published_or_acknowledged_before_it_is_on_disk(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=2, cap=Decimal(100))
+    journal, submit, acknowledge = scene.books.journal, scene.bus.submit, scene.bus.ack
+    early: list[str] = []
+
+    def known(id_: str) -> tuple[bool, bool]:
+        """Whether its result and whether its sending is on disk."""
+        heads = [f.head for f in read_frames(journal.path) if f.end <= (read_synced(journal.path) or 0)]
+        sent = any(h.get("note") == "issued" and id_ in h["issues"] for h in heads)
+        return any(id_ == h.get("issue") for h in heads), sent
+
+    async def submitted(task: Envelope) -> None:
+        early.extend([] if known(task.id)[1] else [f"order {task.id}"])
+        await submit(task)
+
+    async def acknowledged(received: Received) -> None:
+        early.extend([] if known(received.envelope.id)[0] else [f"result {received.envelope.id}"])
+        await acknowledge(received)
+
+    scene.bus.submit, scene.bus.ack = submitted, acknowledged  # type: ignore[method-assign]
+    async with scene.running():
+        await scene.train()
+    assert early == []
 
 
 async def test_a_long_step_is_no_standstill(tmp_path: Path) -> None:

@@ -93,6 +93,24 @@ def test_a_try_that_did_not_ask_the_expert_lets_the_next_one_follow_at_once() ->
     assert not deferrals.may_try("dear")
 
 
+def test_a_try_that_is_answered_ends_the_outage_whatever_the_workers_clock_says() -> None:
+    """A node whose clock is behind by more than the outage lasted once left the run at one episode a minute."""
+    clock = Clock()
+    deferrals = Deferrals(clock)
+    deferrals.tries("u.0.0.0.0", pool="dear")
+    clock.now += 1
+    deferrals.saw(
+        trace(ending=Ending.EXPERT_UNAVAILABLE).model_copy(update={"issue": "u.0.1.0.0"}), deferred_for="dear"
+    )
+    deferrals.saw(trace(("dear", "ok"), at=clock.now - 3600), deferred_for=None)
+    assert set(deferrals.outages) == {"dear"}, "it was sent before the outage began"
+    clock.now += FIRST_SECONDS
+    assert deferrals.may_try("dear")
+    deferrals.tries("u.0.0.0.0", pool="dear")
+    deferrals.saw(trace(("cheap", "ok"), ("dear", "ok"), at=clock.now - 3600), deferred_for=None)
+    assert deferrals.outages == {}
+
+
 def test_an_expert_that_says_that_it_is_misconfigured_pauses_at_once() -> None:
     deferrals = Deferrals(Clock())
     deferrals.saw(trace(ending=Ending.EXPERT_MISCONFIGURED), deferred_for="dear")

@@ -33,7 +33,7 @@ from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.train.evaluator import Evaluated, Evaluator, Job
 from toolorchestra.train.history import read_history
 from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind, read_frames
+from toolorchestra.train.journal import Journal, Kind, read_frames, read_synced
 from toolorchestra.train.ledger import LedgerConfig
 from toolorchestra.train.outbox import reckon
 from toolorchestra.train.pauses import Paused
@@ -194,6 +194,38 @@ async def test_every_bill_is_on_disk_before_its_result_is_acknowledged(tmp_path:
     async with life.running():
         await life.evaluate()
     assert known == [ALLOWANCE * n for n in range(1, TASKS + 1)]
+
+
+async def test_an_order_and_the_wait_for_its_bill_are_on_disk_before_the_bus_knows(tmp_path: Path) -> None:
+    """A kill in between would make free what a worker may have played."""
+    experts = FakeExperts(gate=asyncio.Event())
+    life = Life(tmp_path, experts, cap=Decimal(100))
+    path, submit, cancel = life.books.journal.path, life.bus.submit, life.bus.cancel
+    seen: list[str] = []
+
+    def on_disk(note: str) -> set[str]:
+        heads = [f.head for f in read_frames(path) if f.end <= (read_synced(path) or 0)]
+        return {issue for head in heads if head.get("note") == note for issue in head["issues"]}
+
+    async def submitted(task: Any) -> None:
+        assert task.id in on_disk("issued")
+        seen.append(task.id)
+        await submit(task)
+
+    async def cancelled(ids: Any) -> Any:
+        assert set(ids) <= on_disk("withdrawn")
+        seen.extend(ids)
+        return await cancel(ids)
+
+    life.bus.submit, life.bus.cancel = submitted, cancelled  # type: ignore[method-assign]
+    async with life.running():
+        evaluating = asyncio.create_task(life.evaluate())
+        for _ in range(4):
+            await asyncio.wait_for(experts.called.get(), 10)
+        evaluating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await evaluating
+    assert len(seen) == 2 * TASKS
 
 
 class Few(FakeExperts):

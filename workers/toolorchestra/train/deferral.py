@@ -42,8 +42,8 @@ class Deferrals:
     misconfigured: str = ""
     """What an expert said of its own configuration, once one did."""
     _standings: Standings = field(default_factory=Standings)
-    _tries: dict[str, str] = field(default_factory=dict[str, str])
-    """Issue → the expert that its episode had waited for."""
+    _tries: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
+    """Issue → the expert that its episode had waited for, and when it was sent."""
 
     def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
         """A result came back; `deferred_for`: the expert whose outage ended it."""
@@ -54,7 +54,7 @@ class Deferrals:
         calls = [call for turn in trace.turns for call in turn.calls]
         for call in calls:
             self._saw_call(call, trace=trace, deferred_for=deferred_for)
-        tried = self._tries.pop(trace.issue, None)
+        tried, _ = self._tries.pop(trace.issue, ("", 0.0))
         if tried in self.outages and all(call.name != tried for call in calls):
             outage = self.outages[tried]
             outage.interval = max(outage.interval / 2, FIRST_SECONDS)
@@ -67,10 +67,13 @@ class Deferrals:
         pool = call.name
         self._standings = self._standings.after(pool, status=call.status, reason=call.reason, task=trace.task_id)
         self.misconfigured = self.misconfigured or self._standings.blame(pool, said=call.observation) or ""
-        # What was asked before the outage, or ended by it, is no word of its end.
+        # What was asked before the outage, or ended by it, is no word of its end. When an episode began is what a
+        # worker's clock says, which may be behind ours; when a try was sent is ours.
         outage = self.outages.get(pool)
         answered = call.status == "ok" and pool != deferred_for
-        if answered and outage is not None and trace.started_at >= outage.since:
+        tried, sent_at = self._tries.get(trace.issue, ("", 0.0))
+        since = max(trace.started_at, sent_at if tried == pool else 0.0)
+        if answered and outage is not None and since >= outage.since:
             del self.outages[pool]
 
     def may_try(self, pool: str) -> bool:
@@ -86,7 +89,7 @@ class Deferrals:
 
     def tries(self, issue: str, *, pool: str) -> None:
         """This issue's episode had waited for the pool, and is sent because of `may_try`."""
-        self._tries[issue] = pool
+        self._tries[issue] = pool, self.clock()
 
     def pause(self, *, moved_at: float) -> Paused | None:
         """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last, or
