@@ -117,7 +117,7 @@ bench-train: setup ## Our optimizer step against TRL's on the same trajectories:
 	bash tests/parity/peer_environment.sh
 	PYTHONPATH=tests $(BIN)/python tests/bench/train_step/bench.py
 
-bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, memory of the pool
+bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, without and with a real vLLM; memory of the pool
 	$(BIN)/python tests/bench/grading/bench.py
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer

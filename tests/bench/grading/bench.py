@@ -47,7 +47,7 @@ from toolorchestra.rollout.codec import decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
 from toolorchestra.rollout.order import EpisodeLimits, Order
 from toolorchestra.rollout.pools import PoolEntry, PoolFile, read_pools
-from toolorchestra.rollout.trace import Sampling
+from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 from toolorchestra.tasks.grader import Grade, grade_of
 from toolorchestra.tasks.gym import ReasoningGymGrader, score
@@ -179,7 +179,9 @@ async def run(
     right, done = 0.0, 0
     async for received in bus.results():
         await bus.ack(received)
-        right += decode_trace(received.envelope.body).components.outcome or 0.0
+        trace = decode_trace(received.envelope.body)
+        assert trace.ending is Ending.ANSWERED, "every episode comes to be graded"
+        right += trace.components.outcome or 0.0
         done += 1
         if done == len(tasks):
             break
@@ -270,7 +272,7 @@ async def bench(options: argparse.Namespace, *, url: str, folder: Path, engine: 
         if engine is not None:
             renderer, pid = Renderer.load(MODEL), engine.pid or 0
             real = Generating(VLLMEngine(engine.url, session=session), FakeEngine(renderer, lambda prompt: said))
-            base = Base("episode", real, renderer, 32, lambda: _family_cpu(pid))
+            base = Base("episode", real, renderer, 48, lambda: _family_cpu(pid))
             found[base.name] = await compare(
                 base, tasks=tasks[: options.engine_episodes], pairs=options.engine_pairs, experts=experts, view=view
             )
