@@ -141,8 +141,8 @@ def test_the_worst_is_every_episode_at_its_worst() -> None:
     small, large = (Decimal(96_256) * price[0] + Decimal(8_192) * price[1] for price in map(prices, POOLS))
     each = worst_case_usd(one.spec, POOLS, chat=False)
     assert each == (small + large + max(small, large)) / 1_000_000
-    worst = each * (160 + 32)
-    assert f"x 192 episodes = ${worst:,.2f}" in line.text
+    worst = each * (40 + 32)
+    assert f"x 72 episodes = ${worst:,.2f}" in line.text
     assert line.level == "ok"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import resource
 import shutil
 import struct
@@ -276,3 +278,25 @@ def test_a_frame_of_a_later_release_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(JournalError, match=rf"byte {synced} has version 2; this release reads 0 and 1"):
         list(read_frames(path))
+
+
+def test_what_was_appended_is_on_disk_before_the_mark_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark that is ahead of the disk would make a power cut look like damage."""
+    order: list[str] = []
+    fsync, pwrite = os.fsync, os.pwrite
+
+    def noted_fsync(handle: int) -> None:
+        order.append("fsync")
+        fsync(handle)
+
+    def noted_pwrite(handle: int, data: bytes, offset: int) -> int:
+        order.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        return pwrite(handle, data, offset)
+
+    path = tmp_path / "journal.bin"
+    with contextlib.closing(Journal(path)) as journal:
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        monkeypatch.setattr(os, "pwrite", noted_pwrite)
+        journal.note("started")
+        journal.flush()
+    assert order == [path.name, "fsync", synced_path(path).name]
