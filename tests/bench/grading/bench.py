@@ -223,15 +223,18 @@ async def compare(
     protections = {name: str(each) for name, each in (await judge.start()).items()}
     await threads.close()
     await judge.close()
-    ratios = []
+    ratios, without_engine = [], []
     for pair in range(pairs):
         found = {each["grading"]: each for each in runs if each["pair"] == pair}
         assert found["threads"]["right"] == found["sandbox"]["right"], "the two grade alike"
         ratios.append(found["sandbox"]["cpu_ms"] / found["threads"]["cpu_ms"])
+        more = sum(found["sandbox"][part] - found["threads"][part] for part in ("worker_cpu_ms", "sandbox_cpu_ms"))
+        without_engine.append(1 + more / statistics.mean(each["cpu_ms"] for each in found.values()))
     return {
         "ratio": statistics.median(ratios),
         "quartiles": statistics.quantiles(ratios, n=4) if pairs > 1 else ratios,
         "ratios": ratios,
+        "ratio_without_the_engines_spread": statistics.median(without_engine),
         "pss_mib": memory,
         "protections": protections,
         "runs": runs,
@@ -324,7 +327,8 @@ def main() -> None:
             low, *_, high = base["quartiles"]
             print(
                 f"CPU per episode, sandbox / threads, base {name}: {base['ratio']:.3f}"
-                f" (bar: at most {BAR}; median of {len(base['ratios'])} pairs, quartiles {low:.3f} and {high:.3f})"
+                f" (bar: at most {BAR}; median of {len(base['ratios'])} pairs, quartiles {low:.3f} and {high:.3f});"
+                f" were the engine's CPU alike: {base['ratio_without_the_engines_spread']:.3f}"
             )
     memory = found["worker"]["pss_mib"]
     print(f"memory of the pool (PSS): {memory['all']:.0f} MiB, of it children {memory['children']:.0f} MiB")
