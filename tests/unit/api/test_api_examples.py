@@ -13,6 +13,7 @@ from openapi_schema_validator import OAS30Validator
 from toolorchestra.api import KINDS, Bundle, load
 from toolorchestra.api.crd import FACTS, root_schema
 from toolorchestra.api.schema import Schema, structural_schema, violations, with_defaults
+from toolorchestra.train.settings import money_problems, worst_case_usd
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
@@ -124,3 +125,11 @@ def test_full_examples_show_every_field(file: str, exempt: str) -> None:
 def test_the_minimal_training_is_minimal() -> None:
     text = (EXAMPLES / "training-minimal.yaml").read_text()
     assert len(text.splitlines()) <= 25
+
+
+def test_every_spend_cap_has_room_for_a_group() -> None:
+    """Else a training that somebody makes of it pauses before its first step."""
+    bundle = load(FILES)
+    for training in bundle.trainings:
+        allowance = worst_case_usd(training.spec, bundle.pools, chat=True)
+        assert not list(money_problems(training.spec, bundle.pools, allowance=allowance)), training.metadata.name

@@ -158,8 +158,9 @@ def test_no_cap_is_said_and_a_cap_without_room_is_missing() -> None:
     assert levels(spend_lines(training(), POOLS)) == ["note"]
     assert levels(spend_lines(training(limits={"maxSpendUSD": "0.05"}), POOLS)) == ["missing"]
     budget = {**DOCUMENTS[0]["spec"]["rollout"], "episodeBudget": {"maxUSD": "0.04"}}
-    capped = training(limits={"maxSpendUSD": "0.05"}, rollout=budget)
-    assert levels(spend_lines(capped, POOLS)) == ["ok", "note"], "one at a time"
+    assert levels(spend_lines(training(limits={"maxSpendUSD": "0.05"}, rollout=budget), POOLS)) == ["missing"]
+    capped = training(limits={"maxSpendUSD": "0.08"}, rollout=budget)
+    assert levels(spend_lines(capped, POOLS)) == ["ok", "note"], "one group at a time"
 
 
 # ── references ─────────────────────────────────────────────────────────────────────────────────────────────────────

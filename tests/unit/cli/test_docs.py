@@ -12,6 +12,7 @@ import pytest
 from support.run_rig import model_folder, orchestra
 from toolorchestra.api.load import load
 from toolorchestra.cli.main import COMMANDS
+from toolorchestra.train.settings import money_problems, worst_case_usd
 
 ROOT = Path(__file__).parents[3]
 CODE = ROOT / "workers" / "toolorchestra"
@@ -91,7 +92,11 @@ def test_commands_that_pages_show_exist() -> None:
 def test_the_readmes_training_is_one(tmp_path: Path) -> None:
     path = tmp_path / "router.yaml"
     path.write_text(blocks(ROOT / "README.md", "yaml")[0], encoding="utf-8")
-    assert [one.metadata.name for one in load(path).trainings] == ["router"]
+    bundle = load(path)
+    (training,) = bundle.trainings
+    assert training.metadata.name == "router"
+    allowance = worst_case_usd(training.spec, bundle.pools, chat=False)
+    assert not list(money_problems(training.spec, bundle.pools, allowance=allowance)), "its cap has room for a group"
 
 
 def test_the_quick_starts_training_could_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.tasks.grader import Grade, grade
 from toolorchestra.tasks.task import GraderSpec, Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.settings import Settings, episode_limits, settings_of
+from toolorchestra.train.settings import Settings, SettingsError, episode_limits, settings_of
 
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])
@@ -170,3 +170,28 @@ def test_no_expert_costs_nothing() -> None:
 def test_limits_have_the_parallel_calls_of_the_parser() -> None:
     spec = OrchestratorTraining.model_validate(DOCUMENTS[0]).spec
     assert episode_limits(spec).max_parallel_calls == 6
+
+
+def refused(spec: dict[str, Any]) -> str:
+    """What is said of the tiny training with these changes to its spec, before anything is started."""
+    document = yaml.safe_load(yaml.safe_dump(DOCUMENTS[0]))
+    for part, fields in spec.items():
+        document["spec"].setdefault(part, {}).update(fields)
+    training = OrchestratorTraining.model_validate(document)
+    with pytest.raises(SettingsError) as found:
+        settings_of(training, POOLS, find=Path)
+    return str(found.value)
+
+
+def test_a_cap_in_which_no_group_fits_is_refused_before_baselines_are_paid_for() -> None:
+    budget = {"episodeBudget": {"maxUSD": "0.3"}}
+    said = refused({"limits": {"maxSpendUSD": "0.59"}, "rollout": budget})
+    assert "spec.limits.maxSpendUSD: 0.59 is less than one group may cost: 2 episodes of at most $0.3 each" in said
+    fits = yaml.safe_load(yaml.safe_dump(DOCUMENTS[0]))
+    fits["spec"] |= {"limits": {"maxSpendUSD": "0.60"}, "rollout": fits["spec"]["rollout"] | budget}
+    assert settings_of(OrchestratorTraining.model_validate(fits), POOLS, find=Path).cap == Decimal("0.60")
+
+
+def test_a_budget_that_pays_for_no_call_is_refused() -> None:
+    said = refused({"rollout": {"episodeBudget": {"maxUSD": "0"}}})
+    assert "spec.rollout.episodeBudget.maxUSD: 0 pays for no call" in said

@@ -102,6 +102,14 @@ def test_a_first_prompt_over_the_limit_is_said(tmp_path: Path) -> None:
     assert all("more than maxPromptTokens (50)" in note for note in notes)
 
 
+def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    """An engine would refuse every prompt, and each such episode would count as an engine that was lost."""
+    world = world_of(tmp_path)
+    assert rehearse(world, RENDERER, vocabulary=1000) == rehearse(world, RENDERER)
+    with pytest.raises(RehearsalError, match="embeddings for 32 only"):
+        rehearse(world, RENDERER, vocabulary=32)
+
+
 def test_a_template_that_breaks_on_a_tools_turn_alone_is_refused(tmp_path: Path) -> None:
     refusing = (
         "{% for m in messages %}{% if loop.length > 3 and 'be-the-system' != messages[0].content %}"

@@ -21,7 +21,7 @@ from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
-from toolorchestra.train.model_settings import NAME, language_settings, read_settings, why_refused
+from toolorchestra.train.model_settings import NAME, language_settings, read_settings, vocabulary_of, why_refused
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.settings import SettingsError, settings_of
 from toolorchestra.train.world import World
@@ -128,7 +128,7 @@ def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> Orch
 
 def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
     try:
-        return rehearse(world, Renderer.load(model_dir))
+        return rehearse(world, Renderer.load(model_dir), vocabulary=vocabulary_of(read_settings(model_dir)))
     except RehearsalError as error:
         raise LocalError([f"spec.model.uri: {model_dir}: {error}"]) from error
 

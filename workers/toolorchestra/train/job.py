@@ -46,7 +46,7 @@ from toolorchestra.train.evaluator import Evaluator
 from toolorchestra.train.history import Recovery
 from toolorchestra.train.journal import Journal, read_frame
 from toolorchestra.train.model import ModelError
-from toolorchestra.train.model_settings import read_settings, why_refused
+from toolorchestra.train.model_settings import read_settings, vocabulary_of, why_refused
 from toolorchestra.train.outbox import empty, reckon
 from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.ports import Delivery
@@ -195,7 +195,8 @@ class Job:
         folder, rollout = self.config.model_dir, self.spec.rollout
         try:
             settings = read_settings(folder)
-            notes = rehearse(self.settings.world, Renderer.load(folder))
+            vocabulary = vocabulary_of(settings)
+            notes = rehearse(self.settings.world, Renderer.load(folder), vocabulary=vocabulary)
         except (ModelFileError, RehearsalError, RendererError, TemplateError) as error:
             raise SettingsError(f"spec.model.uri: {self.spec.model.uri}: {error}") from error
         if why := why_refused(settings, longest=rollout.max_prompt_tokens + rollout.max_response_tokens):

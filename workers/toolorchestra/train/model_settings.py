@@ -33,6 +33,12 @@ def language_settings(settings: Any) -> Any:
     return settings.get_text_config(decoder=True)
 
 
+def vocabulary_of(settings: Any) -> int | None:
+    """Tokens that the model has embeddings for, where its settings say so."""
+    size = getattr(language_settings(settings), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
 def why_refused(settings: Any, *, longest: int | None) -> str | None:
     """Why the trainer does not start with a model of these settings, in one sentence; None where nothing forbids it.
 

@@ -29,12 +29,15 @@ class RehearsalError(ValueError):
     """The model cannot be trained on these tasks; the text says what it cannot carry, and what to do."""
 
 
-def rehearse(world: World, renderer: Renderer) -> tuple[str, ...]:
-    """Play one turn of each mode. What a person is to know of it; RehearsalError where it cannot work."""
+def rehearse(world: World, renderer: Renderer, *, vocabulary: int | None = None) -> tuple[str, ...]:
+    """Play one turn of each mode. What a person is to know of it; RehearsalError where it cannot work.
+
+    `vocabulary`: tokens that the model has embeddings for, where that is known.
+    """
     said = list(renderer.dialect.said)
     for instance in one_of_each_kind(world):
         try:
-            said += _play(instance, world, renderer)
+            said += _play(instance, world, renderer, vocabulary=vocabulary)
         except TemplateError as error:
             raise RehearsalError(f"{instance.task.kind} tasks: {error}") from error
     return tuple(said)
@@ -50,7 +53,7 @@ def one_of_each_kind(world: World) -> Iterator[Instance]:
             yield instance
 
 
-def _play(instance: Instance, world: World, renderer: Renderer) -> Iterator[str]:
+def _play(instance: Instance, world: World, renderer: Renderer, *, vocabulary: int | None) -> Iterator[str]:
     task, view = instance.task, instance.view
     limits = world.limits.model_copy(update={"max_prompt_tokens": _ENDLESS})
     mode = mode_of(task, view, renderer=renderer, limits=limits)
@@ -76,6 +79,12 @@ def _play(instance: Instance, world: World, renderer: Renderer) -> Iterator[str]
     answered = mode.prompt() or ()
     if not _holds(renderer.decode(answered), _RESULT):
         raise RehearsalError(f"{task.kind} tasks: the next prompt does not show what a tool answered")
+    if vocabulary is not None and (unknown := [token for token in (*prompt, *answered) if token >= vocabulary]):
+        raise RehearsalError(
+            f"{task.kind} tasks: a prompt has the token {renderer.decode(unknown[:1])!r}, number {unknown[0]}, and the"
+            f" model has embeddings for {vocabulary} only (vocab_size in config.json): the tokenizer is another"
+            " model's, or tokens were added to it and the embeddings not enlarged"
+        )
     if mode.forks:
         yield (
             "its chat template writes earlier messages differently once more follow: every turn of a chat becomes a"

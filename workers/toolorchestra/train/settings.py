@@ -4,7 +4,7 @@ refused here, before anything is started or spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -95,6 +95,9 @@ def settings_of(
         preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
     world = World(suite, sampler, limits, spec.algorithm.seed, preferences)
     kinds = suite.kinds.union(*(each.suite.kinds for each in suites))
+    allowance = worst_case_usd(spec, pools, chat="Chat" in kinds)
+    if problems := list(money_problems(spec, pools, allowance=allowance)):
+        raise SettingsError("\n".join(problems))
     return Settings(
         world=world,
         rewarding=rewarding(spec),
@@ -104,7 +107,7 @@ def settings_of(
         warm_step=warm_step_config(spec),
         suites=suites,
         cap=spec.limits.max_spend_usd,
-        allowance=worst_case_usd(spec, pools, chat="Chat" in kinds),
+        allowance=allowance,
     )
 
 
@@ -145,6 +148,31 @@ def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], 
     limits = episode_limits(spec)
     calls = limits.max_turns * (limits.max_parallel_calls if chat else 1)
     return episode_usd([_worst_attempt(pool) for pool in pools], calls=calls)
+
+
+def money_problems(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], *, allowance: Decimal) -> Iterator[str]:
+    """Why not one group could be played, or not one call be made, whatever is spent before that is found out.
+
+    `allowance`: worst case of one episode in dollars. A group is opened where the cap has room for all its episodes.
+    """
+    size, cap, budget = spec.algorithm.group_size, spec.limits.max_spend_usd, spec.rollout.episode_budget.max_usd
+    if cap is not None and size * allowance > cap:
+        yield (
+            f"spec.limits.maxSpendUSD: {cap} is less than one group may cost: {size} episodes of at most"
+            f" ${allowance:.4g} each, ${size * allowance:.4g}, so that no step could ever be played. Bound an episode"
+            " (spec.rollout.episodeBudget.maxUSD, or fewer spec.rollout.maxTurns), or raise the cap"
+        )
+    cheapest = min((_least_attempt(pool) for pool in pools), default=Decimal(0))
+    if budget is not None and budget < cheapest:
+        yield (
+            f"spec.rollout.episodeBudget.maxUSD: {budget} pays for no call: what is set aside for even the shortest"
+            f" question to the cheapest expert is ${cheapest:.4g}. Raise it, or lower a pool's"
+            " spec.limits.maxOutputTokens"
+        )
+
+
+def _least_attempt(pool: ExpertPool) -> Decimal:
+    return attempt_usd(price_of(pool.spec.price), prompt_bytes=1, max_output=pool.spec.limits.max_output_tokens)
 
 
 def _worst_attempt(pool: ExpertPool) -> Decimal:

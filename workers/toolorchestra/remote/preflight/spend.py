@@ -49,9 +49,10 @@ def spend_lines(training: OrchestratorTraining, experts: Sequence[ExpertPool]) -
         text += "; all its experts are simulated, so that nothing is really paid"
     if cap is None:
         yield Line("note", "spend", text, "nothing limits it: set spec.limits.maxSpendUSD")
-    elif each > cap:
-        remedy = "raise spec.limits.maxSpendUSD, or set spec.rollout.episodeBudget.maxUSD below it"
-        yield Line("missing", "spend", f"{text}; limits.maxSpendUSD {_usd(cap)} has no room for a single one", remedy)
+    elif (size := spec.algorithm.group_size) * each > cap:
+        remedy = f"raise spec.limits.maxSpendUSD, or set spec.rollout.episodeBudget.maxUSD below {_usd(cap / size)}"
+        text += f"; limits.maxSpendUSD {_usd(cap)} has no room for a group of {size}"
+        yield Line("missing", "spend", text, remedy)
     else:
         yield Line("ok", "spend", f"{text}; it pauses at limits.maxSpendUSD {_usd(cap)}")
         flight = spec.rollout.workers * spec.rollout.concurrency_per_worker
