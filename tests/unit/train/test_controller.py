@@ -35,7 +35,7 @@ from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
-from toolorchestra.policy.engine import EngineLost, Generation
+from toolorchestra.policy.engine import EngineLost, Generation, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rewards.registry import RewardConfig
 from toolorchestra.rollout.codec import TRACE_CONTENT, decode_order, decode_trace
@@ -499,6 +499,31 @@ async def test_engines_that_never_answer_pause_the_run_with_the_cause(tmp_path: 
             await scene.train()
     books = scene.account()
     assert (books.accepted, books.trained) == (0, 0)
+
+
+@pytest.mark.parametrize("cap", [None, Decimal("9")])
+async def test_episodes_wait_for_an_engine_that_is_out_uncounted_and_uncharged(
+    cap: Decimal | None, tmp_path: Path
+) -> None:
+    """It may restart, or load for long: more sendings than an episode has, and none fails."""
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
+    waits = 8 * 2 * MAX_ISSUES
+
+    async def routable(*, version: str | None = None) -> None:
+        nonlocal waits
+        waits -= 1
+        if waits >= 0:
+            raise NoEngine("no routable engine in 120 s (1 known)")
+
+    scene.engine.routable = routable  # type: ignore[method-assign]
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    assert waits < 0
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
+    assert scene.controller._recent == [False] * 8
+    assert (row["unscored"], row["groups_dropped"]) == ({}, {})
 
 
 async def test_workers_that_were_started_with_other_pools_pause_the_run_and_say_what_to_do(tmp_path: Path) -> None:
