@@ -17,6 +17,7 @@ from episode_world import OAK, RENDERER, FakeExperts, answer, host_of, order_of
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, BusUnavailable, Change, Lease, Received, ResultKind
+from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.engine import NoEngine
 from toolorchestra.policy.fake import FakeEngine
@@ -122,7 +123,7 @@ async def test_an_unscored_ending_is_completed_not_failed() -> None:
     assert decode_trace(received.envelope.body).ending is Ending.ENGINE_LOST
 
 
-async def test_a_poisonous_order_is_dead_after_its_deliveries_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_poisonous_order_is_dead_at_once_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     bus = MemoryBus(max_deliver=3)
     await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense", content=ORDER_CONTENT))
     await bus.submit(Envelope(id=issue(3), body=b"\x01", content="order/0"))
@@ -205,7 +206,23 @@ async def test_what_outlasts_the_grace_and_may_have_spent_money_says_how_much() 
     assert await bus.lease(max_n=4, expiry=0.1) == []
 
 
-async def test_under_a_cap_an_order_whose_worker_vanished_is_not_played_again() -> None:
+async def test_what_breaks_the_worker_is_told_at_once_with_its_reason() -> None:
+    """Delivered again it would look as if its worker had vanished, and why would be lost."""
+
+    class Breaking(FakeExperts):
+        def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
+            self.called.put_nowait(pool)
+            raise RuntimeError("a bug of ours")
+
+    bus, experts = MemoryBus(max_deliver=3), Breaking()
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEAD, "RuntimeError: a bug of ours")
+    assert experts.called.qsize() == 1
+
+
+async def test_an_order_whose_worker_vanished_is_not_played_again() -> None:
     """What the first delivery spent is unknown: the controller counts its worst case, and reserves anew."""
     bus = MemoryBus()
     experts = FakeExperts()
@@ -215,10 +232,9 @@ async def test_under_a_cap_an_order_whose_worker_vanished_is_not_played_again() 
         await bus.hand_back(lease)  # as the bus does itself where heartbeats end
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
         results = {received.envelope.id: received for received in await take(bus, 2)}
-    lost = results[issue(1)]
-    assert (lost.kind, lost.envelope.reason, lost.envelope.body) == (ResultKind.DEFERRED, ABANDONED, b"")
-    assert results[issue(2)].kind is ResultKind.COMPLETED
-    assert len(experts.asked) == 1
+    for lost in results.values():
+        assert (lost.kind, lost.envelope.reason, lost.envelope.body) == (ResultKind.DEFERRED, ABANDONED, b"")
+    assert experts.asked == []
 
 
 async def test_what_another_worker_may_have_played_is_never_called_untouched() -> None:
