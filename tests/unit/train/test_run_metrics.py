@@ -417,6 +417,8 @@ async def test_the_last_status_of_a_job_has_what_was_spent_after_its_last_step(t
     await job.finish("Complete", message="all steps are done")
     status = job.run.read_status()
     assert (status["spentUSD"], status["reservedUSD"]) == ("0.75", "0.5")
+    job._engine_awaited("waiting for an engine")  # it stops with the run
+    assert job.run.read_status()["message"] == "all steps are done"
 
 
 async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
