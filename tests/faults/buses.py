@@ -117,7 +117,7 @@ class FaultyBus:
 
     async def fail(self, lease: Lease, result: Envelope) -> None:
         self._life.point("fail")
-        await self._inner.fail(lease, result)
+        await self._send(lambda: self._inner.fail(lease, result))
 
     async def hand_back(self, lease: Lease) -> None:
         self._life.point("hand_back")

@@ -14,7 +14,7 @@ from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.streams import StreamSettings
 from toolorchestra.train.driver_config import DriverConfig
 
-QUICK = Timeouts(connect=10, request=1, deadline=20, reconnect_wait=0.05, retry_delay=0.1)
+QUICK = Timeouts(connect=10, request=1, deadline=20, reconnect_wait=0.05)
 STREAMS = StreamSettings(ack_wait=2.5, result_ack_wait=4.0)
 INLINE_BYTES = 20_000
 """So low that some bodies travel beside their message, as large ones do."""

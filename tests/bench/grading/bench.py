@@ -131,6 +131,9 @@ class Generating:
     def __init__(self, real: VLLMEngine, script: FakeEngine) -> None:
         self._real, self._script = real, script
 
+    async def routable(self, *, version: str | None = None) -> None:
+        await self._script.routable(version=version)
+
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
     ) -> Generation:

@@ -17,7 +17,7 @@ from toolorchestra.bus.protocol import Lease, Received, RolloutBus
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 
-QUICK = Timeouts(connect=5, request=1, deadline=20, reconnect_wait=0.05, retry_delay=0.05)
+QUICK = Timeouts(connect=5, request=1, deadline=20, reconnect_wait=0.05)
 T = TypeVar("T")
 _UIDS = itertools.count()
 

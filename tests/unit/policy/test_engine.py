@@ -16,6 +16,7 @@ from toolorchestra.policy.engine import (
     EngineLost,
     EngineRefusedConnection,
     GenerationParameters,
+    NoEngine,
     VersionSpan,
     VLLMEngine,
     read_generation,
@@ -232,6 +233,37 @@ async def test_the_wait_for_an_engine_is_bounded_and_says_why(session: aiohttp.C
     pool.update([EngineRecord("http://e", version="0-1")])
     with pytest.raises(EngineLost, match="version 0-2"):
         await pool.generate([1], parameters=PARAMETERS, version="0-2")
+
+
+@pytest.mark.parametrize(
+    ("records", "paused"),
+    [([], False), ([EngineRecord("http://e", routable=False)], False), ([EngineRecord("http://e")], True)],
+    ids=["none", "none that is routable", "paused"],
+)
+async def test_that_the_training_has_no_engine_is_no_loss_of_the_episodes(
+    records: list[EngineRecord], paused: bool, session: aiohttp.ClientSession
+) -> None:
+    pool = pool_of(session, wait_seconds=0.01)
+    pool.update(records, paused=paused)
+    with pytest.raises(NoEngine):
+        await pool.routable()
+    with pytest.raises(NoEngine):
+        await pool.generate([1], parameters=PARAMETERS)
+
+
+async def test_an_engine_that_only_we_miss_is_lost(session: aiohttp.ClientSession) -> None:
+    """Of these the training knows nothing: waited for without an end, the run would stand still and not say why."""
+    refusing = EngineRecord(f"http://127.0.0.1:{unused_port()}", version="0-1")
+    untold = pool_of(session, wait_seconds=0.01)
+    other = pool_of(session, EngineRecord("http://e", version="0-1"), wait_seconds=0.01)
+    for waiting in (
+        untold.routable(),
+        other.routable(version="0-2"),
+        pool_of(session, refusing, wait_seconds=0.05).generate([1], parameters=PARAMETERS),
+    ):
+        with pytest.raises(EngineLost) as caught:
+            await waiting
+        assert caught.type is EngineLost
 
 
 async def test_an_engine_that_becomes_routable_ends_the_wait(session: aiohttp.ClientSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -27,7 +28,7 @@ from episode_world import (
 from toolorchestra.experts.chat import ChatReply, Reserve
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage
-from toolorchestra.policy.engine import Generation, VersionSpan
+from toolorchestra.policy.engine import Generation, NoEngine, VersionSpan
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.episode import Episode
 from toolorchestra.rollout.order import EpisodeLimits
@@ -83,13 +84,13 @@ async def test_the_sample_is_what_was_prompted_and_sampled() -> None:
 async def test_tokens_of_two_versions_are_two_segments() -> None:
     ids = (*RENDERER.encode(answer("oak")), RENDERER.stop_token_ids[0])
 
-    class Switching:
+    class Switching(FakeEngine):
         async def generate(self, prompt: object, *, parameters: object, version: str | None = None) -> Generation:
             logprobs = tuple(-float(i) for i in range(len(ids)))
             spans = (VersionSpan("0-1", 0, 4), VersionSpan("0-2", 4, len(ids)))
             return Generation(token_ids=ids, logprobs=logprobs, spans=spans)
 
-    trace = await play(order_of(), host_of(engine=Switching()))
+    trace = await play(order_of(), host_of(engine=Switching(RENDERER, ())))
     _, old, new = trace.samples[0].segments
     assert (old.version, old.token_ids, old.logprobs) == ("0-1", ids[:4], (0.0, -1.0, -2.0, -3.0))
     assert (new.version, new.token_ids, new.logprobs[0]) == ("0-2", ids[4:], -4.0)
@@ -251,6 +252,51 @@ async def test_a_lost_engine() -> None:
     trace = await play(order_of(), host_of([]))
     assert (trace.ending, trace.components.outcome) == (Ending.ENGINE_LOST, None)
     assert "run out" in trace.detail
+
+
+class Out(FakeEngine):
+    """The training has no engine to ask: from the start, or from a turn on."""
+
+    def __init__(self, outputs: Iterable[str] = (), *, at_the_start: bool = False) -> None:
+        super().__init__(RENDERER, ())
+        self._outputs, self._at_the_start = iter(outputs), at_the_start
+
+    async def routable(self, *, version: str | None = None) -> None:
+        if self._at_the_start:
+            raise NoEngine("no routable engine in 120 s (paused)")
+
+    def _text(self, prompt: Sequence[int]) -> str:
+        if (text := next(self._outputs, None)) is None:
+            raise NoEngine("no routable engine in 120 s (1 known)")
+        return text
+
+
+@pytest.mark.parametrize("at_the_start", [True, False])
+async def test_an_episode_for_which_there_was_no_engine_was_never_played(at_the_start: bool) -> None:
+    trace = await play(order_of(), host_of(engine=Out(at_the_start=at_the_start)))
+    assert (trace.ending, len(trace.turns), trace.components.actual_usd) == (Ending.NO_ENGINE, 0, 0)
+    assert "no routable engine" in trace.detail
+
+
+async def test_an_engine_that_goes_out_in_the_middle_is_lost_with_its_bill() -> None:
+    trace = await play(order_of(CHAT_TASK), host_of(engine=Out([ask(("oak", "well?"))])))
+    assert (trace.ending, len(trace.turns)) == (Ending.ENGINE_LOST, 1)
+    assert trace.components.actual_usd == Decimal("0.5")
+
+
+async def test_the_wait_for_an_engine_is_not_on_the_episodes_clock() -> None:
+    class Late(FakeEngine):
+        async def routable(self, *, version: str | None = None) -> None:
+            await asyncio.sleep(0.2)
+
+    order = order_of(limits=limits(timeout_seconds=0.1))
+    trace = await play(order, host_of(engine=Late(RENDERER, [answer("oak")])))
+    assert trace.ending is Ending.ANSWERED
+
+
+async def test_baselines_wait_for_no_engine() -> None:
+    trace = await play(order_of(system="always:pool-cheap"), host_of(engine=Out(at_the_start=True)))
+    assert trace.ending is Ending.ANSWERED
 
 
 async def test_a_baseline_worker_without_engine_says_so() -> None:

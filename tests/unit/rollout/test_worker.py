@@ -12,12 +12,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from episode_world import OAK, FakeExperts, answer, host_of, order_of
+from episode_world import OAK, RENDERER, FakeExperts, answer, host_of, order_of
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, Lease, Received, ResultKind
+from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, BusUnavailable, Change, Lease, Received, ResultKind
+from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
+from toolorchestra.policy.engine import NoEngine
+from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order
 from toolorchestra.rollout.episode import Host
@@ -120,7 +123,7 @@ async def test_an_unscored_ending_is_completed_not_failed() -> None:
     assert decode_trace(received.envelope.body).ending is Ending.ENGINE_LOST
 
 
-async def test_a_poisonous_order_is_dead_after_its_deliveries_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_poisonous_order_is_dead_at_once_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     bus = MemoryBus(max_deliver=3)
     await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense", content=ORDER_CONTENT))
     await bus.submit(Envelope(id=issue(3), body=b"\x01", content="order/0"))
@@ -145,23 +148,41 @@ async def test_stopping_lets_an_episode_finish_within_the_grace() -> None:
     assert experts.gate is not None
     experts.gate.set()
     await running
-    (received,) = await take(bus, 1)
-    assert decode_trace(received.envelope.body).ending is Ending.ANSWERED
-    assert (await bus.depth()).queued == 1
+    results = {received.envelope.id: received.envelope for received in await take(bus, 2)}
+    assert decode_trace(results[issue(1)].body).ending is Ending.ANSWERED
+    assert results[issue(2)].reason == UNTOUCHED, "what the last pull still brought"
 
 
-async def test_what_outlasts_the_grace_and_has_spent_nothing_is_handed_back_at_once() -> None:
+@pytest.mark.parametrize("allowance", [None, Decimal(1)])
+async def test_what_outlasts_the_grace_and_has_spent_nothing_goes_back_to_the_controller(
+    allowance: Decimal | None,
+) -> None:
+    """Delivered again, it would look as if it had been played."""
     bus = MemoryBus()
     experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal(0))
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=issue(1), allowance_usd=allowance))
     settings = replace(SETTINGS, grace_seconds=0.05)
     worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
     running = asyncio.create_task(worker.run())
     await experts.called.get()
     worker.stop()
     await running
-    (lease,) = await bus.lease(max_n=4, expiry=0.1)
-    assert (lease.envelope.id, lease.delivery) == (issue(1), 2)
+    (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason, received.envelope.body) == (ResultKind.DEFERRED, UNTOUCHED, b"")
+    assert await bus.lease(max_n=4, expiry=0.1) == []
+    assert worker.finished == 0
+
+
+async def test_an_order_for_which_there_is_no_engine_goes_back_as_it_came() -> None:
+    class Out(FakeEngine):
+        async def routable(self, *, version: str | None = None) -> None:
+            raise NoEngine("no routable engine in 120 s (paused)")
+
+    bus = MemoryBus()
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(engine=Out(RENDERER, ()))) as worker:
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason, received.envelope.body) == (ResultKind.DEFERRED, UNTOUCHED, b"")
     assert worker.finished == 0
 
 
@@ -185,7 +206,23 @@ async def test_what_outlasts_the_grace_and_may_have_spent_money_says_how_much() 
     assert await bus.lease(max_n=4, expiry=0.1) == []
 
 
-async def test_under_a_cap_an_order_whose_worker_vanished_is_not_played_again() -> None:
+async def test_what_breaks_the_worker_is_told_at_once_with_its_reason() -> None:
+    """Delivered again it would look as if its worker had vanished, and why would be lost."""
+
+    class Breaking(FakeExperts):
+        def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
+            self.called.put_nowait(pool)
+            raise RuntimeError("a bug of ours")
+
+    bus, experts = MemoryBus(max_deliver=3), Breaking()
+    await submit(bus, order_of(issue=issue(1)))
+    async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
+        (received,) = await take(bus, 1)
+    assert (received.kind, received.envelope.reason) == (ResultKind.DEAD, "RuntimeError: a bug of ours")
+    assert experts.called.qsize() == 1
+
+
+async def test_an_order_whose_worker_vanished_is_not_played_again() -> None:
     """What the first delivery spent is unknown: the controller counts its worst case, and reserves anew."""
     bus = MemoryBus()
     experts = FakeExperts()
@@ -195,26 +232,9 @@ async def test_under_a_cap_an_order_whose_worker_vanished_is_not_played_again() 
         await bus.hand_back(lease)  # as the bus does itself where heartbeats end
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
         results = {received.envelope.id: received for received in await take(bus, 2)}
-    lost = results[issue(1)]
-    assert (lost.kind, lost.envelope.reason, lost.envelope.body) == (ResultKind.DEFERRED, ABANDONED, b"")
-    assert results[issue(2)].kind is ResultKind.COMPLETED
-    assert len(experts.asked) == 1
-
-
-async def test_under_a_cap_an_order_that_cost_nothing_is_handed_back_to_the_controller() -> None:
-    """Delivered again, it would look as if it had been played."""
-    bus = MemoryBus()
-    experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal(0))
-    await submit(bus, order_of(issue=issue(1), allowance_usd=Decimal(1)))
-    settings = replace(SETTINGS, grace_seconds=0.05)
-    worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
-    running = asyncio.create_task(worker.run())
-    await experts.called.get()
-    worker.stop()
-    await running
-    (received,) = await take(bus, 1)
-    assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, UNTOUCHED)
-    assert await bus.lease(max_n=4, expiry=0.1) == []
+    for lost in results.values():
+        assert (lost.kind, lost.envelope.reason, lost.envelope.body) == (ResultKind.DEFERRED, ABANDONED, b"")
+    assert experts.asked == []
 
 
 async def test_what_another_worker_may_have_played_is_never_called_untouched() -> None:
@@ -297,6 +317,34 @@ async def test_the_pool_follows_the_training(caplog: pytest.LogCaptureFixture) -
             await pool._changed.wait()
     assert routable(pool) == {"http://a": ("0-1", True)}
     assert "keeping the last one" in caplog.text
+    await bus.close()
+    await following
+
+
+async def test_the_pool_is_told_again_after_a_broker_that_was_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would wait for ever for engines that are there."""
+
+    class Away(MemoryBus):
+        """Its first watch gives up, as behind a broker that does not answer in time."""
+
+        watched = 0
+
+        def watch(self, prefix: str = "") -> AsyncIterator[Change]:
+            self.watched += 1
+            return self._gives_up() if self.watched == 1 else super().watch(prefix)
+
+        async def _gives_up(self) -> AsyncIterator[Change]:
+            yield Change(key=ENGINES_KEY, value=json.dumps({"engines": [], "paused": True}).encode())
+            raise BusUnavailable("did not answer in time")
+
+    monkeypatch.setattr("toolorchestra.rollout.routing.RETRY_SECONDS", 0.01)
+    bus, pool = Away(), pool_of()
+    following = asyncio.create_task(follow_routing(bus, pool=pool))
+    await bus.put(ENGINES_KEY, json.dumps({"engines": [{"url": "http://a"}], "paused": False}).encode())
+    async with asyncio.timeout(2):
+        while not routable(pool):
+            await pool._changed.wait()
+    assert not pool.paused
     await bus.close()
     await following
 

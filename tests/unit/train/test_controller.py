@@ -30,12 +30,13 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.envelope import Envelope, without_body
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import UNTOUCHED, Received
+from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
-from toolorchestra.policy.engine import EngineLost, Generation
+from toolorchestra.policy.engine import EngineLost, Generation, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rewards.registry import RewardConfig
 from toolorchestra.rollout.codec import TRACE_CONTENT, decode_order, decode_trace
@@ -448,8 +449,11 @@ async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_p
     assert scene.controller._recent == [False] * 8
 
 
-async def test_a_worker_that_vanished_has_spent_its_allowance_and_is_no_failure_of_the_run(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("9"))
+@pytest.mark.parametrize("cap", [None, Decimal("9")])
+async def test_a_worker_that_vanished_has_spent_its_worst_case_and_is_no_failure_of_the_run(
+    cap: Decimal | None, tmp_path: Path
+) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
     await scene.controller._send(scene.books.admit(now=time.time()))
     for lease in await scene.bus.lease(max_n=8, expiry=1):
         await scene.bus.hand_back(lease)  # as the bus does itself where heartbeats end
@@ -524,6 +528,46 @@ async def test_engines_that_never_answer_pause_the_run_with_the_cause(tmp_path: 
             await scene.train()
     books = scene.account()
     assert (books.accepted, books.trained) == (0, 0)
+
+
+@pytest.mark.parametrize("cap", [None, Decimal("900")])
+async def test_workers_that_break_pause_the_run_with_their_words(cap: Decimal | None, tmp_path: Path) -> None:
+    class Breaking(FakeExperts):
+        def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
+            raise RuntimeError("a bug of ours")
+
+    scene = Scene(tmp_path, reply=either([]), experts=Breaking(), steps=40, staleness=4, cap=cap)
+    async with scene.running():
+        with pytest.raises(Paused, match="RuntimeError: a bug of ours") as paused:
+            await scene.train()
+    assert paused.value.reason is Reason.FAILURE_RATE_EXCEEDED
+    results = [frame for frame in read_frames(scene.books.journal.path) if frame.kind is Kind.UNSCORED]
+    assert {frame.head["usd"] for frame in results} == {"0.5"}, "unknown is the worst case"
+
+
+@pytest.mark.parametrize("cap", [None, Decimal("9")])
+async def test_episodes_wait_for_an_engine_that_is_out_uncounted_and_uncharged(
+    cap: Decimal | None, tmp_path: Path
+) -> None:
+    """It may restart, or load for long: more sendings than an episode has, and none fails."""
+    scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
+    waits = 8 * 2 * MAX_ISSUES
+
+    async def routable(*, version: str | None = None) -> None:
+        nonlocal waits
+        waits -= 1
+        if waits >= 0:
+            raise NoEngine("no routable engine in 120 s (1 known)")
+
+    scene.engine.routable = routable  # type: ignore[method-assign]
+    async with scene.running():
+        row = (await scene.train())[0]
+    assert row["episodes"] == 8
+    assert waits < 0
+    spend = scene.books.ledger.spend
+    assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
+    assert scene.controller._recent == [False] * 8
+    assert (row["unscored"], row["groups_dropped"]) == ({}, {})
 
 
 async def test_workers_that_were_started_with_other_pools_pause_the_run_and_say_what_to_do(tmp_path: Path) -> None:

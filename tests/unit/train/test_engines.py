@@ -126,6 +126,28 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolorchestra.train.engines.RETRY_SECONDS", 0.01)
 
 
+async def test_that_no_engine_serves_any_more_is_said_once_and_taken_back() -> None:
+    """Between two loads too: meanwhile episodes wait without an end."""
+    scene = Scene(2)
+    with watched(scene):
+        await scene.until(lambda: all(s.state == "ready" for s in scene.engines.statuses))
+        await scene.engines.load(version("0-1"))
+        assert scene.said == [""]
+        scene.actors[0].set(state="restarting", last_error="it dumped core")
+        await scene.until(lambda: scene.engines.statuses[0].state == "restarting")
+        assert scene.said == [""], "the other one serves"
+        scene.actors[1].set(state="restarting", last_error="no memory")
+        await scene.until(lambda: scene.engines.statuses[1].state == "restarting")
+        said = scene.said[1:]
+        assert said == [
+            "waiting for an engine with version 0-1: engine-0 is restarting it dumped core; "
+            "engine-1 is restarting no memory"
+        ]
+        scene.actors[1].come_back()
+        await scene.until(lambda: scene.routable == {"http://engine-1": "0-1"})
+    assert scene.said[-1] == ""
+
+
 async def test_the_loss_of_a_node_during_a_load_is_that_engines_alone() -> None:
     scene = Scene(2)
     with watched(scene):

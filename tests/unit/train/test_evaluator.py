@@ -25,7 +25,7 @@ from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
-from toolorchestra.policy.engine import EngineLost
+from toolorchestra.policy.engine import EngineLost, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 from toolorchestra.train.bookkeeper import Bookkeeper
@@ -156,6 +156,24 @@ async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_
     frames = list(read_frames(tmp_path / "held-out" / "policy.traces"))
     assert [f.head["reason"] for f in frames if f.kind is Kind.UNSCORED] == ["engine_lost"]
     assert lost_attempts(tmp_path) == {}
+
+
+async def test_an_evaluation_waits_for_an_engine_that_is_out(tmp_path: Path) -> None:
+    waits = TASKS * 2 * MAX_ISSUES
+
+    class Out(FakeEngine):
+        async def routable(self, *, version: str | None = None) -> None:
+            nonlocal waits
+            waits -= 1
+            if waits >= 0:
+                raise NoEngine("no routable engine in 120 s (paused)")
+
+    life = Life(tmp_path, FakeExperts(), Out(RENDERER, lambda prompt: answer("pool-cheap")))
+    async with life.running():
+        done = await asyncio.wait_for(life.evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
+    assert done == Evaluated(TASKS, {})
+    assert waits < 0
+    assert life.spent == TASKS * Decimal("0.5"), "what was never played is free"
 
 
 async def test_what_ended_without_a_trace_is_counted_too(tmp_path: Path) -> None:

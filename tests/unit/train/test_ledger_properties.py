@@ -114,7 +114,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), times=st.integers(1, MAX_ISSUES + 1))
     def given_back_untouched(self, data: st.DataObject, times: int) -> None:
-        """Workers that are told to stop hand it back before they play it: that uses nothing up, however often."""
+        """Workers give it back before they play it, told to stop or without an engine: that uses nothing up, however
+        often."""
         issue = data.draw(st.sampled_from(sorted(self.flying)))
         for _ in range(times):
             del self.flying[issue]

@@ -57,8 +57,6 @@ class Timeouts:
     deadline: float = 120.0
     """All attempts together, before BusUnavailable."""
     reconnect_wait: float = 0.25
-    retry_delay: float = 1.0
-    """Before a failed task is delivered again."""
 
 
 def is_full(error: Exception) -> bool:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -26,8 +25,6 @@ from toolorchestra.bus.protocol import (
     same_id,
 )
 from toolorchestra.telemetry.propagation import inject
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,13 +129,7 @@ class MemoryBus:
         self._finish(lease, ResultKind.DEFERRED, result)
 
     async def fail(self, lease: Lease, result: Envelope) -> None:
-        self._check_open()
-        if lease.last:
-            self._finish(lease, ResultKind.DEAD, result)
-        elif (task := self._held(lease)) is not None:
-            _log.warning("%s failed at delivery %d: %s", lease.envelope.id, lease.delivery, result.reason)
-            self._requeue(task)
-            self._wake()
+        self._finish(lease, ResultKind.DEAD, result)
 
     async def hand_back(self, lease: Lease) -> None:
         self._check_open()

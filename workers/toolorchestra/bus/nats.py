@@ -142,11 +142,7 @@ class NatsBus:
         await self._finish(lease, ResultKind.DEFERRED, result)
 
     async def fail(self, lease: Lease, result: Envelope) -> None:
-        if lease.last:
-            await self._finish(lease, ResultKind.DEAD, result)
-        elif (msg := self._leased.pop(lease.token, None)) is not None:
-            _log.warning("%s failed at delivery %d: %s", lease.envelope.id, lease.delivery, result.reason)
-            await msg.nak(delay=self._connection.timeouts.retry_delay)
+        await self._finish(lease, ResultKind.DEAD, result)
 
     async def hand_back(self, lease: Lease) -> None:
         if lease.last:

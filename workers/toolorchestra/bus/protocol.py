@@ -69,7 +69,7 @@ class ResultKind(StrEnum):
     DEFERRED = "deferred"
     """Infrastructure (an expert out, a worker told to stop): to be issued again. The body is the worker's, or empty."""
     DEAD = "dead"
-    """The task failed or vanished `max_deliver` times. The body is the last worker's, or empty."""
+    """A worker broke on the task, or `max_deliver` of them vanished with it. The body is the worker's, or empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class WorkerBus(Protocol):
         ...
 
     async def fail(self, lease: Lease, result: Envelope) -> None:
-        """The worker broke on it: delivered again, or dead (with this result) if this was the last delivery."""
+        """The worker broke on it: dead at once, with this result, which says why."""
         ...
 
     async def hand_back(self, lease: Lease) -> None:

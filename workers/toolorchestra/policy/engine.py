@@ -36,6 +36,12 @@ class EngineLost(Exception):
     """No generation came back and it was not the policy's doing: the episode is re-issued, never scored."""
 
 
+class NoEngine(EngineLost):
+    """The training itself says that none of its engines can be asked now: it knows, and they come back or are mended.
+
+    Nothing was generated, and nobody is to be charged with the waiting."""
+
+
 class EngineRefusedConnection(EngineLost):
     """The engine never took the request, so it can be sent to another one."""
 
@@ -104,6 +110,11 @@ class Engine(Protocol):
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
     ) -> Generation:
         """Continue `prompt`. `version` pins the weights (evaluation). Raises EngineLost."""
+        ...
+
+    async def routable(self, *, version: str | None = None) -> None:
+        """Return as soon as an engine may be asked. Raises EngineLost where none is in time, NoEngine where the
+        training knows."""
         ...
 
 

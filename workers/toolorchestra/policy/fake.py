@@ -48,6 +48,9 @@ class FakeEngine:
             raise EngineLost("the fake engine's script has run out")
         return text
 
+    async def routable(self, *, version: str | None = None) -> None:
+        """It always may be asked."""
+
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
     ) -> Generation:

@@ -1,7 +1,9 @@
 """The engines of one training: which to ask, and waiting while none may be asked.
 
 Invariants: a request goes to the routable engine with the fewest in flight; waiting for an engine and the time the
-engines stood paused are never part of service time; every wait is bounded and ends in `EngineLost`.
+engines stood paused are never part of service time; every wait is bounded and ends in `EngineLost`, or in `NoEngine`
+where what the training published last has no engine that may be asked: an engine that it takes for routable and that
+refuses us is a loss, of which nobody else knows.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from toolorchestra.policy.engine import (
     EngineRefusedConnection,
     Generation,
     GenerationParameters,
+    NoEngine,
     VLLMEngine,
 )
 
@@ -65,7 +68,10 @@ class EnginePool:
         self._changed = asyncio.Event()
         self._paused_at: float | None = None
         self._paused_total = 0.0
-        self.update(records)
+        self._told = False
+        """Whether the training has said anything yet."""
+        if known := tuple(records):
+            self.update(known)
 
     @property
     def paused(self) -> bool:
@@ -80,6 +86,7 @@ class EnginePool:
     def update(self, records: Iterable[EngineRecord], *, paused: bool = False) -> None:
         """Replace the routing state. In-flight counts of engines that stay are kept."""
         self._slots = {record.url: self._slot(record) for record in records}
+        self._told = True
         now = self._clock()
         if paused and self._paused_at is None:
             self._paused_at = now
@@ -111,13 +118,18 @@ class EnginePool:
         ]
         return min(able, key=lambda slot: slot.in_flight, default=None)
 
+    def _out(self) -> bool:
+        """Whether the training says that there is no engine to ask."""
+        return self._told and (self.paused or not any(slot.record.routable for slot in self._slots.values()))
+
     async def _acquire(self, version: str | None, *, deadline: float) -> _Slot:
         while (slot := self._choose(version)) is None:
             remaining = deadline - self._clock()
             if remaining <= 0:
                 wanted = "engine" if version is None else f"engine with version {version}"
                 state = "paused" if self.paused else f"{len(self._slots)} known"
-                raise EngineLost(f"no routable {wanted} in {self._wait_seconds:g} s ({state})")
+                lost = NoEngine if self._out() else EngineLost
+                raise lost(f"no routable {wanted} in {self._wait_seconds:g} s ({state})")
             changed = self._changed
             try:
                 async with asyncio.timeout(min(remaining, _COOL_DOWN_SECONDS)):
@@ -125,6 +137,10 @@ class EnginePool:
             except TimeoutError:
                 continue  # a cool-down may be over; the deadline is checked above
         return slot
+
+    async def routable(self, *, version: str | None = None) -> None:
+        """Wait until an engine may be asked, as long as `generate` does."""
+        await self._acquire(version, deadline=self._clock() + self._wait_seconds)
 
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None

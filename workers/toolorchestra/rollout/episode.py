@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from opentelemetry import trace as otel
 
 from toolorchestra.experts.chat import Experts
-from toolorchestra.policy.engine import Engine, EngineLost, Generation, GenerationParameters
+from toolorchestra.policy.engine import Engine, EngineLost, Generation, GenerationParameters, NoEngine
 from toolorchestra.policy.parser import Parsed, Rejection, parse
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout import baselines
@@ -96,6 +96,8 @@ class Episode:
         try:
             if self._cancelled:
                 raise asyncio.CancelledError
+            if (end := await self._engine_there()) is not None:
+                return end
             async with asyncio.timeout(limit):
                 return await self._play()
         except TimeoutError:
@@ -108,6 +110,23 @@ class Episode:
             if not self._cancelled:
                 raise
             return self._was_cancelled()
+
+    async def _engine_there(self) -> End | None:
+        """Wait for an engine before the clock begins: that the training has none is nothing of this episode's."""
+        engine = self._host.engine
+        if engine is None or self._order.system != "policy":
+            return None
+        try:
+            await engine.routable(version=self._order.version)
+        except EngineLost as error:
+            return self._engine_lost(error)
+        return None
+
+    def _engine_lost(self, error: EngineLost) -> End:
+        """Before its first turn an episode has neither tokens nor bills: where the training knows that its engines are
+        out, it was never played."""
+        unplayed = isinstance(error, NoEngine) and not self._turns
+        return End(Ending.NO_ENGINE if unplayed else Ending.ENGINE_LOST, str(error))
 
     def _was_cancelled(self) -> End:
         """The end that `cancel` asked for, its cancellation taken."""
@@ -148,7 +167,7 @@ class Episode:
         try:
             generation = await self._generate(prompt, number=number, engine=engine, renderer=renderer)
         except EngineLost as error:
-            return End(Ending.ENGINE_LOST, str(error))
+            return self._engine_lost(error)
         text = renderer.decode(generation.token_ids)
         parsed = self._parse(text, generation=generation, mode=mode, thinking_open=renderer.thinking_open)
         mode.said(generation, text=text, parsed=parsed)

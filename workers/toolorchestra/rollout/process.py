@@ -1,7 +1,7 @@
 """A worker as a process: its parts put together, and signals.
 
 Invariant: SIGTERM or SIGINT stops leasing and lets episodes finish within the grace; a second one ends the process now,
-and redelivery brings its episodes to another worker.
+and redelivery tells the controller of its episodes.
 """
 
 from __future__ import annotations

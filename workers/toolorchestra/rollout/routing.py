@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
-from toolorchestra.bus.protocol import KeyValue
+from toolorchestra.bus.protocol import BusUnavailable, KeyValue
 from toolorchestra.policy.pool import EnginePool, EngineRecord
 
 ENGINES_KEY = "engines"
 """`{"engines": [{"url", "version", "routable"}, …], "paused": bool}`; written by the controller alone."""
+
+RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +25,17 @@ def apply_routing(value: bytes | None, *, pool: EnginePool) -> None:
 
 
 async def follow_routing(bus: KeyValue, *, pool: EnginePool) -> None:
-    """Keep the pool up to date until the bus is closed. A value that cannot be read leaves the last good one."""
+    """Keep the pool up to date until the bus is closed, however long a broker is away: a pool that nobody tells any
+    more would wait for engines that are there. A value that cannot be read leaves the last good one."""
+    while True:
+        try:
+            return await _follow(bus, pool=pool)
+        except BusUnavailable as error:
+            _log.warning("the key %r cannot be followed now: %s", ENGINES_KEY, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _follow(bus: KeyValue, *, pool: EnginePool) -> None:
     async for change in bus.watch(ENGINES_KEY):
         try:
             apply_routing(change.value, pool=pool)

@@ -30,6 +30,8 @@ class Ending(StrEnum):
     EXPERT_MISCONFIGURED = "expert_misconfigured"
     TOOL_FAILURE = "tool_failure"
     ENGINE_LOST = "engine_lost"
+    NO_ENGINE = "no_engine"
+    """It never began: the training had no engine to ask. Its worker gives the order back, and no trace tells of it."""
     WORKER_LOST = "worker_lost"
     GRADER_FAILURE = "grader_failure"
     SPEND_CAP = "spend_cap"

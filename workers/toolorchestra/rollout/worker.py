@@ -2,12 +2,13 @@
 
 Invariants:
 - A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out or misconfigured),
-  failed (the worker itself broke on it) or handed back (told to stop before anything was spent). A worker that vanishes
-  settles nothing: redelivery does.
-- Under a spend cap an order is played once: one that is delivered again had a worker that vanished with its bill, so it
-  goes back to the controller, which counts its worst case and makes it anew under a new reservation.
+  failed (the worker itself broke on it) or given back untouched (told to stop before anything was spent, or the
+  training has no engine). A worker that vanishes settles nothing: redelivery does.
+- An order is played once: one that is delivered again had a worker that vanished with its bill, so it goes back to the
+  controller, which counts its worst case and makes it anew under a new reservation. One that breaks in our own hands is
+  told of at once, with the reason.
 - A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
-- `stop` leases nothing more, lets episodes finish within the grace, then hands the rest back. What has spent money is
+- `stop` leases nothing more, lets episodes finish within the grace, then gives the rest back. What has spent money is
   completed as cancelled instead, so that the money is counted.
 """
 
@@ -180,18 +181,17 @@ class Worker:
                 _log.warning("no heartbeat for %s: %s", lease.envelope.id, error)
 
     async def _work(self, lease: Lease) -> None:
+        if lease.delivery > 1:
+            self._settling()
+            await self._bus.defer(lease, self._result(lease, reason=ABANDONED))
+            return
         try:
             check_content(lease.envelope.content, wanted=ORDER_CONTENT)
             order = decode_order(lease.envelope.body)
         except CodecError as error:
-            # Perhaps a worker of another release can read it; at the last delivery the controller is told why not.
             _log.error("order %s does not read: %s", lease.envelope.id, error)
             self._settling()
             await self._bus.fail(lease, self._result(lease, reason=f"undecodable order: {error}"))
-            return
-        if lease.delivery > 1 and order.allowance_usd is not None:
-            self._settling()
-            await self._bus.defer(lease, self._result(lease, reason=ABANDONED))
             return
         try:
             episode = Episode(order, host=self._host)
@@ -199,13 +199,14 @@ class Worker:
             trace = await episode.run()
             body = self._encode(trace)
         except Exception as error:
-            # A bug of ours, not of the policy: told to the bus, which tries another worker or buries it.
+            # A bug of ours, not of the policy: buried with its reason. What it spent is as unknown as its state.
             _log.exception("episode %s broke the worker", lease.envelope.id)
             self._settling()
             await self._bus.fail(lease, self._result(lease, reason=f"{type(error).__name__}: {error}"))
             return
         self._settling()
-        if trace.ending is Ending.CANCELLED and not trace.components.actual_usd:
+        if _unplayed(trace):
+            _log.info("episode %s goes back as it came: %s", lease.envelope.id, trace.detail)
             await self._give_back(lease)
             return
         if trace.ending.deferred:
@@ -217,8 +218,9 @@ class Worker:
         _recorder.write(partial(_count, trace))
 
     async def _give_back(self, lease: Lease) -> None:
-        """An order on which nothing was spent. Under a cap the next delivery would say that it had been played."""
-        if lease.delivery == 1 and _capped(lease.envelope):
+        """An order on which nothing was spent here, to be made anew: another delivery would say that it was played.
+        What another worker may have played is never called untouched."""
+        if lease.delivery == 1:
             await self._bus.defer(lease, self._result(lease, reason=UNTOUCHED))
         else:
             await self._bus.hand_back(lease)
@@ -245,12 +247,11 @@ class Worker:
             _recorder.write(partial(_lag, self.loop_lag_seconds))
 
 
-def _capped(envelope: Envelope) -> bool:
-    """Whether the order has an allowance; False where it does not read."""
-    try:
-        return decode_order(envelope.body).allowance_usd is not None
-    except CodecError:
-        return False
+def _unplayed(trace: Trace) -> bool:
+    """Whether the episode is as if it had not been sent."""
+    if trace.ending is Ending.CANCELLED:
+        return not trace.components.actual_usd
+    return trace.ending is Ending.NO_ENGINE
 
 
 def _lag(seconds: float) -> Iterator[Measurement]:

@@ -91,7 +91,10 @@ EXCLUDED = Instrument(
     names.METRIC_EXCLUDED, "counter", "{episode}", "episodes that never got a result, by cause", (names.LABEL_ENDING,)
 )
 DEAD_LETTERS = Instrument(
-    names.METRIC_DEAD_LETTERS, "counter", "{message}", "results that the bus buried after the last delivery"
+    names.METRIC_DEAD_LETTERS,
+    "counter",
+    "{message}",
+    "orders that broke a worker, or that workers lost",
 )
 EPISODE_TIME = Instrument(
     names.METRIC_EPISODE_TIME,

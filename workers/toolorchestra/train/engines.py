@@ -71,6 +71,8 @@ class Engines:
         self._telling = [asyncio.Lock() for _ in range(count)]
         self._publishing = asyncio.Lock()
         self._paused = False
+        self._said = ""
+        """What was told last of why no engine serves."""
         self._newest: Snapshot | None = None
 
     async def watch(self) -> None:
@@ -93,9 +95,19 @@ class Engines:
             await self._publish()
         async with self._ready:
             while not self._serving():
-                self._on_wait(self._why())
+                self._say()
                 await self._ready.wait()
+        self._said = ""
         self._on_wait("")
+
+    def _say(self) -> None:
+        """Tell why no engine serves, where that is news. A load's own pause is none."""
+        if self._newest is None or self._paused:
+            return
+        why = "" if self._serving() else self._why()
+        if why != self._said:
+            self._said = why
+            self._on_wait(why)
 
     def _serving(self) -> bool:
         return any(self._routable(status) for status in self.statuses)
@@ -153,6 +165,7 @@ class Engines:
             return
         self.statuses[i] = status
         self._on_change(status)
+        self._say()
         await self._publish()
         async with self._ready:
             self._ready.notify_all()

@@ -256,7 +256,8 @@ class Job:
     def _engine_awaited(self, why: str) -> None:
         """No engine serves the newest weights, or one does again (no words)."""
         state: State = self.status.latest.get("state", "Starting")
-        self.status.set(state, message=why)
+        if state in ("Starting", "Running"):  # what a run that ended said last stands
+            self.status.set(state, message=why)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
         step = checkpoint.step if checkpoint else 0

@@ -220,7 +220,7 @@ class Ledger:
         return None if sibling is None else self._again(sibling, reason=reason, now=now)
 
     def give_back(self, issue: Issue, *, now: float) -> Effects | None:
-        """A worker that was told to stop had not played it: issue it again, uncounted. None: late."""
+        """A worker gave it back unplayed (told to stop, or no engine): issue it again, uncounted. None: late."""
         sibling = self.sibling(issue)
         if sibling is None:
             return None
