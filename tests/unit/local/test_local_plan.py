@@ -287,6 +287,10 @@ def test_what_was_read_is_said_and_what_is_surely_not_meant(tmp_path: Path, volu
     said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
     assert "expert ash: a call to it sets aside $0.4003 at least, beyond episodeBudget.maxUSD: never asked" in said
     assert any("room for 10 episodes at once" in line for line in said)
+    assert not [line for line in said if "none is held out" in line]
+    (volume / "tasks.jsonl").write_text(TASKS.replace('"grader"', '"split": "train", "grader"'))
+    said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
+    assert any("none is held out, so nothing is evaluated" in line for line in said)
 
 
 def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:

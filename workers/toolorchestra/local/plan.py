@@ -139,6 +139,8 @@ def _summary(
     """What the files turned out to hold, and what of it is surely not meant."""
     suite, algorithm = settings.world.suite, training.spec.algorithm
     yield f"tasks: {suite.train_size} to train on, {suite.held_out_size} held out"
+    if not settings.suites:
+        yield "tasks: none is held out, so nothing is evaluated or compared: raise tasks.heldOutFraction, or add some"
     for each in settings.suites:
         if each.size < FEW_TASKS:
             yield f"suite {each.name}: its tasks ({each.size}) are too few to tell much: hold out more, or add some"
