@@ -64,8 +64,9 @@ def orchestra(*arguments: object, status: int = 0) -> Result:
 
 
 def model_folder(folder: Path, *, context: int = 4096) -> Path:
-    """What a plan looks at: a configuration, a tokenizer, a chat template. No weights."""
+    """What a plan looks at: a configuration, a tokenizer, a chat template, and weights that hold no tensor."""
     folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": context}))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))

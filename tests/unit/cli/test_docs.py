@@ -113,7 +113,11 @@ def test_the_quick_starts_training_could_run(tmp_path: Path, monkeypatch: pytest
     arguments = ["-f", "mine.yaml", "--simulator", "skills.yaml", "--volume", "data=data", "--check"]
     *notes, last = orchestra("train", *arguments).output.splitlines()
     assert last == "mine: could run here"
-    assert notes == ["model: its chat template renders no tools: they go into the system message, in Hermes form"]
+    note, tasks, experts, money = notes  # and nothing that is surely not meant
+    assert note == "model: its chat template renders no tools: they go into the system message, in Hermes form"
+    assert re.fullmatch(r"tasks: 1[56]\d\d to train on, [34]\d\d held out", tasks)
+    assert experts == "experts: small, large"
+    assert re.fullmatch(r"money: \$[\d.]+ is set aside for each episode until its bill comes", money)
 
 
 @pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)

@@ -63,6 +63,7 @@ def test_a_run_whose_process_is_gone_died(tmp_path: Path) -> None:
         text = orchestra("status", run.root).output
         assert "died" in text.splitlines()[0]
         assert f"orchestra resume {run.root}" in text
+        assert "Running (died)" in orchestra("runs", "list", "--runs", run.root.parent).output
         row = json.loads(orchestra("status", run.root, "--json").output)
     assert row["died"] is True
     assert row["supervisor"] is None

@@ -46,7 +46,7 @@ def test_a_note_about_a_task_is_text_whatever_its_id(tmp_path: Path, monkeypatch
     """Square brackets were once read as the console's markup, and a closing one ended the command with a traceback."""
     notes = ("the first prompt of task [/x]\x1b[2J has 9 tokens",)
     training = load([TINY / "training.yaml"], resolve=False).trainings[0]
-    plan = SimpleNamespace(training=training, model_notes=notes)
+    plan = SimpleNamespace(training=training, model_notes=notes, summary=())
     monkeypatch.setattr("toolorchestra.cli.running.new_plan", lambda *_, **__: plan)
     said = orchestra("train", "-f", written(tmp_path, TRAINING), "--check").output
     assert r"model: the first prompt of task [/x]\x1b[2J has 9 tokens" in said

@@ -184,6 +184,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+def test_a_report_says_nothing_of_the_demos_bars_unasked(run: RunDir) -> None:
+    def printed(*options: str) -> list[str]:
+        return CliRunner().invoke(app, ["report", str(run.root), *options]).stdout.splitlines()
+
+    headline, page = printed()
+    assert page == f"report: {run.root / 'report.html'}"
+    assert printed("--bars")[0] == headline
+    assert any(line.startswith("MISS") for line in printed("--bars"))
+
+
 def test_report_command_prints_the_bars_and_can_check_them(run: RunDir) -> None:
     result = CliRunner().invoke(app, ["report", str(run.root), "--check"])
     assert result.exit_code == 1

@@ -57,6 +57,16 @@ def test_only_whole_new_lines_are_followed(tmp_path: Path) -> None:
     assert list(follow.events()) == []
 
 
+async def test_a_message_of_the_life_before_is_not_news(tmp_path: Path) -> None:
+    run, out = make_run(tmp_path, message="Ray did not come up"), io.StringIO()
+    display = Display(run, steps=3, console=Console(file=out))
+    display.finish()
+    assert out.getvalue() == ""
+    run.set_status({"message": "evaluating"})
+    display.finish()
+    assert out.getvalue() == "· evaluating\n"
+
+
 async def test_piped_output_has_a_line_per_step_and_event(tmp_path: Path) -> None:
     run, out = make_run(tmp_path), io.StringIO()
     display = Display(run, steps=80, console=Console(file=out, width=40))

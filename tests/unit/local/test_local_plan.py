@@ -251,6 +251,48 @@ def test_a_model_that_the_trainer_would_refuse_is_a_problem(
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model.safetensors": None}, r"no \*\.safetensors, the weights"),
+        ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1"}, "not a whole .* pointer of git-lfs"),
+        ({"model.safetensors": (2).to_bytes(8, "little") + b"no"}, "its header does not read"),
+        ({"model.safetensors.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}'}, "no model-2.safetensors"),
+        ({"model.safetensors.index.json": b"[]"}, "index.json: want weight_map"),
+    ],
+)
+def test_weights_that_nobody_could_load_are_a_problem(
+    files: dict[str, bytes | None], said: str, tmp_path: Path, volume: Path, skills: Path
+) -> None:
+    for name, content in files.items():
+        (volume / "base" / name).unlink(missing_ok=True)
+        if content is not None:
+            (volume / "base" / name).write_bytes(content)
+    with pytest.raises(LocalError, match=f"spec.model.uri: .*{said}"):
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+
+
+def test_what_was_read_is_said_and_what_is_surely_not_meant(tmp_path: Path, volume: Path, skills: Path) -> None:
+    oak, ash = pool("oak"), yaml.safe_load(pool("ash", url="http://simulater/v1"))
+    ash["spec"] |= {"simulated": True, "limits": {"maxOutputTokens": 200_000}}
+    found = bundle(tmp_path, oak, yaml.safe_dump(ash))
+    said = plan(found, volumes={"models": volume}, skills=skills).summary
+    assert any(re.fullmatch(r"tasks: \d+ to train on, \d+ held out", line) for line in said)
+    assert "experts: oak, ash" in said
+    assert "expert ash: simulated, but at http://simulater/v1: --simulator is the host `simulator` only" in said
+    assert not [line for line in said if "never asked" in line or "at once" in line]
+    text = (tmp_path / "training.yaml").read_text()
+    bounds = "  limits: {maxSpendUSD: '1'}\n  rollout: {episodeBudget: {maxUSD: '0.1'}}\n  queueName"
+    (tmp_path / "training.yaml").write_text(text.replace("  queueName", bounds, 1))
+    said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
+    assert "expert ash: a call to it sets aside $0.4003 at least, beyond episodeBudget.maxUSD: never asked" in said
+    assert any("room for 10 episodes at once" in line for line in said)
+    assert not [line for line in said if "none is held out" in line]
+    (volume / "tasks.jsonl").write_text(TASKS.replace('"grader"', '"split": "train", "grader"'))
+    said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
+    assert any("none is held out, so nothing is evaluated" in line for line in said)
+
+
 def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
     (volume / "base" / "config.json").write_text('{"model_type": "qwen3", "max_position_embeddings": 512}')
     with pytest.raises(LocalError, match=r"maxPromptTokens \+ maxResponseTokens is \d+, but .* 512 tokens"):

@@ -16,13 +16,28 @@ from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.local.nats_server import NatsServer, NatsServerError
 from toolorchestra.local.plan import LocalPlan
-from toolorchestra.local.supervisor import QUICK_LIMIT, Supervisor, SupervisorError, _lives, telemetry_environment
+from toolorchestra.local.supervisor import (
+    QUICK_LIMIT,
+    Supervisor,
+    SupervisorError,
+    _lives,
+    not_up,
+    telemetry_environment,
+)
 from toolorchestra.process import Child
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.run_dir import read_jsonl
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
+
+
+def test_what_does_not_come_up_is_said_with_why_and_what_to_do() -> None:
+    silent, dead = not_up("Ray", alive=True, words="\n"), not_up("Ray", alive=False, words="no space left")
+    assert silent.startswith(
+        "Ray did not come up: after 120 s it is not ready, and its log is empty\nMostly the machine"
+    )
+    assert dead == "Ray did not come up: it ended by itself; its last words:\nno space left"
 
 
 def tiny() -> LocalPlan:

@@ -72,6 +72,21 @@ async def test_what_others_wrote_is_neither_markup_nor_obeyed_by_a_terminal(tmp_
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
+def test_a_narrow_terminal_still_says_why_an_output_was_refused(run: Path) -> None:
+    result = CliRunner().invoke(app, ["trace", str(run), "3.1"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert "refused: no_call" in result.output
+
+
+def test_a_piped_list_has_a_whole_line_for_each_episode(run: Path) -> None:
+    result = CliRunner().invoke(app, ["trace", str(run)], env={"COLUMNS": "40", "NO_COLOR": "1"})
+    assert "…" not in result.output
+    assert all(re.match(r"\d+\.\d+ ", line) for line in result.output.splitlines()[1:])
+
+
+def test_a_run_is_found_in_another_folder_of_runs(run: Path) -> None:
+    assert printed(run.name, "3.1", "--runs", run.parent) == printed(run, "3.1")
+
+
 def test_long_texts_are_cut_unless_asked_for(run: Path) -> None:
     assert "characters more; --full shows them" in printed(run, "4.0")
     assert "characters more" not in printed(run, "4.0", "--full")

@@ -54,7 +54,8 @@ BROKEN = [
     (b"[1]", "", "a JSON object is wanted, this is a list"),
     (b'{"id": "x"}', "instruction", "is missing"),
     (line("x", grader={"type": "ExactMatsch", "data": {}}).encode(), "grader.type", "use one of ExactMatch"),
-    (line("x", grader={"type": "ExactMatch", "data": {}}).encode(), "grader.data.answer", "Field required"),
+    (line("x", grader={"type": "ExactMatch", "data": {}}).encode(), "grader.data.answer", "is missing"),
+    (line("x", grader={"type": "ExactMatch", "data": {"answer": []}}).encode(), "grader.data.answer", "is empty"),
     (line("x", instructions="y").encode(), "instructions", "no such field"),
     (line("x", contxt="y").encode(), "contxt", "did you mean 'context'"),
     (line("x", kind="FunctionCalling").encode(), "kind", "'QA' or 'Chat', not \"FunctionCalling\""),
@@ -73,6 +74,15 @@ def test_each_mistake_is_placed(tmp_path: Path, broken: bytes, field: str, messa
     assert (problem.file, problem.line) == (str(path), 3)
     assert message in problem.message
     assert f"{path}:3" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [json.dumps([{"id": "a"}], indent=1).encode(), b"PK\x03\x04\n\xff\n\xfe\n"])
+def test_a_file_of_another_kind_is_one_message(tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "tasks.json").write_bytes(content)
+    with pytest.raises(SourceError, match="want JSON Lines, one object a line") as caught:
+        JSONLSource(name="mine", path=path)
+    assert f"{path}:1: not JSON" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_all_mistakes_come_at_once_and_can_be_skipped(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_torn_line_costs_itself_and_nothing_else(
         whole = kept == len(content) - 1 and not zeros and after
         assert repr(found) == repr([*before, *([torn] if whole else []), *after])
         run.manifest.write_text("{}")
-        assert overview(run)["status"] == "Unknown"
+        assert overview(run)["status"] == "Starting"
 
 
 def test_a_torn_line_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

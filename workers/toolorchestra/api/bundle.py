@@ -78,7 +78,7 @@ class Bundle:
         elif name is not None:
             message = f"no OrchestratorTraining named {name}; {did_you_mean(name, names)}"
         else:
-            message = f"more than one OrchestratorTraining: say which of {', '.join(names)}"
+            message = f"more than one OrchestratorTraining ({', '.join(names)}): say which with --name"
         raise ResourceError([Mistake(file="the given files", message=message)])
 
     def findings(self, resource: Resource) -> Iterator[Finding]:

@@ -100,14 +100,34 @@ def read_documents(file: FilePath) -> tuple[list[Document], list[Mistake]]:
                 documents.append(Document(file=str(file), index=index, data=data, lines=reader.lines))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        words = ", ".join(part for part in (error.context, error.problem, error.note) if part)
-        mistakes.append(Mistake(file=str(file), line=mark.line + 1 if mark else None, message=f"not YAML: {words}"))
+        line = mark.line + 1 if mark else None
+        mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: {_in_plain_words(error)}"))
     except yaml.reader.ReaderError as error:
         line, code = text.count("\n", 0, error.position) + 1, ord(text[error.position])
         mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: it holds the character U+{code:04X}"))
     if not documents and not mistakes:
         mistakes.append(Mistake(file=str(file), message="the file holds no document"))
     return documents, mistakes
+
+
+_UNLIKE = ("<block mapping start>", "<block sequence start>", "'-'", "'?'")
+"""What a parser finds where a line is not indented like its block."""
+
+
+def _in_plain_words(error: yaml.MarkedYAMLError) -> str:
+    """What a person did who gets this error: the parser's own words name its tokens."""
+    problem, block, here = error.problem or "", error.context_mark, error.problem_mark
+    if block and here and problem.startswith("expected <block end>") and any(one in problem for one in _UNLIKE):
+        return (
+            f"this line begins in column {here.column + 1}, its block (from line {block.line + 1} on) in column"
+            f" {block.column + 1}: mend the indentation, here or in the lines above"
+        )
+    words = ", ".join(part for part in (error.context, problem, error.note) if part)
+    if r"character '\t'" in problem:
+        return f"{words}: indent with spaces, not with tabs"
+    if problem.startswith("mapping values are not allowed"):
+        return f"{words}: a text with a colon and a space in it wants quotes; or the indentation is wrong"
+    return words
 
 
 @dataclass

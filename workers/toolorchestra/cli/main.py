@@ -6,6 +6,7 @@ Modules load when their command runs: `orchestra --help` must not pay for torch.
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,11 @@ COMMANDS = {
 }
 
 
+def paragraphs(text: str) -> str:
+    """A docstring with its paragraphs on one line each: where a terminal breaks lines is its own affair."""
+    return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text).split("\n\n"))
+
+
 class LazyGroup(TyperGroup):
     """Loads a command's module when it is asked for."""
 
@@ -49,7 +55,7 @@ class LazyGroup(TyperGroup):
         if isinstance(command, typer.Typer):
             return get_command(command)
         app = typer.Typer(add_completion=False, context_settings=HELP)
-        app.command(name=cmd_name)(command)
+        app.command(name=cmd_name, help=paragraphs(command.__doc__ or ""))(command)
         return get_command(app)
 
     def invoke(self, ctx: Any) -> Any:

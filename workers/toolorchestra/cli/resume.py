@@ -12,7 +12,7 @@ from rich.console import Console
 
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace
 from toolorchestra.cli.place import Place
-from toolorchestra.cli.runs import RUNS, find_run
+from toolorchestra.cli.runs import RUNS, Folder, find_run
 from toolorchestra.cli.train import fail
 from toolorchestra.train.run_dir import RunDir
 
@@ -21,6 +21,7 @@ def resume(
     run: Annotated[
         Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
     ],
+    folder: Folder = RUNS,
     wait: Annotated[bool, typer.Option("-w", "--wait", help="On a cluster: follow it to its end.")] = False,
     namespace: Namespace = None,
     context: Context = None,
@@ -34,20 +35,20 @@ def resume(
     Example: orchestra resume router -n research
     """
     place = Place(kubeconfig, context, namespace)
-    if place.holds(run, runs=RUNS):
+    if place.holds(run, runs=folder):
         from toolorchestra.cli.training_resume import resume_training
 
         resume_training(str(run), place, wait=wait)
         return
-    resume_run(run)
+    resume_run(run, runs=folder)
 
 
-def resume_run(run: Path) -> None:
+def resume_run(run: Path, *, runs: Path) -> None:
     """A run of this machine: goes on in this process, to its end."""
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
     from toolorchestra.local.lock import RunLock, RunLocked
 
-    folder = RunDir(find_run(run).root.resolve())
+    folder = RunDir(find_run(run, folder=runs).root.resolve())
     manifest = folder.read_manifest()
     options = manifest["options"]
     try:

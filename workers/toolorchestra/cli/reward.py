@@ -27,6 +27,7 @@ def reward(
     episodes: Annotated[
         Path | None, typer.Option(help="With RUN: write one JSON line per episode there.", metavar="FILE")
     ] = None,
+    folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = Path("runs"),
 ) -> None:
     """Score components, or re-score a run, offline.
 
@@ -40,7 +41,7 @@ def reward(
             _score_file(components, combiner=combiner, weights=weights)
         else:
             assert run is not None
-            _score_run(run, combiner=combiner, weights=weights, episodes=episodes)
+            _score_run(run, runs=folder, combiner=combiner, weights=weights, episodes=episodes)
     except ValueError as error:
         _fail(str(error))
 
@@ -89,7 +90,7 @@ def _score_file(path: Path, *, combiner: str | None, weights: str | None) -> Non
     typer.echo(json.dumps({"rewards": list(result.rewards), "advantages": list(result.advantages)}))
 
 
-def _score_run(run: Path, *, combiner: str | None, weights: str | None, episodes: Path | None) -> None:
+def _score_run(run: Path, *, runs: Path, combiner: str | None, weights: str | None, episodes: Path | None) -> None:
     # Only a run needs the codec and the journal; a file of components is scored without them.
     from toolorchestra.cli.runs import find_run
     from toolorchestra.evaluation.archive import accepted_frames, training_spec
@@ -97,7 +98,7 @@ def _score_run(run: Path, *, combiner: str | None, weights: str | None, episodes
     from toolorchestra.rollout.codec import decode_trace
     from toolorchestra.train.journal import JournalError
 
-    found = find_run(run)
+    found = find_run(run, folder=runs)
     spec = training_spec(found.read_manifest())
     config = reward_config(spec)
     if weights is not None:

@@ -23,6 +23,7 @@ from toolorchestra.local.launch import report, supervise
 from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
+from toolorchestra.local.reach import has_address, unknown_hosts
 from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.telemetry.setup import TelemetryError, check
@@ -69,6 +70,7 @@ def new_plan(
         )
     except (ResourceError, LocalError, SettingsError, SourceError, TelemetryError) as error:
         fail(str(error))
+    plan = replace(plan, summary=(*plan.summary, *unknown_hosts(plan.pools, known=has_address)))
     return plan if seed is None else with_seed(plan, seed)
 
 

@@ -11,10 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from toolorchestra.cli.say import say
+from toolorchestra.local.lock import RunLock
 from toolorchestra.train.run_dir import RunDir, Unreadable, read_jsonl
 from toolorchestra.train.step_row import SoundRow, sound_rows
 
 RUNS = Path("runs")
+UNDER_WAY = ("Starting", "Running")
+"""States in which a process holds the run; where none does, it died."""
 Folder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -50,7 +53,8 @@ def list_runs(folder: Folder = RUNS, as_json: AsJson = False) -> None:
 
 def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
     numbers = (_number(row[key]) for key in ("reward", "accuracy", "usdPerTask", "spentUSD"))
-    return (row["run"], row["started"] or "–", row["status"], f"{row['step']}/{row['steps'] or '?'}", *numbers)
+    state = f"{row['status']} (died)" if row["died"] else row["status"]
+    return (row["run"], row["started"] or "–", state, f"{row['step']}/{row['steps'] or '?'}", *numbers)
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -101,7 +105,8 @@ def overview(run: RunDir) -> dict[str, Any]:
     last = max(rows, key=lambda row: row["step"], default=SoundRow())
     return _row(run) | {
         "started": clock(manifest.get("created")),
-        "status": status.get("state", "Unknown"),
+        "status": (state := status.get("state", "Starting")),
+        "died": state in UNDER_WAY and RunLock(run).holder() is None,
         "message": status.get("message") or None,
         "step": status.get("step", last.get("step", 0)),
         "steps": planned_steps(manifest, status),
@@ -114,7 +119,7 @@ def overview(run: RunDir) -> dict[str, Any]:
 
 def _row(run: RunDir) -> dict[str, Any]:
     empty = dict.fromkeys(
-        ("started", "status", "message", "step", "steps", "reward", "accuracy", "usdPerTask", "spentUSD")
+        ("started", "status", "died", "message", "step", "steps", "reward", "accuracy", "usdPerTask", "spentUSD")
     )
     return {"run": run.name, **empty}
 

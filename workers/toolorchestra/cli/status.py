@@ -11,14 +11,13 @@ import typer
 
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace, Output
 from toolorchestra.cli.place import Place
-from toolorchestra.cli.runs import RUNS, clock, find_run
+from toolorchestra.cli.runs import RUNS, UNDER_WAY, clock, find_run
 from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
 from toolorchestra.local.lock import RunLock
 from toolorchestra.remote.connection import reachable_config
 from toolorchestra.train.run_dir import RunDir
 
-UNDER_WAY = ("Starting", "Running")
 """States that hold only while a supervisor lives: without one the run has died."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolorchestra.cli.runs import find_run
+from toolorchestra.cli.runs import RUNS, Folder, find_run
 from toolorchestra.evaluation.archive import traces_in
 from toolorchestra.evaluation.exchange import exchange
 from toolorchestra.rollout.identity import Issue
@@ -25,6 +25,8 @@ from toolorchestra.visible import visible
 
 _SHOWN = 1500
 """Characters of one text; `--full` shows all."""
+_PIPED = 250
+"""Columns of a table that is no terminal's."""
 _COLOURS = {"scored": "green", "zero": "yellow", "unscored": "red"}
 
 
@@ -34,6 +36,7 @@ def trace(
         str | None,
         typer.Argument(help="GROUP.SAMPLE, a whole issue, a trace id, or `last`. Without it: the list of episodes."),
     ] = None,
+    folder: Folder = RUNS,
     evaluation: Annotated[
         str | None, typer.Option(help="Look in this evaluation (SUITE/SYSTEM) instead of the journal.")
     ] = None,
@@ -50,10 +53,12 @@ def trace(
 
     Example: orchestra trace router-20260101-120000 last --prompt
     """
-    found_run = find_run(run)
+    found_run = find_run(run, folder=folder)
     path = _source(found_run, evaluation=evaluation)
     console = Console(highlight=False, markup=False)  # pools, topics and tools are other people's words
     if episode is None:
+        if not console.is_terminal:  # nothing is cut: whoever greps for a topic wants the whole of it
+            console = Console(highlight=False, markup=False, width=_PIPED)
         console.print(episode_list(map(shown, traces_in(path))))
         return
     found = [each for each in traces_in(path) if matches(each, episode)]
@@ -132,7 +137,8 @@ def episode_list(traces: Iterator[Trace]) -> Table:
     """One line per record."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("episode", "purpose", "system", "topic", "ending", "outcome", "asked", "$ nominal", "service s"):
-        table.add_column(title, justify="right" if title in ("outcome", "$ nominal", "service s") else "left")
+        justify: Literal["left", "right"] = "right" if title in ("outcome", "$ nominal", "service s") else "left"
+        table.add_column(title, justify=justify, no_wrap=True)
     for each in traces:
         found = Issue.parse(each.issue).episode
         made = each.components
@@ -200,8 +206,10 @@ def _turn(turn: Turn, *, number: int, limit: int | None) -> Iterator[Panel]:
         refused = f" · refused: {turn.rejection}" if turn.rejection else ""
         yield Panel(
             _cut(turn.text, limit),
-            title=Text(f"turn {number}: the policy wrote ({used}){refused}"),
+            title=Text(f"turn {number}: the policy wrote{refused}"),
             title_align="left",
+            subtitle=Text(used),  # a narrow terminal cuts it before it cuts why
+            subtitle_align="left",
             border_style="red" if turn.rejection else "white",
         )
     for call in turn.calls:
@@ -217,8 +225,10 @@ def _call(call: Call, *, limit: int | None) -> Panel:
     alias = f" (as {call.alias})" if call.alias else ""
     return Panel(
         _cut(call.observation, limit),
-        title=Text(f"{call.tool}: {call.name}{alias} {call.status} ({used})"),
+        title=Text(f"{call.tool}: {call.name}{alias} {call.status}"),
         title_align="left",
+        subtitle=Text(used),
+        subtitle_align="left",
         border_style="cyan" if call.status == "ok" else "red",
     )
 

@@ -19,13 +19,16 @@ def train(
         list[Path] | None,
         typer.Option("-f", "--file", help="YAML with the training and its pools; may be given again.", metavar="FILE"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Which training, where the files hold several.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which training, where the files hold several.", metavar="NAME")
+    ] = None,
     simulator: Annotated[
         Path | None, typer.Option(help="Skill table for the experts whose URL's host is `simulator`.", metavar="FILE")
     ] = None,
     time_scale: Annotated[float, typer.Option(help="Share of its latency that the simulator sleeps.", min=0.0)] = 0.0,
     volume: Annotated[
-        list[str] | None, typer.Option(help="Where a claim lies here: CLAIM=DIR; may be given again.")
+        list[str] | None,
+        typer.Option(help="Where pvc://CLAIM/… of the YAML lies here; again for more.", metavar="CLAIM=DIR"),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
@@ -37,11 +40,13 @@ def train(
 
     Starts a nats-server, Ray, vLLM, rollout workers and (with --simulator) simulated experts, shows how far it is, and
     ends with a report. Ctrl-C once stops after the current step with a checkpoint; twice, at once.
+
+    Example: orchestra train -f training.yaml -f pools.yaml --simulator skills.yaml --volume models=/data/models
     """
     if resume is not None:
         from toolorchestra.cli.resume import resume_run
 
-        resume_run(resume)
+        resume_run(resume, runs=runs)
         return
     if not files:
         fail("give the training: orchestra train -f training.yaml [-f pools.yaml] [--simulator skills.yaml]")
@@ -54,6 +59,8 @@ def train(
     if check:
         for note in plan.model_notes:
             console.print(Text(visible(f"model: {note}")), soft_wrap=True)
+        for line in plan.summary:
+            console.print(Text(visible(line)), soft_wrap=True)
         console.print(f"{plan.training.metadata.name}: could run here")
         return
     from toolorchestra.local.launch import new_run

@@ -88,6 +88,8 @@ def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
     started = time.monotonic()
     for stand_in in plan.stand_ins:
         console.print(Text(visible(f"· {stand_in}")), style="dim")
+    for line in plan.summary:
+        console.print(Text(visible(f"· {line}"), style="dim"), soft_wrap=True)
     for note in plan.model_notes:
         console.print(Text(visible(f"· model: {note}")), soft_wrap=True)
     simulated = [pool.metadata.name for pool in plan.pools if pool.spec.simulated]

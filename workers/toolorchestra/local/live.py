@@ -87,7 +87,7 @@ class Display:
         self._follow = Follower(run)
         self._rows: list[SoundRow] = []
         self._started = time.monotonic()
-        self._message = ""
+        self._message = run.read_status().get("message", "")  # the life before said it
 
     def say(self, message: str) -> None:
         """A line for a person, above the panel."""

@@ -5,7 +5,7 @@ Pure: files are looked at, nothing is started. Everything that is replaced or mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,15 @@ from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
 from toolorchestra.train.model_settings import NAME, language_settings, read_settings, vocabulary_of, why_refused
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
-from toolorchestra.train.settings import SettingsError, settings_of
+from toolorchestra.train.settings import Settings, SettingsError, beyond_budget, settings_of
+from toolorchestra.train.weights import why_unusable
 from toolorchestra.train.world import World
 
 SIMULATOR_HOST = "simulator"
 """Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
+
+FEW_TASKS = 20
+"""Fewer held-out tasks than this tell little: one more or less is 5 % of them."""
 
 
 class LocalError(Exception):
@@ -51,6 +55,8 @@ class LocalPlan:
     stand_ins: tuple[str, ...]
     model_notes: tuple[str, ...] = ()
     """What had to be laid out for the model's chat template, and what is odd about it (train/rehearsal.py)."""
+    summary: tuple[str, ...] = ()
+    """What was read, for a person who checks it: tasks, experts, money."""
 
     @property
     def uses_simulator(self) -> bool:
@@ -104,7 +110,7 @@ def plan_of(
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
     try:
         # Tasks, tools, suites: malformed ones are refused before anything starts.
-        world = settings_of(training, pools, find=partial(find_file, volumes=volumes)).world
+        settings = settings_of(training, pools, find=partial(find_file, volumes=volumes))
     except (SettingsError, LocalError) as error:
         raise LocalError([*problems, *str(error).splitlines()]) from error
     if problems:
@@ -117,13 +123,42 @@ def plan_of(
         skills=skills,
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
-        model_notes=_rehearsed(world, model_dir),
+        model_notes=_rehearsed(settings.world, model_dir),
+        summary=tuple(_summary(training, pools, settings, uses_simulator=skills is not None)),
     )
 
 
 def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> OrchestratorTraining:
     """The training with every relative `file://` URI made absolute: a run goes on from any folder."""
     return OrchestratorTraining.model_validate(all_absolute(dump(training), folder=folder))
+
+
+def _summary(
+    training: OrchestratorTraining, pools: Sequence[ExpertPool], settings: Settings, *, uses_simulator: bool
+) -> Iterator[str]:
+    """What the files turned out to hold, and what of it is surely not meant."""
+    suite, algorithm = settings.world.suite, training.spec.algorithm
+    yield f"tasks: {suite.train_size} to train on, {suite.held_out_size} held out"
+    if not settings.suites:
+        yield "tasks: none is held out, so nothing is evaluated or compared: raise tasks.heldOutFraction, or add some"
+    for each in settings.suites:
+        if each.size < FEW_TASKS:
+            yield f"suite {each.name}: its tasks ({each.size}) are too few to tell much: hold out more, or add some"
+    yield f"experts: {', '.join(pool.metadata.name for pool in pools)}"
+    for pool in pools:
+        if uses_simulator and pool.spec.simulated and not _is_simulator(pool):
+            where = pool.spec.endpoint.url if pool.spec.endpoint else "elsewhere"
+            yield f"expert {pool.metadata.name}: simulated, but at {where}: --simulator is the host `simulator` only"
+    yield f"money: ${settings.allowance:.4g} is set aside for each episode until its bill comes"
+    for name, least in beyond_budget(training.spec, pools):
+        yield f"expert {name}: a call to it sets aside ${least:.4g} at least, beyond episodeBudget.maxUSD: never asked"
+    wanted = algorithm.group_size * algorithm.groups_per_step
+    if settings.cap is not None and settings.cap < wanted * settings.allowance:
+        yield (
+            f"money: limits.maxSpendUSD has room for {settings.cap // settings.allowance} episodes at once, and a step"
+            f" has {wanted}: it is slower, and pauses earlier. Bound an episode (rollout.episodeBudget.maxUSD, or the"
+            " pools' limits), or raise the cap"
+        )
 
 
 def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
@@ -142,14 +177,14 @@ def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
         Renderer.load(folder)
     except (ModelFileError, RendererError, TemplateError) as error:
         return [f"spec.model.uri: {error}"]
-    problems = []
+    problems = [f"spec.model.uri: {why}"] if (why := why_unusable(folder)) else []
     if why := why_refused(settings, longest=wanted):
         problems.append(f"spec.model.uri: {folder / NAME}: {why}")
     longest = getattr(language_settings(settings), "max_position_embeddings", None)
     if isinstance(longest, int) and wanted > longest:
         problems.append(
             f"spec.rollout: maxPromptTokens + maxResponseTokens is {wanted}, but the model's context is {longest}"
-            f" tokens (max_position_embeddings in {folder / NAME})"
+            f" tokens (max_position_embeddings in {folder / NAME}): lower them"
         )
     return problems
 

@@ -49,6 +49,14 @@ class SupervisorError(Exception):
     """A process of the run cannot be kept alive; the message has its last words."""
 
 
+def not_up(what: str, *, alive: bool, words: str) -> str:
+    """Why the run does not start, and what to do: `words` are the last of its log, which may be none."""
+    why = f"after {READY_SECONDS:g} s it is not ready" if alive else "it ended by itself"
+    said = f"; its last words:\n{words}" if words.strip() else ", and its log is empty"
+    remedy = "\nMostly the machine is busy, or out of memory or of space under /tmp: free some" if alive else ""
+    return f"{what} did not come up: {why}{said}{remedy}"
+
+
 def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Path) -> dict[str, str]:
     """`spec.telemetry` as the standard variables; what the user's environment says wins. `file` takes jsonl spans."""
     said = {"TOOLORCHESTRA_SPANS": spec.span_group, "OTEL_TRACES_SAMPLER_ARG": str(spec.ratio)}
@@ -179,8 +187,9 @@ class Supervisor:
     async def _ready(self, what: str, child: Child, test: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not test():
-            if not child.alive or time.monotonic() > deadline:
-                raise SupervisorError(f"{what} did not come up:\n{tail(child.log)}")
+            alive = child.alive
+            if not alive or time.monotonic() > deadline:
+                raise SupervisorError(not_up(what, alive=alive, words=tail(child.log)))
             await asyncio.sleep(POLL_SECONDS)
 
     # ── keeping alive ──────────────────────────────────────────────────────────────────────────────────────────

@@ -134,8 +134,14 @@ def check_grader(spec: GraderSpec) -> list[tuple[str, str]]:
     try:
         grader.check(spec.data)
     except ValidationError as error:
-        return [(".".join(("grader", "data", *map(str, e["loc"]))), e["msg"]) for e in error.errors()]
+        return [
+            (".".join(("grader", "data", *map(str, e["loc"]))), _words(e["type"], e["msg"])) for e in error.errors()
+        ]
     return []
+
+
+def _words(kind: str, message: str) -> str:
+    return {"missing": "is missing", "too_short": "is empty; give a right answer"}.get(kind, message)
 
 
 def reference_answer(task: Task) -> str | None:

@@ -60,6 +60,11 @@ class JSONLSource:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"source {name}: cannot read {path}: {reason}") from error
         if problems and not skip_invalid:
+            if len(problems) > 1 and not self._offsets and not any(problem.field for problem in problems):
+                raise SourceError(
+                    f"source {name}: {path}: no line is a JSON object: want JSON Lines, one object a line (of a list,"
+                    f" `jq -c '.[]'` makes them). The first: {problems[0]}"
+                )
             raise TaskFileError(tuple(problems))
         if not self._offsets:
             raise SourceError(f"source {name}: {path} holds no valid task")

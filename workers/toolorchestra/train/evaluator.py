@@ -68,10 +68,11 @@ class Evaluated:
     unscored: Mapping[str, int]
 
     def __str__(self) -> str:
+        tasks = "1 task" if self.scored == 1 else f"{self.scored} tasks"
         if not self.unscored:
-            return f"{self.scored} tasks"
+            return tasks
         why = ", ".join(f"{reason} {n}" for reason, n in self.unscored.items())
-        return f"{self.scored} tasks, {sum(self.unscored.values())} not scored ({why})"
+        return f"{tasks}, {sum(self.unscored.values())} not scored ({why})"
 
 
 @dataclass

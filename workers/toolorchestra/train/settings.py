@@ -171,6 +171,14 @@ def money_problems(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], 
         )
 
 
+def beyond_budget(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool]) -> Iterator[tuple[str, Decimal]]:
+    """Experts that no episode can ever pay, each with what even the shortest question to it sets aside."""
+    budget = spec.rollout.episode_budget.max_usd
+    for pool in pools:
+        if budget is not None and budget < (least := _least_attempt(pool)):
+            yield pool.metadata.name, least
+
+
 def _least_attempt(pool: ExpertPool) -> Decimal:
     return attempt_usd(price_of(pool.spec.price), prompt_bytes=1, max_output=pool.spec.limits.max_output_tokens)
 

@@ -54,8 +54,31 @@ def read_header(path: Path) -> KeySet:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > size - 8:
             raise SnapshotError(f"{path} is not a whole safetensors file ({size} bytes)")
-        header: dict[str, Any] = json.loads(file.read(length))
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
+
+
+def why_unusable(folder: Path) -> str | None:
+    """Why no weights can be read from a Hugging Face folder; None where all can, as far as headers tell."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = {path.name for path in folder.glob("*.safetensors")}
+        if index.is_file():
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            if absent := sorted(named - names):
+                return f"{folder}: no {', '.join(absent)}, which {index.name} names; a download that broke off?"
+        if not names:
+            return f"{folder}: no *.safetensors, the weights; save_pretrained writes them"
+        for name in sorted(names):
+            read_header(folder / name)
+    except SnapshotError as error:
+        return f"{error}; a download that broke off, or a pointer of git-lfs?"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{index}: want weight_map, which names the file of every tensor"
+    return None
 
 
 def folder_keys(folder: Path) -> KeySet:

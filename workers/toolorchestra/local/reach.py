@@ -1,0 +1,41 @@
+"""Whether the hosts of experts have an address here: a typo in one looks like an outage, which a run waits for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.local.plan import SIMULATOR_HOST
+
+LOOKUP_SECONDS = 3.0
+
+
+def unknown_hosts(pools: Sequence[ExpertPool], *, known: Callable[[str], bool]) -> Iterator[str]:
+    """What to say of each host that has no address. Said, not refused: it may have one when it is asked."""
+    names: dict[str, list[str]] = {}
+    for pool in pools:
+        host = urlsplit(pool.spec.endpoint.url).hostname if pool.spec.endpoint else None
+        if host and host != SIMULATOR_HOST:
+            names.setdefault(host, []).append(pool.metadata.name)
+    for host, experts in names.items():
+        if not known(host):
+            yield f"expert {', '.join(experts)}: the host {host} has no address here: a typo? A run would wait for it"
+
+
+def has_address(host: str) -> bool:
+    """False only where the resolver says for certain that there is none. Experts are never asked through a proxy."""
+    found = [True]
+
+    def look() -> None:
+        try:
+            socket.getaddrinfo(host, None)
+        except (socket.gaierror, UnicodeError) as error:
+            found[0] = getattr(error, "errno", socket.EAI_NONAME) != socket.EAI_NONAME
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(LOOKUP_SECONDS)
+    return found[0]
