@@ -18,8 +18,6 @@ from toolorchestra.local.lock import RunLock
 from toolorchestra.remote.connection import reachable_config
 from toolorchestra.train.run_dir import RunDir
 
-"""States that hold only while a supervisor lives: without one the run has died."""
-
 
 def status(
     run: Annotated[
