@@ -64,11 +64,12 @@ class Events:
 def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manifest:
     """The events.k8s.io/v1 Event. `now` is in UTC. Cluster-scoped objects have their events in `default`.
 
-    Its name is made from the object, what it said of itself before, and the news.
+    Its name is made from the object, its condition of before, and what that became: operators that overlap see other
+    messages and other conditions for a moment, and tell of one transition once.
     """
     metadata: Mapping[str, Any] = about["metadata"]
-    before = (about.get("status") or {}).get("conditions") or ()
-    told = json.dumps([metadata["uid"], before, emit.type, emit.reason, emit.message], sort_keys=True)
+    became, _, _ = emit.message.partition(":")
+    told = json.dumps([metadata["uid"], _before(about, became), emit.type, emit.reason, became])
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     namespace = metadata.get("namespace")
     regarding = {
@@ -92,3 +93,12 @@ def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manif
         "reportingController": _CONTROLLER,
         "reportingInstance": instance[:128],
     }
+
+
+def _before(about: Manifest, became: str) -> list[Any] | None:
+    """What the condition was that `became` (`Running=True`) is about."""
+    kind = became.partition("=")[0]
+    for one in (about.get("status") or {}).get("conditions") or ():
+        if one["type"] == kind:
+            return [one.get(field) for field in ("status", "reason", "lastTransitionTime")]
+    return None

@@ -159,7 +159,7 @@ POOL: dict[str, Any] = {
     "kind": "ExpertPool",
     "metadata": {"namespace": "team", "name": "qwen", "uid": "u1", "resourceVersion": "7"},
 }
-NEWS = Emit("Warning", "ProbeFailed", "the expert did not answer")
+NEWS = Emit("Warning", "ProbeFailed", "Ready=False: the expert did not answer")
 
 
 @dataclass
@@ -207,13 +207,18 @@ def test_an_event_as_the_server_wants_it() -> None:
 
 
 async def test_an_event_that_was_posted_by_the_operator_before_is_not_posted_again() -> None:
-    """The same news about the same object, as it was before: the same name, whatever the time."""
+    """The same news about the same object, as it was before: the same name, whatever the time and whatever else is said
+    of it: an operator that overlaps with this one has seen other words, or another condition."""
     told = [
         event(NEWS, about=POOL, now=datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC), instance="i") for second in (5, 6)
     ]
     after = {**POOL, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     another = event(NEWS, about=after, now=datetime(2026, 1, 2, tzinfo=UTC), instance="i")
     assert told[0]["metadata"]["name"] == told[1]["metadata"]["name"] != another["metadata"]["name"]
+    other = {**POOL, "status": {"conditions": [{"type": "Routable", "status": "True"}]}}
+    words = Emit(NEWS.type, NEWS.reason, "Ready=False: it still does not answer")
+    elsewhere = event(words, about=other, now=datetime(2026, 1, 2, tzinfo=UTC), instance="another")
+    assert elsewhere["metadata"]["name"] == told[0]["metadata"]["name"]
     sink = Sink(AlreadyExists("it is there", verb="create", resource="events", code=409))
     events = Events(sink)
     await events.post(NEWS, about=POOL)
