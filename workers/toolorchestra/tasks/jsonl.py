@@ -55,12 +55,14 @@ class JSONLSource:
         self._offsets, self._numbers = array("Q"), array("Q")
         try:
             with open_regular(path) as file:
+                begins = file.read(64).lstrip()[:1]
+                file.seek(0)
                 problems = self._read(file, most_problems=None if skip_invalid else MOST_PROBLEMS)
         except (FileRefused, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"source {name}: cannot read {path}: {reason}") from error
         if problems and not skip_invalid:
-            if len(problems) > 1 and not self._offsets and not any(problem.field for problem in problems):
+            if len(problems) > 1 and begins != b"{" and not self._offsets and not any(p.field for p in problems):
                 raise SourceError(
                     f"source {name}: {path}: no line is a JSON object: want JSON Lines, one object a line (of a list,"
                     f" `jq -c '.[]'` makes them). The first: {problems[0]}"
