@@ -78,3 +78,23 @@ def model_folder(folder: Path, *, context: int = 4096) -> Path:
     template = "{% for message in messages %}{{ message['content'] }}<end>{% endfor %}"
     (folder / "chat_template.jinja").write_text(template)
     return folder
+
+
+def endpoint_pool(name: str, *, url: str = "http://simulator/v1", model: str, key: str | None = None) -> dict[str, Any]:
+    """The document of an expert behind an address; `key`: the Secret that holds its API key."""
+    endpoint: dict[str, object] = {"url": url, "model": model}
+    if key is not None:
+        endpoint["apiKeySecretRef"] = {"name": key, "key": "api-key"}
+    return {
+        "apiVersion": "toolorchestra.dev/v1alpha1",
+        "kind": "ExpertPool",
+        "metadata": {"name": name},
+        "spec": {
+            "roles": ["Answer"],
+            "description": "An expert.",
+            "price": {"inputUSDPerMillionTokens": "1", "outputUSDPerMillionTokens": "2"},
+            "expectedLatencyMilliseconds": 500,
+            "type": "Endpoint",
+            "endpoint": endpoint,
+        },
+    }

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.run_rig import model_folder
+from support.run_rig import endpoint_pool, model_folder
 from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.bundle import Bundle
 from toolorchestra.api.load import load
@@ -62,24 +62,7 @@ spec:
 
 
 def pool(name: str, *, url: str = "http://simulator/v1", model: str = "oak-model", key: str | None = None) -> str:
-    endpoint: dict[str, object] = {"url": url, "model": model}
-    if key is not None:
-        endpoint["apiKeySecretRef"] = {"name": key, "key": "api-key"}
-    return yaml.safe_dump(
-        {
-            "apiVersion": "toolorchestra.dev/v1alpha1",
-            "kind": "ExpertPool",
-            "metadata": {"name": name},
-            "spec": {
-                "roles": ["Answer"],
-                "description": "An expert.",
-                "price": {"inputUSDPerMillionTokens": "1", "outputUSDPerMillionTokens": "2"},
-                "expectedLatencyMilliseconds": 500,
-                "type": "Endpoint",
-                "endpoint": endpoint,
-            },
-        }
-    )
+    return yaml.safe_dump(endpoint_pool(name, url=url, model=model, key=key))
 
 
 @pytest.fixture

@@ -8,27 +8,14 @@ from typing import Any, NoReturn
 
 import pytest
 
+from support.run_rig import endpoint_pool
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.local import reach
 from toolorchestra.local.reach import has_address, unknown_hosts
 
 
 def pool(name: str, host: str) -> ExpertPool:
-    return ExpertPool.model_validate(
-        {
-            "apiVersion": "toolorchestra.dev/v1alpha1",
-            "kind": "ExpertPool",
-            "metadata": {"name": name},
-            "spec": {
-                "roles": ["Answer"],
-                "description": "An expert.",
-                "price": {"inputUSDPerMillionTokens": "1", "outputUSDPerMillionTokens": "2"},
-                "expectedLatencyMilliseconds": 500,
-                "type": "Endpoint",
-                "endpoint": {"url": f"http://{host}/v1", "model": name},
-            },
-        }
-    )
+    return ExpertPool.model_validate(endpoint_pool(name, url=f"http://{host}/v1", model=name))
 
 
 def test_each_host_is_asked_for_once_and_the_simulator_never() -> None:
