@@ -11,6 +11,7 @@ from toolorchestra.experts.simulated import SimulatedTask
 from toolorchestra.experts.skills import is_right, oracle, simulated_answer
 from toolorchestra.experts.wrong import wrong_answer
 from toolorchestra.tasks.answer import extract_answer
+from toolorchestra.tasks.exact import normalise
 from toolorchestra.tasks.grader import RIGHT, grade
 from toolorchestra.tasks.gym import ReasoningGymGrader, score
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
@@ -96,7 +97,7 @@ def test_decimals_slip_beyond_a_tolerance(value: object, seed: int) -> None:
     assert grade(task, wrong_answer(f"{value:f}", random.Random(seed))).outcome == 0.0
 
 
-@given(st.text(min_size=1).filter(str.strip), st.integers(0, 2**32))
+@given(st.text(min_size=1).filter(normalise), st.integers(0, 2**32))
 def test_any_text_slips_to_something_else(text: str, seed: int) -> None:
     assert grade(numeric(text, "ExactMatch"), wrong_answer(text, random.Random(seed))).outcome == 0.0
 
