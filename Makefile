@@ -130,5 +130,12 @@ bench-resume: setup ## The resume of a run of a million episodes: CPU seconds an
 faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
 	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 
+GPU_TOOLS := .cache/gpu-bundle/tools
+gpu-bundle: ## What a GPU machine without a registry needs, as parts to carry (docs/gpu.md; GPU_BUNDLE="--check" tries them)
+	@[ -x $(GPU_TOOLS)/bin/uv ] || { $(PYTHON) -m venv $(GPU_TOOLS) && \
+	  $(GPU_TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); } || \
+	  { echo "make gpu-bundle: uv could not be installed into $(GPU_TOOLS); is the package registry reached?"; exit 1; }
+	@PYTHONPATH=tests $(GPU_TOOLS)/bin/python -m gpu.bundle --uv $(GPU_TOOLS)/bin/uv $(GPU_BUNDLE)
+
 clean: ## Remove caches and benchmarks' environments (runs/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .bench

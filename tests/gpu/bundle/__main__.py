@@ -25,7 +25,6 @@ from gpu.bundle.selection import PROGRAMS, is_stripped, rules, selected
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 CACHE = ROOT / ".cache" / "gpu-bundle"
-DESCRIPTION = "dist-info/METADATA"
 LIMIT = 48_000_000
 ROOM = 6 << 30
 CODE = ("__main__.py", "fatbin.py", "packages.py", "parts.py", "selection.py")
@@ -142,7 +141,7 @@ def main() -> None:
         "--architecture",
         type=int,
         default=90,
-        help="the target's GPUs, as 10 x compute capability: 90 is Hopper (default), 80 an A100; 0 keeps every GPU's code",
+        help="the target's GPUs, as 10 x compute capability: 90 is Hopper (default), 80 an A100",
     )
     asked.add_argument(
         "--provided",

@@ -51,7 +51,7 @@ def section(library: bytes, name: str) -> tuple[int, int] | None:
 
 
 def containers(library: bytes, start: int, size: int) -> Iterator[tuple[Entry, ...]]:
-    """The entries of each container in the bytes [start, start + size) of `library`; UnknownLayout where they are not."""
+    """The entries of each container in `size` bytes of `library` from `start` on; UnknownLayout else."""
     place, end = start, start + size
     while place < end:
         if library[place : place + 8] == bytes(8):  # containers are aligned
@@ -73,18 +73,16 @@ def containers(library: bytes, start: int, size: int) -> Iterator[tuple[Entry, .
 
 
 def runs_on(entry: Entry, architecture: int) -> bool:
-    """Whether a GPU of `architecture` can take the entry: machine code of its own generation, or PTX that is not newer."""
+    """Whether a GPU of `architecture` can take the entry: machine code of its generation, or PTX no newer."""
     if entry.kind == PTX:
         return entry.architecture <= architecture
     return entry.architecture // 10 == architecture // 10 and entry.architecture <= architecture
 
 
 def unused(entries: tuple[Entry, ...], architecture: int) -> tuple[Entry, ...]:
-    """The entries of one container that a GPU of `architecture` never takes; PTX goes where machine code fits exactly."""
+    """The entries of one container that a GPU of `architecture` never takes; PTX too where machine code fits exactly."""
     exact = any(entry.kind == CUBIN and entry.architecture == architecture for entry in entries)
-    return tuple(
-        entry for entry in entries if not runs_on(entry, architecture) or (exact and entry.kind == PTX)
-    )
+    return tuple(entry for entry in entries if not runs_on(entry, architecture) or (exact and entry.kind == PTX))
 
 
 def trimmed(library: bytes, architecture: int) -> bytes:

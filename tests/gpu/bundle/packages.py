@@ -71,7 +71,7 @@ class Packages:
     provided: tuple[str, ...]
     left_out: tuple[str, ...]
 
-    def _uv(self, *arguments: str | Path) -> str:
+    def run_uv(self, *arguments: str | Path) -> str:
         """Run uv; CannotFetch with its own words where it fails."""
         command = [self.uv, *map(str, arguments), "--cache-dir", str(self.cache / "uv")]
         environment = os.environ | {"UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
@@ -80,19 +80,25 @@ class Packages:
         except FileNotFoundError:
             raise CannotFetch(f"no program {self.uv}: `make gpu-bundle` installs it") from None
         if done.returncode:
-            raise CannotFetch(f"{' '.join(command[:3])} failed; is the package registry reached?\n{done.stderr.strip()}")
+            raise CannotFetch(
+                f"{' '.join(command[:3])} failed; is the package registry reached?\n{done.stderr.strip()}"
+            )
         return done.stdout
 
-    def resolve(self, left_out: Iterable[str], pinned: Iterable[str] = (), *, hashes: bool = True) -> str:
-        """A requirements file: what the product needs without `left_out`; versions are the locks', then `pinned`'s."""
+    def resolve(self, left_out: Iterable[str], free: Iterable[str] = (), *, hashes: bool = True) -> str:
+        """A requirements file: what the product needs without `left_out`.
+
+        Versions are the locks'; those of the packages `free` are what their line says (`NAME==VERSION`), or any.
+        """
         versions = pins((self.root / "locks/cpu.txt").read_text()) | pins((self.root / "locks/gpu.txt").read_text())
         left, fixed = self.cache / "overrides.txt", self.cache / "constraints.txt"
-        own = dict(line.split("==") for line in pinned if "==" in line)
+        own = dict(line.split("==") for line in free if "==" in line)
+        free = names(free)
         left.write_text(overrides(left_out) + "".join(f"{name}=={version}\n" for name, version in own.items()))
-        fixed.write_text("".join(f"{name}=={version}\n" for name, version in versions.items() if name not in own))
+        fixed.write_text("".join(f"{name}=={version}\n" for name, version in versions.items() if name not in free))
         extras = [part for extra in EXTRAS for part in ("--extra", extra)]
         here = self.root / "tests" / "gpu" / "bundle" / "more.in"
-        return self._uv(
+        return self.run_uv(
             *("pip", "compile", self.root / "pyproject.toml", here, *extras),
             *("--python-version", self.python, "--python-platform", PLATFORM),
             *("--constraint", fixed, "--overrides", left),
@@ -117,7 +123,7 @@ class Packages:
         """Install the bundle's packages, each held against its digest, into the folder `site`."""
         lock = self.cache / f"requirements-{self.python}.txt"
         lock.write_text(self.resolve((*self.provided, *self.left_out)))
-        self._uv(
+        self.run_uv(
             *("pip", "install", "--target", site, "--no-deps", "--require-hashes", "-r", lock),
             *("--python", self.interpreter, "--python-platform", PLATFORM),  # one of them is built, not only downloaded
         )

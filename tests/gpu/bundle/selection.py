@@ -22,7 +22,9 @@ class Rule:
 
 ALWAYS = (
     Rule("compiled on the target", ("*.pyc",)),
-    Rule("the installer's own notes", ("*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", ".lock")),
+    Rule(
+        "the installer's own notes", ("*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", ".lock")
+    ),
     Rule("scripts that start the builder's Python", ("bin/*",)),
     Rule("tests", ("*/tests/*",)),
     Rule("sources and headers", ("*.pyi", "*.pyx", "*.pxd", "*.h", "*.hpp", "*.cuh", "*.cu", "*.cpp", "*.cc")),

@@ -162,7 +162,7 @@ def finish(target: Path, manifest: dict[str, Any]) -> None:
     environment = target / "env.sh"
     if not environment.exists():
         subprocess.run(  # a process per core; a file that is no Python 3 (a template) is no matter
-            [sys.executable, "-m", "compileall", "-qq", "-j", "0", str(target / "site")], check=False
+            [sys.executable, "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", str(target / "site")], check=False
         )
         missing = not_there(manifest["provided"])
         if missing:
