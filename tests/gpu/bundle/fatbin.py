@@ -80,7 +80,7 @@ def runs_on(entry: Entry, architecture: int) -> bool:
 
 
 def unused(entries: tuple[Entry, ...], architecture: int) -> tuple[Entry, ...]:
-    """The entries of one container that a GPU of `architecture` never takes; PTX too where machine code fits exactly."""
+    """The entries of one container that a GPU of `architecture` never takes; PTX too where machine code fits."""
     exact = any(entry.kind == CUBIN and entry.architecture == architecture for entry in entries)
     return tuple(entry for entry in entries if not runs_on(entry, architecture) or (exact and entry.kind == PTX))
 

@@ -1,4 +1,4 @@
-"""The packages of a bundle: which versions, by uv's resolver within the product's locks; installed for another Python."""
+"""The packages of a bundle: which versions, by uv within the product's locks; installed for a given Python."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def overrides(left_out: Iterable[str]) -> str:
 
 
 def interpreter_of(uv: str, python: str) -> tuple[Path, str]:
-    """The Python `python` (a version or a path) of this machine, and its version as "3.12"; CannotFetch where it has none."""
+    """The Python `python` (version or path) of this machine, and its version "3.12"; CannotFetch where it has none."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         found = subprocess.run([uv, "python", "find", "--no-python-downloads", python], capture_output=True, text=True)
@@ -53,8 +53,8 @@ def interpreter_of(uv: str, python: str) -> tuple[Path, str]:
         version = ""
     if version not in ("3.11", "3.12"):
         raise CannotFetch(
-            f"needs the GPU machine's Python, {python}, on this machine too (3.11 or 3.12; one package is built, not only "
-            "downloaded): give its path with --python"
+            f"needs the GPU machine's Python, {python}, on this machine too (3.11 or 3.12; one package is built "
+            "here): give its path with --python"
         )
     return Path(path), version
 

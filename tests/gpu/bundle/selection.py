@@ -1,4 +1,4 @@
-"""Which files of the installed packages go into the bundle: everything but what these rules name, each with its reason."""
+"""Which files of the installed packages go into the bundle: all but what these rules name, each with its reason."""
 
 from __future__ import annotations
 

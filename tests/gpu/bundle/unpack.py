@@ -67,7 +67,7 @@ def digest(path: Path) -> str:
 
 
 def arrive(parts: Path, kept: Path, manifest: dict[str, Any]) -> list[str]:
-    """Copy into `kept`, by digest, what is in `parts`; returns the parts still missing. Refused where one is damaged."""
+    """Copy into `kept`, by digest, what is in `parts`; returns those still missing. Refused where one is damaged."""
     missing, damaged = [], []
     for part in manifest["parts"]:
         name, here = part["file"], kept / part["sha256"]
