@@ -32,6 +32,7 @@ from toolorchestra.train.memory import (
     memory_plan,
     shape_of,
 )
+from toolorchestra.train.memory_table import BASE, table
 from toolorchestra.train.model import Policy
 from toolorchestra.train.model_shape import QWEN3
 from toolorchestra.train.packing import pack
@@ -383,3 +384,11 @@ def test_what_a_folder_lacks_is_said(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelFileError, match="safetensors"):
         shape_of(tmp_path)
+
+
+def test_the_page_on_gpus_has_the_plans_own_table_and_words() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert table() in page
+    one = memory_plan(QWEN3["1.7B"], replace(BASE, shared=True, gpu_bytes=79 * GIB))
+    assert "\n".join(one.lines()) in page
+    assert str(memory_plan(QWEN3["8B"], replace(BASE, shared=True, gpu_bytes=139 * GIB)).problem) in page

@@ -190,13 +190,15 @@ class MemoryPlan:
     def lines(self) -> tuple[str, ...]:
         """For a person, one thing a line; the problem last."""
         found = [line for gpu in self.gpus for line in gpu.lines()]
-        found.append(f"activation checkpointing {'on' if self.checkpointing else 'off'}")
-        found.append(
-            f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: room for {self.kv_sequences:.3g} sequences of "
-            "full length"
-        )
-        found += [text for text in (self.note, self.problem) if text]
-        return tuple(found)
+        return (*found, *self.choices(), *([self.problem] if self.problem else []))
+
+    def choices(self) -> Iterator[str]:
+        """What was chosen, and what of it is a guess."""
+        yield f"activation checkpointing {'on' if self.checkpointing else 'off'}"
+        room = f"room for {self.kv_sequences:.3g} sequences of full length at a time"
+        yield f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: {room}"
+        if self.note:
+            yield self.note
 
 
 def gib(size: float) -> str:
