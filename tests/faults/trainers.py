@@ -65,7 +65,7 @@ class ScriptedTrainers:
             micro_batches=1,
         )
 
-    def snapshot(self, folder: Path, *, version: str) -> Snapshot:
+    def snapshot(self, folder: Path, *, version: str, dtype: str) -> Snapshot:
         self._point("snapshot")
         return self._write(folder, version)
 

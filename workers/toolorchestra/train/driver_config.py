@@ -24,6 +24,8 @@ class DriverConfig(BaseModel):
     model_dir: Path
     volumes: dict[str, Path] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"] = "cpu"
+    snapshots: Path | None = None
+    """Where the snapshots of the weights lie, where trainers and engines share a machine; None: in the run's folder."""
     cluster: bool = False
     """Trainers and engines run on the Ray nodes made for them (`--resources` trainer, engine), and engines listen on
     their node's address."""

@@ -200,6 +200,8 @@ def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> Snapshot:
 def prune_snapshots(folder: Path, *, keep: Iterable[str]) -> None:
     """Remove the snapshots under `folder` other than the named ones, leftovers of unfinished writes included."""
     kept = set(keep)
+    if not folder.is_dir():
+        return
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name not in kept and ((entry / MANIFEST).exists() or entry.suffix == ".partial"):
             shutil.rmtree(entry, ignore_errors=True)
