@@ -27,6 +27,7 @@ from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
+from toolorchestra.local.snapshot_folder import snapshot_folder
 from toolorchestra.process import Child, tail
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import pool_file
@@ -87,6 +88,7 @@ class Supervisor:
     uid: str
     say: Callable[[str], None]
     _driver: Child | None = None
+    _snapshots: Path | None = None
     _ray_env: dict[str, str] = field(default_factory=_ray_environment)
     _interrupts: int = 0
     _children: list[Child] = field(default_factory=list[Child])
@@ -97,7 +99,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sig, self._interrupted)
+        model = self.plan.model_dir
         async with AsyncExitStack() as stack:
+            place = snapshot_folder(self.run, uid=self.uid, model=model, device="cpu", say=self.say)
+            self._snapshots = stack.enter_context(place)  # gone after everybody who uses it
             stack.push_async_callback(self._end)
             try:
                 config = await self._start(stack)
@@ -140,6 +145,7 @@ class Supervisor:
             shared=compute.shared,
             memory=compute.memory,
             threads=compute.threads(cores=os.cpu_count() or 2),
+            snapshots=self._snapshots,
         )
         config.write(self.run.root / "driver.json")
         return config

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
@@ -94,6 +95,8 @@ class Controller:
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     meter: RunMeter = field(default_factory=RunMeter)
+    snapshots: Path | None = None
+    """Where snapshots of the weights are written; None: in the run's folder."""
     stopping: bool = False
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
@@ -356,13 +359,13 @@ class Controller:
     async def _new_version(self, step: int, *, adopt: bool = False) -> Snapshot:
         """Write the snapshot of the trainers' weights and put it in service."""
         version = str(PolicyVersion(self.books.ledger.incarnation, step))
-        folder = self.run.weights / version
-        snapshot = await self.trainers.snapshot(folder, version=version)
+        previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
+        folder = self.snapshots or self.run.weights
+        prune_snapshots(folder, keep=[previous])  # so that there are never more than two
+        snapshot = await self.trainers.snapshot(folder / version, version=version)
         began = time.monotonic()
         await self.engines.load(snapshot, adopt=adopt)
         self._pause_seconds = time.monotonic() - began
-        previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
-        prune_snapshots(self.run.weights, keep=[version, previous])
         return snapshot
 
     async def first_version(self) -> Snapshot:

@@ -43,6 +43,8 @@ class DriverConfig(BaseModel):
     """A trainer and an engine on each GPU."""
     memory: GpuMemory | None = None
     """Of the GPUs; None with CUDA: the driver asks a node how much there is, and plans."""
+    snapshots: Path | None = None
+    """Where the snapshots of the weights lie, where trainers and engines share a machine; None: in the run's folder."""
     cluster: bool = False
     """Trainers and engines run on the Ray nodes made for them (`--resources` trainer, engine), and engines listen on
     their node's address."""

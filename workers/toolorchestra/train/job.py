@@ -388,7 +388,7 @@ class Job:
             )
         except ModelError as error:
             raise Paused(str(error), reason=Reason.MODEL_REFUSED) from error
-        self._trainers = AsyncTrainers(group, store)
+        self._trainers = AsyncTrainers(group, store, engine_dtype="bfloat16" if cuda else "float32")
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
         else:
@@ -416,6 +416,7 @@ class Job:
             deferrals=self._deferrals,
             spans=EpisodeSpans(self.training.metadata.name),
             meter=self.meter,
+            snapshots=self.config.snapshots,
         )
         if self._stopping.is_set():
             self._controller.stop()
