@@ -39,8 +39,8 @@ class RayEngines(Model):
     """Engine pods; more of them make more episodes per hour."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
     """GPUs per engine; equals the GPU limit where there is one."""
-    start_timeout_seconds: Annotated[Count, Field(le=86400)] = 1800
-    """Most seconds of an engine's start, while it gets on; one that stands still for 5 minutes is started again."""
+    start_timeout_seconds: Annotated[Count, Field(le=86400)] | None = None
+    """Most seconds of an engine's start, while it gets on; absent: 1800, and one more for every 50 MB of weights."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
     """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
@@ -60,6 +60,8 @@ class Ray(Model):
     """The pods that make the optimizer steps."""
     engines: RayEngines = Field(default_factory=RayEngines, json_schema_extra=PARENT)
     """The pods that serve the policy with vLLM to the rollout workers."""
+    placement: Literal["Separate", "Shared"] | None = None
+    """Shared: a trainer and an engine on each GPU; absent: Shared on one machine with one GPU, else Separate."""
     model_cache: Cache | None = None
     """Volume for the initial weights and compiled code; absent: none."""
     pod_template: Opaque | None = None

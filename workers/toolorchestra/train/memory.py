@@ -1,0 +1,395 @@
+"""What a training needs of its GPUs' memory, and whether it fits. Pure: from sizes to bytes.
+
+**Trainer** (trainer.py: FSDP2, float32 master weights, AdamW, bfloat16 compute), bytes per parameter, sharded over the
+trainers: weights 4, gradients 4, the two moments 8. On top, not sharded, the bfloat16 copies of what computes: the root
+(embedding and head stay whole from forward to the end of backward) and two blocks (the one at work and the next).
+
+**Activations** per token and layer: what autograd keeps of one block. After Korthikanti et al. 2022 (arXiv 2205.05198,
+section 4), counted anew for a block with RMSNorm, rotary embedding, grouped queries, flash attention and SwiGLU; with
+h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everything bfloat16 (2 bytes) but where said:
+
+| kept for the backward                           | modules as in transformers | fused kernels    |
+|-------------------------------------------------|----------------------------|------------------|
+| two norms: input (float32 copy / as it is)      | 2 · 4h                     | 2 · 2h           |
+| … their value before the weight, and after it   | 2 · (2h + 2h)              | 2 · 2h           |
+| norms of query and key, where there are such    | 6q + 6k                    | 2q + 2k          |
+| attention: query, key, value, output            | 2q + 2k + 2k + 2q          | the same         |
+| … its log-sum-exp, float32                      | 4 · heads                  | the same         |
+| SwiGLU: gate, up, their product                 | 2i + 2i + 2i               | the same         |
+| … silu(gate)                                    | 2i                         | computed again   |
+
+tests/unit/train/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
+layer keeps its input only (2h), and one block at a time is computed again.
+
+**Head** (logprob.py): chunks of at most `HEAD_ELEMENTS` logits with `HEAD_BYTES` each, and the gradient of its weight.
+
+**Engine** (vLLM): bfloat16 weights, room for its own profile run and CUDA graphs, and the rest for keys and values. It
+counts its share (`--gpu-memory-utilization`) of the whole GPU, without its CUDA context, and does not start where less
+than that share is free. So the plan holds whichever of the two starts first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from toolorchestra.train.model_shape import ModelShape, shape_of
+
+__all__ = ["GpuPlan", "Layout", "MemoryPlan", "ModelShape", "Remedy", "layer_bytes", "memory_plan", "shape_of"]
+
+GIB: Final = 2**30
+MASTER, GRADIENT, MOMENTS, COMPUTE, REFERENCE = 4, 4, 8, 2, 4
+"""Bytes per parameter: float32 weights and gradient, AdamW's two float32 moments, bfloat16 copy, frozen float32."""
+BLOCKS_WHOLE: Final = 2
+"""Blocks whose bfloat16 copies are there at a time: FSDP2 gathers the next while one computes."""
+HEAD_ELEMENTS: Final = 1 << 28
+"""Most logits of one chunk of the head on CUDA (tokens x vocabulary)."""
+HEAD_BYTES: Final = 18
+"""Bytes per logit while a chunk is computed: four float32 tensors (logits, the normaliser's scratch, and two of the chunk
+before, until they are replaced), one bfloat16."""
+HEAD_GRADIENT: Final = 6
+"""Bytes per parameter of the head: the float32 sum of its gradient, and a bfloat16 product or copy."""
+FRAGMENTATION: Final = 0.06
+"""Share on top of a trainer's peak that its allocator holds and cannot use."""
+CONTEXT: Final = 640 << 20
+"""One process's CUDA context with its libraries' kernels."""
+NCCL: Final = 512 << 20
+"""Buffers of a process that talks to other GPUs."""
+ENGINE_SHARE: Final = 0.9
+"""Of an engine's own GPU (vLLM's default of old)."""
+BATCHED_TOKENS: Final = 8192
+"""Tokens of the engine's profile run: vLLM's default for a server on a large GPU (`--max-num-batched-tokens`)."""
+SAMPLER_BYTES: Final = 12
+"""Per sequence and vocabulary entry in the engine's sampler: float32 logits and two tensors like them."""
+GRAPHS: Final = 1 << 30
+"""Of the engine's CUDA graphs."""
+LEAST_SEQUENCES: Final = 8
+"""Full-length sequences that an engine must have room for at least: with fewer it waits more than it works. (Real ones
+are shorter than the longest.)"""
+MOST_GPUS: Final = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What runs where. `tokens_per_micro_batch` and `max_model_len`: a longer sequence is a micro-batch of its own."""
+
+    gpu_bytes: int
+    """Of one GPU: the whole."""
+    trainers: int = 1
+    engines: int = 1
+    tensor_parallel: int = 1
+    """GPUs of one engine."""
+    shared: bool = False
+    """A trainer and an engine on each GPU."""
+    tokens_per_micro_batch: int
+    max_model_len: int
+    max_num_seqs: int
+    reference: bool = False
+    """A frozen copy for the KL term."""
+    checkpointing: bool | None = None
+    """None: off where it fits so, else on."""
+    fused: bool = True
+    """Norms, rotary embedding and SwiGLU are fused kernels."""
+    head_elements: int = HEAD_ELEMENTS
+
+    @property
+    def longest_micro_batch(self) -> int:
+        """Tokens of the largest micro-batch that there can be."""
+        return max(self.tokens_per_micro_batch, self.max_model_len)
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs."""
+        engines = self.engines * self.tensor_parallel
+        return max(self.trainers, engines) if self.shared else self.trainers + engines
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPlan:
+    """One kind of GPU."""
+
+    what: str
+    """"trainer", "engine" or "trainer and engine"."""
+    gpus: int
+    parts: tuple[tuple[str, int], ...]
+    """Name and bytes, in order. Where there is no problem they sum to the capacity at most."""
+    capacity: int
+
+    @property
+    def total(self) -> int:
+        return sum(size for _, size in self.parts)
+
+    def lines(self) -> Iterator[str]:
+        """One for the whole, one per part."""
+        number = "1 GPU" if self.gpus == 1 else f"{self.gpus} GPUs, each"
+        yield f"{self.what} ({number}): {gib(self.total)} of {gib(self.capacity)}"
+        yield from (f"  {name}: {gib(size)}" for name, size in self.parts if size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """Something that makes it fit: in words, and as the layout that is then planned."""
+
+    words: str
+    layout: Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Where every byte goes."""
+
+    gpus: tuple[GpuPlan, ...]
+    checkpointing: bool
+    gpu_memory_utilization: float
+    """The engine's share of the whole GPU's memory, for vLLM."""
+    trainer_peak: int
+    """Bytes that `torch.cuda.max_memory_allocated()` of the trainer should show."""
+    kv_sequences: float
+    """Sequences of full length that an engine's keys and values have room for."""
+    problem: str | None
+    """Why it cannot fit, and what would."""
+    remedies: tuple[Remedy, ...] = ()
+    note: str = ""
+    """What of it is a guess."""
+
+    def lines(self) -> tuple[str, ...]:
+        """For a person, one thing a line; the problem last."""
+        found = [line for gpu in self.gpus for line in gpu.lines()]
+        found.append(f"activation checkpointing {'on' if self.checkpointing else 'off'}")
+        found.append(
+            f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: room for {self.kv_sequences:.3g} sequences of "
+            "full length"
+        )
+        found += [text for text in (self.note, self.problem) if text]
+        return tuple(found)
+
+
+def gib(size: float) -> str:
+    """As people read it."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.0f} MiB"
+
+
+# ── the trainer ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def layer_bytes(shape: ModelShape, *, fused: bool) -> int:
+    """Bytes per token that autograd keeps of one block (bfloat16). The module's text has the table."""
+    h, i = shape.hidden, shape.intermediate
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = 4 * query + 4 * key + 4 * shape.heads
+    if fused:
+        norms, mlp = 8 * h + 2 * 4, 6 * i
+        head_norms = 2 * (query + key) + 4 * (shape.heads + shape.kv_heads)
+    else:
+        norms, mlp = 16 * h + 2 * 4, 8 * i
+        head_norms = 6 * (query + key) + 4 * (shape.heads + shape.kv_heads)
+    return norms + attention + mlp + (head_norms if shape.query_key_norm else 0)
+
+
+def end_bytes(shape: ModelShape, *, fused: bool) -> int:
+    """Bytes per token after the last block: final norm, the head's input and its gradient."""
+    return (6 if fused else 10) * shape.hidden
+
+
+def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
+    """Bytes per token of a block's gradients at their widest, in the MLP."""
+    return 8 * shape.hidden + (4 if fused else 8) * shape.intermediate
+
+
+def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple[tuple[str, int], ...]:
+    """The parts that the allocator should show at the peak: the head's backward, or that of a block."""
+    tokens, fused = layout.longest_micro_batch, layout.fused
+
+    def sharded(each: int) -> int:
+        return each * -(-shape.parameters // layout.trainers)
+
+    block = layer_bytes(shape, fused=fused)
+    kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
+    logits = min(layout.head_elements, tokens * shape.vocabulary)
+    head = HEAD_BYTES * logits + HEAD_GRADIENT * shape.vocabulary * shape.hidden
+    # Its gradients, whole in bfloat16, as float32 for the exchange, and the share that comes back of it.
+    backward = tokens * backward_bytes(shape, fused=fused) + 6 * shape.block + 4 * -(-shape.block // layout.trainers)
+    if checkpointing:
+        backward += tokens * block
+    compute = COMPUTE * (shape.root + BLOCKS_WHOLE * shape.block)
+    reference = sharded(REFERENCE) + COMPUTE * shape.root if layout.reference else 0
+    return (
+        ("weights (float32)", sharded(MASTER)),
+        ("gradients (float32)", sharded(GRADIENT)),
+        ("optimizer (two float32 moments)", sharded(MOMENTS)),
+        ("reference model", reference),
+        ("compute copies (bfloat16)", compute),
+        (f"activations of {tokens:,} tokens{', checkpointed' if checkpointing else ''}", tokens * kept),
+        (f"head, {-(-logits // shape.vocabulary):,} tokens a chunk", head),
+        ("a block's backward, beyond the head's room", max(0, backward - head)),
+    )
+
+
+def _slack(peak: int, *, processes: int) -> int:
+    """What no tensor holds: the allocator's fragments, the CUDA context, NCCL."""
+    return math.ceil(peak * FRAGMENTATION) + CONTEXT + (NCCL if processes > 1 else 0)
+
+
+# ── the engine ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def kv_bytes(shape: ModelShape, *, tensor_parallel: int = 1) -> int:
+    """Bytes of one token's keys and values on one of an engine's GPUs, bfloat16."""
+    return 2 * 2 * shape.layers * max(1, -(-shape.kv_heads // tensor_parallel)) * shape.head_dim
+
+
+def _engine(shape: ModelShape, layout: Layout) -> tuple[tuple[str, int], ...]:
+    """All but keys and values."""
+    over = layout.tensor_parallel
+    widest = 4 * shape.hidden + (6 * shape.intermediate + 6 * shape.heads * shape.head_dim) // over
+    profile = BATCHED_TOKENS * widest + SAMPLER_BYTES * layout.max_num_seqs * shape.vocabulary
+    return (
+        ("engine: weights (bfloat16)", COMPUTE * -(-shape.parameters // over)),
+        ("engine: its profile run and CUDA graphs", profile + GRAPHS),
+    )
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Room for keys and values, in bytes: the least that is of use, what is there, the most that is of use."""
+
+    least: int
+    given: int
+    sequence: int
+
+    @classmethod
+    def of(cls, shape: ModelShape, layout: Layout, *, left: int, capped: bool) -> _Keys:
+        sequence = kv_bytes(shape, tensor_parallel=layout.tensor_parallel) * layout.max_model_len
+        useful = layout.max_num_seqs * sequence
+        least = min(LEAST_SEQUENCES, layout.max_num_seqs) * sequence
+        return cls(least, max(least, min(left, useful) if capped else left), sequence)
+
+
+# ── both ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def memory_plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
+    """The plan; where it cannot fit, its `problem` says why, and what would."""
+    found = _plan(shape, layout)
+    if found.problem is None:
+        return found
+    remedies = tuple(_remedies(shape, layout))
+    would = "; or ".join(remedy.words for remedy in remedies) or "nothing that is known here makes it fit"
+    return replace(found, problem=f"{found.problem}. It would fit with: {would}", remedies=remedies)
+
+
+def _plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
+    """Without remedies."""
+    if layout.checkpointing is not None:
+        return _fixed(shape, layout, checkpointing=layout.checkpointing)
+    off = _fixed(shape, layout, checkpointing=False)
+    return off if off.problem is None else _fixed(shape, layout, checkpointing=True)
+
+
+def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> MemoryPlan:
+    capacity, over = layout.gpu_bytes, layout.tensor_parallel
+    trainer, engine = _trainer(shape, layout, checkpointing=checkpointing), _engine(shape, layout)
+    peak, fixed = (sum(size for _, size in parts) for parts in (trainer, engine))
+    slack = _slack(peak, processes=layout.trainers)
+    context = CONTEXT + (NCCL if over > 1 else 0)
+    if layout.shared:
+        keys = _Keys.of(shape, layout, left=capacity - peak - slack - context - fixed, capped=True)
+        parts = (*trainer, *engine, ("engine: keys and values", keys.given), ("slack", slack + context))
+        gpus: tuple[GpuPlan, ...] = (
+            GpuPlan(what="trainer and engine", gpus=layout.gpus, parts=parts, capacity=capacity),
+        )
+        share = (fixed + keys.given) / capacity
+    else:
+        keys = _Keys.of(shape, layout, left=int(ENGINE_SHARE * capacity) - fixed, capped=False)
+        parts = (*engine, ("engine: keys and values", keys.given), ("slack", context))
+        gpus = (
+            GpuPlan(what="trainer", gpus=layout.trainers, parts=(*trainer, ("slack", slack)), capacity=capacity),
+            GpuPlan(what="engine", gpus=layout.engines * over, parts=parts, capacity=capacity),
+        )
+        share = ENGINE_SHARE
+    return MemoryPlan(
+        gpus=gpus,
+        checkpointing=checkpointing,
+        gpu_memory_utilization=min(1.0, math.floor(share * 10_000) / 10_000),
+        trainer_peak=peak,
+        kv_sequences=keys.given / keys.sequence,
+        problem=_problem(gpus),
+        note=shape.note,
+    )
+
+
+def _problem(gpus: tuple[GpuPlan, ...]) -> str | None:
+    short = [
+        f"{gpu.what}: {gib(gpu.total)} are needed at least, and a GPU has {gib(gpu.capacity)}"
+        for gpu in gpus
+        if gpu.total > gpu.capacity
+    ]
+    return "; ".join(short) or None
+
+
+# ── what would fit ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _remedies(shape: ModelShape, layout: Layout) -> Iterator[Remedy]:
+    """Smallest change first. Each one alone makes it fit."""
+
+    def fits(one: Layout) -> bool:
+        return _plan(shape, one).problem is None
+
+    free = replace(layout, checkpointing=None)
+    if layout.checkpointing is False and fits(free):
+        yield Remedy(words="activation checkpointing", layout=free)
+
+    def with_tokens(tokens: int) -> Layout:
+        return replace(free, tokens_per_micro_batch=tokens)
+
+    tokens = _largest(layout.max_model_len, layout.tokens_per_micro_batch - 1, lambda t: fits(with_tokens(t)))
+    if tokens is not None:
+        yield Remedy(words=f"algorithm.tokensPerMicroBatch of at most {tokens}", layout=with_tokens(tokens))
+
+    def with_length(length: int) -> Layout:
+        return replace(free, tokens_per_micro_batch=min(length, free.tokens_per_micro_batch), max_model_len=length)
+
+    if tokens is None:
+        length = _largest(16, layout.max_model_len - 1, lambda n: fits(with_length(n)))
+        if length is not None:
+            words = f"rollout.maxPromptTokens + maxResponseTokens of at most {length}"
+            if length < layout.tokens_per_micro_batch:
+                words += ", and algorithm.tokensPerMicroBatch no more than that"
+            yield Remedy(words=words, layout=with_length(length))
+    if (more := _more_gpus(shape, free, fits)) is not None:
+        words = f"{more.gpus} GPUs: {more.trainers} for trainers, {more.engines * more.tensor_parallel} for engines"
+        if more.tensor_parallel > layout.tensor_parallel:
+            words += f" (tensorParallelSize {more.tensor_parallel})"
+        yield Remedy(words=words, layout=more)
+
+
+def _more_gpus(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
+    """The fewest, trainers and engines apart: engines as wide as they must be, then trainers as many."""
+    apart = replace(layout, shared=False)
+    widths = [over for over in range(layout.tensor_parallel, min(64, shape.heads) + 1) if shape.heads % over == 0]
+    many = replace(apart, trainers=MOST_GPUS)
+    over = next((over for over in widths if fits(replace(many, tensor_parallel=over))), None)
+    if over is None:
+        return None
+    wide = replace(apart, tensor_parallel=over)
+    trainers = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(wide, trainers=n)))
+    return None if trainers is None else replace(wide, trainers=trainers)
+
+
+def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The largest in [low, high] that holds, where all below one that holds do; None: not even the lowest."""
+    if high < low or not holds(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _smallest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest in [low, high] that holds, where all above one that holds do; None: not even the highest."""
+    found = _largest(-high, -low, lambda n: holds(-n))
+    return None if found is None else -found
