@@ -93,7 +93,13 @@ SHAPES = {
 
 
 def write_model(
-    folder: Path, shape: Shape, *, device: str, dtype: torch.dtype = torch.bfloat16, spread: float = SPREAD, seed: int = 0
+    folder: Path,
+    shape: Shape,
+    *,
+    device: str,
+    dtype: torch.dtype = torch.bfloat16,
+    spread: float = SPREAD,
+    seed: int = 0,
 ) -> Path:
     """Draw the weights on `device` and write the folder; returns it."""
     from safetensors.torch import save_file

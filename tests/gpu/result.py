@@ -41,8 +41,9 @@ class Result:
         return self.status == "ok" and self.of.same(of) and dict(self.settings) == dict(settings)
 
     def line(self) -> str:
-        """For a terminal: name, seconds, status, figures."""
-        said = "; ".join([*([self.reason] if self.reason else []), *(figure.line() for figure in self.figures)])
+        """For a terminal: status, name, seconds, and the figures that have a bar."""
+        held = [figure.line() for figure in self.figures if figure.met is not None]
+        said = "; ".join([*([self.reason] if self.reason else []), *held])
         return f"{self.status:<8} {self.check:<22} {self.seconds:5.0f} s  {said}".rstrip()
 
     def write(self) -> dict[str, Any]:

@@ -152,11 +152,11 @@ def _told(place: Place) -> list[dict[str, Any]]:
 
 
 def _with(result: Result, told: Sequence[Mapping[str, Any]]) -> Result:
+    """With what it has told: of findings of one name the last counts, at the place of the first."""
     found = [decode(row) for row in told]
     skips = [f.reason for f in found if isinstance(f, Skip)]
-    return replace(
-        result, findings=tuple(f for f in found if isinstance(f, (Figure, Note))), reason="; ".join(skips)
-    )
+    last = {f.name: f for f in found if isinstance(f, (Figure, Note))}
+    return replace(result, findings=tuple(last.values()), reason="; ".join(skips))
 
 
 def _ended(result: Result, code: int | None, limit: float) -> Result:
