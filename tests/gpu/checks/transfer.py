@@ -1,0 +1,101 @@
+"""Trainer and engine on one GPU: weights from one to the other, whether they agree before and after, and how fast the
+engine is, without graphs. One engine serves all of it: its start is the dearest part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from gpu.agreement import K3, agreement, choices, deltas, model_of, same_weights
+from gpu.finding import Figure, Finding
+from gpu.models import SHAPES, TINY, Shape, write_model
+from gpu.place import Place
+from gpu.rollouts import Rollout, engine_config, launched, random_prompts, rollout, wait_ready
+from gpu.throughput import KV_BYTES, throughput
+from gpu.trainers import trainer_of
+from toolorchestra.train.batch import StepConfig
+from toolorchestra.train.engine_server import EngineServer
+from toolorchestra.train.trainer import Trainer
+
+TOTAL_SECONDS, PAUSE_SECONDS = 4.0, 2.0
+LEARNING_RATE = 1e-3
+"""Far more than in training: the update must show."""
+WORST_GAP = 1.0
+"""Nats: two bfloat16 computations of logits of ±16 differ by a few steps of 0.06 to 0.12."""
+
+
+def check(place: Place) -> Iterator[Finding]:
+    shape = TINY if place.tiny else SHAPES[place.subject]
+    folder = write_model(place.scratch / "model", shape, device=place.device)
+    began = time.perf_counter()
+    config = engine_config(place, folder, eager=True, kv_bytes=KV_BYTES, at_a_time=256)
+    with launched(config, log=place.folder / "engine.log") as server:
+        trainer = trainer_of(place, folder, checkpointing=True)
+        yield Figure(name="trainer ready", value=time.perf_counter() - began, unit="s")
+        wait_ready(server)
+        yield Figure(name="engine ready, eager", value=time.perf_counter() - began, unit="s")
+        before = sampled(server, shape, place)
+        yield from agreement(deltas(trainer, before.samples)).figures("before the update", gate=K3)
+        metrics = trainer.step(before.samples, StepConfig(lr=LEARNING_RATE, token_budget=8192))
+        yield Figure(name="gradient norm of the step", value=metrics.grad_norm)
+        dtype = torch.bfloat16 if place.cuda else torch.float32
+        yield from timed_updates(server, trainer, place)
+        snapshot = place.scratch / "snapshots" / "0-2" / "weights.safetensors"
+        yield Figure(
+            name="tensors of the snapshot that are the trainer's",
+            value=same_weights(snapshot, trainer, dtype=dtype),
+            at_least=1.0,
+        )
+        after = sampled(server, shape, place)
+        yield from agreement(deltas(trainer, after.samples)).figures("after the update", gate=K3)
+        stale = agreement(deltas(trainer, before.samples))
+        yield Figure(name="k3 of the old weights' samples (the update shows)", value=stale.k3, at_least=10 * K3)
+        yield from greedy(server, shape, place, folder, snapshot, dtype)
+        yield from throughput(server, shape.vocabulary, tiny=place.tiny, name="eager")
+
+
+def sampled(server: EngineServer, shape: Shape, place: Place) -> Rollout:
+    """8,192 tokens; the same prompts each time, so that a prefix cache of old weights would show."""
+    count, tokens = (8, 16) if place.tiny else (64, 128)
+    return rollout(
+        server, random_prompts(count, tokens=200, vocabulary=shape.vocabulary, seed=1), tokens=tokens, at_a_time=count
+    )
+
+
+def timed_updates(server: EngineServer, trainer: Trainer, place: Place) -> Iterator[Finding]:
+    """The first one, with whatever is set up on the way, and a second, which counts."""
+    for version, name in (("0-1", "first update"), ("0-2", "update")):
+        bar = place.bar if version == "0-2" else (lambda _: None)
+        began = time.perf_counter()
+        snapshot = trainer.snapshot(
+            place.scratch / "snapshots" / version, version=version, dtype="bfloat16" if place.cuda else "float32"
+        )
+        assert snapshot is not None
+        written = time.perf_counter() - began
+        taken = server.control.update(snapshot)
+        yield Figure(name=f"{name}: snapshot", value=written, unit="s")
+        for part in ("check", "pause", "load", "resume"):
+            yield Figure(name=f"{name}: {part}", value=getattr(taken, part), unit="s")
+        yield Figure(name=f"{name}: engine paused", value=taken.paused, unit="s", at_most=bar(PAUSE_SECONDS))
+        yield Figure(name=f"{name}: in all", value=written + taken.total, unit="s", at_most=bar(TOTAL_SECONDS))
+    size = snapshot.file.stat().st_size
+    yield Figure(name="size of the weights", value=size / 1e9, unit="GB")
+
+
+def greedy(
+    server: EngineServer, shape: Shape, place: Place, folder: Path, snapshot: Path, dtype: torch.dtype
+) -> Iterator[Finding]:
+    """The engine's greedy tokens after the update, beside those of transformers with the snapshot's weights."""
+    count, tokens = (4, 16) if place.tiny else (16, 48)
+    prompts = random_prompts(count, tokens=100, vocabulary=shape.vocabulary, seed=2)
+    found = rollout(server, prompts, tokens=tokens, at_a_time=count, temperature=0.0).samples
+    exact = None if place.cuda else 1.0
+    yield from choices(model_of(snapshot, folder, device=place.device, dtype=dtype), found).figures(
+        "new weights", equal=exact, worst=WORST_GAP
+    )
+    old = choices(model_of(folder / "model.safetensors", folder, device=place.device, dtype=dtype), found)
+    yield Figure(name="old weights: greedy tokens that are equal (the update shows)", value=old.equal, at_most=0.5)
