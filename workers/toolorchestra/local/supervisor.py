@@ -112,7 +112,7 @@ class Supervisor:
     # ── starting ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
-        rollout = self.plan.training.spec.rollout
+        rollout, compute = self.plan.training.spec.rollout, self.plan.compute
         # No fsync per message: a killed server loses nothing (the pages are the kernel's); after a machine's crash the
         # journal, which is fsynced, has everything that counts; the rest is issued again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
@@ -136,8 +136,10 @@ class Supervisor:
             resources=(self.run.root / "resources.yaml",),
             model_dir=self.plan.model_dir,
             volumes=dict(self.plan.volumes),
-            # Trainer and engine work at the same time: half of the cores each.
-            threads=max(1, (os.cpu_count() or 2) // 2),
+            device=compute.device,
+            shared=compute.shared,
+            memory=compute.memory,
+            threads=compute.threads(cores=os.cpu_count() or 2),
         )
         config.write(self.run.root / "driver.json")
         return config
@@ -176,7 +178,9 @@ class Supervisor:
         spec = self.plan.training.spec.ray
         cpus = spec.trainers.replicas + spec.engines.replicas + 1
         argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
-        child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env)
+        compute = self.plan.compute
+        argv += ["--gpus", str(len(compute.gpus))]
+        child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env | compute.environment())
         child.start()
         self._children.append(child)
         await self._ready("Ray", child, ready.exists)

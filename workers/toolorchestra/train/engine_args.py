@@ -18,6 +18,8 @@ KEEP_ALIVE_SECONDS = 600
 
 CPU_CACHE_BYTES = 256 << 20
 """Of the key-value cache."""
+CPU_SEQUENCES, CUDA_SEQUENCES = 128, 256
+"""Most that an engine serves at a time; its key-value cache may hold fewer."""
 START_SECONDS = 1800
 SLOWEST_BYTES_PER_SECOND = 50_000_000
 """Of a disk, or a network, that weights are still waited for."""
@@ -40,14 +42,14 @@ class EngineConfig:
     port: int = 0
     """0: any free port."""
     max_model_len: int | None = None
-    max_num_seqs: int = 128
+    max_num_seqs: int = CPU_SEQUENCES
     kv_cache_bytes: int | None = None
     """None: on a CPU `CPU_CACHE_BYTES`; on CUDA what vLLM finds to be left of its share when it starts. Where a trainer
     shares the GPU, what that takes meanwhile would count as the engine's own."""
     gpu_memory_utilization: float = 0.9
     """CUDA only: the share of the whole GPU's memory."""
     eager: bool = False
-    """CUDA only: without compiled code and CUDA graphs, which cost up to a minute at the start. A CPU engine always is."""
+    """CUDA only: without compiled code and CUDA graphs, which cost up to a minute at the start. On a CPU always so."""
     tensor_parallel_size: int = 1
     seed: int = 0
     threads: int = 1

@@ -62,7 +62,7 @@ def _is_called(gpu: Gpu, name: str) -> bool:
 
 
 def parse(text: str) -> Iterator[Gpu]:
-    """Lines of `QUERY`. One that does not read is left out (a GPU that is split into parts has no memory of its own)."""
+    """Lines of `QUERY`. One that does not read is left out: a GPU that is split into parts has no memory of its own."""
     for line in text.splitlines():
         index, _, rest = line.partition(",")
         uuid, _, rest = rest.partition(",")

@@ -51,8 +51,8 @@ def asked(ray: Ray, *, shared: bool) -> Placement:
     trainers, engines, shards = ray.trainers.replicas, ray.engines.replicas, ray.engines.tensor_parallel_size
     if shared and (shards > 1 or trainers != engines):
         raise PlacementError(
-            "spec.ray.placement: Shared puts one trainer and one engine on each GPU: it needs engines.tensorParallelSize 1"
-            f" and as many trainers.replicas as engines.replicas, and there are {trainers} and {engines} of {shards} GPUs"
+            "spec.ray.placement: Shared puts one trainer and one engine on each GPU: it wants as many trainers.replicas"
+            f" as engines.replicas ({trainers} and {engines} here) and engines.tensorParallelSize 1 ({shards} here)"
         )
     return Placement(shared=shared, trainers=trainers, engines=engines, tensor_parallel=shards)
 
@@ -67,7 +67,8 @@ def on_machine(ray: Ray, *, gpus: int) -> Placement:
     found = asked(ray, shared=shared)
     if found.gpus > gpus:
         fewer = "lower trainers.replicas, engines.replicas or engines.tensorParallelSize"
-        together = "" if shared or gpus < found.trainers else ", or set spec.ray.placement: Shared"
+        pairs = found.trainers == found.engines <= gpus and found.tensor_parallel == 1
+        together = ", or set spec.ray.placement: Shared" if pairs and not shared else ""
         raise PlacementError(
             f"spec.ray wants {_some(found.gpus, 'GPU')} ({found}), and this machine shows {gpus}: {fewer}{together}"
         )
