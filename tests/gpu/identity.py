@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("workers/**/*.py", "tests/gpu/**/*.py")
+SOURCES = ("workers/**/*.py", "tests/gpu/*.py", "tests/gpu/checks/*.py")
 
 
 @dataclass(frozen=True, kw_only=True)
