@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.agreement import check_agreement, own_values
 from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.clock import Clock
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.model import Policy, load_policy
@@ -77,22 +76,6 @@ class Update:
     trained_tokens: int
     micro_batches: int
     seconds: dict[str, float]
-
-
-class _Clock:
-    """Adds up wall seconds by phase; waits for the device at phase ends, or a phase would pay for another's work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class Trainer:
@@ -170,17 +153,20 @@ class Trainer:
         """Forward, backward and optimizer for any objective."""
         if with_reference and self.reference is None:
             raise ValueError("a KL term needs a reference: start the trainer with reference=True")
-        clock = _Clock(self.device)
-        with clock.phase("total"):
-            with clock.phase("pack"):
-                batches = self._pack(samples, config)
-            outputs = []
-            for number, batch in enumerate(batches, 1):
-                self._sync_gradients(number == len(batches))
-                outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
-            with clock.phase("optimizer"):
-                sums, maxima = self._reduce(outputs)
-                grad_norm = self._apply(config, loss=sums["loss"])
+        clock = Clock(self.device)
+        with clock.host("pack"):
+            weights = token_weights(samples, config.aggregation)
+            plan = self._plan(samples, config.token_budget)
+        outputs = []
+        for number, part in enumerate(plan, 1):
+            # One at a time: on CUDA the next one is packed while the device computes this one.
+            with clock.host("pack"):
+                batch = pack(samples, weights, part).to(self.device)
+            self._sync_gradients(number == len(plan))
+            outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
+        with clock.phase("optimizer"):
+            sums, maxima = self._reduce(outputs)
+            grad_norm = self._apply(config, loss=sums["loss"])
         return Update(
             loss=sums.pop("loss"),
             grad_norm=grad_norm,
@@ -188,13 +174,9 @@ class Trainer:
             maxima=maxima,
             tokens=sum(len(sample.token_ids) for sample in samples),
             trained_tokens=sum(sample.trained_tokens for sample in samples),
-            micro_batches=len(batches),
-            seconds=clock.seconds,
+            micro_batches=len(plan),
+            seconds=clock.read(),
         )
-
-    def _pack(self, samples: Sequence[TrainSample], config: StepConfig) -> list[PackedBatch]:
-        weights = token_weights(samples, config.aggregation)
-        return [pack(samples, weights, part).to(self.device) for part in self._plan(samples, config.token_budget)]
 
     def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> list[list[Family]]:
         """This rank's micro-batches."""
@@ -221,9 +203,7 @@ class Trainer:
         if isinstance(self.policy, FSDPModule) and self.device.type == "cpu":
             self.policy.set_requires_gradient_sync(last)
 
-    def _backward(
-        self, batch: PackedBatch, objective: Objective, clock: _Clock, *, with_reference: bool
-    ) -> LossOutputs:
+    def _backward(self, batch: PackedBatch, objective: Objective, clock: Clock, *, with_reference: bool) -> LossOutputs:
         reference = None
         if with_reference and self.reference is not None:
             with clock.phase("reference"), torch.no_grad():
