@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -27,6 +28,7 @@ def planned(folder: Path, *, gpu_bytes: int, tokens: int, longest: int, checkpoi
         max_model_len=longest,
         max_num_seqs=64,
         checkpointing=checkpointing,
+        fused=find_spec("liger_kernel") is not None,
     )
     plan = memory_plan(shape_of(folder), layout)
     trainer = plan.gpus[0]
