@@ -36,7 +36,7 @@ def trained_by(folder: Path) -> list[list[str]]:
 def manifest_snapshot(folder: Path, version: str) -> Snapshot:
     """A snapshot that scripted engines take: a manifest alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).write_text(json.dumps({"version": version, "digest": ""}))
+    (folder / MANIFEST).write_text(json.dumps({"version": version, "digest": "", "mark": ""}))
     return Snapshot(path=str(folder), version=version, digest="")
 
 

@@ -25,8 +25,9 @@ from toolorchestra.train.engine_control import UpdateFailed
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer
 from toolorchestra.train.packing import pack, token_weights
 from toolorchestra.train.progress import Patience
+from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.weights import Snapshot, read_header, write_snapshot
+from toolorchestra.train.weights import Snapshot, read_header
 
 pytestmark = pytest.mark.real
 
@@ -202,9 +203,10 @@ def test_a_bad_snapshot_leaves_the_old_weights_and_a_good_one_recovers(bed: Bed,
     server.control.update(good)
     tensors = {name: tensor + 1 for name, tensor in trainer.full_tensors() if name != "model.norm.weight"}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    partial = write_snapshot(tmp_path / "partial", tensors, version="0-4", want=shapes)
+    partial = write_snapshot(tmp_path / "partial", tensors.items(), version="0-4", keys=shapes, dtype=torch.float32)
+    other = dataclasses.replace(good, digest="0" * 64, mark="that nobody here has checked")
     server.control.pause()
-    for bad in (partial, dataclasses.replace(good, digest="0" * 64), dataclasses.replace(good, path=str(tmp_path))):
+    for bad in (partial, other, dataclasses.replace(good, path=str(tmp_path))):
         with pytest.raises(UpdateFailed, match="stays paused"):
             server.control._load(bad)  # past the client's own check: the engine's must hold too
     assert server.control.is_paused()

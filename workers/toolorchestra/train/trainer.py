@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
 from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
-from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
+from toolorchestra.train.snapshot_writer import write_snapshot
+from toolorchestra.train.weights import Snapshot, check_keys, folder_keys
 
 STATE = "state"
 """Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
@@ -269,14 +271,22 @@ class Trainer:
     def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Whole parameters under Hugging Face names, tied ones once; collective, so every rank iterates it."""
         for name, parameter in self.policy.model.named_parameters():
-            tensor = parameter.detach()
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            yield name, whole if dtype is None else whole.to(dtype)
+            tensor = parameter.detach() if dtype is None else parameter.detach().to(dtype)  # cast before it is sent
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot | None:
-        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None."""
-        tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
-        return write_snapshot(folder, tensors, version=version, want=self.keys) if self.rank == 0 else None
+        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None. Collective."""
+        keys = {name: tuple(parameter.shape) for name, parameter in self.policy.model.named_parameters()}
+        check_keys(keys, self.keys, what=f"snapshot {version}")
+        kind: torch.dtype = getattr(torch, dtype)
+        tensors = self.full_tensors(kind)
+        try:
+            if self.rank != 0:
+                return None
+            pinned = self.device.type == "cuda"
+            return write_snapshot(folder, tensors, version=version, keys=keys, dtype=kind, pinned=pinned)
+        finally:
+            deque(tensors, maxlen=0)  # every rank takes part in every gather, whatever becomes of the file
 
     def export(self, folder: Path, *, dtype: str = "float32") -> None:
         """Write a Hugging Face folder of the weights (rank 0 writes)."""
