@@ -42,7 +42,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="demo",
             module="gpu.checks.demo",
             what=f"the demo end to end with its bars, {demo_steps} steps",
-            seconds=80 + 0.8 * demo_steps,
+            seconds=70 + 0.8 * demo_steps,
             limit=420,
             settings={"demo_steps": demo_steps},
         ),

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from gpu.catalogue import PART_SECONDS, PARTS, catalogue
 from gpu.identity import ROOT, identity
@@ -22,7 +27,7 @@ from gpu.result import ResultsFile, report, table
 from gpu.runner import Check, Run, run_all
 
 FOLDER = ROOT / ".bench/gpu"
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY, SCRATCH = Path("/dev/shm"), "toolorchestra-gpu-check-"
 CPU_PATIENCE = 6.0
 
 
@@ -57,7 +62,8 @@ def chosen_of(known: Sequence[Check], wanted: argparse.Namespace) -> list[Check]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: all bars are met; 1: a bar is missed, a check failed or was left out; 2: nothing could be begun."""
+    """0: all bars are met, though what a machine lacks is skipped; 1: a bar is missed, a check failed or was left out;
+    2: there is no GPU."""
     wanted = options(arguments)
     smollm = wanted.smollm or ROOT / ".cache/real-model/smollm2-135m-instruct"
     known = catalogue(demo_steps=wanted.demo_steps, smollm=smollm)
@@ -77,14 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a time-out's request leaves nothing behind
     results = ResultsFile(wanted.results)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(
-        prefix="gpu-check-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-    ) as scratch:
+    with scratch() as memory:
         place = Place(
             device=wanted.device,
             tiny=wanted.tiny,
             folder=FOLDER / "logs",
-            scratch=Path(scratch),
+            scratch=memory,
             demo_steps=wanted.demo_steps,
             smollm=smollm,
         )
@@ -101,9 +105,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = run_all(checks, run)
     page = wanted.results.with_suffix(".md")
     page.write_text(report(list(results.read().values())), encoding="utf-8")
-    good = sum(result.status == "ok" for result in made)
-    print(f"\n{table(made)}\ngpu-check: {good} of {len(checks)} checks ok, {time.monotonic() - began:.0f} s; {page}")
-    return 0 if good == len(checks) else 1
+    ends = Counter(result.status for result in made)
+    words = ", ".join(f"{number} {status}" for status, number in ends.items()) or "none begun"
+    print(f"\n{table(made)}\ngpu-check: of {len(checks)} checks {words}; {time.monotonic() - began:.0f} s; {page}")
+    return 0 if ends["ok"] + ends["skipped"] == len(checks) else 1
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in memory where the machine has room there; those of runs that were killed are removed."""
+    above = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    for left in above.glob(f"{SCRATCH}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(SCRATCH))):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = above / f"{SCRATCH}{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

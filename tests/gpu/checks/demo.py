@@ -53,7 +53,6 @@ def check(place: Place) -> Iterator[Finding]:
     yield Note(name="what orchestra said", text=tail(log, lines=60))
     if process.returncode or run is None or not (run.root / "report.json").exists():
         raise SystemExit(f"orchestra train ended with status {process.returncode}:\n{tail(log, lines=40)}")
-    yield from of_steps([row for row in read_jsonl(run.metrics) if "step" in row])
     yield from of_report(json.loads((run.root / "report.json").read_text()), bars=not place.tiny)
 
 
@@ -88,6 +87,7 @@ def so_far(place: Place, began: float) -> Iterator[Figure]:
             yield Figure(name=name, value=times[0] - began, unit="s after the start")
     rows = [row for row in read_jsonl(run.metrics) if "step" in row]
     yield Figure(name="steps made", value=len(rows))
+    yield from of_steps(rows)
     if rows:
         yield Figure(name="first step made", value=rows[0]["time"] - began, unit="s after the start")
         yield Figure(name="last step made", value=rows[-1]["time"] - began, unit="s after the start")

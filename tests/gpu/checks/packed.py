@@ -109,7 +109,9 @@ def dense(folder: Path, samples: Sequence[TrainSample], *, device: str, dtype: t
 
 def packed(folder: Path, samples: Sequence[TrainSample], device: str, dtype: torch.dtype) -> Answer:
     """All documents in one packed batch, through the trainer's policy in one type throughout."""
-    policy = load_policy(folder).to(device=device, dtype=dtype).train()
+    policy = load_policy(folder).to(device).train()
+    for parameter in policy.parameters():  # and no buffer: the rotary frequencies stay in float32, as in the trainer
+        parameter.data = parameter.data.to(dtype)
     batch = pack(samples, token_weights(samples, "token_mean")).to(torch.device(device))
     logprobs, _ = policy(batch)
     loss_of(logprobs, samples).backward()
