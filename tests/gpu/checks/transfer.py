@@ -21,6 +21,7 @@ from gpu.trainers import trainer_of
 from toolorchestra.train.batch import StepConfig
 from toolorchestra.train.engine_server import EngineServer
 from toolorchestra.train.trainer import Trainer
+from toolorchestra.train.weights import WEIGHTS
 
 TOTAL_SECONDS, PAUSE_SECONDS = 4.0, 2.0
 UPDATE = 0.015
@@ -49,7 +50,8 @@ def check(place: Place) -> Iterator[Finding]:
         yield Figure(name="gradient norm of the step", value=metrics.grad_norm)
         dtype = torch.bfloat16 if place.cuda else torch.float32
         yield from timed_updates(server, trainer, place)
-        snapshot = place.scratch / "snapshots" / "0-2" / "weights.safetensors"
+        snapshot = place.scratch / "snapshots" / "0-2" / WEIGHTS
+        yield Figure(name="size of the weights", value=snapshot.stat().st_size / 1e9, unit="GB")
         yield Figure(
             name="tensors of the snapshot that are the trainer's",
             value=same_weights(snapshot, trainer, dtype=dtype),
@@ -90,8 +92,6 @@ def timed_updates(server: EngineServer, trainer: Trainer, place: Place) -> Itera
             yield Figure(name=f"{name}: {part}", value=getattr(taken, part), unit="s")
         yield Figure(name=f"{name}: engine paused", value=taken.paused, unit="s", at_most=bar(PAUSE_SECONDS))
         yield Figure(name=f"{name}: in all", value=written + taken.total, unit="s", at_most=bar(TOTAL_SECONDS))
-    size = snapshot.file.stat().st_size
-    yield Figure(name="size of the weights", value=size / 1e9, unit="GB")
 
 
 def greedy(
