@@ -130,6 +130,9 @@ bench-train: setup ## Our optimizer step against TRL's on the same trajectories:
 bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, without and with a real vLLM; memory of the pool
 	$(BIN)/python tests/bench/grading/bench.py
 
+gpu-check: ## Everything that needs a GPU, in two parts of at most 5 minutes (docs/gpu.md; GPU_CHECK="--part 1" for one; --help)
+	PYTHONPATH=tests:workers:operator:$$PYTHONPATH $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu.check $(GPU_CHECK)
+
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null
 	PYTHONPATH=tests $(BIN)/python tests/bench/operator/bench.py
