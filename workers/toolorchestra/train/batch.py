@@ -14,6 +14,11 @@ from typing import Literal, Self
 KLEstimator = Literal["k1", "k2", "k3", "half_delta_squared"]
 Aggregation = Literal["token_mean", "sequence_mean"]
 
+HEALTHY_K3 = (0.0004, 0.003)
+"""Trainer against engine, nats per token, in bfloat16: where runs that learn are seen to lie."""
+MOST_K3 = 0.015
+"""Beyond it the two no longer compute one policy; prime-rl takes no change in whose runs the mean is above."""
+
 
 class NonFiniteStep(RuntimeError):
     """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
