@@ -97,7 +97,7 @@ def sampled(prompt: Sequence[int], choice: dict[str, Any], advantage: float = 1.
     ids = choice["token_ids"]
     logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
     mask = [False] * len(prompt) + [True] * len(ids)
-    return TrainSample([*prompt, *ids], mask, [0.0] * len(prompt) + logprobs, advantage)
+    return TrainSample([*prompt, *ids], mask, [0.0] * len(prompt) + logprobs, advantage, fresh=mask)
 
 
 def rollout(server: EngineServer, wanted: list[list[int]], **sampling: Any) -> list[TrainSample]:
@@ -139,9 +139,13 @@ def trainer_greedy(trainer: Trainer, samples: list[TrainSample]) -> list[list[in
 
 
 def update(bed: Bed, folder: Path, version: str, samples: list[TrainSample], *, lr: float = 3e-3) -> Snapshot:
-    """A real optimizer step, then its weights on the engine."""
+    """A real optimizer step on what the engine sampled with these weights, then the new ones on the engine."""
     server, trainer = bed
-    trainer.step(samples, StepConfig(lr=lr))
+    mismatch = trainer.step(samples, StepConfig(lr=lr)).mismatch
+    assert mismatch is not None
+    assert mismatch.tokens == sum(sample.trained_tokens for sample in samples)
+    assert mismatch.k3 < 1e-8
+    assert mismatch.rms < 1e-4
     snapshot = trainer.snapshot(folder / version, version=version)
     assert snapshot is not None
     server.control.update(snapshot)

@@ -36,7 +36,7 @@ from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
-from toolorchestra.train.stats import episode_stats, lags_of
+from toolorchestra.train.stats import episode_stats, lags_of, mismatch_figures
 from toolorchestra.train.vitality import Vitality
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
@@ -225,7 +225,7 @@ class Controller:
             groups = [
                 (self.world.instance(n), [self.traces[i] for i in ids]) for n, ids in self.books.begin(plan).items()
             ]
-            samples, rewards = self.rewarding.batch(groups)
+            samples, rewards = self.rewarding.batch(groups, version=PolicyVersion(self.books.ledger.incarnation, step))
             rewarded = time.monotonic()
             try:
                 metrics = await self.trainers.step(samples, config) if samples else None
@@ -410,6 +410,7 @@ class Controller:
                 "kl": metrics.approx_kl,
                 "clip_fraction": metrics.clip_fraction,
                 "ratio_mean": metrics.ratio_mean,
+                **mismatch_figures(metrics.mismatch),
                 "tokens": metrics.tokens,
                 "trained_tokens": metrics.trained_tokens,
                 "tokens_per_second": metrics.tokens / max(seconds["total"], 1e-9),

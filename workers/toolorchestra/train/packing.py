@@ -47,6 +47,8 @@ class PackedBatch:
     """[N] float32"""
     weights: Tensor
     """[N] float32: share of each token in the loss; they sum to 1 over the global batch"""
+    fresh: Tensor
+    """[N] bool: sampled with the weights that the step begins from"""
 
     @property
     def tokens(self) -> int:
@@ -130,7 +132,7 @@ def pack(
     if not units:
         nothing = torch.zeros(0)
         zero, index = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        return PackedBatch(zero, zero, (1,), (None,), index, index, nothing, nothing, nothing)
+        return PackedBatch(zero, zero, (1,), (None,), index, index, nothing, nothing, nothing, index.bool())
     layout = _lay(samples, units)
     order = [i for unit in units for i in unit.members]
     trained = [np.flatnonzero(np.asarray(samples[i].loss_mask, dtype=bool)) for i in order]
@@ -155,7 +157,13 @@ def pack(
         sampler_logprobs=of_trained("logprobs", np.float32),
         advantages=of_sample([samples[i].advantage for i in order]),
         weights=of_sample([weights[i] for i in order]),
+        fresh=torch.from_numpy(np.concatenate([_fresh(samples[i])[t] for i, t in zip(order, trained, strict=True)])),
     )
+
+
+def _fresh(sample: TrainSample) -> NDArray[np.bool_]:
+    """Per token; a sample that does not say has none."""
+    return np.asarray(sample.fresh, dtype=bool) if len(sample.fresh) else np.zeros(len(sample.token_ids), dtype=bool)
 
 
 Ints = NDArray[np.int64]

@@ -33,7 +33,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.agreement import check_agreement, own_values
-from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import Mismatch, NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.clock import Clock
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
@@ -161,6 +161,7 @@ class Trainer:
             tokens=update.tokens,
             trained_tokens=update.trained_tokens,
             micro_batches=update.micro_batches,
+            mismatch=Mismatch.of(update.sums),
             seconds=update.seconds,
         )
 
@@ -231,6 +232,7 @@ class Trainer:
                 advantages=batch.advantages,
                 weights=batch.weights,
                 reference_logprobs=reference,
+                fresh=batch.fresh,
             )
             outputs = objective(inputs)
         with clock.phase("backward"):
