@@ -388,7 +388,9 @@ class Job:
             )
         except ModelError as error:
             raise Paused(str(error), reason=Reason.MODEL_REFUSED) from error
-        self._trainers = AsyncTrainers(group, store, engine_dtype="bfloat16" if cuda else "float32")
+        self._trainers = AsyncTrainers(
+            group, store, engine_dtype="bfloat16" if self.config.device == "cuda" else "float32"
+        )
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
         else:
