@@ -22,7 +22,7 @@ SnapshotWriter = Callable[[Path, str], Snapshot]
 
 
 def fingerprint(sample: TrainSample) -> str:
-    """Names a sample by its tokens and log-probabilities: no two samplings are equal."""
+    """Names a sample by its tokens and log-probabilities: hardly two samplings are equal."""
     text = json.dumps([list(sample.token_ids), [round(float(p), 5) for p in sample.logprobs]])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
