@@ -8,6 +8,7 @@ float32 on the CPU. One CPU rank runs the plain module.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections import deque
@@ -38,6 +39,7 @@ from toolorchestra.train.clock import Clock
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
 from toolorchestra.train.footprint import keeps_compute_weights
+from toolorchestra.train.fused import fuse, usable
 from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
@@ -45,6 +47,8 @@ from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_w
 from toolorchestra.train.sharding import MIXED, Accumulation, masters, settle, shard
 from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.weights import Snapshot, check_keys, folder_keys
+
+_log = logging.getLogger(__name__)
 
 STATE = "state"
 """Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
@@ -64,6 +68,8 @@ class TrainerConfig:
     keep_compute_weights: bool | None = None
     """On CUDA: hold the bfloat16 copy of the weights (2 bytes a parameter) through all micro-batches of a step. None:
     where it is one rank and footprint.py finds room."""
+    fused_kernels: bool = True
+    """On CUDA: norms, gated MLPs and rotary embeddings by liger-kernel, where it is installed (fused.py)."""
     longest: int | None = None
     """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
     reference: bool = False
@@ -128,6 +134,8 @@ class Trainer:
             # One CUDA rank needs no network, but sharding, and so mixed precision, needs a group.
             dist.init_process_group("nccl", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
         cuda = self.device.type == "cuda"
+        if cuda and self.config.fused_kernels and (kernels := usable(self.device, hidden=policy.config.hidden_size)):
+            _log.info("fused kernels: %s", fuse(policy.model, kernels))
         mesh = init_device_mesh(self.device.type, (self.world,))
         keep = trained and self.accumulation.keep
         shard(policy, mesh, MIXED if cuda else MixedPrecisionPolicy(), keep=keep)
