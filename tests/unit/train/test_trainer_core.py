@@ -38,6 +38,9 @@ def test_the_step_does_not_depend_on_how_it_is_packed(tiny: Path) -> None:
             (one.step(samples, StepConfig(lr=1e-4, token_budget=budget, entropy_coefficient=0.01)), weights(one))
         )
     assert results[0][0].micro_batches == 1
+    seconds = results[2][0].seconds
+    assert seconds.keys() == {"pack", "forward", "backward", "optimizer", "total"}
+    assert 0.5 * seconds["total"] < sum(seconds[p] for p in seconds if p != "total") <= seconds["total"]
     assert results[2][0].micro_batches > results[1][0].micro_batches > 1
     for metrics, after in results[1:]:
         assert metrics.loss == pytest.approx(results[0][0].loss, abs=1e-6)

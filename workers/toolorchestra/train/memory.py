@@ -21,7 +21,7 @@ h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everyth
 tests/unit/train/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
 layer keeps its input only (2h), and one block at a time is computed again.
 
-**Head** (logprob.py): chunks of at most `HEAD_ELEMENTS` logits with `HEAD_BYTES` each, and the gradient of its weight.
+**Head** (logprob.py): a chunk of logits, and the gradient of its weight; they are there while all activations are.
 
 **Engine** (vLLM): bfloat16 weights, room for its own profile run and CUDA graphs, and the rest for keys and values. It
 counts its share (`--gpu-memory-utilization`) of the whole GPU, without its CUDA context, and does not start where less
@@ -37,20 +37,50 @@ from typing import Final
 
 from toolorchestra.train.model_shape import ModelShape, shape_of
 
-__all__ = ["GpuPlan", "Layout", "MemoryPlan", "ModelShape", "Remedy", "layer_bytes", "memory_plan", "shape_of"]
+__all__ = [
+    "GpuPlan",
+    "Head",
+    "Layout",
+    "MemoryPlan",
+    "ModelShape",
+    "Remedy",
+    "layer_bytes",
+    "memory_plan",
+    "shape_of",
+]
 
 GIB: Final = 2**30
 MASTER, GRADIENT, MOMENTS, COMPUTE, REFERENCE = 4, 4, 8, 2, 4
 """Bytes per parameter: float32 weights and gradient, AdamW's two float32 moments, bfloat16 copy, frozen float32."""
-BLOCKS_WHOLE: Final = 2
-"""Blocks whose bfloat16 copies are there at a time: FSDP2 gathers the next while one computes."""
-HEAD_ELEMENTS: Final = 1 << 28
-"""Most logits of one chunk of the head on CUDA (tokens x vocabulary)."""
-HEAD_BYTES: Final = 18
-"""Bytes per logit while a chunk is computed: four float32 tensors (logits, the normaliser's scratch, and two of the chunk
-before, until they are replaced), one bfloat16."""
-HEAD_GRADIENT: Final = 6
-"""Bytes per parameter of the head: the float32 sum of its gradient, and a bfloat16 product or copy."""
+BLOCKS_WHOLE: Final = 3
+"""Blocks whose bfloat16 copies are there at a time: one computes, the next is gathered, in a buffer and from it."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head holds (logprob.py), in chunks of at most `elements` logits (tokens x vocabulary)."""
+
+    elements: int = 1 << 28
+    logit_bytes: int = 8
+    """Per logit of a chunk: float32 logits and exponentials; or one of them, and a bfloat16 gradient before and now."""
+    weight_bytes: int = 8
+    """Per element of the head's weight where there are several chunks: the float32 sum of its gradient and a product
+    that is added to it. One chunk needs a bfloat16 gradient only."""
+
+    def of(self, tokens: int, vocabulary: int, hidden: int) -> int:
+        """Bytes for so many tokens."""
+        chunk = self.chunk(tokens, vocabulary)
+        weight = vocabulary * hidden * (self.weight_bytes if tokens > chunk else COMPUTE)
+        return self.logit_bytes * chunk * vocabulary + weight
+
+    def chunk(self, tokens: int, vocabulary: int) -> int:
+        """Tokens of one chunk."""
+        return min(tokens, max(16, self.elements // vocabulary))
+
+
+HEAD: Final = Head()
+HEAD_WITH_ENTROPY: Final = Head(logit_bytes=12)
+"""Where the loss has an entropy term or the model caps its logits: one float32 array more."""
 FRAGMENTATION: Final = 0.06
 """Share on top of a trainer's peak that its allocator holds and cannot use."""
 CONTEXT: Final = 640 << 20
@@ -69,6 +99,7 @@ LEAST_SEQUENCES: Final = 8
 """Full-length sequences that an engine must have room for at least: with fewer it waits more than it works. (Real ones
 are shorter than the longest.)"""
 MOST_GPUS: Final = 1024
+KEYS: Final = "engine: keys and values"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +123,7 @@ class Layout:
     """None: off where it fits so, else on."""
     fused: bool = True
     """Norms, rotary embedding and SwiGLU are fused kernels."""
-    head_elements: int = HEAD_ELEMENTS
+    head: Head = HEAD
 
     @property
     def longest_micro_batch(self) -> int:
@@ -144,10 +175,12 @@ class MemoryPlan:
     checkpointing: bool
     gpu_memory_utilization: float
     """The engine's share of the whole GPU's memory, for vLLM."""
+    kv_cache_bytes: int
+    """Its keys and values on each of its GPUs."""
+    kv_sequences: float
+    """Sequences of full length that they have room for."""
     trainer_peak: int
     """Bytes that `torch.cuda.max_memory_allocated()` of the trainer should show."""
-    kv_sequences: float
-    """Sequences of full length that an engine's keys and values have room for."""
     problem: str | None
     """Why it cannot fit, and what would."""
     remedies: tuple[Remedy, ...] = ()
@@ -157,13 +190,15 @@ class MemoryPlan:
     def lines(self) -> tuple[str, ...]:
         """For a person, one thing a line; the problem last."""
         found = [line for gpu in self.gpus for line in gpu.lines()]
-        found.append(f"activation checkpointing {'on' if self.checkpointing else 'off'}")
-        found.append(
-            f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: room for {self.kv_sequences:.3g} sequences of "
-            "full length"
-        )
-        found += [text for text in (self.note, self.problem) if text]
-        return tuple(found)
+        return (*found, *self.choices(), *([self.problem] if self.problem else []))
+
+    def choices(self) -> Iterator[str]:
+        """What was chosen, and what of it is a guess."""
+        yield f"activation checkpointing {'on' if self.checkpointing else 'off'}"
+        room = f"room for {self.kv_sequences:.3g} sequences of full length at a time"
+        yield f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: {room}"
+        if self.note:
+            yield self.note
 
 
 def gib(size: float) -> str:
@@ -189,8 +224,8 @@ def layer_bytes(shape: ModelShape, *, fused: bool) -> int:
 
 
 def end_bytes(shape: ModelShape, *, fused: bool) -> int:
-    """Bytes per token after the last block: final norm, the head's input and its gradient."""
-    return (6 if fused else 10) * shape.hidden
+    """Bytes per token outside the blocks: final norm, the head's input and its gradient, the rotary angles."""
+    return (6 if fused else 10) * shape.hidden + 4 * shape.head_dim
 
 
 def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
@@ -199,7 +234,7 @@ def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
 
 
 def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple[tuple[str, int], ...]:
-    """The parts that the allocator should show at the peak: the head's backward, or that of a block."""
+    """The parts that the allocator should show at the peak of a step."""
     tokens, fused = layout.longest_micro_batch, layout.fused
 
     def sharded(each: int) -> int:
@@ -207,12 +242,17 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
 
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
-    logits = min(layout.head_elements, tokens * shape.vocabulary)
-    head = HEAD_BYTES * logits + HEAD_GRADIENT * shape.vocabulary * shape.hidden
-    # Its gradients, whole in bfloat16, as float32 for the exchange, and the share that comes back of it.
-    backward = tokens * backward_bytes(shape, fused=fused) + 6 * shape.block + 4 * -(-shape.block // layout.trainers)
-    if checkpointing:
-        backward += tokens * block
+    head, chunk = layout.head.of(tokens, shape.vocabulary, shape.hidden), layout.head.chunk(tokens, shape.vocabulary)
+
+    def exchanged(parameters: int) -> int:
+        """Gradients on their way: whole in bfloat16 and as float32, and the share that comes back."""
+        return (COMPUTE + GRADIENT) * parameters + GRADIENT * -(-parameters // layout.trainers)
+
+    # Instead of the head's chunk there is one block's backward, while the head's gradient waits for the end; and at the
+    # end, when no activations are left, that of embedding and head themselves.
+    width = backward_bytes(shape, fused=fused) + (block if checkpointing else 0)
+    backward = tokens * width + exchanged(shape.block) + COMPUTE * shape.vocabulary * shape.hidden
+    other = max(backward, exchanged(shape.root) - tokens * kept)
     compute = COMPUTE * (shape.root + BLOCKS_WHOLE * shape.block)
     reference = sharded(REFERENCE) + COMPUTE * shape.root if layout.reference else 0
     return (
@@ -222,8 +262,8 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
         ("reference model", reference),
         ("compute copies (bfloat16)", compute),
         (f"activations of {tokens:,} tokens{', checkpointed' if checkpointing else ''}", tokens * kept),
-        (f"head, {-(-logits // shape.vocabulary):,} tokens a chunk", head),
-        ("a block's backward, beyond the head's room", max(0, backward - head)),
+        (f"head, {chunk:,} tokens a chunk", head),
+        ("the rest of the backward, beyond the head's room", max(0, other - head)),
     )
 
 
@@ -251,20 +291,11 @@ def _engine(shape: ModelShape, layout: Layout) -> tuple[tuple[str, int], ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """Room for keys and values, in bytes: the least that is of use, what is there, the most that is of use."""
-
-    least: int
-    given: int
-    sequence: int
-
-    @classmethod
-    def of(cls, shape: ModelShape, layout: Layout, *, left: int, capped: bool) -> _Keys:
-        sequence = kv_bytes(shape, tensor_parallel=layout.tensor_parallel) * layout.max_model_len
-        useful = layout.max_num_seqs * sequence
-        least = min(LEAST_SEQUENCES, layout.max_num_seqs) * sequence
-        return cls(least, max(least, min(left, useful) if capped else left), sequence)
+def _keys(shape: ModelShape, layout: Layout, *, left: int, most: int | None) -> int:
+    """Bytes for keys and values: what is left, at most those of `most` tokens, and never less than is of use."""
+    each = kv_bytes(shape, tensor_parallel=layout.tensor_parallel)
+    least = min(LEAST_SEQUENCES, layout.max_num_seqs) * layout.max_model_len * each
+    return max(least, left if most is None else min(left, most * each))
 
 
 # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,28 +324,32 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> MemoryP
     trainer, engine = _trainer(shape, layout, checkpointing=checkpointing), _engine(shape, layout)
     peak, fixed = (sum(size for _, size in parts) for parts in (trainer, engine))
     slack = _slack(peak, processes=layout.trainers)
-    context = CONTEXT + (NCCL if over > 1 else 0)
+    # New weights come in tensor by tensor, beside what the engine counts as its own.
+    beside = CONTEXT + (NCCL if over > 1 else 0) + COMPUTE * shape.vocabulary * shape.hidden // over
     if layout.shared:
-        keys = _Keys.of(shape, layout, left=capacity - peak - slack - context - fixed, capped=True)
-        parts = (*trainer, *engine, ("engine: keys and values", keys.given), ("slack", slack + context))
+        left = capacity - peak - slack - beside - fixed
+        keys = _keys(shape, layout, left=left, most=layout.max_num_seqs * layout.max_model_len)
+        parts = (*trainer, *engine, (KEYS, keys), ("slack", slack + beside))
         gpus: tuple[GpuPlan, ...] = (
             GpuPlan(what="trainer and engine", gpus=layout.gpus, parts=parts, capacity=capacity),
         )
-        share = (fixed + keys.given) / capacity
+        share = (fixed + keys) / capacity
     else:
-        keys = _Keys.of(shape, layout, left=int(ENGINE_SHARE * capacity) - fixed, capped=False)
-        parts = (*engine, ("engine: keys and values", keys.given), ("slack", context))
+        # All of it, also what is more than of use: it keeps prefixes.
+        keys = _keys(shape, layout, left=int(ENGINE_SHARE * capacity) - fixed, most=None)
+        parts = (*engine, (KEYS, keys), ("slack", beside))
         gpus = (
             GpuPlan(what="trainer", gpus=layout.trainers, parts=(*trainer, ("slack", slack)), capacity=capacity),
             GpuPlan(what="engine", gpus=layout.engines * over, parts=parts, capacity=capacity),
         )
-        share = ENGINE_SHARE
+        share = max(ENGINE_SHARE, (fixed + keys) / capacity)
     return MemoryPlan(
         gpus=gpus,
         checkpointing=checkpointing,
         gpu_memory_utilization=min(1.0, math.floor(share * 10_000) / 10_000),
+        kv_cache_bytes=keys,
+        kv_sequences=keys / (kv_bytes(shape, tensor_parallel=over) * layout.max_model_len),
         trainer_peak=peak,
-        kv_sequences=keys.given / keys.sequence,
         problem=_problem(gpus),
         note=shape.note,
     )
@@ -359,24 +394,33 @@ def _remedies(shape: ModelShape, layout: Layout) -> Iterator[Remedy]:
             if length < layout.tokens_per_micro_batch:
                 words += ", and algorithm.tokensPerMicroBatch no more than that"
             yield Remedy(words=words, layout=with_length(length))
-    if (more := _more_gpus(shape, free, fits)) is not None:
-        words = f"{more.gpus} GPUs: {more.trainers} for trainers, {more.engines * more.tensor_parallel} for engines"
-        if more.tensor_parallel > layout.tensor_parallel:
-            words += f" (tensorParallelSize {more.tensor_parallel})"
-        yield Remedy(words=words, layout=more)
+    apart = _apart(shape, free, fits)
+    together = _together(free, fits) if layout.shared else None
+    if together is not None and (apart is None or together.gpus < apart.gpus):
+        yield Remedy(words=f"{together.gpus} GPUs, a trainer and an engine on each", layout=together)
+    elif apart is not None:
+        words = f"{apart.gpus} GPUs: {apart.trainers} for trainers, {apart.gpus - apart.trainers} for engines"
+        if apart.tensor_parallel > layout.tensor_parallel:
+            words += f" (tensorParallelSize {apart.tensor_parallel})"
+        yield Remedy(words=words, layout=apart)
 
 
-def _more_gpus(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
-    """The fewest, trainers and engines apart: engines as wide as they must be, then trainers as many."""
-    apart = replace(layout, shared=False)
+def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
+    """The fewest GPUs, trainers and engines apart: engines as wide as they must be, then trainers as many."""
+    many = replace(layout, shared=False, trainers=MOST_GPUS)
     widths = [over for over in range(layout.tensor_parallel, min(64, shape.heads) + 1) if shape.heads % over == 0]
-    many = replace(apart, trainers=MOST_GPUS)
     over = next((over for over in widths if fits(replace(many, tensor_parallel=over))), None)
     if over is None:
         return None
-    wide = replace(apart, tensor_parallel=over)
+    wide = replace(many, tensor_parallel=over)
     trainers = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(wide, trainers=n)))
     return None if trainers is None else replace(wide, trainers=trainers)
+
+
+def _together(layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
+    """The fewest GPUs with one of each on every one."""
+    number = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(layout, trainers=n, engines=n)))
+    return None if number is None else replace(layout, trainers=number, engines=number)
 
 
 def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:

@@ -45,6 +45,36 @@ class ModelShape:
         return -(-(self.parameters - self.root) // self.layers)
 
 
+def _qwen3(layers: int, hidden: int, intermediate: int, heads: int, *, tied: bool) -> ModelShape:
+    """All of them have 8 heads of keys and values, of 128 each, and one vocabulary."""
+    vocabulary, kv_heads, head_dim = 151_936, 8, 128
+    attention = 2 * hidden * (heads + kv_heads) * head_dim + 2 * head_dim
+    block = attention + 3 * hidden * intermediate + 2 * hidden
+    return ModelShape(
+        parameters=layers * block + vocabulary * hidden * (1 if tied else 2) + hidden,
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        tied=tied,
+        query_key_norm=True,
+    )
+
+
+QWEN3: Final = {
+    "0.6B": _qwen3(28, 1024, 3072, 16, tied=True),
+    "1.7B": _qwen3(28, 2048, 6144, 16, tied=True),
+    "4B": _qwen3(36, 2560, 9728, 32, tied=True),
+    "8B": _qwen3(36, 4096, 12288, 32, tied=False),
+    "14B": _qwen3(40, 5120, 17408, 40, tied=False),
+    "32B": _qwen3(64, 5120, 25600, 64, tied=False),
+}
+"""As published (config.json of Qwen/Qwen3-… on Hugging Face), for models that are named and not here."""
+
+
 def parameters_of(folder: Path) -> int | None:
     """All parameters of a folder's weights, from the headers alone; None where it has none."""
     shapes = _shapes(folder)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolorchestra.train.batch import Aggregation, TrainSample
+from toolorchestra.train.documents import send
 from toolorchestra.train.family import Family, alone
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
@@ -52,9 +53,10 @@ class PackedBatch:
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
+        """On the device; the host does not wait for it."""
         if device.type == "cpu":
             return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return PackedBatch(lengths=self.lengths, parents=self.parents, **moved)
 
 
