@@ -138,7 +138,7 @@ def test_what_the_plan_refuses_is_missing_with_what_would_fit() -> None:
 
 def test_trainer_and_engine_that_share_a_gpu_are_planned_together() -> None:
     model = {**DOCUMENTS[0]["spec"]["model"], "uri": "hf://Qwen/Qwen3-1.7B"}
-    shared = {"trainers": {"resources": GPU}, "engines": {"resources": GPU}, "placement": "Shared"}
+    shared = {"trainers": {"resources": GPU}, "placement": "Shared"}
     one = training(model=model, ray=shared)
     [first, *_] = training_lines(one, gpu_bytes=H100)
     assert first.level == "ok"

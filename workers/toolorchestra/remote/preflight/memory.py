@@ -117,7 +117,8 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
     spec = training.spec
     engines, trainers, name = spec.ray.engines, spec.ray.trainers, training.metadata.name
     shape = known_shape(spec.model.uri)
-    if shape is not None and gpu_bytes is not None and _on_gpu(engines.resources) and _on_gpu(trainers.resources):
+    on_gpus = _on_gpu(trainers.resources) and (spec.ray.placement == "Shared" or _on_gpu(engines.resources))
+    if shape is not None and gpu_bytes is not None and on_gpus:
         try:
             placement = asked(spec.ray, shared=spec.ray.placement == "Shared")
         except PlacementError as error:
