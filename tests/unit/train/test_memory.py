@@ -21,9 +21,9 @@ from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.train.attention import PACKED_ATTENTION
 from toolorchestra.train.batch import TrainSample
 from toolorchestra.train.family import alone
+from toolorchestra.train.footprint import head_bytes
 from toolorchestra.train.memory import (
     GIB,
-    Head,
     Layout,
     MemoryPlan,
     ModelShape,
@@ -38,8 +38,6 @@ from toolorchestra.train.model_shape import QWEN3
 from toolorchestra.train.packing import pack
 
 LAYOUT = Layout(gpu_bytes=79 * GIB, tokens_per_micro_batch=16384, max_model_len=4096, max_num_seqs=256)
-OLD_HEAD = Head(logit_bytes=18, weight_bytes=6)
-"""The head when it was measured: logits of the chunk before were still there while the next ones came."""
 
 
 # ── what was measured, and what can be counted ──────────────────────────────────────────────────────────────────────
@@ -47,9 +45,16 @@ OLD_HEAD = Head(logit_bytes=18, weight_bytes=6)
 
 @pytest.mark.parametrize(("elements", "measured"), [(1 << 22, 78.7e9), (1 << 28, 89.8e9)])
 def test_the_peak_that_was_measured_on_one_h200(elements: int, measured: float) -> None:
-    """Qwen3-1.7B's shape, unfused, micro-batches of at most 16,384 tokens, no checkpointing (torch 2.11)."""
-    layout = replace(LAYOUT, checkpointing=False, fused=False, head=replace(OLD_HEAD, elements=elements))
-    assert memory_plan(QWEN3["1.7B"], layout).trainer_peak == pytest.approx(measured, rel=0.1)
+    """Qwen3-1.7B's shape, unfused, micro-batches of at most 16,384 tokens, no checkpointing (torch 2.11).
+
+    The head was another one then: of the chunk before, two float32 arrays and a bfloat16 one were still there while the
+    next one's logits came, with scratch of their size: 18 bytes a logit; and 6 per element of its weight.
+    """
+    shape = QWEN3["1.7B"]
+    layout = replace(LAYOUT, gpu_bytes=139 * GIB, checkpointing=False, fused=False, keep=False)
+    weight = shape.vocabulary * shape.hidden
+    then = 18 * elements + 6 * weight - head_bytes(shape.vocabulary, shape.hidden, LAYOUT.tokens_per_micro_batch)
+    assert memory_plan(shape, layout).trainer_peak + then == pytest.approx(measured, rel=0.1)
 
 
 SMALL: dict[str, Any] = {
@@ -196,18 +201,20 @@ def test_what_would_fit_does(shape: ModelShape, layout: Layout) -> None:
         assert memory_plan(shape, remedy.layout).problem is None
 
 
-@given(shapes, layouts, st.integers(1, 65_536), st.booleans())
-def test_more_tokens_never_take_less(shape: ModelShape, layout: Layout, more: int, checkpointing: bool) -> None:
-    layout = replace(layout, checkpointing=checkpointing)
+@given(shapes, layouts, st.integers(1, 65_536), st.booleans(), st.booleans())
+def test_more_tokens_never_take_less(
+    shape: ModelShape, layout: Layout, more: int, checkpointing: bool, keep: bool
+) -> None:
+    layout = replace(layout, checkpointing=checkpointing, keep=keep)
     larger = replace(layout, tokens_per_micro_batch=layout.tokens_per_micro_batch + more)
     assert memory_plan(shape, larger).trainer_peak >= memory_plan(shape, layout).trainer_peak
 
 
-@given(shapes, layouts, st.integers(1, 64), st.booleans())
+@given(shapes, layouts, st.integers(1, 64), st.booleans(), st.booleans())
 def test_more_trainers_never_take_more_of_each(
-    shape: ModelShape, layout: Layout, more: int, checkpointing: bool
+    shape: ModelShape, layout: Layout, more: int, checkpointing: bool, keep: bool
 ) -> None:
-    layout = replace(layout, checkpointing=checkpointing)
+    layout = replace(layout, checkpointing=checkpointing, keep=keep)
     wider = replace(layout, trainers=layout.trainers + more)
     assert memory_plan(shape, wider).trainer_peak <= memory_plan(shape, layout).trainer_peak
 
@@ -251,6 +258,14 @@ def test_a_tiny_model_does_not_reserve_a_whole_gpu() -> None:
     assert plan.problem is None
     assert plan.kv_sequences == LAYOUT.max_num_seqs
     assert plan.gpu_memory_utilization < 0.05
+
+
+def test_compute_copies_stay_only_where_everything_else_fits_with_them() -> None:
+    roomy = replace(LAYOUT, gpu_bytes=139 * GIB)
+    assert memory_plan(QWEN3["1.7B"], roomy).keep
+    assert not memory_plan(QWEN3["1.7B"], replace(roomy, trainers=2)).keep
+    four = memory_plan(QWEN3["4B"], roomy)
+    assert (four.keep, four.checkpointing) == (False, False)  # with them a block would have to be computed twice
 
 
 def test_an_engine_on_its_own_gpu_takes_its_usual_share() -> None:

@@ -18,6 +18,8 @@ class GpuMemory(BaseModel):
 
     gradient_checkpointing: bool = False
     """Of the trainers."""
+    keep_compute_weights: bool | None = None
+    """Of the trainers, through a step; None: as their GPU's size suggests."""
     gpu_memory_utilization: float = 0.9
     """The engine's share of a whole GPU."""
     kv_cache_bytes: int | None = None

@@ -11,7 +11,7 @@ from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.train.driver_config import GpuMemory
 from toolorchestra.train.engine_args import CUDA_SEQUENCES
-from toolorchestra.train.memory import HEAD, HEAD_WITH_ENTROPY, Layout, memory_plan, shape_of
+from toolorchestra.train.memory import Layout, memory_plan, shape_of
 from toolorchestra.train.placement import Placement
 
 TINY_PARAMETERS: Final = 50_000_000
@@ -44,7 +44,7 @@ def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes
         max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
         max_num_seqs=CUDA_SEQUENCES,
         reference=algorithm.kl.coefficient > 0,
-        head=HEAD_WITH_ENTROPY if algorithm.entropy_coefficient else HEAD,
+        entropy=algorithm.entropy_coefficient != 0,
     )
 
 
@@ -59,6 +59,7 @@ def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *,
         raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
     memory = GpuMemory(
         gradient_checkpointing=plan.checkpointing,
+        keep_compute_weights=plan.keep,
         gpu_memory_utilization=plan.gpu_memory_utilization,
         # Alone on its GPU an engine finds out by itself what is left, graphs and all.
         kv_cache_bytes=plan.kv_cache_bytes if placement.shared else None,

@@ -373,6 +373,7 @@ class Job:
             device=self.config.device,
             threads=self.config.threads,
             gradient_checkpointing=self._memory.gradient_checkpointing,
+            keep_compute_weights=self._memory.keep_compute_weights,
             longest=self.spec.rollout.max_prompt_tokens + self.spec.rollout.max_response_tokens,
             reference=self.spec.algorithm.kl.coefficient > 0,
         )

@@ -2,7 +2,8 @@
 
 **Trainer** (trainer.py: FSDP2, float32 master weights, AdamW, bfloat16 compute), bytes per parameter, sharded over the
 trainers: weights 4, gradients 4, the two moments 8. On top, not sharded, the bfloat16 copies of what computes: the root
-(embedding and head stay whole from forward to the end of backward) and two blocks (the one at work and the next).
+(embedding and head stay whole from forward to the end of backward) and some blocks; or, on one rank with room, all of
+them (footprint.py, which the trainer follows too).
 
 **Activations** per token and layer: what autograd keeps of one block. After Korthikanti et al. 2022 (arXiv 2205.05198,
 section 4), counted anew for a block with RMSNorm, rotary embedding, grouped queries, flash attention and SwiGLU; with
@@ -21,7 +22,7 @@ h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everyth
 tests/unit/train/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
 layer keeps its input only (2h), and one block at a time is computed again.
 
-**Head** (logprob.py): a chunk of logits, and the gradient of its weight; they are there while all activations are.
+**Head** (logprob.py, footprint.py): a chunk of logits, and its weight's gradient, while all activations are there.
 
 **Engine** (vLLM): bfloat16 weights, room for its own profile run and CUDA graphs, and the rest for keys and values. It
 counts its share (`--gpu-memory-utilization`) of the whole GPU, without its CUDA context, and does not start where less
@@ -35,11 +36,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from toolorchestra.train.footprint import chunk_tokens, head_bytes, keeps_compute_weights
 from toolorchestra.train.model_shape import ModelShape, shape_of
 
 __all__ = [
     "GpuPlan",
-    "Head",
     "Layout",
     "MemoryPlan",
     "ModelShape",
@@ -55,32 +56,6 @@ MASTER, GRADIENT, MOMENTS, COMPUTE, REFERENCE = 4, 4, 8, 2, 4
 BLOCKS_WHOLE: Final = 3
 """Blocks whose bfloat16 copies are there at a time: one computes, the next is gathered, in a buffer and from it."""
 
-
-@dataclass(frozen=True)
-class Head:
-    """What the head holds (logprob.py), in chunks of at most `elements` logits (tokens x vocabulary)."""
-
-    elements: int = 1 << 28
-    logit_bytes: int = 8
-    """Per logit of a chunk: float32 logits and exponentials; or one of them, and a bfloat16 gradient before and now."""
-    weight_bytes: int = 8
-    """Per element of the head's weight where there are several chunks: the float32 sum of its gradient and a product
-    that is added to it. One chunk needs a bfloat16 gradient only."""
-
-    def of(self, tokens: int, vocabulary: int, hidden: int) -> int:
-        """Bytes for so many tokens."""
-        chunk = self.chunk(tokens, vocabulary)
-        weight = vocabulary * hidden * (self.weight_bytes if tokens > chunk else COMPUTE)
-        return self.logit_bytes * chunk * vocabulary + weight
-
-    def chunk(self, tokens: int, vocabulary: int) -> int:
-        """Tokens of one chunk."""
-        return min(tokens, max(16, self.elements // vocabulary))
-
-
-HEAD: Final = Head()
-HEAD_WITH_ENTROPY: Final = Head(logit_bytes=12)
-"""Where the loss has an entropy term or the model caps its logits: one float32 array more."""
 FRAGMENTATION: Final = 0.06
 """Share on top of a trainer's peak that its allocator holds and cannot use."""
 CONTEXT: Final = 640 << 20
@@ -123,7 +98,10 @@ class Layout:
     """None: off where it fits so, else on."""
     fused: bool = True
     """Norms, rotary embedding and SwiGLU are fused kernels."""
-    head: Head = HEAD
+    entropy: bool = False
+    """The loss has an entropy term (or the model caps its logits): the head holds one array more."""
+    keep: bool | None = None
+    """The bfloat16 copies stay through a step; None: where footprint.py wants it and it fits."""
 
     @property
     def longest_micro_batch(self) -> int:
@@ -173,6 +151,8 @@ class MemoryPlan:
 
     gpus: tuple[GpuPlan, ...]
     checkpointing: bool
+    keep: bool
+    """The trainer holds the bfloat16 copies of its weights through a step."""
     gpu_memory_utilization: float
     """The engine's share of the whole GPU's memory, for vLLM."""
     kv_cache_bytes: int
@@ -194,7 +174,8 @@ class MemoryPlan:
 
     def choices(self) -> Iterator[str]:
         """What was chosen, and what of it is a guess."""
-        yield f"activation checkpointing {'on' if self.checkpointing else 'off'}"
+        copies = "; compute copies stay through a step" if self.keep else ""
+        yield f"activation checkpointing {'on' if self.checkpointing else 'off'}{copies}"
         room = f"room for {self.kv_sequences:.3g} sequences of full length at a time"
         yield f"engine's share of a GPU {self.gpu_memory_utilization:.3g}: {room}"
         if self.note:
@@ -233,7 +214,7 @@ def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
     return 8 * shape.hidden + (4 if fused else 8) * shape.intermediate
 
 
-def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple[tuple[str, int], ...]:
+def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool) -> tuple[tuple[str, int], ...]:
     """The parts that the allocator should show at the peak of a step."""
     tokens, fused = layout.longest_micro_batch, layout.fused
 
@@ -242,7 +223,8 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
 
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
-    head, chunk = layout.head.of(tokens, shape.vocabulary, shape.hidden), layout.head.chunk(tokens, shape.vocabulary)
+    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy=layout.entropy)
+    chunk = min(tokens, chunk_tokens(shape.vocabulary, cuda=True))
 
     def exchanged(parameters: int) -> int:
         """Gradients on their way: whole in bfloat16 and as float32, and the share that comes back."""
@@ -253,7 +235,7 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
     width = backward_bytes(shape, fused=fused) + (block if checkpointing else 0)
     backward = tokens * width + exchanged(shape.block) + COMPUTE * shape.vocabulary * shape.hidden
     other = max(backward, exchanged(shape.root) - tokens * kept)
-    compute = COMPUTE * (shape.root + BLOCKS_WHOLE * shape.block)
+    compute = COMPUTE * (shape.parameters if keep else shape.root + BLOCKS_WHOLE * shape.block)
     reference = sharded(REFERENCE) + COMPUTE * shape.root if layout.reference else 0
     return (
         ("weights (float32)", sharded(MASTER)),
@@ -312,16 +294,24 @@ def memory_plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
 
 
 def _plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
-    """Without remedies."""
-    if layout.checkpointing is not None:
-        return _fixed(shape, layout, checkpointing=layout.checkpointing)
-    off = _fixed(shape, layout, checkpointing=False)
-    return off if off.problem is None else _fixed(shape, layout, checkpointing=True)
+    """Without remedies: the first choice that fits, else the one that takes least."""
+    wanted = layout.keep
+    if wanted is None:
+        wanted = keeps_compute_weights(shape.parameters, gpu_bytes=layout.gpu_bytes, ranks=layout.trainers)
+    keeps = (True, False) if wanted and layout.keep is None else (wanted,)
+    checkpoints = (False, True) if layout.checkpointing is None else (layout.checkpointing,)
+    choices = [(checkpointing, keep) for checkpointing in checkpoints for keep in keeps]
+    for checkpointing, keep in choices:
+        found = _fixed(shape, layout, checkpointing=checkpointing, keep=keep)
+        if found.problem is None:
+            break
+    return found
 
 
-def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> MemoryPlan:
+def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool) -> MemoryPlan:
     capacity, over = layout.gpu_bytes, layout.tensor_parallel
-    trainer, engine = _trainer(shape, layout, checkpointing=checkpointing), _engine(shape, layout)
+    trainer = _trainer(shape, layout, checkpointing=checkpointing, keep=keep)
+    engine = _engine(shape, layout)
     peak, fixed = (sum(size for _, size in parts) for parts in (trainer, engine))
     slack = _slack(peak, processes=layout.trainers)
     # New weights come in tensor by tensor, beside what the engine counts as its own.
@@ -346,6 +336,7 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> MemoryP
     return MemoryPlan(
         gpus=gpus,
         checkpointing=checkpointing,
+        keep=keep,
         gpu_memory_utilization=min(1.0, math.floor(share * 10_000) / 10_000),
         kv_cache_bytes=keys,
         kv_sequences=keys / (kv_bytes(shape, tensor_parallel=over) * layout.max_model_len),
