@@ -131,7 +131,7 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docu
 
 
 @cache
-def _grouping() -> dict[str, bool]:
+def _grouping() -> dict[str, Any]:
     """How torch's variable-length attention is told that heads are grouped: 2.11 takes them and has no word for it."""
     from torch.nn.attention.varlen import varlen_attn
 

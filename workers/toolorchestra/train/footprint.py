@@ -31,3 +31,15 @@ def head_bytes(vocabulary: int, hidden: int, tokens: int, *, entropy: bool = Fal
     logits = chunk * vocabulary * (CHUNK_BYTES_ENTROPY if entropy else CHUNK_BYTES)
     gradient = vocabulary * hidden * (8 if tokens > chunk else 2)
     return logits + gradient
+
+
+STATE_BYTES = 18
+"""Per parameter, on one rank that keeps compute copies: float32 master 4, AdamW 8, float32 gradient 4, bfloat16 copy 2.
+Without keeping them 16: a gradient that adds up in float32 is as large whole as sharded on one rank."""
+KEEP_SHARE = 0.5
+"""Largest share of a GPU's memory that these may take: the rest is activations', the head's and maybe an engine's."""
+
+
+def keeps_compute_weights(parameters: int, *, gpu_bytes: int, ranks: int) -> bool:
+    """Whether a trainer on CUDA holds its bfloat16 copy through all micro-batches of a step (sharding.py)."""
+    return ranks == 1 and parameters * STATE_BYTES <= KEEP_SHARE * gpu_bytes

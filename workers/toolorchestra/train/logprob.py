@@ -42,7 +42,7 @@ PLAIN = Logits()
 @cache
 def _widens(device: str, dtype: torch.dtype) -> bool:
     """Whether torch multiplies such matrices into a float32 one: on CUDA, since 2.8."""
-    return device == "cuda" and dtype != torch.float32 and "dtype" in torch.ops.aten.mm.overloads()
+    return device == "cuda" and dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype")
 
 
 @cache

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.agreement import check_agreement, own_values
@@ -37,10 +37,12 @@ from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, Tr
 from toolorchestra.train.clock import Clock
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
+from toolorchestra.train.footprint import keeps_compute_weights
 from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
 from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
+from toolorchestra.train.sharding import MIXED, Accumulation, masters, settle, shard
 from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.weights import Snapshot, check_keys, folder_keys
 
@@ -59,6 +61,9 @@ class TrainerConfig:
     threads: int | None = None
     """Torch's compute threads of this process; None leaves torch's choice."""
     gradient_checkpointing: bool = False
+    keep_compute_weights: bool | None = None
+    """On CUDA: hold the bfloat16 copy of the weights (2 bytes a parameter) through all micro-batches of a step. None:
+    where it is one rank and footprint.py finds room."""
     longest: int | None = None
     """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
     reference: bool = False
@@ -92,11 +97,13 @@ class Trainer:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = Path(config.model_dir)
         self.keys = folder_keys(folder)
-        self.policy = self._checked(
-            load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
-        ).train()
-        self.reference = self._place(load_policy(folder)).requires_grad_(False) if config.reference else None
-        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        policy = load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
+        self.accumulation = self._accumulation(sum(p.numel() for p in policy.parameters()))
+        self.policy = self._checked(policy).train()
+        self.reference = None
+        if config.reference:
+            self.reference = self._place(load_policy(folder), trained=False).requires_grad_(False)
+        self.parameters = masters(self.policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
 
     @property
@@ -110,23 +117,31 @@ class Trainer:
         placed = self._place(policy)
         if self.device.type != "cpu":
             check_agreement(placed, own, device=self.device)
+            settle(placed)
         return placed
 
-    def _place(self, policy: Policy) -> Policy:
+    def _place(self, policy: Policy, *, trained: bool = True) -> Policy:
         """Move the module to the device; shard it block by block where there is more than one rank, or CUDA."""
         if self.device.type == "cpu" and self.world == 1:
             return policy
         if not dist.is_initialized():
             # One CUDA rank needs no network, but sharding, and so mixed precision, needs a group.
             dist.init_process_group("nccl", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+        cuda = self.device.type == "cuda"
         mesh = init_device_mesh(self.device.type, (self.world,))
-        precision = MixedPrecisionPolicy()
-        if self.device.type == "cuda":
-            precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for block in policy.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=precision)
-        fully_shard(policy, mesh=mesh, mp_policy=precision)
+        keep = trained and self.accumulation.keep
+        shard(policy, mesh, MIXED if cuda else MixedPrecisionPolicy(), keep=keep)
         return policy
+
+    def _accumulation(self, parameters: int) -> Accumulation:
+        """On the CPU, ranks exchange gradients once a step; on CUDA so does one rank alone, and several at every
+        micro-batch, for the memory's sake."""
+        cuda = self.device.type == "cuda"
+        keep = self.config.keep_compute_weights
+        if cuda and keep is None:
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+            keep = keeps_compute_weights(parameters, gpu_bytes=memory, ranks=self.world)
+        return Accumulation(sync_once=not cuda or self.world == 1, keep=cuda and bool(keep))
 
     # -- one optimizer step -------------------------------------------------------------------------------------
 
@@ -164,8 +179,10 @@ class Trainer:
             # One at a time: on CUDA the next one is packed while the device computes this one.
             with clock.host("pack"):
                 batch = pack(samples, weights, part).to(self.device)
-            self._sync_gradients(number == len(plan))
+            self.accumulation.before(self.policy, last=number == len(plan))
             outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
+        if with_reference and self.reference is not None:
+            settle(self.reference)
         with clock.phase("optimizer"):
             sums, maxima = self._reduce(outputs)
             grad_norm = self._apply(config, loss=sums["loss"])
@@ -199,11 +216,6 @@ class Trainer:
             return unit.trunk or lengths[unit.members[0]]
 
         return [sorted((units[i] for i in part), key=root) for part in plan[self.rank]]
-
-    def _sync_gradients(self, last: bool) -> None:
-        """On the CPU, ranks exchange gradients once a step; on CUDA at every micro-batch, for the memory's sake."""
-        if isinstance(self.policy, FSDPModule) and self.device.type == "cpu":
-            self.policy.set_requires_gradient_sync(last)
 
     def _backward(self, batch: PackedBatch, objective: Objective, clock: Clock, *, with_reference: bool) -> LossOutputs:
         reference = None
@@ -266,6 +278,7 @@ class Trainer:
             values = iter(self.policy(batch)[0].tolist())
             for index in (i for family in part for i in family.members):
                 result[index] = [next(values) if trained else 0.0 for trained in samples[index].loss_mask]
+        settle(self.policy)
         return result
 
     def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
