@@ -24,13 +24,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Sees:
-    def gpu(self) -> str:
-        return os.environ["CUDA_VISIBLE_DEVICES"]
-
-
 def test_each_pair_sees_one_gpu_that_no_other_sees(cluster: None) -> None:
     """All engines first, as in a run; without rooms Ray puts two of them on one GPU, and a trainer finds none."""
+
+    class Sees:  # of this function, so that Ray sends it by value
+        def gpu(self) -> str:
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
     actor: Any = ray.remote(Sees)
     places = rooms(PAIRS, by_role=False)
 

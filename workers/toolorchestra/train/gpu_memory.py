@@ -11,13 +11,12 @@ from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.train.driver_config import GpuMemory
 from toolorchestra.train.engine_args import CUDA_SEQUENCES
-from toolorchestra.train.memory import Layout, MemoryPlan, memory_plan, shape_of
+from toolorchestra.train.memory import HEAD, HEAD_WITH_ENTROPY, Layout, memory_plan, shape_of
 from toolorchestra.train.placement import Placement
 
 TINY_PARAMETERS: Final = 50_000_000
 """Below it an engine starts without compiled code and CUDA graphs: they cost up to a minute at the start, and a model
 of this size is trained to try things, in minutes."""
-KEYS_AND_VALUES: Final = "engine: keys and values"
 
 
 class MemoryRefused(ValueError):
@@ -32,39 +31,37 @@ class Divided:
     lines: tuple[str, ...]
 
 
+def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes: int) -> Layout:
+    """What a training runs where, as the plan reckons with it."""
+    rollout, algorithm = spec.rollout, spec.algorithm
+    return Layout(
+        gpu_bytes=gpu_bytes,
+        trainers=placement.trainers,
+        engines=placement.engines,
+        tensor_parallel=placement.tensor_parallel,
+        shared=placement.shared,
+        tokens_per_micro_batch=algorithm.tokens_per_micro_batch,
+        max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
+        max_num_seqs=CUDA_SEQUENCES,
+        reference=algorithm.kl.coefficient > 0,
+        head=HEAD_WITH_ENTROPY if algorithm.entropy_coefficient else HEAD,
+    )
+
+
 def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int) -> Divided:
     """Of GPUs with so many bytes each. MemoryRefused: it cannot fit, or the model's files do not tell its size."""
     try:
         shape = shape_of(model)
     except ModelFileError as error:
         raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
-    rollout = spec.rollout
-    plan = memory_plan(
-        shape,
-        Layout(
-            gpu_bytes=gpu_bytes,
-            trainers=placement.trainers,
-            engines=placement.engines,
-            tensor_parallel=placement.tensor_parallel,
-            shared=placement.shared,
-            tokens_per_micro_batch=spec.algorithm.tokens_per_micro_batch,
-            max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
-            max_num_seqs=CUDA_SEQUENCES,
-            reference=spec.algorithm.kl.coefficient > 0,
-        ),
-    )
+    plan = memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes))
     if plan.problem is not None:
         raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
     memory = GpuMemory(
         gradient_checkpointing=plan.checkpointing,
         gpu_memory_utilization=plan.gpu_memory_utilization,
         # Alone on its GPU an engine finds out by itself what is left, graphs and all.
-        kv_cache_bytes=_keys_and_values(plan) if placement.shared else None,
+        kv_cache_bytes=plan.kv_cache_bytes if placement.shared else None,
         eager=shape.parameters < TINY_PARAMETERS,
     )
     return Divided(memory, plan.lines())
-
-
-def _keys_and_values(plan: MemoryPlan) -> int | None:
-    parts = (part for gpu in plan.gpus for part in gpu.parts)
-    return next((size for name, size in parts if name == KEYS_AND_VALUES), None)

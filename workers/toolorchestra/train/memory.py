@@ -234,7 +234,7 @@ def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
 
 
 def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple[tuple[str, int], ...]:
-    """The parts that the allocator should show at the peak: the head's backward, or that of a block."""
+    """The parts that the allocator should show at the peak of a step."""
     tokens, fused = layout.longest_micro_batch, layout.fused
 
     def sharded(each: int) -> int:
@@ -243,10 +243,16 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
     head, chunk = layout.head.of(tokens, shape.vocabulary, shape.hidden), layout.head.chunk(tokens, shape.vocabulary)
-    # Its gradients, whole in bfloat16, as float32 for the exchange, and the share that comes back of it.
-    backward = tokens * backward_bytes(shape, fused=fused) + 6 * shape.block + 4 * -(-shape.block // layout.trainers)
-    if checkpointing:
-        backward += tokens * block
+
+    def exchanged(parameters: int) -> int:
+        """Gradients on their way: whole in bfloat16 and as float32, and the share that comes back."""
+        return (COMPUTE + GRADIENT) * parameters + GRADIENT * -(-parameters // layout.trainers)
+
+    # Instead of the head's chunk there is one block's backward, while the head's gradient waits for the end; and at the
+    # end, when no activations are left, that of embedding and head themselves.
+    width = backward_bytes(shape, fused=fused) + (block if checkpointing else 0)
+    backward = tokens * width + exchanged(shape.block) + COMPUTE * shape.vocabulary * shape.hidden
+    other = max(backward, exchanged(shape.root) - tokens * kept)
     compute = COMPUTE * (shape.root + BLOCKS_WHOLE * shape.block)
     reference = sharded(REFERENCE) + COMPUTE * shape.root if layout.reference else 0
     return (
@@ -257,7 +263,7 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool) -> tuple
         ("compute copies (bfloat16)", compute),
         (f"activations of {tokens:,} tokens{', checkpointed' if checkpointing else ''}", tokens * kept),
         (f"head, {chunk:,} tokens a chunk", head),
-        ("a block's backward, beyond the head's room", max(0, backward - head)),
+        ("the rest of the backward, beyond the head's room", max(0, other - head)),
     )
 
 

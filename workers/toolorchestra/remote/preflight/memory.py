@@ -19,13 +19,13 @@ from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.remote.preflight.line import Line
-from toolorchestra.train.memory import HEAD, HEAD_WITH_ENTROPY, Layout, MemoryPlan, gib, memory_plan
+from toolorchestra.train.gpu_memory import layout_of
+from toolorchestra.train.memory import MemoryPlan, gib, memory_plan
 from toolorchestra.train.model_shape import QWEN3, ModelShape, parameters_of, shape_of
+from toolorchestra.train.placement import PlacementError, asked
 
 USABLE: Final = 0.9
 """Share of a GPU that vLLM takes (`--gpu-memory-utilization`)."""
-MOST_SEQUENCES: Final = 256
-"""That a training's engine on GPUs serves at a time."""
 TRAINER_BYTES: Final = 16
 """Per parameter, sharded over the trainers: float32 weights, their gradient, and the two moments of AdamW."""
 REFERENCE_BYTES: Final = 4
@@ -118,7 +118,12 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
     engines, trainers, name = spec.ray.engines, spec.ray.trainers, training.metadata.name
     shape = known_shape(spec.model.uri)
     if shape is not None and gpu_bytes is not None and _on_gpu(engines.resources) and _on_gpu(trainers.resources):
-        yield from _planned(name, memory_plan(shape, layout_of(training, gpu_bytes=gpu_bytes)))
+        try:
+            placement = asked(spec.ray, shared=spec.ray.placement == "Shared")
+        except PlacementError as error:
+            yield Line("missing", "memory", f"{name}: {error}")
+            return
+        yield from _planned(name, memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes)))
         yield _loading(name, shape.parameters, trainers.resources)
         return
     served = HALF if _on_gpu(engines.resources) else FULL
@@ -135,23 +140,6 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
         yield _loading(name, size.parameters, trainers.resources)
     else:
         yield _limited(about, what, need, trainers.resources)
-
-
-def layout_of(training: OrchestratorTraining, *, gpu_bytes: int) -> Layout:
-    """What a training runs on its GPUs."""
-    ray, rollout, algorithm = training.spec.ray, training.spec.rollout, training.spec.algorithm
-    return Layout(
-        gpu_bytes=gpu_bytes,
-        trainers=ray.trainers.replicas,
-        engines=ray.engines.replicas,
-        tensor_parallel=ray.engines.tensor_parallel_size,
-        shared=ray.placement == "Shared",
-        tokens_per_micro_batch=algorithm.tokens_per_micro_batch,
-        max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
-        max_num_seqs=MOST_SEQUENCES,
-        reference=algorithm.kl.coefficient > 0,
-        head=HEAD_WITH_ENTROPY if algorithm.entropy_coefficient else HEAD,
-    )
 
 
 def _planned(name: str, plan: MemoryPlan) -> Iterator[Line]:
