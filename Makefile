@@ -131,7 +131,7 @@ bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episo
 	$(BIN)/python tests/bench/grading/bench.py
 
 gpu-check: ## Everything that needs a GPU, in two parts of at most 5 minutes (docs/gpu.md; GPU_CHECK="--part 1" for one; --help)
-	PYTHONPATH=tests:workers:operator:$$PYTHONPATH $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu.check $(GPU_CHECK)
+	PYTHONPATH=tests:workers:operator$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu.check $(GPU_CHECK)
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null
