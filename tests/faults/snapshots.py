@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from faults.trainers import SnapshotWriter, manifest_snapshot
-from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
+from toolorchestra.train.weights import Snapshot, folder_keys
 
 
 def writer_of(model: Path) -> SnapshotWriter:
@@ -16,8 +16,12 @@ def writer_of(model: Path) -> SnapshotWriter:
     def write(folder: Path, version: str) -> Snapshot:
         from safetensors.torch import load_file
 
+        from toolorchestra.train.snapshot_writer import write_snapshot
+
         tensors = {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
-        want = folder_keys(model)
-        return write_snapshot(folder, {name: tensors[name] for name in want}, version=version, want=want)
+        keys = folder_keys(model)
+        ordered = ((name, tensors[name]) for name in keys)
+        dtype = next(iter(tensors.values())).dtype
+        return write_snapshot(folder, ordered, version=version, keys=keys, dtype=dtype)
 
     return write

@@ -15,11 +15,9 @@ from faults.plan import Plan
 from faults.provider import Provider
 from faults.tally import Tally
 from faults.vllm_engine import RealEngine
-from faults.world import DEMO, ENGINES, POOLS, WORKERS, make_world, raise_cap
+from faults.world import ENGINES, POOLS, WORKERS, make_world, raise_cap
 from toolorchestra.train.driver_config import DriverConfig
 
-MODEL = DEMO / "base"
-"""Of the real engines: small, and it calls models."""
 KILLED = Ended("killed")
 
 
@@ -33,8 +31,8 @@ class Stage(ABC):
         self.rng = plan.rng("chaos")
         self.provider = Provider(rates=plan.replies, rng=plan.rng("provider"), cap=plan.caps[0])
         self.tally = Tally(folder / "tally")
-        self.model = MODEL if plan.real else folder
-        self.engines = [self._engine(i) for i in range(ENGINES)]
+        self.model = folder
+        self.engines: list[ScriptedEngine | RealEngine] = []
         self.lives = 0
 
     def _engine(self, i: int) -> ScriptedEngine | RealEngine:
@@ -54,6 +52,9 @@ class Stage(ABC):
 
     async def start(self) -> None:
         await self.provider.start()
+        if self.plan.real:
+            self.model = await asyncio.to_thread(_taught, self.folder / "policy", self.plan)
+        self.engines = [self._engine(i) for i in range(ENGINES)]
         for engine in self.engines:
             await engine.start()
         nats_url = await self._start_bus()
@@ -134,6 +135,12 @@ class Stage(ABC):
     @abstractmethod
     async def explain(self) -> str:
         """What everybody waits for, where nothing moves."""
+
+
+def _taught(folder: Path, plan: Plan) -> Path:
+    from faults.policy import taught  # torch: seconds, and only real engines need it
+
+    return taught(folder, plan)
 
 
 def stack_of(task: asyncio.Task[object]) -> str:

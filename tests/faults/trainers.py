@@ -22,7 +22,7 @@ SnapshotWriter = Callable[[Path, str], Snapshot]
 
 
 def fingerprint(sample: TrainSample) -> str:
-    """Names a sample by its tokens and log-probabilities: no two samplings are equal."""
+    """Names a sample by its tokens and log-probabilities: hardly two samplings are equal."""
     text = json.dumps([list(sample.token_ids), [round(float(p), 5) for p in sample.logprobs]])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -36,7 +36,7 @@ def trained_by(folder: Path) -> list[list[str]]:
 def manifest_snapshot(folder: Path, version: str) -> Snapshot:
     """A snapshot that scripted engines take: a manifest alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).write_text(json.dumps({"version": version, "digest": ""}))
+    (folder / MANIFEST).write_text(json.dumps({"version": version, "digest": "", "mark": ""}))
     return Snapshot(path=str(folder), version=version, digest="")
 
 
@@ -65,7 +65,7 @@ class ScriptedTrainers:
             micro_batches=1,
         )
 
-    def snapshot(self, folder: Path, *, version: str) -> Snapshot:
+    def snapshot(self, folder: Path, *, version: str, dtype: str) -> Snapshot:
         self._point("snapshot")
         return self._write(folder, version)
 

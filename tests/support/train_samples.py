@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Sequence
 
 from toolorchestra.train.batch import TrainSample
 
@@ -39,3 +41,17 @@ def sibling_batch(seed: int, *, groups: int, siblings: int, vocabulary: int = 25
             )
     rng.shuffle(samples)
     return samples
+
+
+def some_fresh(samples: Sequence[TrainSample], *, seed: int) -> list[TrainSample]:
+    """The samples with half of their tokens, trained or not, of the step's own weights; one in four does not say."""
+    rng = random.Random(seed)
+    return [
+        dataclasses.replace(s, fresh=[rng.random() < 0.5 for _ in s.token_ids] if rng.random() < 0.75 else ())
+        for s in samples
+    ]
+
+
+def fresh_places(sample: TrainSample) -> list[int]:
+    """Positions of the trained tokens on which trainer and engine are compared."""
+    return [i for i, (t, f) in enumerate(zip(sample.loss_mask, sample.fresh, strict=False)) if t and f]

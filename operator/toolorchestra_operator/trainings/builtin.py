@@ -1,8 +1,9 @@
 """The Builtin provider: a Ray cluster out of Jobs, for kind, small clusters and clusters without KubeRay.
 
 A head Job of one pod (Ray's head and the driver), a headless Service by which the nodes find it, an Indexed Job of
-trainer nodes and one of engine nodes. All are created once per attempt and never touched again. No Kueue, nothing
-elastic. A node's container that dies is started again in its pod; the head's never is: its end is the attempt's.
+trainer nodes and one of engine nodes, or one of nodes for both (`node_groups.py`). All are created once per attempt and
+never touched again. No Kueue, nothing elastic. A node's container that dies is started again in its pod; the head's
+never is: its end is the attempt's.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from toolorchestra.api.base import Resources
 from toolorchestra_operator.manifest import Manifest, Ref
 from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
-from toolorchestra_operator.trainings.names import Component, Names
+from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.node_groups import ENGINES, ROLES, TRAINERS, NodeGroup, node_groups
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
     WORKER_GRACE_SECONDS,
@@ -30,10 +31,8 @@ from toolorchestra_operator.trainings.pods import (
 
 GCS_PORT = 6379
 HEAD: Final = "head"
-TRAINERS: Final = "trainers"
-ENGINES: Final = "engines"
-ROLES: Final = {TRAINERS: "trainer", ENGINES: "engine"}
-"""What a node tells Ray that it is for."""
+SHARED_LABEL: Final = "toolorchestra.dev/shared-nodes"
+"""On the trainers' Job, where its nodes are for engines too: there is no Job of engines then."""
 _JOBS: Final = (HEAD, ENGINES, TRAINERS)
 
 
@@ -52,12 +51,8 @@ def compute(names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
 def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
     """The Service, then the Jobs: trainers and engines wait for the head, so that the order does not matter."""
     ray = desired.spec.ray
-    return [
-        _service(desired, attempt),
-        _job(desired, attempt, HEAD, replicas=1, wanted=ray.head.resources),
-        _job(desired, attempt, TRAINERS, replicas=ray.trainers.replicas, wanted=ray.trainers.resources),
-        _job(desired, attempt, ENGINES, replicas=ray.engines.replicas, wanted=ray.engines.resources),
-    ]
+    head = NodeGroup(HEAD, (), 1, ray.head.resources)
+    return [_service(desired, attempt), *(_job(desired, attempt, group) for group in (head, *node_groups(ray)))]
 
 
 def ray_address(desired: Desired, *, attempt: int) -> str:
@@ -81,28 +76,29 @@ def _service(desired: Desired, attempt: int) -> dict[str, Any]:
     }
 
 
-def _job(desired: Desired, attempt: int, component: Component, *, replicas: int, wanted: Resources) -> dict[str, Any]:
-    names, is_head = desired.names, component == HEAD
+def _job(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
+    names, component, is_head = desired.names, group.component, group.component == HEAD
     spec: dict[str, Any] = {
-        "completions": replicas,
-        "parallelism": replicas,
+        "completions": group.replicas,
+        "parallelism": group.replicas,
         "completionMode": "Indexed",
         # The head's end is the attempt's, and the operator counts. A node may die often: it joins again.
         "backoffLimit": 0 if is_head else 1000,
-        "template": _pod(desired, attempt, component, wanted=wanted),
+        "template": _pod(desired, attempt, group),
     }
     if is_head:
         spec["podReplacementPolicy"] = "Failed"
+    shared = {SHARED_LABEL: "true"} if len(group.roles) > 1 else None
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": names.metadata(names.job(attempt, component), component, attempt=attempt),
+        "metadata": names.metadata(names.job(attempt, component), component, attempt=attempt, extra=shared),
         "spec": spec,
     }
 
 
-def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resources) -> dict[str, Any]:
-    is_head = component == HEAD
+def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
+    component, is_head = group.component, group.component == HEAD
     env: list[Mapping[str, Any]] = [*ray_environment(desired)]
     if is_head:
         command = ["python", "-m", "toolorchestra.cluster.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
@@ -110,7 +106,8 @@ def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resour
         env += telemetry(desired, service="toolorchestra-controller", scraped=True)
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
-        command = ["python", "-m", "toolorchestra.cluster.node", "--role", ROLES[component]]
+        command = ["python", "-m", "toolorchestra.cluster.node"]
+        command += [word for role in group.roles for word in ("--role", role)]
         command += ["--head", service]
         env += telemetry(desired, service=f"toolorchestra-{ROLES[component]}")
         env.append(variable("HF_HUB_OFFLINE", "1"))
@@ -121,7 +118,7 @@ def _pod(desired: Desired, attempt: int, component: Component, *, wanted: Resour
         image=desired.cluster_image,
         command=command,
         env=env,
-        wanted=wanted,
+        wanted=group.wanted,
         restart="Never" if is_head else "OnFailure",
         grace=HEAD_GRACE_SECONDS if is_head else WORKER_GRACE_SECONDS,
         storage=True,
@@ -137,7 +134,8 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
         return ClusterState("Absent")
     if ended := _ended(head, pods, names, attempt, lost_trainers=_lost_pods(objects.get(trainers_ref))):
         return ended
-    jobs = [objects.get(ref) for ref in (engines_ref, trainers_ref)]
+    trainers = objects.get(trainers_ref)
+    jobs = [trainers] if _is_shared(trainers) else [objects.get(engines_ref), trainers]
     waiting = [_waiting(job) for job in (head, *(job for job in jobs if job is not None))]
     if None in jobs or any(waiting):
         return ClusterState("Starting", message=", ".join(filter(None, waiting)) or "its Jobs are being made")
@@ -148,6 +146,11 @@ def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> dat
     """When its head was made."""
     head = objects.get(refs(names, attempt)[0])
     return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])
+
+
+def _is_shared(trainers: Manifest | None) -> bool:
+    labels = (trainers or {}).get("metadata", {}).get("labels") or {}
+    return labels.get(SHARED_LABEL) == "true"
 
 
 def _waiting(job: Manifest) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
-from toolorchestra_operator.trainings.pods import gpus
+from toolorchestra_operator.trainings.node_groups import shares
 
 DRIVER_FILE = "driver.json"
 RESOURCES_FILE = "resources.yaml"
@@ -45,6 +45,7 @@ def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> dict[s
         "model_dir": desired.model_dir,
         "volumes": dict(desired.volumes),
         "device": "cuda" if desired.on_gpu else "cpu",
+        "shared": shares(desired.spec.ray),
         "cluster": True,
         "attempt": attempt,
         "threads": _threads(desired),
@@ -54,7 +55,7 @@ def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> dict[s
 def _threads(desired: Desired) -> int:
     """Whole cores of the trainer's CPU limit."""
     cores = str(desired.spec.ray.trainers.resources.limits.get("cpu", ""))
-    if gpus(desired.spec.ray.trainers.resources) or not cores.isdigit():
+    if not cores.isdigit():
         return desired.runtime.cpu_threads
     return max(1, int(cores))
 

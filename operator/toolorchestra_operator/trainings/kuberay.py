@@ -22,13 +22,14 @@ from typing import Any, Final
 from toolorchestra.api.base import Resources
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.trainings.builtin import ENGINES, GCS_PORT, HEAD, ROLES, TRAINERS
+from toolorchestra_operator.trainings.builtin import GCS_PORT, HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.job_state import of_job
 from toolorchestra_operator.trainings.kueue import QUEUE_LABEL, queue_labels
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Component, Names
+from toolorchestra_operator.trainings.node_groups import ROLES, TRAINERS, NodeGroup, node_groups
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
     metrics_ports,
@@ -84,10 +85,7 @@ def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
             # Without it KubeRay's operator sends no token, and the dashboard refuses it.
             "authOptions": {"mode": "token", "secretName": names.ray_token},
             "headGroupSpec": _head(desired, attempt),
-            "workerGroupSpecs": [
-                _workers(desired, attempt, TRAINERS, replicas=ray.trainers.replicas, wanted=ray.trainers.resources),
-                _workers(desired, attempt, ENGINES, replicas=ray.engines.replicas, wanted=ray.engines.resources),
-            ],
+            "workerGroupSpecs": [_workers(desired, attempt, group) for group in node_groups(ray)],
         },
     }
     if queue:
@@ -121,21 +119,20 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
     return {"rayStartParams": parameters, "template": template}
 
 
-def _workers(
-    desired: Desired, attempt: int, component: Component, *, replicas: int, wanted: Resources
-) -> dict[str, Any]:
-    """A group of nodes, each with room for one actor of its kind. GPUs: as many as the limit says."""
-    role = ROLES[component]
-    env = [*telemetry(desired, service=f"toolorchestra-{role}"), variable("HF_HUB_OFFLINE", "1")]
+def _workers(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
+    """A group of nodes, each with room for one actor of each of its roles. GPUs: as many as the limit says."""
+    component = group.component
+    env = [*telemetry(desired, service=f"toolorchestra-{ROLES[component]}"), variable("HF_HUB_OFFLINE", "1")]
     # KubeRay puts the value into a shell's command line as it is.
-    parameters = {"num-cpus": "1", "resources": f"'{json.dumps({role: 1})}'", "disable-usage-stats": "true"}
+    told = {"num-cpus": str(len(group.roles)), "resources": f"'{json.dumps(group.resources)}'"}
+    parameters = told | {"disable-usage-stats": "true"}
     return {
         "groupName": component,
-        "replicas": replicas,
-        "minReplicas": replicas,
-        "maxReplicas": replicas,
+        "replicas": group.replicas,
+        "minReplicas": group.replicas,
+        "maxReplicas": group.replicas,
         "rayStartParams": parameters,
-        "template": _pod(desired, attempt, component, env=env, wanted=wanted, role="node"),
+        "template": _pod(desired, attempt, component, env=env, wanted=group.wanted, role="node"),
     }
 
 

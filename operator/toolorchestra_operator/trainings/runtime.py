@@ -20,6 +20,6 @@ class Runtime:
     """Where heads serve their metrics; None: nobody scrapes them."""
     image_pull_secrets: tuple[str, ...] = ()
     cpu_threads: int = 1
-    """Torch and OpenMP threads of a trainer or an engine without a GPU and without a CPU limit."""
+    """Torch and OpenMP threads of a trainer or an engine without a CPU limit."""
     cluster: str = ""
     """Which cluster this is, for those who share a NATS server; "": nobody can tell."""

@@ -148,6 +148,26 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
             "must equal the GPU limit",
         ),
         (
+            "ray: {trainers: {resources: {limits: {nvidia.com/gpu: 8}}}}",
+            "spec.ray.trainers.resources",
+            "raise replicas instead",
+        ),
+        (
+            "ray: {placement: Shared, trainers: {replicas: 2}}",
+            "spec.ray.placement",
+            "trainers.replicas equal to engines.replicas",
+        ),
+        (
+            "ray: {placement: Shared, engines: {tensorParallelSize: 2}}",
+            "spec.ray.placement",
+            "engines.tensorParallelSize 1",
+        ),
+        (
+            "ray: {placement: Shared, engines: {resources: {limits: {nvidia.com/gpu: 1}}}}",
+            "spec.ray.engines",
+            "ask for both in trainers.resources",
+        ),
+        (
             "ray: {head: {resources: {limits: {cpu: lots}}}}",
             "spec.ray.head.resources.limits.cpu",
             "a Kubernetes quantity",

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import nats
 import pytest
 from bus_rig import QUICK, Make, Rig, collect, eventually, result, take, task
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind, RolloutBus
@@ -516,3 +517,31 @@ async def test_closing_ends_without_a_server(nats_make: Make, server: NatsServer
     assert await seconds(bus.close(), at_most=2.5) < 2.0
     with pytest.raises(BusUnavailable):
         await sending
+
+
+@pytest.mark.parametrize(("left", "code"), [((1, 3), 10043), ((), 10057)], ids=["between others", "of none"])
+async def test_a_task_that_is_settled_while_it_is_taken_back_is_taken_back(
+    nats_make: Make, server: NatsServer, monkeypatch: pytest.MonkeyPatch, left: tuple[int, ...], code: int
+) -> None:
+    """It went between the look and the deletion; the server has two answers for that, by what its file still holds."""
+    rig = await nats_make()
+    bus = await rig.bus()
+    assert isinstance(bus, NatsBus)
+    look, names = bus._numbers, Names(rig.uid)
+    for n in (1, 2, 3):
+        await bus.submit(task(n))
+
+    async def then_it_goes(ids: Iterable[str]) -> dict[str, int]:
+        found = await look(ids)
+        async with raw(server) as js:
+            for n in {1, 2, 3} - set(left):
+                await js.delete_msg(names.tasks, n)
+            with pytest.raises(APIError) as refused:
+                await js.delete_msg(names.tasks, 2)
+        assert refused.value.err_code == code
+        return found
+
+    monkeypatch.setattr(bus, "_numbers", then_it_goes)
+    withdrawn = await bus.cancel([task(2).id])
+    assert withdrawn.unseen | withdrawn.seen == {task(2).id}
+    assert (await bus.depth()).queued == len(left)

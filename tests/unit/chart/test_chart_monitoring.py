@@ -19,6 +19,7 @@ from test_op_training_metrics import templates
 
 from support.chart import CHART, NAMESPACE, environment, of_kind, render
 from toolorchestra.telemetry import metrics
+from toolorchestra.train.batch import MOST_K3
 from toolorchestra_operator.metrics import Meter
 from toolorchestra_operator.runtimes import runtime_of
 from toolorchestra_operator.settings import Settings
@@ -102,13 +103,14 @@ def test_alerts_of_the_operator_are_about_its_metrics() -> None:
 def test_alerts_of_trainings_say_which_training() -> None:
     rules = {rule["alert"]: rule for rule in rules_of("trainings")}
     wanted = {"NoProgress": "steps_total", "DeadLetters": "dead_letters_total", "ExpertOut": "expert_out"}
-    wanted |= {"CostRate": "spend_usd", "SpendNearCap": "spend_cap_usd"}
+    wanted |= {"CostRate": "spend_usd", "SpendNearCap": "spend_cap_usd", "TrainerEngineMismatch": "train_mismatch_k3"}
     for alert, series in wanted.items():
         (rule,) = (one for name, one in rules.items() if name.endswith(alert))
         assert f"toolorchestra_{series}" in check_trainings(rule["expr"])
         assert "by (namespace, training" in rule["expr"]
         assert "{{ $labels.namespace }}/{{ $labels.training }}" in rule["annotations"]["summary"]
     assert len(rules) == len(wanted)
+    assert rules["ToolOrchestraTrainerEngineMismatch"]["expr"].endswith(f" > {MOST_K3}")
 
 
 @pytest.mark.parametrize(("dollars", "said"), [(None, "> 50"), (0.5, "> 0.5"), (0, None)])

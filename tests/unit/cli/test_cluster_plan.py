@@ -54,6 +54,19 @@ def test_what_the_operator_would_refuse_is_missing(tmp_path: Path) -> None:
     assert "the operator would say InvalidSpec: spec.model.uri" in orchestra("plan", "-f", file, status=1).stdout
 
 
+def test_memory_is_planned_part_by_part(tmp_path: Path) -> None:
+    gpu = "{limits: {nvidia.com/gpu: 1}}"
+    ray = f"ray: {{trainers: {{resources: {gpu}}}, engines: {{resources: {gpu}}}, placement: Shared}}"
+    file = tmp_path / "t.yaml"
+    text = TINY.read_text().replace("pvc://models/tiny", "hf://Qwen/Qwen3-8B")
+    file.write_text(text.replace("spec:\n  model:", f"spec:\n  {ray}\n  model:", 1))
+    said = orchestra("plan", "-f", file, "--offline", "--gpu-memory", "79Gi", status=1).stdout
+    assert "MISSING  memory     tiny trainer and engine (1 GPU): " in said
+    assert "-> 3 GPUs, a trainer and an engine on each" in said
+    for part in ("gradients (float32): 30.5 GiB", "activations of", "head, ", "engine: keys and values", "slack"):
+        assert part in said
+
+
 def test_json_for_scripts() -> None:
     said = json.loads(orchestra("plan", "-f", TINY, "--offline", "-n", "team", "-o", "json").stdout)
     assert (said["ok"], said["cluster"]) == (True, None)

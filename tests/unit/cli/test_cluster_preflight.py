@@ -23,7 +23,13 @@ from toolorchestra.remote.preflight.compute import demands, gpu_lines
 from toolorchestra.remote.preflight.facts import Facts, Hidden
 from toolorchestra.remote.preflight.line import Line
 from toolorchestra.remote.preflight.look import look
-from toolorchestra.remote.preflight.memory import bytes_of, pool_lines, size_of, training_lines
+from toolorchestra.remote.preflight.memory import (
+    bytes_of,
+    known_shape,
+    pool_lines,
+    size_of,
+    training_lines,
+)
 from toolorchestra.remote.preflight.references import Reference, references
 from toolorchestra.remote.preflight.spend import evaluation_episodes, may_chat, spend_lines, training_episodes
 from toolorchestra.train.settings import worst_case_usd
@@ -102,13 +108,56 @@ def test_a_folder_tells_the_size_by_its_weights(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_missing() -> None:
-    assert levels(training_lines(gpu_training(trainers=1), gpu_bytes=H100)) == ["ok", "missing", "ok"]
-    assert levels(training_lines(gpu_training(trainers=4), gpu_bytes=H100)) == ["ok", "ok", "ok"]
-    assert levels(training_lines(gpu_training(), gpu_bytes=None)) == ["unknown", "unknown", "ok"]
+    llama = "hf://meta/Llama-8B"  # no shape is known of it, only a size
+    assert levels(training_lines(gpu_training(llama, trainers=1), gpu_bytes=H100)) == ["ok", "missing", "ok"]
+    assert levels(training_lines(gpu_training(llama, trainers=4), gpu_bytes=H100)) == ["ok", "ok", "ok"]
+    assert levels(training_lines(gpu_training(llama), gpu_bytes=None)) == ["unknown", "unknown", "ok"]
     large = pool(model={"uri": "hf://meta/Llama-70B"}, resources=GPU)
     assert levels(pool_lines(large, gpu_bytes=H100)) == ["missing"]
     quantised = pool(model={"uri": "hf://meta/Llama-70B-AWQ"}, resources=GPU)
     assert levels(pool_lines(quantised, gpu_bytes=H100)) == ["ok"]
+
+
+def test_a_model_whose_shape_is_known_is_planned_byte_by_byte() -> None:
+    lines = list(training_lines(gpu_training(trainers=4), gpu_bytes=H100))
+    assert set(levels(lines)) == {"ok"}
+    text = "\n".join(line.text for line in lines)
+    for part in ("tiny trainer (4 GPUs, each): ", "gradients", "optimizer", "activations of", "head, ", "slack"):
+        assert part in text
+    assert "tiny engine (8 GPUs, each): " in text
+    assert "keys and values" in text
+    assert "shape as published of Qwen3-8B" in text
+
+
+def test_what_the_plan_refuses_is_missing_with_what_would_fit() -> None:
+    [first, *_] = training_lines(gpu_training(trainers=1), gpu_bytes=H100)
+    assert first.level == "missing"
+    assert "of 80.0 GiB" in first.text
+    assert "GPUs: 2 for trainers, 8 for engines" in first.remedy
+
+
+def test_trainer_and_engine_that_share_a_gpu_are_planned_together() -> None:
+    model = {**DOCUMENTS[0]["spec"]["model"], "uri": "hf://Qwen/Qwen3-1.7B"}
+    shared = {"trainers": {"resources": GPU}, "placement": "Shared"}
+    one = training(model=model, ray=shared)
+    [first, *_] = training_lines(one, gpu_bytes=H100)
+    assert first.level == "ok"
+    assert first.text.startswith("tiny trainer and engine (1 GPU): ")
+
+
+@pytest.mark.parametrize("uri", ["hf://Qwen/Qwen3-30B-A3B", "hf://Qwen/Qwen3-8B-AWQ", "hf://Qwen/Qwen2.5-7B"])
+def test_no_shape_is_taken_for_another(uri: str) -> None:
+    assert known_shape(uri) is None
+
+
+def test_a_published_shape_is_found_by_its_name() -> None:
+    base = known_shape("hf://Qwen/Qwen3-1.7B-Base")
+    assert base is not None
+    assert base.layers == 28
+    assert known_shape("file:///nowhere") is None
+    demo = known_shape(f"file://{Path(__file__).parents[3] / 'examples' / 'demo' / 'base'}")
+    assert demo is not None
+    assert demo.parameters == 1_037_696
 
 
 def test_a_container_has_a_limit_too() -> None:

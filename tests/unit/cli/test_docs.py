@@ -111,12 +111,13 @@ def test_the_quick_starts_training_could_run(tmp_path: Path, monkeypatch: pytest
     Path("mine.yaml").write_text(training, encoding="utf-8")
     Path("skills.yaml").write_text(skills, encoding="utf-8")
     arguments = ["-f", "mine.yaml", "--simulator", "skills.yaml", "--volume", "data=data", "--check"]
-    *notes, last = orchestra("train", *arguments).output.splitlines()
+    *notes, last = orchestra("train", *arguments, "--device", "cpu").output.splitlines()
     assert last == "mine: could run here"
-    note, tasks, experts, money = notes  # and nothing that is surely not meant
+    note, tasks, experts, money, device = notes  # and nothing that is surely not meant
     assert note == "model: its chat template renders no tools: they go into the system message, in Hermes form"
     assert re.fullmatch(r"tasks: 1[56]\d\d to train on, [34]\d\d held out", tasks)
     assert experts == "experts: small, large"
+    assert device == "device: the CPU, by --device cpu"
     assert re.fullmatch(r"money: \$[\d.]+ is set aside for each episode until its bill comes", money)
 
 

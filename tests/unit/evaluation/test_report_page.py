@@ -18,6 +18,7 @@ from toolorchestra.cli.main import app
 from toolorchestra.cli.running import _print_evaluations
 from toolorchestra.evaluation.archive import NotARun, accepted_frames, training_spec
 from toolorchestra.evaluation.episodes import pick
+from toolorchestra.evaluation.facts import mismatch
 from toolorchestra.evaluation.plots import dollars
 from toolorchestra.evaluation.report import write_report
 from toolorchestra.evaluation.rescore import rescore
@@ -78,6 +79,21 @@ def test_time_is_split_without_remainder(report: dict[str, Any]) -> None:
     assert sum(seconds.values()) == pytest.approx(3.9 * STEPS)
 
 
+def test_mismatch_is_over_all_tokens_that_it_was_measured_on(report: dict[str, Any]) -> None:
+    found = report["mismatch"]
+    assert (found["steps"], found["tokens"]) == (STEPS, sum(900 + step for step in range(1, STEPS + 1)))
+    middle = sum((0.0006 + 0.002 * step / STEPS) * (900 + step) for step in range(1, STEPS + 1)) / found["tokens"]
+    assert found["k3"] == pytest.approx(middle)
+    assert found["rms"] == pytest.approx(0.04)
+    assert found["largestK3"] == pytest.approx(0.0026)
+    assert found["healthyK3"][1] < found["mostK3"]
+
+
+def test_of_a_run_that_has_no_such_token_nothing_is_said() -> None:
+    assert mismatch([]) is None
+    assert mismatch([{"mismatch_k3": 0.0, "mismatch_rms": 0.0, "mismatch_tokens": 0}, {"loss": 1.0}]) is None
+
+
 def test_the_ledgers_account_is_shown(report: dict[str, Any]) -> None:
     account = report["account"]
     assert account["trained"] == 2 * STEPS * GROUP_SIZE
@@ -114,13 +130,13 @@ def test_the_page_is_self_contained(page: str) -> None:
     parsed = Page(page)
     assert parsed.requests == []
     assert "script" not in parsed.tags
-    assert parsed.tags.count("svg") == 11
+    assert parsed.tags.count("svg") == 12
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
 
 
 def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
-    assert len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 11
+    assert len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 12
     clips = re.findall(r'<clipPath id="([^"]+)"', page)
     assert len(clips) == len(set(clips))
 
@@ -138,6 +154,8 @@ def test_every_plot_has_a_description_and_no_two_share_an_id(page: str) -> None:
         "the counts add up",
         "&lt;think&gt;",
         "Please do chain_sum number 160 &lt;now&gt;.",
+        "at most 0.0026 in a step",
+        "a k3 of 0.0004 to 0.003 is usual, and above 0.015 is too much",
     ],
 )
 def test_the_page_says(page: str, text: str) -> None:

@@ -30,6 +30,7 @@ def test_a_manifest_is_enough_to_go_on_from_anywhere(tmp_path: Path, monkeypatch
         "volumes": {"models": str(TINY)},
         "timeScale": 0.5,
         "folder": str(TINY),
+        "device": "cpu",
     }
     assert manifest["seed"] == plan().training.spec.algorithm.seed
     assert manifest["simulated"] == ["small", "large"]

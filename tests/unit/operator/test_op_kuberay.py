@@ -21,7 +21,8 @@ from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.plan import Plan
-from toolorchestra_operator.trainings import builtin, kuberay
+from toolorchestra_operator.trainings import builtin, kuberay, node_groups
+from toolorchestra_operator.trainings.configuration import driver_config
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.kueue import quota
 from toolorchestra_operator.trainings.names import Names
@@ -230,8 +231,64 @@ def test_nodes_tell_ray_what_they_are_for() -> None:
         # As a shell hands it on.
         given = group["rayStartParams"]["resources"]
         assert (given[0], given[-1]) == ("'", "'")
-        assert json.loads(given.strip("'")) == {builtin.ROLES[group["groupName"]]: 1}
+        assert json.loads(given.strip("'")) == {node_groups.ROLES[group["groupName"]]: 1}
         assert group["template"]["spec"]["containers"][0]["resources"] == GPUS
+
+
+SHARED = {
+    "placement": "Shared",
+    "trainers": {"replicas": 2, "resources": GPUS},
+    "engines": {"replicas": 2},
+}
+
+
+def test_trainer_and_engine_of_one_gpu_are_one_node() -> None:
+    """A pod's GPU limit is whole: one pod with one GPU, in which Ray has room for both."""
+    (job,) = kuberay.manifests(desired(ray=SHARED), attempt=1)
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["groupName"], group["replicas"]) == ("trainers", 2)
+    assert group["rayStartParams"]["num-cpus"] == "2"
+    assert json.loads(group["rayStartParams"]["resources"].strip("'")) == {"trainer": 1, "engine": 1}
+    assert group["template"]["spec"]["containers"][0]["resources"] == GPUS
+
+    jobs = {one["metadata"]["name"]: one for one in builtin.manifests(desired(ray=SHARED), attempt=1)}
+    assert set(jobs) == {"tiny-1", "tiny-1-head", "tiny-1-trainers"}, "no Job of engines"
+    trainers = jobs["tiny-1-trainers"]
+    (container,) = trainers["spec"]["template"]["spec"]["containers"]
+    text = " ".join(container["command"])
+    assert "--role trainer --role engine --head" in text
+    assert container["resources"] == GPUS
+    assert trainers["spec"]["completions"] == 2
+
+
+def test_a_cluster_of_shared_nodes_is_up_without_engines_of_their_own() -> None:
+    wanted = desired(ray=SHARED)
+    names = wanted.names
+    head, engines, trainers, _ = builtin.refs(names, 1)
+    made = {one["metadata"]["name"]: one for one in builtin.manifests(wanted, attempt=1) if one["kind"] == "Job"}
+    objects: dict[Ref, Any] = {head: made["tiny-1-head"] | {"status": {"ready": 1}}}
+
+    def state() -> tuple[str, str]:
+        found = builtin.state(names, 1, objects=objects, pods=[])
+        return found.life, found.message
+
+    assert state()[0] == "Starting", "its nodes are not made yet"
+    objects[trainers] = made["tiny-1-trainers"] | {"status": {"ready": 1}}
+    assert state() == ("Starting", "trainers: 1 of 2 ready")
+    objects[trainers] = made["tiny-1-trainers"] | {"status": {"ready": 2}}
+    assert state()[0] == "Up"
+    assert engines not in objects
+    apart = builtin.manifests(desired(ray={"trainers": {"replicas": 2}}), attempt=1)
+    alone = next(one for one in apart if one["metadata"]["name"] == "tiny-1-trainers")
+    objects[trainers] = alone | {"status": {"ready": 2}}
+    assert state()[0] == "Starting", "nodes of trainers alone wait for engines"
+
+
+def test_the_driver_is_told_that_they_share() -> None:
+    told = [driver_config(desired(ray=ray), attempt=1, ray_address="auto") for ray in (SHARED, {})]
+    first, second = (DriverConfig.model_validate(one) for one in told)
+    assert (first.shared, first.device, first.memory) == (True, "cuda", None), "it asks the nodes what they have"
+    assert (second.shared, second.device) == (False, "cpu")
 
 
 def templates(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from toolorchestra.train.status import EXIT_CODES
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import MakeStreams, Plan
-from toolorchestra_operator.trainings import builtin, cluster_state
+from toolorchestra_operator.trainings import cluster_state, node_groups
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.progress import status_fields
@@ -556,7 +556,7 @@ def test_the_driver_reads_what_the_operator_writes() -> None:
     config = DriverConfig.model_validate_json(data["driver.json"])
     assert (config.uid, config.attempt, config.cluster) == (world.names.short_uid, 1, True)
     assert (EXIT_CODES["Paused"], EXIT_CODES["Cancelled"]) == (cluster_state.EXIT_PAUSED, cluster_state.EXIT_STOPPED)
-    assert builtin.ROLES == {"trainers": "trainer", "engines": "engine"}
+    assert node_groups.ROLES == {"trainers": "trainer", "engines": "engine"}
 
 
 def test_reward_accuracy_and_cost_are_the_last_evaluations_where_there_was_one() -> None:

@@ -16,7 +16,16 @@ from episode_world import OAK, RENDERER, FakeExperts, answer, host_of, order_of
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, BusUnavailable, Change, Lease, Received, ResultKind
+from toolorchestra.bus.protocol import (
+    ABANDONED,
+    UNREADABLE,
+    UNTOUCHED,
+    BusUnavailable,
+    Change,
+    Lease,
+    Received,
+    ResultKind,
+)
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.engine import NoEngine
@@ -29,6 +38,7 @@ from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read
 from toolorchestra.rollout.routing import ENGINES_KEY, apply_routing, follow_routing
 from toolorchestra.rollout.trace import Ending
 from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.train.wire import read_arrival
 
 SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
 
@@ -132,7 +142,10 @@ async def test_a_poisonous_order_is_dead_at_once_and_says_why(caplog: pytest.Log
         results = {received.envelope.id: received for received in await take(bus, 3)}
     assert results[issue(1)].kind is ResultKind.DEAD
     assert "a body of order/0 content, where this release reads order/1" in results[issue(3)].envelope.reason
-    assert "undecodable order: payload of version 9" in results[issue(1)].envelope.reason
+    assert results[issue(1)].envelope.reason.startswith(f"{UNREADABLE}: payload of version 9")
+    arrival, refused = read_arrival(results[issue(1)])
+    assert arrival is not None
+    assert (refused, arrival.result().usd, arrival.result().scored) == (None, 0, False)  # nothing was spent
     assert results[issue(2)].kind is ResultKind.COMPLETED
 
 

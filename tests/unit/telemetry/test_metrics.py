@@ -232,7 +232,7 @@ def test_names_are_unique_and_follow_the_conventions() -> None:
     assert len({instrument.name for instrument in everything}) == len(everything)
     assert len({instrument.prometheus for instrument in everything}) == len(everything)
     for instrument in everything:
-        assert re.fullmatch(r"toolorchestra(\.[a-z_]+)+", instrument.name)
+        assert re.fullmatch(r"toolorchestra(\.[a-z_][a-z0-9_]*)+", instrument.name)
         assert (instrument.kind == "histogram") == bool(instrument.buckets), instrument.name
         assert instrument.training == (".worker." not in instrument.name)
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 from episode_world import RENDERER, FakeExperts, answer, host_of
 from synthetic_run import metric_row
 
+from support.train_samples import fresh_places
 from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.envelope import Envelope, without_body
 from toolorchestra.bus.memory import MemoryBus
@@ -38,6 +39,7 @@ from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.policy.engine import EngineLost, Generation, NoEngine
 from toolorchestra.policy.fake import FakeEngine
+from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.registry import RewardConfig
 from toolorchestra.rollout.codec import TRACE_CONTENT, decode_order, decode_trace
 from toolorchestra.rollout.identity import Issue
@@ -49,7 +51,7 @@ from toolorchestra.tools.catalog import Catalog, ExpertTool
 from toolorchestra.tools.sampler import ViewSampler
 from toolorchestra.tools.view import Price
 from toolorchestra.train.assemble import SampleFilters
-from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import Mismatch, NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint
 from toolorchestra.train.controller import Controller, ControllerConfig
@@ -96,6 +98,7 @@ class CountingTrainers:
         self.batches.append(list(samples))
         zeros = dict.fromkeys(("loss", "grad_norm", "entropy", "ratio_mean", "ratio_max", "clip_fraction"), 0.0)
         tokens = sum(len(s.token_ids) for s in samples)
+        fresh = sum(len(fresh_places(sample)) for sample in samples)
         return StepMetrics(
             **zeros,
             masked_fraction=0.0,
@@ -104,6 +107,7 @@ class CountingTrainers:
             tokens=tokens,
             trained_tokens=1,
             micro_batches=1,
+            mismatch=Mismatch(k3=0.002, rms=0.03, tokens=fresh) if fresh else None,
         )
 
     async def snapshot(self, folder: Path, *, version: str) -> Snapshot:
@@ -245,6 +249,23 @@ async def test_every_accepted_episode_is_trained_once(tmp_path: Path, staleness:
     assert all(row["staleness_max"] <= staleness for row in rows)
     assert sum(len(batch) for batch in scene.trainers.batches) == 32
     assert scene.engine.version == "0-4"
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_tokens_of_the_steps_own_weights_are_what_mismatch_is_measured_on(tmp_path: Path, staleness: int) -> None:
+    scene = Scene(tmp_path, reply=either([]), steps=5, staleness=staleness)
+    async with scene.running():
+        rows = await scene.train()
+    history = read_history(read_frames(scene.books.journal.path))
+    for row, batch in zip(rows, scene.trainers.batches, strict=True):
+        versions = [history.accepted[issue].newest for issue in history.steps[row["step"]]]
+        own = [sample for sample in batch if fresh_places(sample)]
+        assert len(own) == versions.count(PolicyVersion(0, row["step"] - 1))
+        assert all(len(fresh_places(sample)) == sample.trained_tokens for sample in own), "of one generation each"
+        figures = {key: value for key, value in row.items() if key.startswith("mismatch_")}
+        tokens = sum(sample.trained_tokens for sample in own)
+        assert figures == ({"mismatch_k3": 0.002, "mismatch_rms": 0.03, "mismatch_tokens": tokens} if own else {})
+        assert own or (staleness and row["step"] > 1)
 
 
 async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_path: Path) -> None:

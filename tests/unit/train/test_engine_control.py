@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from toolorchestra.train.engine_control import (
 from toolorchestra.train.engine_middleware import SECRET_HEADER
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer, PortTaken
 from toolorchestra.train.progress import Patience
-from toolorchestra.train.weights import Snapshot, SnapshotError, folder_keys, write_snapshot
+from toolorchestra.train.snapshot_writer import write_snapshot
+from toolorchestra.train.weights import Snapshot, SnapshotError, folder_keys
 
 
 class ScriptedEngine(ThreadingHTTPServer):
@@ -64,7 +66,7 @@ class ScriptedEngine(ThreadingHTTPServer):
                 self.updating = False
                 self.version = body["weight_version"] or self.version
             case "/update_weights":
-                assert {"path", "version", "digest"} == body["update_info"].keys()
+                assert {"path", "version", "digest", "mark"} == body["update_info"].keys()
             case _:
                 return 404, {}
         return 200, {"ok": True}
@@ -118,9 +120,9 @@ def control(engine: ScriptedEngine, tiny: Path) -> EngineControl:
 
 @pytest.fixture
 def snapshot(tiny: Path, tmp_path: Path) -> Snapshot:
-    want = folder_keys(tiny)
-    tensors = {name: torch.zeros(shape) for name, shape in want.items()}
-    return write_snapshot(tmp_path / "0-3", tensors, version="0-3", want=want)
+    keys = folder_keys(tiny)
+    tensors = ((name, torch.zeros(shape)) for name, shape in keys.items())
+    return write_snapshot(tmp_path / "0-3", tensors, version="0-3", keys=keys, dtype=torch.float32)
 
 
 ORDER = ["/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/weight_info", "/resume"]
@@ -172,8 +174,13 @@ def test_an_engine_that_hangs_is_an_error_within_the_time_out(
 def test_a_bad_snapshot_never_reaches_the_engine(
     engine: ScriptedEngine, control: EngineControl, snapshot: Snapshot
 ) -> None:
-    snapshot.file.write_bytes(snapshot.file.read_bytes()[:-1] + b"x")
-    with pytest.raises(SnapshotError):
+    """One that was damaged on its way from another machine, and one that was cut short on this one."""
+    content = snapshot.file.read_bytes()
+    snapshot.file.write_bytes(content[:-1] + b"x")
+    with pytest.raises(SnapshotError, match="has digest"):
+        control.update(replace(snapshot, mark="another host's"))
+    snapshot.file.write_bytes(content[:-1])
+    with pytest.raises(SnapshotError, match="not a whole"):
         control.update(snapshot)
     assert engine.calls == []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -12,7 +15,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment
+from toolorchestra.train import plugin_path
+from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment, start_seconds
 from toolorchestra.train.engine_middleware import OPEN_ROUTES, SECRET_ENV, SECRET_HEADER, ControlGuard
 
 CONTROL = [
@@ -110,6 +114,43 @@ def test_a_cuda_engine_is_compiled_and_sharded() -> None:
     assert "--tensor-parallel-size 2" in text
     assert "--enforce-eager" not in text
     assert "--kv-cache-memory-bytes" not in text
+    assert "--gpu-memory-utilization 0.9" in text
+
+
+def test_a_cuda_engine_beside_a_trainer_takes_what_the_plan_gave_it() -> None:
+    config = EngineConfig(
+        model_dir="m", device="cuda", gpu_memory_utilization=0.25, kv_cache_bytes=1 << 30, eager=True, threads=8
+    )
+    text = " ".join(engine_arguments(config, port=1, base={}))
+    assert "--gpu-memory-utilization 0.25 --kv-cache-memory-bytes 1073741824 --enforce-eager" in text
+    seen = {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "1"}
+    environment = engine_environment(config, secret="k", base=seen)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "3", "the one that Ray gave its actor"
+    assert environment["OMP_NUM_THREADS"] == "8"
+    assert "TORCHDYNAMO_DISABLE" not in environment
+    on_cpu = engine_environment(EngineConfig(model_dir="m"), secret="k", base=seen)
+    assert on_cpu["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_start_may_take_as_long_as_its_weights_are_large() -> None:
+    assert start_seconds(0) == 1800
+    assert start_seconds(140 * 10**9) == 1800 + 2800, "70 billion parameters, half precision"
+
+
+def test_an_engine_of_a_checkout_finds_the_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As vLLM asks for it: by entry points, in a process of its own."""
+    assert plugin_path.plugin_environment({}, folder=tmp_path / "not") == {}, "here it is installed"
+    assert not (tmp_path / "not").exists()
+    monkeypatch.setattr(plugin_path, "entry_points", lambda **_: ())
+    made = plugin_path.plugin_environment({"PYTHONPATH": "/checkout/workers"}, folder=tmp_path)
+    assert made == {"PYTHONPATH": f"{tmp_path}:/checkout/workers"}
+    ask = "from importlib.metadata import entry_points as found; print(*(p.value for p in found(group=sys.argv[2])))"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); {ask}"
+    argv = [sys.executable, "-I", "-S", "-c", code, str(tmp_path), plugin_path.GROUP]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["toolorchestra.train.vllm_plugin:register"]
+    (project,) = (Path(__file__).parents[3] / "pyproject.toml").read_text().split('"vllm.general_plugins"]')[1:]
+    assert project.splitlines()[1] == f'{plugin_path.NAME} = "{plugin_path.TARGET}"'
 
 
 @pytest.mark.parametrize(

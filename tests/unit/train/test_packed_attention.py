@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from support.train_samples import random_batch, sibling_batch
-from toolorchestra.train.attention import AttentionRefused, Weighing, grouped_attention, packed_attention
+from toolorchestra.train import attention
+from toolorchestra.train.attention import (
+    AttentionRefused,
+    Weighing,
+    flash_takes,
+    grouped_attention,
+    packed_attention,
+    varlen_attention,
+)
 from toolorchestra.train.batch import TrainSample
 from toolorchestra.train.documents import MAX_PADDING, Documents, group_documents
 from toolorchestra.train.family import Family, alone, families
@@ -107,6 +116,68 @@ def test_a_keyword_that_is_not_known_is_named() -> None:
         packed_attention(module, q, q, q, None)
     with pytest.raises(AttentionRefused, match="a window of 3 tokens, and its mask one of None"):
         packed_attention(module, q, q, q, None, documents=documents, sliding_window=3)
+
+
+def flash(dtype: torch.dtype, width: int, *, value_width: int | None = None) -> bool:
+    query, key = (torch.zeros(4, heads, width, dtype=dtype) for heads in (4, 2))
+    return flash_takes(query, key, torch.zeros(4, 2, value_width or width, dtype=dtype))
+
+
+def test_flash_attention_is_given_what_it_has_kernels_for() -> None:
+    assert all(flash(torch.bfloat16, width) for width in (64, 80, 128, 256))
+    assert not flash(torch.float32, 64)
+    assert not flash(torch.bfloat16, 264)
+    assert not flash(torch.bfloat16, 36)
+    assert not flash(torch.bfloat16, 192, value_width=128)
+
+
+def per_document(query: Any, key: Any, value: Any, offsets: Any, _: Any, longest: int, *__: Any, **said: Any) -> Any:
+    """What torch's variable-length attention computes, through grouped_attention."""
+    lengths = offsets.diff().tolist()
+    assert longest == max(lengths)
+    assert said.pop("enable_gqa", None) in (None, True)
+    left, right = said.pop("window_size")
+    assert right == 0
+    how = Weighing(said.pop("scale"), None if left < 0 else left + 1)
+    assert not said
+    return grouped_attention(query, key, value, Documents(tuple(lengths), torch.device("cpu")), how)
+
+
+@pytest.mark.parametrize("has_word", [True, False])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_flash_call_says_the_same_to_every_torch(
+    has_word: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.11 knows no word for grouped heads, 2.13 wants it: the call's arguments mean the same document by document."""
+    heard: dict[str, Any] = {}
+
+    def with_word(*args: Any, enable_gqa: bool = False, **said: Any) -> Any:
+        heard["enable_gqa"] = enable_gqa
+        return per_document(*args, **said)
+
+    def without_word(*args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> Any:
+        return per_document(*args, scale=scale, window_size=window_size)
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", with_word if has_word else without_word)
+    attention._grouping.cache_clear()
+    query, key = torch.randn(12, 4, 8), torch.randn(12, 2, 8)
+    documents, how = Documents((3, 9), torch.device("cpu")), Weighing(0.5, window)
+    got = varlen_attention(query, key, key, documents, how)
+    attention._grouping.cache_clear()
+    assert heard == ({"enable_gqa": True} if has_word else {})
+    torch.testing.assert_close(got, grouped_attention(query, key, key, documents, how))
+
+
+def test_no_forward_asks_the_device_where_documents_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer that the host reads makes it wait for all that is queued."""
+    policy = load_policy(tiny).train()
+    batch = pack(random_batch(1, 5, shortest=20, longest=20), [0.1] * 5)
+    with monkeypatch.context() as patch:
+        for name in ("__bool__", "item", "tolist", "__int__", "__float__", "nonzero"):
+            patch.setattr(torch.Tensor, name, lambda self, *args, name=name: pytest.fail(f"reads a tensor: {name}"))
+        logprobs, _ = policy(batch)
+        logprobs.sum().backward()
 
 
 def dense_logprobs(folder: Path, samples: list[TrainSample]) -> torch.Tensor:

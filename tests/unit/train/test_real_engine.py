@@ -25,8 +25,9 @@ from toolorchestra.train.engine_control import UpdateFailed
 from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer
 from toolorchestra.train.packing import pack, token_weights
 from toolorchestra.train.progress import Patience
+from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.weights import Snapshot, read_header, write_snapshot
+from toolorchestra.train.weights import Snapshot, read_header
 
 pytestmark = pytest.mark.real
 
@@ -96,7 +97,7 @@ def sampled(prompt: Sequence[int], choice: dict[str, Any], advantage: float = 1.
     ids = choice["token_ids"]
     logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
     mask = [False] * len(prompt) + [True] * len(ids)
-    return TrainSample([*prompt, *ids], mask, [0.0] * len(prompt) + logprobs, advantage)
+    return TrainSample([*prompt, *ids], mask, [0.0] * len(prompt) + logprobs, advantage, fresh=mask)
 
 
 def rollout(server: EngineServer, wanted: list[list[int]], **sampling: Any) -> list[TrainSample]:
@@ -138,9 +139,13 @@ def trainer_greedy(trainer: Trainer, samples: list[TrainSample]) -> list[list[in
 
 
 def update(bed: Bed, folder: Path, version: str, samples: list[TrainSample], *, lr: float = 3e-3) -> Snapshot:
-    """A real optimizer step, then its weights on the engine."""
+    """A real optimizer step on what the engine sampled with these weights, then the new ones on the engine."""
     server, trainer = bed
-    trainer.step(samples, StepConfig(lr=lr))
+    mismatch = trainer.step(samples, StepConfig(lr=lr)).mismatch
+    assert mismatch is not None
+    assert mismatch.tokens == sum(sample.trained_tokens for sample in samples)
+    assert mismatch.k3 < 1e-8
+    assert mismatch.rms < 1e-4
     snapshot = trainer.snapshot(folder / version, version=version)
     assert snapshot is not None
     server.control.update(snapshot)
@@ -202,9 +207,10 @@ def test_a_bad_snapshot_leaves_the_old_weights_and_a_good_one_recovers(bed: Bed,
     server.control.update(good)
     tensors = {name: tensor + 1 for name, tensor in trainer.full_tensors() if name != "model.norm.weight"}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    partial = write_snapshot(tmp_path / "partial", tensors, version="0-4", want=shapes)
+    partial = write_snapshot(tmp_path / "partial", tensors.items(), version="0-4", keys=shapes, dtype=torch.float32)
+    other = dataclasses.replace(good, digest="0" * 64, mark="that nobody here has checked")
     server.control.pause()
-    for bad in (partial, dataclasses.replace(good, digest="0" * 64), dataclasses.replace(good, path=str(tmp_path))):
+    for bad in (partial, other, dataclasses.replace(good, path=str(tmp_path))):
         with pytest.raises(UpdateFailed, match="stays paused"):
             server.control._load(bad)  # past the client's own check: the engine's must hold too
     assert server.control.is_paused()

@@ -12,7 +12,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from support.train_samples import random_batch, sibling_batch
+from support.train_samples import fresh_places, random_batch, sibling_batch, some_fresh
 from toolorchestra.train.batch import NonFiniteStep, StepConfig
 from toolorchestra.train.checkpoint import CheckpointStore
 from toolorchestra.train.trainer import Trainer, TrainerConfig
@@ -38,9 +38,9 @@ def settings(folder: Path) -> TrainerConfig:
 @pytest.mark.parametrize("tied", [False, True])
 def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied: Path, tmp_path: Path) -> None:
     folder = tiny_tied if tied else tiny
-    samples = [*random_batch(20, 20), *sibling_batch(20, groups=2, siblings=8)]
+    samples = some_fresh([*random_batch(20, 20), *sibling_batch(20, groups=2, siblings=8)], seed=20)
     # Fewer sequences than ranks x micro-batches: one rank runs on nothing and still takes part.
-    lone = random_batch(21, 1)
+    lone = some_fresh(random_batch(21, 1), seed=21)
     one, group = Trainer(settings(folder)), TrainerGroup(settings(folder), size=2)
     store = CheckpointStore(tmp_path / "checkpoints")
     try:
@@ -52,6 +52,11 @@ def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied
             assert got.entropy == pytest.approx(want.entropy, rel=1e-5)
             assert got.ratio_max == pytest.approx(want.ratio_max, rel=1e-4)
             assert got.reference_kl == pytest.approx(want.reference_kl, abs=1e-6)
+            assert want.mismatch is not None
+            assert got.mismatch is not None
+            assert got.mismatch.k3 == pytest.approx(want.mismatch.k3, rel=1e-4)
+            assert got.mismatch.rms == pytest.approx(want.mismatch.rms, rel=1e-4)
+            assert got.mismatch.tokens == want.mismatch.tokens == sum(len(fresh_places(sample)) for sample in batch)
             assert (got.tokens, got.trained_tokens) == (want.tokens, want.trained_tokens)
         snapshot = group.snapshot(tmp_path / "0-3", version="0-3")
         after = load_file(snapshot.file)

@@ -168,3 +168,12 @@ def test_the_head_refuses_a_model_by_its_settings_before_engines_start(tmp_path:
     (tmp_path / "model" / "config.json").write_text("[]")
     with pytest.raises(SettingsError, match=r"spec\.model\.uri: .*config\.json: want a JSON object"):
         job._rehearse()
+
+
+def test_a_tokenizer_that_knows_the_call_only_after_a_thought_is_not_called_too_long() -> None:
+    """The demo's: three tokens there, 38 where nothing stands before."""
+    demo = ROOT / "examples/demo"
+    bundle = load([demo / "training.yaml", demo / "pools.yaml"])
+    world = settings_of(bundle.trainings[0], bundle.pools, find=path_of, references=False).world
+    assert world.limits.max_response_tokens == 32
+    assert not [note for note in rehearse(world, Renderer.load(demo / "base")) if "maxResponseTokens" in note]

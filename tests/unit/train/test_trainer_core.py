@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.train_samples import random_batch
@@ -38,6 +39,9 @@ def test_the_step_does_not_depend_on_how_it_is_packed(tiny: Path) -> None:
             (one.step(samples, StepConfig(lr=1e-4, token_budget=budget, entropy_coefficient=0.01)), weights(one))
         )
     assert results[0][0].micro_batches == 1
+    seconds = results[2][0].seconds
+    assert seconds.keys() == {"pack", "forward", "backward", "optimizer", "total"}
+    assert 0.5 * seconds["total"] < sum(seconds[p] for p in seconds if p != "total") <= seconds["total"]
     assert results[2][0].micro_batches > results[1][0].micro_batches > 1
     for metrics, after in results[1:]:
         assert metrics.loss == pytest.approx(results[0][0].loss, abs=1e-6)
@@ -182,16 +186,12 @@ def test_a_snapshot_holds_exactly_the_models_tensors(tied: bool, tiny: Path, tin
     snapshot = one.snapshot(tmp_path / "0-1", version="0-1", dtype="bfloat16")
     assert snapshot is not None
     assert open_snapshot(tmp_path / "0-1") == snapshot
-    verify(snapshot, want=folder_keys(folder))
+    assert verify(snapshot, want=folder_keys(folder)) == snapshot
     assert ("lm_head.weight" in read_header(snapshot.file)) is not tied
-    content = bytearray(snapshot.file.read_bytes())
-    content[-1] ^= 1
-    snapshot.file.write_bytes(content)
-    with pytest.raises(SnapshotError, match="digest"):
-        verify(snapshot, want=folder_keys(folder))
-    snapshot.file.write_bytes(content[: len(content) // 4])
-    with pytest.raises(SnapshotError):
-        verify(snapshot, want=folder_keys(folder))
+    written = load_file(snapshot.file)
+    assert written.keys() == dict(one.full_tensors()).keys()
+    for name, tensor in one.full_tensors():
+        assert torch.equal(written[name], tensor.to(torch.bfloat16))
 
 
 def test_a_partial_or_misshapen_key_set_is_named(tiny: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from toolorchestra.api.base import PARENT, Model, Resources, SecretKeyRef
 from toolorchestra.api.model import Cache, EphemeralClaim, ExistingClaim
-from toolorchestra.api.pool import gpus_match_shards
-from toolorchestra.api.rules import NEW_TRAINING, immutable, ruled, union
+from toolorchestra.api.pool import gpus_match_shards, one_gpu_each
+from toolorchestra.api.rules import NEW_TRAINING, immutable, rule, ruled, union
 from toolorchestra.api.scalars import URI, URL, USD, Count, Fraction, Image, NatsURL, Opaque
 
 
@@ -23,6 +24,8 @@ class RayHead(Model):
 
 class RayTrainers(Model):
     """The trainers: one process group."""
+
+    model_config = ruled(one_gpu_each())
 
     replicas: Annotated[Count, Field(le=1024)] = 1
     """Trainer pods; they shard the model among them."""
@@ -39,16 +42,55 @@ class RayEngines(Model):
     """Engine pods; more of them make more episodes per hour."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
     """GPUs per engine; equals the GPU limit where there is one."""
-    start_timeout_seconds: Annotated[Count, Field(le=86400)] = 1800
-    """Most seconds of an engine's start, while it gets on; one that stands still for 5 minutes is started again."""
+    start_timeout_seconds: Annotated[Count, Field(le=86400)] | None = None
+    """Most seconds of an engine's start, while it gets on; absent: 1800, and one more for every 50 MB of weights."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
     """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
+
+
+def _one_of_each(s: Mapping[str, Any]) -> bool:
+    engines = s["engines"]
+    alike = s["trainers"]["replicas"] == engines["replicas"] and engines["tensorParallelSize"] == 1
+    return s.get("placement") != "Shared" or alike
+
+
+def _asked_for_once(s: Mapping[str, Any]) -> bool:
+    wanted = s["engines"]["resources"]
+    return s.get("placement") != "Shared" or not (wanted.get("limits") or wanted.get("requests"))
+
+
+_APART = "!has(self.placement) || self.placement != 'Shared'"
+_NOTHING_ASKED = " && ".join(
+    f"(!has(self.engines.resources.{kind}) || size(self.engines.resources.{kind}) == 0)"
+    for kind in ("limits", "requests")
+)
+
+
+def sharing() -> list[dict[str, str]]:
+    """Rules: trainer and engine of one GPU go in pairs, and their pod is asked for once."""
+    return [
+        rule(
+            f"{_APART} || (self.trainers.replicas == self.engines.replicas && self.engines.tensorParallelSize == 1)",
+            "Shared puts one trainer and one engine on each GPU: it needs trainers.replicas equal to engines.replicas,"
+            " and engines.tensorParallelSize 1",
+            check=_one_of_each,
+            defaulted=("trainers", "engines"),
+            at="placement",
+        ),
+        rule(
+            f"{_APART} || !has(self.engines.resources) || ({_NOTHING_ASKED})",
+            "with placement Shared a trainer and its engine are one pod: ask for both in trainers.resources",
+            check=_asked_for_once,
+            defaulted=("engines",),
+            at="engines",
+        ),
+    ]
 
 
 class Ray(Model):
     """The training's Ray cluster; changes only while the training is suspended."""
 
-    model_config = ruled(immutable("provider", "modelCache", why=NEW_TRAINING))
+    model_config = ruled(immutable("provider", "modelCache", why=NEW_TRAINING), sharing())
 
     provider: Literal["Auto", "KubeRay", "Builtin"] = "Auto"
     """Who makes the cluster; Auto: KubeRay where it is installed when the training is admitted."""
@@ -60,6 +102,8 @@ class Ray(Model):
     """The pods that make the optimizer steps."""
     engines: RayEngines = Field(default_factory=RayEngines, json_schema_extra=PARENT)
     """The pods that serve the policy with vLLM to the rollout workers."""
+    placement: Literal["Separate", "Shared"] | None = None
+    """Shared: a trainer and an engine on each GPU; absent: Shared on one machine with one GPU, else Separate."""
     model_cache: Cache | None = None
     """Volume for the initial weights and compiled code; absent: none."""
     pod_template: Opaque | None = None

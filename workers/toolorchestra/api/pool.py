@@ -87,6 +87,23 @@ def gpus_match_shards() -> dict[str, str]:
     )
 
 
+def one_gpu_each() -> dict[str, str]:
+    """Rule: where a GPU limit is given, it is 1 (a trainer is one process, which computes on one GPU)."""
+    return rule(
+        f"{list(GPU_RESOURCES)}.all(gpu, !has(self.resources.limits) || !(gpu in self.resources.limits)"
+        " || string(self.resources.limits[gpu]) == '1')",
+        "the GPU limit in resources.limits must be 1, since a trainer computes on one GPU: raise replicas instead",
+        check=_one_gpu,
+        defaulted=("resources",),
+        at="resources",
+    )
+
+
+def _one_gpu(s: Mapping[str, Any]) -> bool:
+    limits = s["resources"].get("limits", {})
+    return all(str(limits[gpu]) == "1" for gpu in GPU_RESOURCES if gpu in limits)
+
+
 def _one_gpu_per_shard(s: Mapping[str, Any]) -> bool:
     limits = s["resources"].get("limits", {})
     return all(str(limits[gpu]) == str(s["tensorParallelSize"]) for gpu in GPU_RESOURCES if gpu in limits)

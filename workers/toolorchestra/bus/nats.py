@@ -29,7 +29,7 @@ from uuid import uuid4
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
 from nats.js.api import Header, PubAck
-from nats.js.errors import NotFoundError, ServerError
+from nats.js.errors import APIError, NotFoundError
 
 from toolorchestra.bus.connection import TRANSIENT, Connection, Timeouts, at_most, is_full
 from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, unreadable, without_body
@@ -58,8 +58,9 @@ _log = logging.getLogger(__name__)
 
 _GIVE_BACK_SECONDS = 1.0
 """What is not given back in this time comes again by itself, after its ack_wait."""
-_NO_MESSAGE = 10057
-"""JSStreamMsgDeleteFailedF: mostly that there is no such message."""
+_NO_MESSAGE = frozenset({10043, 10057})
+"""What the server says of a message that is not there: JSSequenceNotFoundErrF (status 400: it went between look and
+deletion), JSStreamMsgDeleteFailedF (500: there is none of that number)."""
 _AT_ONCE = 64
 """Requests under way where there is one for every id."""
 _UNSETTLED: tuple[type[Exception], ...] = (BusError, PayloadDamaged, NotFoundError, *TRANSIENT)
@@ -247,8 +248,8 @@ class NatsBus:
         """Delete a task; one that is gone is."""
         try:
             await self._js.delete_msg(self._names.tasks, number)
-        except ServerError as error:
-            if error.err_code != _NO_MESSAGE:
+        except APIError as error:
+            if error.err_code not in _NO_MESSAGE:
                 raise
 
     async def _each(self, work: Callable[[str], Awaitable[None]], ids: Iterable[str]) -> None:
@@ -297,8 +298,7 @@ class NatsBus:
             return
         if msg.subject.startswith("$JS."):
             number = int(json.loads(msg.data)["stream_seq"])
-            with contextlib.suppress(NotFoundError):
-                await self._connection.patiently("forget", lambda: self._js.delete_msg(self._names.tasks, number))
+            await self._connection.patiently("forget", lambda: self._delete(number))
         await self._settle(msg)
 
     async def depth(self) -> Depth:

@@ -26,6 +26,8 @@ LOST = "the worker vanished at the last delivery"
 UNTOUCHED = "handed back, and nothing was spent on it"
 ABANDONED = "the worker that had it vanished, and with it what it spent"
 """Reasons of a worker, with `deferred`: the order is not to be delivered again, but to be made anew."""
+UNREADABLE = "the worker cannot read the order, and spent nothing on it"
+"""Begins a worker's reason, with `dead`: what follows says why."""
 
 
 class BusError(Exception):

@@ -46,6 +46,7 @@ def resume(
 def resume_run(run: Path, *, runs: Path) -> None:
     """A run of this machine: goes on in this process, to its end."""
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
+    from toolorchestra.local.compute import device_of
     from toolorchestra.local.lock import RunLock, RunLocked
 
     folder = RunDir(find_run(run, folder=runs).root.resolve())
@@ -67,6 +68,7 @@ def resume_run(run: Path, *, runs: Path) -> None:
         time_scale=float(options["timeScale"]),
         volumes=[f"{claim}={path}" for claim, path in options["volumes"].items()],
         seed=None,
+        device=device_of(options),
         env=os.environ,
         folder=Path(options["folder"]) if options.get("folder") else None,
     )

@@ -19,6 +19,7 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
 from toolorchestra.evaluation.gates import gates
+from toolorchestra.local.compute import Compute, Device, DeviceError, compute_of, why_no_cuda_engine
 from toolorchestra.local.launch import report, supervise
 from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
@@ -27,6 +28,9 @@ from toolorchestra.local.reach import has_address, unknown_hosts
 from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.telemetry.setup import TelemetryError, check
+from toolorchestra.train.gpu_memory import MemoryRefused
+from toolorchestra.train.gpus import visible_gpus
+from toolorchestra.train.placement import PlacementError
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import SettingsError
 from toolorchestra.train.status import EXIT_CODES
@@ -40,6 +44,7 @@ def new_plan(
     time_scale: float,
     volumes: Sequence[str],
     seed: int | None,
+    device: Device,
     env: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
@@ -68,10 +73,21 @@ def new_plan(
             environment=env,
             folder=folder,
         )
+        compute = _compute(plan, wanted=device, env=env)
     except (ResourceError, LocalError, SettingsError, SourceError, TelemetryError) as error:
         fail(str(error))
-    plan = replace(plan, summary=(*plan.summary, *unknown_hosts(plan.pools, known=has_address)))
+    except (DeviceError, PlacementError, MemoryRefused) as error:
+        fail(str(error))
+    lines = (*plan.summary, *compute.lines, *unknown_hosts(plan.pools, known=has_address))
+    plan = replace(plan, summary=lines, compute=compute)
     return plan if seed is None else with_seed(plan, seed)
+
+
+def _compute(plan: LocalPlan, *, wanted: Device, env: Mapping[str, str]) -> Compute:
+    """The driver is asked only where it matters: a GPU that sleeps takes its time."""
+    gpus = visible_gpus(env) if wanted != "cpu" else ()
+    refused = why_no_cuda_engine() if gpus else None
+    return compute_of(plan.training.spec, plan.model_dir, wanted=wanted, gpus=gpus, engine_refuses=refused)
 
 
 def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:

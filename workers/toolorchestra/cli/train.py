@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,6 +32,10 @@ def train(
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="auto: the GPUs here, where the engine for them is installed; else the CPU."),
+    ] = "auto",
     resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,
     bars: Annotated[bool, typer.Option("--bars", help="End by holding the report against the demo's bars.")] = False,
@@ -39,7 +43,8 @@ def train(
     """Train an orchestrator on this machine: the same YAML as on a cluster.
 
     Starts a nats-server, Ray, vLLM, rollout workers and (with --simulator) simulated experts, shows how far it is, and
-    ends with a report. Ctrl-C once stops after the current step with a checkpoint; twice, at once.
+    ends with a report. GPUs are used where there are any: one is shared by trainer and engine, more go by `spec.ray`.
+    Ctrl-C once stops after the current step with a checkpoint; twice, at once.
 
     Example: orchestra train -f training.yaml -f pools.yaml --simulator skills.yaml --volume models=/data/models
     """
@@ -54,7 +59,14 @@ def train(
     from toolorchestra.cli.running import new_plan, run_to_the_end
 
     plan = new_plan(
-        files, name=name, simulator=simulator, time_scale=time_scale, volumes=volume or [], seed=seed, env=os.environ
+        files,
+        name=name,
+        simulator=simulator,
+        time_scale=time_scale,
+        volumes=volume or [],
+        seed=seed,
+        device=device,
+        env=os.environ,
     )
     if check:
         for note in plan.model_notes:

@@ -1,7 +1,7 @@
-"""A node's pod: Ray with room for one trainer or one engine, joined to the head.
+"""A node's pod: Ray with room for one trainer, one engine, or one of each, joined to the head.
 
-`python -m toolorchestra.cluster.node --role trainer --head HOST`. The head may come up later: joining is tried until it
-answers. The pod ends with its Ray; SIGTERM ends both.
+`python -m toolorchestra.cluster.node --role trainer --head HOST`; also `--role engine` where both share a GPU. The head
+may come up later: joining is tried until it answers. The pod ends with its Ray; SIGTERM ends both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POLL_SECONDS = 1.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Wait for the head, then become `ray start --block`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--role", choices=("trainer", "engine"), required=True)
+    parser.add_argument("--role", choices=("trainer", "engine"), action="append", required=True, help="again for both")
     parser.add_argument("--head", required=True, help="host name of the head's Service")
     parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
     parser.add_argument("--port", type=int, default=GCS_PORT, help="of the head")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     while not _answers(args.head, args.port):
         time.sleep(POLL_SECONDS)
     where = {"head": args.head, "port": args.port, "address": args.address}
-    command = node_arguments(role=args.role, gpus=args.gpus, **where)
+    command = node_arguments(roles=args.role, gpus=args.gpus, **where)
     os.execv(command[0], command)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +24,14 @@ def head_arguments(*, address: str, ready: Path, port: int = GCS_PORT) -> list[s
     return [*argv, "--address", address, "--port", str(port)]
 
 
-def node_arguments(*, role: Role, head: str, address: str, gpus: int | None, port: int = GCS_PORT) -> list[str]:
-    """A node for one trainer or one engine; `gpus` None: as many as Ray finds. One logical CPU: one actor."""
-    arguments = [*_start(address), "--address", f"{head}:{port}", "--num-cpus", "1"]
+def node_arguments(
+    *, roles: Sequence[Role], head: str, address: str, gpus: int | None, port: int = GCS_PORT
+) -> list[str]:
+    """A node for one actor of each role; `gpus` None: as many as Ray finds. One logical CPU: one actor."""
+    arguments = [*_start(address), "--address", f"{head}:{port}", "--num-cpus", str(len(roles))]
     if gpus is not None:
         arguments += ["--num-gpus", str(gpus)]
-    return [*arguments, "--resources", json.dumps({role: 1})]
+    return [*arguments, "--resources", json.dumps(dict.fromkeys(roles, 1))]
 
 
 def _start(address: str) -> list[str]:

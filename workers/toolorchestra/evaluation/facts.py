@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolorchestra.evaluation.run_data import RunData
+from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
 
 Json = dict[str, Any]
 PUSH_EVENTS = frozenset({"sync", "weights", "published"})
@@ -58,6 +61,27 @@ def ledger_account(data: RunData) -> Json | None:
         "reasons": a.reasons,
         "unscored": data.unscored,
         "late": data.late,
+    }
+
+
+def mismatch(rows: Sequence[Mapping[str, Any]]) -> Json | None:
+    """`mismatch` of report.json: trainer against engine over all tokens that it was measured on; None without one."""
+    measured = [
+        (float(row["mismatch_k3"]), float(row["mismatch_rms"]), int(row["mismatch_tokens"]))
+        for row in rows
+        if "mismatch_k3" in row and "mismatch_rms" in row and row.get("mismatch_tokens", 0) >= 1
+    ]
+    if not measured:
+        return None
+    tokens = sum(n for _, _, n in measured)
+    return {
+        "k3": math.fsum(k3 * n for k3, _, n in measured) / tokens,
+        "rms": math.sqrt(math.fsum(rms * rms * n for _, rms, n in measured) / tokens),
+        "tokens": tokens,
+        "steps": len(measured),
+        "largestK3": max(k3 for k3, _, _ in measured),
+        "healthyK3": list(HEALTHY_K3),
+        "mostK3": MOST_K3,
     }
 
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from toolorchestra.evaluation.baselines import BEST_EXPERT, INITIAL_POLICY, ORACLE, POLICY
 from toolorchestra.evaluation.series import Series, call_shares, metric_series, pareto_front
 from toolorchestra.rollout.baselines import ALWAYS
+from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -167,6 +168,32 @@ def optimiser_curves(rows: Rows) -> str:
         ):
             _metric(ax, rows, key, title=title, colour=GREY, percent=key == "valid_fraction")
     return figure_svg(figure, title="Optimiser", description="Loss, gradient norm, KL and valid outputs by step")
+
+
+def mismatch_curves(rows: Rows) -> str:
+    """Trainer against engine over steps: k3 beside where it usually lies, and the root mean square of the log-ratio."""
+    with mpl.rc_context(_STYLE):
+        figure, (k3, rms) = _figure(9, 2.6, columns=2)
+        _log_metric(k3, rows, "mismatch_k3", title="k3, nats per token")
+        if metric_series(rows, "mismatch_k3") is not None:
+            k3.axhspan(*HEALTHY_K3, color=GREEN, alpha=0.16, linewidth=0, label="usual in bfloat16")
+            k3.axhline(MOST_K3, color=RUST, linewidth=1, linestyle=(0, (4, 3)), label="too much")
+            k3.legend(loc="best")
+        _log_metric(rms, rows, "mismatch_rms", title="RMS of the log-ratio, nats")
+    return figure_svg(
+        figure, title="Trainer against engine", description="k3 and root mean square of the log-ratio by step"
+    )
+
+
+def _log_metric(ax: Axes, rows: Rows, key: str, *, title: str) -> None:
+    ax.set_title(title)
+    series = metric_series(rows, key)
+    if series is None:
+        _absent(ax, "record of it")
+        return
+    ax.plot(series.steps, series.raw, color=BLUE, linewidth=1.2, marker=".", markersize=3)
+    ax.set_yscale("log", nonpositive="mask")
+    _step_axis(ax)
 
 
 _MARKS = {

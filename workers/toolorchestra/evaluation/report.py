@@ -16,12 +16,20 @@ from toolorchestra.evaluation.attempt import attempts_of
 from toolorchestra.evaluation.baselines import BEST_EXPERT, POLICY
 from toolorchestra.evaluation.episodes import find_decoder, pick, readable
 from toolorchestra.evaluation.evaluate import evaluate_suite
-from toolorchestra.evaluation.facts import PUSH_EVENTS, dollars_by_use, ledger_account, run_facts, seconds_by_use
+from toolorchestra.evaluation.facts import (
+    PUSH_EVENTS,
+    dollars_by_use,
+    ledger_account,
+    mismatch,
+    run_facts,
+    seconds_by_use,
+)
 from toolorchestra.evaluation.gates import gates
 from toolorchestra.evaluation.progress import progress
 from toolorchestra.evaluation.reward_scale import DESCRIPTION, RAW_DESCRIPTION
 from toolorchestra.evaluation.run_data import RunData, read_run
 from toolorchestra.tasks.file_uri import relative
+from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
 from toolorchestra.train.run_dir import write_atomically
 
 Json = dict[str, Any]
@@ -57,6 +65,7 @@ def report_json(data: RunData) -> Json:
         "groupsDropped": dict(data.total("groups_dropped").most_common()),
         "secondsByUse": seconds_by_use(data),
         "actualUSDByUse": dollars_by_use(data),
+        "mismatch": mismatch(data.metrics),
         "training": dict(data.metrics[-1]) if data.metrics else None,
         "progress": progress(data),
     }
@@ -93,6 +102,8 @@ def report_html(data: RunData, report: Json) -> str:
         duration=_duration(data),
         model=relative((data.spec.get("model") or {}).get("uri", ""), folder=_started_in(data)),
         events=[_event(e) for e in data.events if e.get("event") not in PUSH_EVENTS][-40:],
+        healthy_k3=HEALTHY_K3,
+        most_k3=MOST_K3,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
 
@@ -128,6 +139,7 @@ def _plots(data: RunData, report: Mapping[str, Any]) -> dict[str, str]:
         "learning": plots.learning_curves(rows),
         "progress": plots.held_out_progress(report["progress"], report["evaluations"]) if report["progress"] else "",
         "optimiser": plots.optimiser_curves(rows),
+        "mismatch": plots.mismatch_curves(rows),
         "calls": plots.calls_over_time(rows),
         "latency": plots.latency_and_staleness(rows),
         "utilisation": plots.utilisation(rows),

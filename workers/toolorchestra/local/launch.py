@@ -62,12 +62,14 @@ def new_run(runs: Path, plan: LocalPlan, *, inputs: Sequence[Path]) -> RunDir:
         "modelNotes": list(plan.model_notes),
         "seed": plan.training.spec.algorithm.seed,
         "versions": versions(),
+        "gpus": [str(gpu) for gpu in plan.compute.gpus],
         "options": {
             "inputs": [str(path.resolve()) for path in inputs],
             "simulator": str(plan.skills.resolve()) if plan.skills else None,
             "volumes": {claim: str(path.resolve()) for claim, path in plan.volumes.items()},
             "timeScale": plan.time_scale,
             "folder": str(Path.cwd()),
+            "device": plan.compute.device,
         },
     }
     write_atomically(run.manifest, json.dumps(manifest, indent=1) + "\n")

@@ -6,7 +6,7 @@ Pure: files are looked at, nothing is started. Everything that is replaced or mi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.local.compute import Compute
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
@@ -56,7 +57,9 @@ class LocalPlan:
     model_notes: tuple[str, ...] = ()
     """What had to be laid out for the model's chat template, and what is odd about it (train/rehearsal.py)."""
     summary: tuple[str, ...] = ()
-    """What was read, for a person who checks it: tasks, experts, money."""
+    """What was read, for a person who checks it: tasks, experts, money, what is computed on."""
+    compute: Compute = field(default_factory=Compute)
+    """What trainers and engines compute on."""
 
     @property
     def uses_simulator(self) -> bool:

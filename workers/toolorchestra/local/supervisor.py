@@ -27,6 +27,7 @@ from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
+from toolorchestra.local.snapshot_folder import snapshot_folder
 from toolorchestra.process import Child, tail
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import pool_file
@@ -87,6 +88,7 @@ class Supervisor:
     uid: str
     say: Callable[[str], None]
     _driver: Child | None = None
+    _snapshots: Path | None = None
     _ray_env: dict[str, str] = field(default_factory=_ray_environment)
     _interrupts: int = 0
     _children: list[Child] = field(default_factory=list[Child])
@@ -97,7 +99,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sig, self._interrupted)
+        model = self.plan.model_dir
         async with AsyncExitStack() as stack:
+            place = snapshot_folder(self.run, uid=self.uid, model=model, device="cpu", say=self.say)
+            self._snapshots = stack.enter_context(place)  # gone after everybody who uses it
             stack.push_async_callback(self._end)
             try:
                 config = await self._start(stack)
@@ -112,7 +117,7 @@ class Supervisor:
     # ── starting ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
-        rollout = self.plan.training.spec.rollout
+        rollout, compute = self.plan.training.spec.rollout, self.plan.compute
         # No fsync per message: a killed server loses nothing (the pages are the kernel's); after a machine's crash the
         # journal, which is fsynced, has everything that counts; the rest is issued again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
@@ -136,8 +141,11 @@ class Supervisor:
             resources=(self.run.root / "resources.yaml",),
             model_dir=self.plan.model_dir,
             volumes=dict(self.plan.volumes),
-            # Trainer and engine work at the same time: half of the cores each.
-            threads=max(1, (os.cpu_count() or 2) // 2),
+            device=compute.device,
+            shared=compute.shared,
+            memory=compute.memory,
+            threads=compute.threads(cores=os.cpu_count() or 2),
+            snapshots=self._snapshots,
         )
         config.write(self.run.root / "driver.json")
         return config
@@ -176,7 +184,9 @@ class Supervisor:
         spec = self.plan.training.spec.ray
         cpus = spec.trainers.replicas + spec.engines.replicas + 1
         argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
-        child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env)
+        compute = self.plan.compute
+        argv += ["--gpus", str(len(compute.gpus))]
+        child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env | compute.environment())
         child.start()
         self._children.append(child)
         await self._ready("Ray", child, ready.exists)

@@ -24,7 +24,7 @@ from functools import partial
 from opentelemetry import metrics
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import ABANDONED, UNTOUCHED, BusError, Lease, WorkerBus
+from toolorchestra.bus.protocol import ABANDONED, UNREADABLE, UNTOUCHED, BusError, Lease, WorkerBus
 from toolorchestra.rollout.codec import (
     ORDER_CONTENT,
     TRACE_CONTENT,
@@ -191,7 +191,7 @@ class Worker:
         except CodecError as error:
             _log.error("order %s does not read: %s", lease.envelope.id, error)
             self._settling()
-            await self._bus.fail(lease, self._result(lease, reason=f"undecodable order: {error}"))
+            await self._bus.fail(lease, self._result(lease, reason=f"{UNREADABLE}: {error}"))
             return
         try:
             episode = Episode(order, host=self._host)

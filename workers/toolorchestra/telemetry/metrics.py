@@ -223,8 +223,11 @@ TRAIN: Mapping[str, Instrument] = {
     "entropy": _train("entropy", "nats per trained token"),
     "kl": _train("kl", "KL(sampler || policy), nats per token"),
     "clip_fraction": _train("clip.fraction", "share of clipped tokens"),
+    "mismatch_k3": _train("mismatch.k3", "KL(engine || trainer) under the same weights, nats per token"),
+    "mismatch_rms": _train("mismatch.rms", "root mean square of their log-ratio, nats"),
+    "mismatch_tokens": _train("mismatch.tokens", "tokens that these two are taken over", "{token}"),
 }
-"""By the key of a line in metrics.jsonl."""
+"""By the key of a line in metrics.jsonl; a step whose line lacks one leaves it as it was."""
 
 EVALUATION: Mapping[str, Instrument] = {
     "step": _evaluation("step", "step of the policy"),

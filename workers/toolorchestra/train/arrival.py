@@ -39,6 +39,8 @@ class Arrival:
     """A worker gave the order back before it spent anything."""
     abandoned: bool = False
     """A worker vanished with the order, and nobody will tell what it spent."""
+    unread: bool = False
+    """A worker could not read the order: a failure that cost nothing."""
 
     @property
     def scored(self) -> bool:
@@ -53,7 +55,7 @@ class Arrival:
                 return Result(self.issue, scored=False, reason="untouched", usd=Decimal(0), untouched=True)
             if self.abandoned:
                 reason = Ending.WORKER_LOST.value
-            return Result(self.issue, scored=False, reason=reason, usd=None)
+            return Result(self.issue, scored=False, reason=reason, usd=Decimal(0) if self.unread else None)
         scored, reason, span = self.scored, trace.ending.value, version_span(trace)
         try:
             check_sampling(trace.sampling)

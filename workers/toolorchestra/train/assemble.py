@@ -75,8 +75,13 @@ def group_components(
     return GroupComponents(episodes=episodes, weights=weights, tools=tools)
 
 
-def train_samples(trace: Trace, *, advantage: float, filters: SampleFilters) -> Iterator[TrainSample]:
-    """The trace's samples that take part in the loss, each with the episode's advantage."""
+def train_samples(
+    trace: Trace, *, advantage: float, filters: SampleFilters, version: PolicyVersion | None = None
+) -> Iterator[TrainSample]:
+    """The trace's samples that take part in the loss, each with the episode's advantage.
+
+    `version` is that of the weights which the step begins from: tokens that they sampled are `fresh`.
+    """
     check_sampling(trace.sampling)
     if filters.require_answer and trace.ending is not Ending.ANSWERED:
         return
@@ -84,16 +89,20 @@ def train_samples(trace: Trace, *, advantage: float, filters: SampleFilters) -> 
         if filters.require_format and not sample.well_formed:
             continue
         if any(segment.trained for segment in sample.segments):
-            yield _flatten(sample, advantage=advantage)
+            yield _flatten(sample, advantage=advantage, version=None if version is None else str(version))
 
 
-def _flatten(sample: Sample, *, advantage: float) -> TrainSample:
+def _flatten(sample: Sample, *, advantage: float, version: str | None) -> TrainSample:
+    """An engine that is updated computes the whole context of what it goes on with anew (engine_control.py), so tokens
+    after a switch are the new weights' alone: a segment's version decides."""
     ids: list[int] = []
     mask: list[bool] = []
+    fresh: list[bool] = []
     logprobs: list[float] = []
     for segment in sample.segments:
         n = len(segment.token_ids)
         ids += segment.token_ids
         mask += [segment.trained] * n
+        fresh += [version is not None and segment.version == version] * n
         logprobs += segment.logprobs if segment.logprobs else [0.0] * n
-    return TrainSample(token_ids=ids, loss_mask=mask, logprobs=logprobs, advantage=advantage)
+    return TrainSample(token_ids=ids, loss_mask=mask, logprobs=logprobs, advantage=advantage, fresh=fresh)

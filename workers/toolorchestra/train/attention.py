@@ -2,8 +2,8 @@
 
 No path lets a token see another document. Plain attention (scale, sliding window) is one variable-length flash call on
 CUDA, and on the CPU one causal SDPA call per group of documents of like length: FlexAttention has no CPU backward, and
-one block-masked SDPA call costs T². What no fused kernel computes (a cap on the scores, sinks, values of another width
-on CUDA) is written out, per group too, on either device.
+one block-masked SDPA call costs T². What flash attention has no kernel for (float32, heads of odd width) goes by groups
+on CUDA too. What no fused kernel computes (a cap on the scores, sinks) is written out, per group, on either device.
 
 Invariant: whatever a layer asks for is computed or refused by name. A keyword that is not known here raises: an
 attention that ignored it would train another model than the one that sampled.
@@ -11,13 +11,17 @@ attention that ignored it would train another model than the one that sampled.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
 from toolorchestra.train.documents import Documents
@@ -126,8 +130,16 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docu
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+@cache
+def _grouping() -> dict[str, Any]:
+    """How torch's variable-length attention is told that heads are grouped: 2.11 takes them and has no word for it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, how: Weighing) -> Tensor:
-    """The same on CUDA: one call of torch's variable-length flash attention (torch.nn.attention.varlen)."""
+    """The same on CUDA, where `flash_takes` them: one call."""
     from torch.nn.attention.varlen import varlen_attn
 
     offsets, longest = documents.offsets, documents.longest
@@ -142,10 +154,17 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docum
         scale=how.scale,
         # tokens to the left besides the query's own (-1: all), and none to the right: causal
         window_size=(-1 if how.window is None else how.window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **(_grouping() if query.shape[1] != key.shape[1] else {}),
     )
     assert isinstance(out, Tensor)  # it is a tuple only where return_aux is given
     return out
+
+
+def flash_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether flash attention has a kernel for them: 16 bits a number, heads of one width, at most 256, in eights."""
+    width = query.shape[-1]
+    sixteen = all(t.dtype in (torch.bfloat16, torch.float16) for t in (query, key, value))
+    return sixteen and key.shape[-1] == value.shape[-1] == width and width <= 256 and width % 8 == 0
 
 
 def packed_attention(
@@ -172,7 +191,7 @@ def packed_attention(
     if dropout or isinstance(attention_mask, Tensor) or others.get("is_causal") is False:
         raise AttentionRefused(f"{_kind(module)} wants dropout, a mask of its own or attention that is not causal")
     how = Weighing(scaling, _window(module, attention_mask, sliding_window), softcap, s_aux)
-    fused = query.device.type == "cuda" and how.plain and key.shape[-1] == value.shape[-1]
+    fused = query.device.type == "cuda" and how.plain and flash_takes(query, key, value)
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
     attend = varlen_attention if fused else grouped_attention
     return attend(q, k, v, documents, how).unsqueeze(0), None
@@ -201,6 +220,18 @@ def packed_mask(*, config: Any, local_size: int | None = None, use_vmap: bool = 
     if getattr(config, "attention_chunk_size", None) or local_size != config.sliding_window:
         raise AttentionRefused(f"a model of type {config.model_type} attends in chunks of {local_size} tokens")
     return Window(local_size)
+
+
+@contextmanager
+def documents_known() -> Iterator[None]:
+    """Keeps transformers from looking for documents in the position ids, which `packed_mask` reads nothing of: it asks
+    the device for the answer, and the host would wait for all that is queued, in every forward."""
+    search = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = search
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -6,12 +6,18 @@ probability of token i where `loss_mask[i]` is set, and is not read elsewhere (w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 KLEstimator = Literal["k1", "k2", "k3", "half_delta_squared"]
 Aggregation = Literal["token_mean", "sequence_mean"]
+
+HEALTHY_K3 = (0.0004, 0.003)
+"""Trainer against engine, nats per token, in bfloat16: where runs that learn are seen to lie."""
+MOST_K3 = 0.015
+"""Beyond it the two no longer compute one policy; prime-rl takes no change in whose runs the mean is above."""
 
 
 class NonFiniteStep(RuntimeError):
@@ -28,6 +34,9 @@ class TrainSample:
     logprobs: Sequence[float]
     """Nats, from the engine that sampled, at temperature 1."""
     advantage: float = 0.0
+    fresh: Sequence[bool] = ()
+    """Which tokens were sampled with the weights that the step begins from; empty: none is known to be. Read where
+    `loss_mask` is set."""
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
@@ -36,6 +45,8 @@ class TrainSample:
                 f"a sample's fields must align: {n} token ids, {len(self.loss_mask)} in the mask, "
                 f"{len(self.logprobs)} logprobs"
             )
+        if len(self.fresh) not in (0, n):
+            raise ValueError(f"a sample's fields must align: {n} token ids, {len(self.fresh)} in `fresh`")
         if n < 2:
             raise ValueError("a sample needs at least two tokens: the first one is never predicted")
         if self.loss_mask[0]:
@@ -75,6 +86,27 @@ class StepConfig(LossConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """Trainer against engine, on the trained tokens of the global batch that were sampled with the step's own weights
+    (staleness 0). Tokens of older weights differ by what was learned, and do not count. objectives/mismatch.py."""
+
+    k3: float
+    """Estimate of KL(engine || trainer), nats per token."""
+    rms: float
+    """Root of the mean square of log p(trainer) - log p(engine), nats."""
+    tokens: int
+    """Over how many."""
+
+    @classmethod
+    def of(cls, sums: Mapping[str, float]) -> Self | None:
+        """From the sums of `mismatch_sums` over micro-batches and ranks; None where no token counts."""
+        tokens = round(sums.get("fresh", 0.0))
+        if tokens == 0:
+            return None
+        return cls(k3=sums["fresh_k3"] / tokens, rms=math.sqrt(sums["fresh_square"] / tokens), tokens=tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepMetrics:
     """What one optimizer step did. Means are over the trained tokens of the global batch, on all ranks."""
 
@@ -90,12 +122,15 @@ class StepMetrics:
     masked_fraction: float
     """Share of trained tokens that `mask_band` dropped."""
     approx_kl: float
-    """k3 estimate of KL(sampler || policy), nats per token (http://joschu.net/blog/kl-approx.html)."""
+    """k3 estimate of KL(sampler || policy), nats per token (http://joschu.net/blog/kl-approx.html). Staleness and
+    mismatch together; `mismatch` is the latter alone."""
     reference_kl: float | None
     tokens: int
     """All tokens that went through the model, prompts included."""
     trained_tokens: int
     micro_batches: int
     """Per rank."""
+    mismatch: Mismatch | None = None
+    """None where no token of the step was sampled with the step's own weights."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by phase: pack, reference, forward, backward, optimizer, total."""

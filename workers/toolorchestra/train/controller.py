@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
@@ -35,7 +36,7 @@ from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
-from toolorchestra.train.stats import episode_stats, lags_of
+from toolorchestra.train.stats import episode_stats, lags_of, mismatch_figures
 from toolorchestra.train.vitality import Vitality
 from toolorchestra.train.weights import Snapshot, prune_snapshots
 from toolorchestra.train.world import World
@@ -94,6 +95,8 @@ class Controller:
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     meter: RunMeter = field(default_factory=RunMeter)
+    snapshots: Path | None = None
+    """Where snapshots of the weights are written; None: in the run's folder."""
     stopping: bool = False
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
@@ -222,7 +225,7 @@ class Controller:
             groups = [
                 (self.world.instance(n), [self.traces[i] for i in ids]) for n, ids in self.books.begin(plan).items()
             ]
-            samples, rewards = self.rewarding.batch(groups)
+            samples, rewards = self.rewarding.batch(groups, version=PolicyVersion(self.books.ledger.incarnation, step))
             rewarded = time.monotonic()
             try:
                 metrics = await self.trainers.step(samples, config) if samples else None
@@ -356,13 +359,13 @@ class Controller:
     async def _new_version(self, step: int, *, adopt: bool = False) -> Snapshot:
         """Write the snapshot of the trainers' weights and put it in service."""
         version = str(PolicyVersion(self.books.ledger.incarnation, step))
-        folder = self.run.weights / version
-        snapshot = await self.trainers.snapshot(folder, version=version)
+        previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
+        folder = self.snapshots or self.run.weights
+        prune_snapshots(folder, keep=[previous])  # so that there are never more than two
+        snapshot = await self.trainers.snapshot(folder / version, version=version)
         began = time.monotonic()
         await self.engines.load(snapshot, adopt=adopt)
         self._pause_seconds = time.monotonic() - began
-        previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
-        prune_snapshots(self.run.weights, keep=[version, previous])
         return snapshot
 
     async def first_version(self) -> Snapshot:
@@ -407,6 +410,7 @@ class Controller:
                 "kl": metrics.approx_kl,
                 "clip_fraction": metrics.clip_fraction,
                 "ratio_mean": metrics.ratio_mean,
+                **mismatch_figures(metrics.mismatch),
                 "tokens": metrics.tokens,
                 "trained_tokens": metrics.trained_tokens,
                 "tokens_per_second": metrics.tokens / max(seconds["total"], 1e-9),

@@ -20,6 +20,14 @@ MAX_PADDING = 0.15
 """Largest share of padding that a group of documents may have before it is split."""
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. To CUDA through pinned memory: a copy from pageable memory makes the host wait for all
+    that is queued."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Group:
     """Neighbouring documents that share one SDPA call: `count` of at most `longest` tokens, from token `start`."""
@@ -120,7 +128,7 @@ class Documents:
     @cached_property
     def offsets(self) -> Tensor:
         """[documents + 1] int32, cumulative lengths, as variable-length kernels want them."""
-        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+        return send(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32), self.device)
 
     @cached_property
     def longest(self) -> int:
@@ -135,4 +143,4 @@ def _padding_indices(group: Group, device: torch.device) -> tuple[Tensor, Tensor
     starts = torch.cumsum(lengths, 0) - lengths
     real = slots[None] < lengths[:, None]
     source = starts[:, None] + torch.minimum(slots[None], lengths[:, None] - 1)
-    return source.reshape(-1).to(device), real.reshape(-1).nonzero().squeeze(1).to(device)
+    return send(source.reshape(-1), device), send(real.reshape(-1).nonzero().squeeze(1), device)

@@ -11,6 +11,23 @@ TRAINER_ROLE, ENGINE_ROLE = "trainer", "engine"
 """Ray resources of a cluster's nodes: one of its kind on each."""
 
 
+class GpuMemory(BaseModel):
+    """How the memory of the GPUs is divided: what the plan (memory.py) found, as trainers and engines are told it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gradient_checkpointing: bool = False
+    """Of the trainers."""
+    keep_compute_weights: bool | None = None
+    """Of the trainers, through a step; None: as their GPU's size suggests."""
+    gpu_memory_utilization: float = 0.9
+    """The engine's share of a whole GPU."""
+    kv_cache_bytes: int | None = None
+    """Of one GPU of an engine; None: vLLM takes what its share leaves it."""
+    eager: bool = False
+    """Engines without compiled code and CUDA graphs."""
+
+
 class DriverConfig(BaseModel):
     """`resources` are the resolved YAML files: one training and its pools."""
 
@@ -24,13 +41,19 @@ class DriverConfig(BaseModel):
     model_dir: Path
     volumes: dict[str, Path] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"] = "cpu"
+    shared: bool = False
+    """A trainer and an engine on each GPU."""
+    memory: GpuMemory | None = None
+    """Of the GPUs; None with CUDA: the driver asks a node how much there is, and plans."""
+    snapshots: Path | None = None
+    """Where the snapshots of the weights lie, where trainers and engines share a machine; None: in the run's folder."""
     cluster: bool = False
     """Trainers and engines run on the Ray nodes made for them (`--resources` trainer, engine), and engines listen on
     their node's address."""
     attempt: int = 1
     """Which cluster this is of the training's, from 1; told back in the progress."""
     threads: int = 1
-    """Torch threads of each trainer and OpenMP threads of each engine, on a CPU."""
+    """Torch threads of each trainer and OpenMP threads of each engine."""
 
     def write(self, path: Path) -> None:
         """As JSON."""

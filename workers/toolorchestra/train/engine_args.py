@@ -16,6 +16,20 @@ KEEP_ALIVE_SECONDS = 600
 """vLLM closes idle connections after 5 s by default, which breaks clients that wait for a training step."""
 
 
+CPU_CACHE_BYTES = 256 << 20
+"""Of the key-value cache."""
+CPU_SEQUENCES, CUDA_SEQUENCES = 128, 256
+"""Most that an engine serves at a time; its key-value cache may hold fewer."""
+START_SECONDS = 1800
+SLOWEST_BYTES_PER_SECOND = 50_000_000
+"""Of a disk, or a network, that weights are still waited for."""
+
+
+def start_seconds(weights: int) -> float:
+    """Most that the start of an engine, or a trainer, with so many bytes of weights may take while it gets on."""
+    return START_SECONDS + weights / SLOWEST_BYTES_PER_SECOND
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """One vLLM process that serves the policy."""
@@ -28,15 +42,19 @@ class EngineConfig:
     port: int = 0
     """0: any free port."""
     max_model_len: int | None = None
-    max_num_seqs: int = 128
-    kv_cache_bytes: int = 256 << 20
-    """CPU only; on CUDA vLLM takes its share of the memory (`gpu_memory_utilization`)."""
+    max_num_seqs: int = CPU_SEQUENCES
+    kv_cache_bytes: int | None = None
+    """None: on a CPU `CPU_CACHE_BYTES`; on CUDA what vLLM finds to be left of its share when it starts. Where a trainer
+    shares the GPU, what that takes meanwhile would count as the engine's own."""
     gpu_memory_utilization: float = 0.9
+    """CUDA only: the share of the whole GPU's memory."""
+    eager: bool = False
+    """CUDA only: without compiled code and CUDA graphs, which cost up to a minute at the start. On a CPU always so."""
     tensor_parallel_size: int = 1
     seed: int = 0
     threads: int = 1
-    """CPU only: OpenMP threads; not bound to cores, because a trainer shares them."""
-    start_seconds: float = 1800.0
+    """OpenMP threads; on a CPU not bound to cores, because a trainer shares them."""
+    start_seconds: float = START_SECONDS
     """Most that a start may take while it gets on."""
     extra_args: tuple[str, ...] = ()
 
@@ -66,10 +84,15 @@ def engine_arguments(config: EngineConfig, *, port: int, base: Mapping[str, str]
         arguments += ["--max-model-len", str(config.max_model_len)]
     if config.device == "cpu":
         arguments += ["--enforce-eager", "--distributed-executor-backend", "uni"]
-        arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
+        arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes or CPU_CACHE_BYTES)]
     else:
         arguments += ["--tensor-parallel-size", str(config.tensor_parallel_size)]
+        # Asked for even where the cache's bytes are given: vLLM starts where so much is free.
         arguments += ["--gpu-memory-utilization", str(config.gpu_memory_utilization)]
+        if config.kv_cache_bytes is not None:
+            arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
+        if config.eager:
+            arguments += ["--enforce-eager"]
     if (traces := traces_endpoint(base)) is not None:
         arguments += ["--otlp-traces-endpoint", traces]
     return [*arguments, *config.extra_args]
@@ -100,13 +123,16 @@ def engine_environment(config: EngineConfig, *, secret: str, base: Mapping[str, 
         "PYTHONUNBUFFERED": "1",
         "OTEL_SERVICE_NAME": "toolorchestra-policy",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # vLLM's own default is gRPC
+        "OMP_NUM_THREADS": str(config.threads),  # Ray gives its actors one
     }
+    if config.device == "cuda":
+        # The policy is sampled from all tokens: without top-k and top-p its kernels would be compiled for nothing.
+        environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     if config.device == "cpu":
         environment |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "TORCHDYNAMO_DISABLE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(config.threads),
             "CUDA_VISIBLE_DEVICES": "",
         }
     return environment

@@ -10,7 +10,9 @@ import http.client
 import json
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -47,6 +49,26 @@ class Timeouts:
     pause: float = 60.0
     """A step in flight ends first."""
     update: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSeconds:
+    """Where the time of an update went. The engine serves nobody from `pause` to `resume`."""
+
+    check: float
+    """Of the snapshot, before the pause: the digest only where the file comes from another machine."""
+    pause: float
+    load: float
+    resume: float
+
+    @property
+    def paused(self) -> float:
+        """For how long the engine served nobody."""
+        return self.pause + self.load + self.resume
+
+    @property
+    def total(self) -> float:
+        return self.check + self.paused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +137,20 @@ class EngineControl:
     def resume(self) -> None:
         self.call("POST", "/resume")
 
-    def update(self, snapshot: Snapshot) -> float:
-        """Put a snapshot in service; requests in flight go on, their spans split at the switch. Returns the seconds.
+    def update(self, snapshot: Snapshot) -> UpdateSeconds:
+        """Put a snapshot in service; requests in flight go on, their spans split at the switch.
 
         SnapshotError: nothing changed, the engine serves what it served. UpdateFailed: the engine stays paused;
         `recover` with a good snapshot. EngineUnreachable before the pause took hold: nothing changed.
         """
-        start = time.perf_counter()
-        verify(snapshot, want=folder_keys(Path(self.model_dir)))
-        self.pause()
-        self._load(snapshot)
-        self.resume()
-        return time.perf_counter() - start
+        times = [time.perf_counter()]
+        checked = verify(snapshot, want=folder_keys(Path(self.model_dir)))
+        for part in (self.pause, partial(self._load, checked), self.resume):
+            times.append(time.perf_counter())
+            part()
+        times.append(time.perf_counter())
+        check, pause, load, resume = (end - start for start, end in pairwise(times))
+        return UpdateSeconds(check=check, pause=pause, load=load, resume=resume)
 
     def recover(self, snapshot: Snapshot) -> bool:
         """After a controller died: if the engine was left paused, load this full version and resume; say whether.
@@ -140,10 +164,9 @@ class EngineControl:
 
     def _load(self, snapshot: Snapshot) -> None:
         limit = self.timeouts.update
-        info = {"path": snapshot.path, "version": snapshot.version, "digest": snapshot.digest}
         try:
             self._start()
-            self.call("POST", "/update_weights", body={"update_info": info}, timeout=limit)
+            self.call("POST", "/update_weights", body={"update_info": asdict(snapshot)}, timeout=limit)
             self.call("POST", "/finish_weight_update", body={"weight_version": snapshot.version}, timeout=limit)
             served = self.version()
         except EngineError as error:
@@ -168,4 +191,5 @@ __all__ = [
     "SnapshotError",
     "Timeouts",
     "UpdateFailed",
+    "UpdateSeconds",
 ]

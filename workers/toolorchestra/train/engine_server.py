@@ -20,6 +20,7 @@ from pathlib import Path
 
 from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment
 from toolorchestra.train.engine_control import EngineControl, EngineError, Timeouts
+from toolorchestra.train.plugin_path import plugin_environment
 from toolorchestra.train.progress import Patience, Progress, signs_of
 from toolorchestra.train.vllm_plugin import die_with_parent
 
@@ -129,10 +130,11 @@ class EngineServer:
         self._process = start_from_keeper(self._spawn)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        found = plugin_environment(os.environ, folder=self.log.parent / "vllm-plugin")
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 engine_arguments(self.config, port=self._port, base=os.environ),
-                env=engine_environment(self.config, secret=self.secret, base=os.environ),
+                env=engine_environment(self.config, secret=self.secret, base=os.environ) | found,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

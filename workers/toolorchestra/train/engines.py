@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from toolorchestra.train.driver_config import ENGINE_ROLE
 from toolorchestra.train.engine_actor import EngineActor, EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
+from toolorchestra.train.rooms import at
 from toolorchestra.train.weights import Snapshot
 
 WATCH_SECONDS = 30.0
@@ -24,12 +26,20 @@ KEY = "engines"
 
 
 def engine_actor(
-    number: int, *, config: EngineConfig, logs: Path, cpus: float = 1.0, gpus: float = 0.0, by_role: bool = False
+    number: int,
+    *,
+    config: EngineConfig,
+    logs: Path,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    by_role: bool = False,
+    places: PlacementGroup | None = None,
 ) -> Any:
     """A detached actor of this training's namespace: found if an earlier incarnation left it, else made.
 
     `by_role`: on one of the cluster's nodes for engines, listening on its node's address. Where the node is lost, Ray
-    starts the actor again on another one, or when there is one.
+    starts the actor again on another one, or when there is one. `places`: it shares the GPU of the one with its number
+    (rooms.py).
     """
     name = f"engine-{number}"
     options = ray.remote(EngineActor).options(
@@ -41,6 +51,7 @@ def engine_actor(
         num_cpus=cpus,
         num_gpus=gpus,
         resources={ENGINE_ROLE: 1} if by_role else None,
+        **({"scheduling_strategy": at(places, number)} if places is not None else {}),
     )
     return options.remote(name=name, config=config, log=logs / f"{name}.log", on_node=by_role)
 

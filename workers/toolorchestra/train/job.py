@@ -18,9 +18,11 @@ from typing import Any
 
 import ray
 from opentelemetry.metrics import Meter
+from ray.util.placement_group import PlacementGroup
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
+from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
 from toolorchestra.policy.model_file import ModelFileError
@@ -36,22 +38,25 @@ from toolorchestra.train.bookkeeper import Bookkeeper
 from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
 from toolorchestra.train.controller import Controller, ControllerConfig
 from toolorchestra.train.deferral import Deferrals
-from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig
+from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig, GpuMemory
 from toolorchestra.train.engine_actor import EngineStatus
-from toolorchestra.train.engine_args import EngineConfig
+from toolorchestra.train.engine_args import CPU_SEQUENCES, CUDA_SEQUENCES, START_SECONDS, EngineConfig, start_seconds
 from toolorchestra.train.engines import Engines, engine_actor
 from toolorchestra.train.episode_spans import EpisodeSpans
 from toolorchestra.train.evaluations import Evaluations
 from toolorchestra.train.evaluator import Evaluator
+from toolorchestra.train.gpu_memory import MemoryRefused, divide
 from toolorchestra.train.history import Recovery
 from toolorchestra.train.journal import Journal, read_frame
 from toolorchestra.train.model import ModelError
 from toolorchestra.train.model_settings import read_settings, vocabulary_of, why_refused
 from toolorchestra.train.outbox import empty, reckon
 from toolorchestra.train.pauses import Paused, Stopped
+from toolorchestra.train.placement import Placement, PlacementError, asked
 from toolorchestra.train.ports import Delivery
 from toolorchestra.train.rehearsal import RehearsalError, rehearse
 from toolorchestra.train.resume import load_history
+from toolorchestra.train.rooms import rooms, smallest_gpu
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import Gauges, RunMeter
 from toolorchestra.train.settings import Settings, SettingsError, settings_of
@@ -83,6 +88,26 @@ BATCH = 256
 """Results journalled with one fsync."""
 
 
+def engine_config(
+    config: DriverConfig, spec: OrchestratorTrainingSpec, *, memory: GpuMemory, start_seconds: float
+) -> EngineConfig:
+    """Of every engine of a training."""
+    cuda = config.device == "cuda"
+    return EngineConfig(
+        model_dir=str(config.model_dir),
+        device=config.device,
+        dtype="bfloat16" if cuda else "float32",
+        max_model_len=spec.rollout.max_prompt_tokens + spec.rollout.max_response_tokens,
+        max_num_seqs=CUDA_SEQUENCES if cuda else CPU_SEQUENCES,
+        kv_cache_bytes=memory.kv_cache_bytes,
+        gpu_memory_utilization=memory.gpu_memory_utilization,
+        eager=memory.eager,
+        tensor_parallel_size=spec.ray.engines.tensor_parallel_size,
+        threads=config.threads,
+        start_seconds=start_seconds,
+    )
+
+
 @dataclass
 class Job:
     """The parts of one incarnation, in the order in which they come up."""
@@ -103,6 +128,13 @@ class Job:
     _checkpointed: int | None = None
     """Step of the newest checkpoint."""
     _ready_for_results: asyncio.Event = field(default_factory=asyncio.Event)
+    _placement: Placement | None = None
+    """Of the GPUs; None: on CPUs."""
+    _memory: GpuMemory = field(default_factory=GpuMemory)
+    _places: PlacementGroup | None = None
+    """Where trainers and engines share GPUs."""
+    _start_seconds: float = START_SECONDS
+    """Most for the start of an engine, and of the trainers."""
     _refused: set[str] = field(default_factory=set[str])
     """Why results did not read: each is told once."""
 
@@ -169,6 +201,7 @@ class Job:
         self._wire = BusWire(self._bus, meter=self.meter, keep=self._keep_undecodable)
         self.meter.began()
         self._spawn(self._tell_progress())
+        await self._divide_gpus()
         self._start_engines()
         recovery = self._open_books(checkpoint)
         await reckon(self._bus, self._books, patience=self._issue_timeout)
@@ -220,21 +253,41 @@ class Job:
         self._spawn(gauges.watch())
         self._spawn(gauges.watch_bus())
 
+    async def _divide_gpus(self) -> None:
+        """Which GPUs, and how much of their memory, for whom. SettingsError: it cannot fit."""
+        weights = sum(file.stat().st_size for file in self.config.model_dir.glob("*.safetensors"))
+        self._start_seconds = self.spec.ray.engines.start_timeout_seconds or start_seconds(weights)
+        if self.config.device == "cpu":
+            return
+        try:
+            self._placement = asked(self.spec.ray, shared=self.config.shared)
+            if self.config.memory is not None:
+                self._memory = self.config.memory
+            else:
+                gpu = await self._unless_stopped(asyncio.to_thread(smallest_gpu))
+                if gpu is None:
+                    raise SettingsError(
+                        "no node of the cluster sees a GPU, though one is asked for: is its driver there?"
+                    )
+                divided = divide(self.spec, self.config.model_dir, self._placement, gpu_bytes=gpu.size)
+                self._memory = divided.memory
+                self.run.event("memory", "\n".join((str(gpu), *divided.lines)))
+        except (PlacementError, MemoryRefused) as error:
+            raise SettingsError(str(error)) from error
+        if self._placement.shared:
+            self._places = await asyncio.to_thread(rooms, self._placement.gpus, by_role=self.config.cluster)
+
     def _start_engines(self) -> None:
         engines = self.spec.ray.engines
-        cuda = self.config.device == "cuda"
-        rollout = self.spec.rollout
-        config = EngineConfig(
-            model_dir=str(self.config.model_dir),
-            device="cuda" if cuda else "cpu",
-            dtype="bfloat16" if cuda else "float32",
-            max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
-            tensor_parallel_size=engines.tensor_parallel_size,
-            threads=self.config.threads,
-            start_seconds=float(engines.start_timeout_seconds),
+        config = engine_config(self.config, self.spec, memory=self._memory, start_seconds=self._start_seconds)
+        actor = partial(
+            engine_actor,
+            config=config,
+            logs=self.run.logs,
+            gpus=self._placement.gpus_per_engine if self._placement else 0.0,
+            by_role=self.config.cluster,
+            places=self._places,
         )
-        gpus = float(engines.tensor_parallel_size) if cuda else 0.0
-        actor = partial(engine_actor, config=config, logs=self.run.logs, gpus=gpus, by_role=self.config.cluster)
         self._engines = Engines(
             engines.replicas,
             actor=actor,
@@ -315,11 +368,12 @@ class Job:
             await self._controller.look_after()
 
     async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
-        cuda = self.config.device == "cuda"
         config = TrainerConfig(
             model_dir=str(self.config.model_dir),
             device=self.config.device,
-            threads=None if cuda else self.config.threads,
+            threads=self.config.threads,
+            gradient_checkpointing=self._memory.gradient_checkpointing,
+            keep_compute_weights=self._memory.keep_compute_weights,
             longest=self.spec.rollout.max_prompt_tokens + self.spec.rollout.max_response_tokens,
             reference=self.spec.algorithm.kl.coefficient > 0,
         )
@@ -328,12 +382,16 @@ class Job:
                 TrainerGroup,
                 config,
                 size=self.spec.ray.trainers.replicas,
-                gpus_per_trainer=1.0 if cuda else 0.0,
+                gpus_per_trainer=self._placement.gpus_per_trainer if self._placement else 0.0,
                 by_role=self.config.cluster,
+                places=self._places,
+                ready_timeout=self._start_seconds,
             )
         except ModelError as error:
             raise Paused(str(error), reason=Reason.MODEL_REFUSED) from error
-        self._trainers = AsyncTrainers(group, store)
+        self._trainers = AsyncTrainers(
+            group, store, engine_dtype="bfloat16" if self.config.device == "cuda" else "float32"
+        )
         if checkpoint is not None:
             await self._trainers.load(checkpoint.path)
         else:
@@ -361,6 +419,7 @@ class Job:
             deferrals=self._deferrals,
             spans=EpisodeSpans(self.training.metadata.name),
             meter=self.meter,
+            snapshots=self.config.snapshots,
         )
         if self._stopping.is_set():
             self._controller.stop()

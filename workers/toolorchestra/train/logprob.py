@@ -1,25 +1,24 @@
 """Log probability and entropy of chosen tokens, without ever holding tokens × vocabulary.
 
 The forward walks over chunks of tokens and keeps one number per token (the log normaliser); the backward computes each
-chunk's logits again. In float32 whatever the weights' type is: a bfloat16 log-softmax is off by 1e-2.
+chunk's logits again. Softmax and sums are in float32 whatever the weights' type is: a bfloat16 log-softmax is off by
+1e-2. Logits are float32 too where torch's product can widen its result (CUDA), else as wide as hidden and weight.
+
+What a row of the gradient is scaled by (the token's share of the loss, the head's scale) is moved from [n, v] to the
+factors [n, h] of the products that follow: a pass over a chunk is what the head's time goes to beside the products.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits held at a time (16 MiB in float32): large enough for fast matrix products, small beside any model."""
-
-
-def chunk_tokens(vocabulary: int) -> int:
-    """Tokens of one chunk for a vocabulary, at least 16."""
-    return max(16, CHUNK_ELEMENTS // vocabulary)
+from toolorchestra.train.footprint import chunk_tokens
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,45 @@ class Logits:
             products.mul_(self.scale)
         return products if self.softcap is None else products.div_(self.softcap).tanh_().mul_(self.softcap)
 
-    def backward_(self, grad: Tensor, logits: Tensor | None) -> Tensor:
-        """The products' gradient of the logits', in place. `logits`, read where there is a cap: what `apply_` gave."""
-        if self.softcap is not None and logits is not None:
-            grad.mul_(1 - (logits / self.softcap).square_())
-        return grad if self.scale == 1.0 else grad.mul_(self.scale)
-
 
 PLAIN = Logits()
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, head: Logits) -> tuple[Tensor, Tensor]:
-    """[n, h], [v, h] → (log probabilities [n, v] float32, log normaliser [n])."""
-    logits = head.apply_((hidden @ weight.t()).float())
-    normaliser = torch.logsumexp(logits, dim=-1)
-    return logits.sub_(normaliser[:, None]), normaliser
+@cache
+def _widens(device: str, dtype: torch.dtype) -> bool:
+    """Whether torch multiplies such matrices into a float32 one: on CUDA, since 2.8."""
+    return device == "cuda" and dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype")
+
+
+@cache
+def _adds_wide(device: str, dtype: torch.dtype) -> bool:
+    """Whether it also adds such a product to a float32 matrix in one call. Some releases want three alike: tried."""
+    if not _widens(device, dtype):
+        return False
+    one = torch.ones(16, 16, dtype=dtype, device=device)
+    total = torch.zeros(16, 16, device=device)
+    try:
+        torch.ops.aten.addmm.dtype_out(total, one, one, torch.float32, out=total)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[n, k] @ [k, m] → [n, m] in float32."""
+    if _widens(left.device.type, left.dtype):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).float()
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total [n, m] float32 += [n, k] @ [k, m]."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif _adds_wide(left.device.type, left.dtype):
+        torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+    else:
+        total += _product(left, right)
 
 
 class _TokenLogprobs(Function):
@@ -58,43 +81,93 @@ class _TokenLogprobs(Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, head: Logits
     ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)  # so that an entropy that no loss reads shows as a gradient of None
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(logprobs)
+        entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            log_p, _ = _log_softmax(hidden[part], weight, head)
-            logprobs[part] = log_p.gather(1, targets[part, None]).squeeze(1)
-            entropy[part] = -(log_p.exp() * log_p).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, entropy)
+            logits = head.apply_(_product(hidden[part], weight.t()))
+            largest = logits.amax(-1)
+            logits.sub_(largest[:, None])
+            odds = logits.exp()
+            total = odds.sum(-1)
+            log_total = total.log()
+            logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - log_total
+            # H = log Σ e^z - Σ e^z z / Σ e^z, with z below the largest logit: both terms are small
+            entropy[part] = log_total - odds.mul_(logits).sum(-1) / total
+            normaliser[part] = largest + log_total
+        ctx.save_for_backward(hidden, weight, targets, entropy, normaliser)
         ctx.chunk, ctx.head = chunk, head
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        grad_logprobs, grad_entropy = grads
-        hidden, weight, targets, entropy = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, targets, entropy, normaliser = ctx.saved_tensors
+        if grad_logprobs is None:
+            grad_logprobs = torch.zeros_like(entropy)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        with_entropy = bool(torch.any(grad_entropy != 0))
+        one_chunk = hidden.shape[0] <= ctx.chunk
+        grad_weight = None
+        if ctx.needs_input_grad[1] and not one_chunk:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            log_p, normaliser = _log_softmax(hidden[part], weight, ctx.head)
-            probabilities = log_p.exp()
-            logits = None if ctx.head.softcap is None else log_p + normaliser[:, None]
-            # d logp_t / d z = 1[t] - p;  dH / d z = -p (log p + H)
-            scale = grad_logprobs[part, None].neg()
-            if with_entropy:
-                log_p.add_(entropy[part, None]).mul_(grad_entropy[part, None]).neg_().add_(scale)
-                grad_logits = probabilities.mul_(log_p)
-            else:
-                grad_logits = probabilities.mul_(scale)
-            grad_logits.scatter_add_(1, targets[part, None], grad_logprobs[part, None])
-            grad_logits = ctx.head.backward_(grad_logits, logits).to(weight.dtype)
+            grad_logits, rows = _grad_products(
+                ctx.head.apply_(_product(hidden[part], weight.t())),
+                normaliser[part],
+                targets[part],
+                grad_logprobs[part],
+                None if grad_entropy is None else (grad_entropy[part], entropy[part]),
+                ctx.head,
+                weight.dtype,
+            )
             if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += grad_logits.t() @ hidden[part]
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+                grad_hidden[part] = torch.mm(grad_logits, weight).mul_(rows)
+            if not ctx.needs_input_grad[1]:
+                continue
+            scaled = (hidden[part] * rows).to(weight.dtype)
+            if grad_weight is None:
+                grad_weight = grad_logits.t() @ scaled
+            else:
+                _add_product(grad_weight, grad_logits.t(), scaled)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _grad_products(
+    logits: Tensor,
+    normaliser: Tensor,
+    targets: Tensor,
+    grad: Tensor,
+    of_entropy: tuple[Tensor, Tensor] | None,
+    head: Logits,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of a chunk's products [n, v], as a matrix in `dtype` and a factor [n, 1] of its rows.
+
+    `logits` [n, v] float32 is overwritten. `grad` [n] is that of the log probabilities, `of_entropy` that of the
+    entropies with the entropies. d logp_t / d z = 1[t] - p;  dH / d z = -p (log p + H).
+    """
+    slope = None if head.softcap is None else 1 - (logits / head.softcap).square_()
+    log_p, index = logits.sub_(normaliser[:, None]), targets[:, None]
+    if of_entropy is None:
+        # p - 1[t], and what it is multiplied by in the rows' factor; straight into `dtype` where nothing follows
+        at_target = torch.expm1(log_p.gather(1, index))
+        out = log_p if slope is not None or dtype == log_p.dtype else torch.empty_like(log_p, dtype=dtype)
+        matrix = torch.exp(log_p, out=out)
+        matrix.scatter_(1, index, at_target.to(matrix.dtype))
+        rows = -head.scale * grad[:, None]
+    else:
+        # g (p - 1[t]) + g_H p (log p + H), and the sign in the rows' factor
+        grad_entropy, entropy = of_entropy
+        matrix = log_p.exp()
+        matrix.mul_(log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad[:, None]))
+        matrix.scatter_add_(1, index, -grad[:, None])
+        rows = torch.full_like(grad[:, None], -head.scale)
+    return (matrix if slope is None else matrix.mul_(slope)).to(dtype), rows
 
 
 def token_logprobs(
@@ -103,11 +176,10 @@ def token_logprobs(
     """Log probability of `targets` and entropy of the distribution, both [N] float32, in nats.
 
     `hidden` [N, h] are the final hidden states (after the norm), `weight` [V, h] the head's, `targets` [N] int64.
+    `chunk`: tokens at a time; None: footprint.py's choice for the device.
     """
-    vocabulary = weight.shape[0]
-    logprobs, entropy = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, chunk or chunk_tokens(vocabulary), head
-    )
+    size = chunk or chunk_tokens(weight.shape[0], cuda=hidden.device.type == "cuda")
+    logprobs, entropy = _TokenLogprobs.apply(hidden, weight, targets, size, head)  # type: ignore[no-untyped-call]
     return logprobs, entropy
 
 

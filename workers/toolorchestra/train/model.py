@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from toolorchestra.policy.model_file import ModelFileError
-from toolorchestra.train.attention import PACKED_ATTENTION
+from toolorchestra.train.attention import PACKED_ATTENTION, documents_known
 from toolorchestra.train.documents import Documents
 from toolorchestra.train.logprob import Logits, token_logprobs
 from toolorchestra.train.model_settings import language_settings, read_settings, why_refused
@@ -74,9 +74,10 @@ class Policy(nn.Module):
     def hidden(self, batch: PackedBatch) -> Tensor:
         """[T, hidden]: what the head is given, of every packed token."""
         documents = Documents(batch.lengths, batch.token_ids.device, batch.parents)
-        output = self.model.base_model(
-            input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False, documents=documents
-        )
+        with documents_known():
+            output = self.model.base_model(
+                input_ids=batch.token_ids, position_ids=batch.position_ids, use_cache=False, documents=documents
+            )
         hidden = output.last_hidden_state[0]
         assert isinstance(hidden, Tensor)
         return hidden

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolorchestra.train.batch import Aggregation, TrainSample
+from toolorchestra.train.documents import send
 from toolorchestra.train.family import Family, alone
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
@@ -46,15 +47,18 @@ class PackedBatch:
     """[N] float32"""
     weights: Tensor
     """[N] float32: share of each token in the loss; they sum to 1 over the global batch"""
+    fresh: Tensor
+    """[N] bool: sampled with the weights that the step begins from"""
 
     @property
     def tokens(self) -> int:
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
+        """On the device; the host does not wait for it."""
         if device.type == "cpu":
             return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return PackedBatch(lengths=self.lengths, parents=self.parents, **moved)
 
 
@@ -128,7 +132,7 @@ def pack(
     if not units:
         nothing = torch.zeros(0)
         zero, index = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        return PackedBatch(zero, zero, (1,), (None,), index, index, nothing, nothing, nothing)
+        return PackedBatch(zero, zero, (1,), (None,), index, index, nothing, nothing, nothing, index.bool())
     layout = _lay(samples, units)
     order = [i for unit in units for i in unit.members]
     trained = [np.flatnonzero(np.asarray(samples[i].loss_mask, dtype=bool)) for i in order]
@@ -153,7 +157,13 @@ def pack(
         sampler_logprobs=of_trained("logprobs", np.float32),
         advantages=of_sample([samples[i].advantage for i in order]),
         weights=of_sample([weights[i] for i in order]),
+        fresh=torch.from_numpy(np.concatenate([_fresh(samples[i])[t] for i, t in zip(order, trained, strict=True)])),
     )
+
+
+def _fresh(sample: TrainSample) -> NDArray[np.bool_]:
+    """Per token; a sample that does not say has none."""
+    return np.asarray(sample.fresh, dtype=bool) if len(sample.fresh) else np.zeros(len(sample.token_ids), dtype=bool)
 
 
 Ints = NDArray[np.int64]

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from toolorchestra.policy.engine import Generation
-from toolorchestra.policy.parser import ToolCall, format_calls, parse
+from toolorchestra.policy.parser import THINK_CLOSE, ToolCall, format_calls, parse
 from toolorchestra.policy.prompts import ToolSchema
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.policy.template import TemplateError
@@ -103,7 +103,8 @@ def _call(mode: Mode, instance: Instance, renderer: Renderer) -> int:
         raise RehearsalError(f"the tokenizer cannot carry a tool call: written and read again it is {text!r}")
     mode.said(Generation(token_ids=ids, logprobs=(0.0,) * len(ids), spans=()), text=text, parsed=parsed)
     mode.observe([Call(tool=wanted.name, name=alias, alias=alias, status="refused", observation=_RESULT)])
-    return len(ids)
+    # A tokenizer may know the call only where it is mostly written: after a thought.
+    return min(len(ids), len(renderer.encode(f"\n{THINK_CLOSE}\n{format_calls([wanted])}")) + 1)
 
 
 def _arguments(tool: ToolSchema, *, alias: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import Combiner, GroupComponents, GroupReward
 from toolorchestra.rewards.registry import CENTRED, RewardConfig, build_combiner, task_weights
 from toolorchestra.rollout.trace import Trace
@@ -39,13 +40,15 @@ class Rewarding:
         """Whether a group alone is kept; its advantages may still change with its batch."""
         return self.combiner([group])[0]
 
-    def batch(self, groups: Sequence[tuple[Instance, Sequence[Trace]]]) -> tuple[list[TrainSample], list[GroupReward]]:
-        """The step's samples with their advantages."""
+    def batch(
+        self, groups: Sequence[tuple[Instance, Sequence[Trace]]], *, version: PolicyVersion
+    ) -> tuple[list[TrainSample], list[GroupReward]]:
+        """The step's samples with their advantages; `version` is that of the weights which the step begins from."""
         rewards = self.combiner([self.components(instance, traces) for instance, traces in groups])
         samples = [
             sample
             for (_, traces), reward in zip(groups, rewards, strict=True)
             for trace, advantage in zip(traces, reward.advantages, strict=True)
-            for sample in train_samples(trace, advantage=advantage, filters=self.filters)
+            for sample in train_samples(trace, advantage=advantage, filters=self.filters, version=version)
         ]
         return samples, rewards

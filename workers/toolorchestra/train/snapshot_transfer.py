@@ -3,8 +3,10 @@
 The file is read straight onto the engine's device, so one path serves CPU and CUDA engines, on the trainers' node or on
 a shared file system; every tensor-parallel rank reads the whole file and keeps its shard.
 
-Invariant: nothing of the model is touched before the snapshot's digest and key set are checked, so a bad snapshot
-leaves the old weights in place. (vLLM's `start` therefore does nothing here: it does not yet know the file.)
+Invariant: nothing of the model is touched before the snapshot's content and key set are known to be right, so a bad
+snapshot leaves the old weights in place. (vLLM's `start` therefore does nothing here: it does not yet know the file.)
+The engine is paused meanwhile, so the content is not read here for it: who drives the update, on this machine, has just
+checked it, and the file's mark says that it is the same file still. Where it is not, it is read and checked again.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
 
+from toolorchestra.train.snapshot_reader import read_tensors
 from toolorchestra.train.weights import KeySet, Snapshot, folder_keys, verify
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class SnapshotUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     path: str
     version: str
     digest: str
+    mark: str
 
 
 def refresh_tied_head(model: nn.Module, *, is_tied: bool) -> None:
@@ -69,14 +73,13 @@ class SnapshotTransferEngine(WeightTransferEngine):  # type: ignore[misc]
         """Check and load a snapshot. SnapshotError: the model is untouched."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        snapshot = Snapshot(path=update_info.path, version=update_info.version, digest=update_info.digest)
+        snapshot = Snapshot(update_info.path, update_info.version, update_info.digest, update_info.mark)
         verify(snapshot, want=self._keys)
         if self._reloading:  # an earlier load broke off half-way: close it, or its tensors would count twice
             self._finalize()
         initialize_layerwise_reload(self.model)
         self._reloading = True
-        with safe_open(snapshot.file, framework="pt", device=str(self.device)) as file:
-            self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        self.model.load_weights(read_tensors(snapshot.file, device=torch.device(self.device)))
 
     def finish_weight_update(self) -> None:
         """Put the loaded weights in place."""

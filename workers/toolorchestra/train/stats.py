@@ -10,6 +10,7 @@ from typing import Any
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.train.assemble import version_span
+from toolorchestra.train.batch import Mismatch
 
 
 def mean(values: Sequence[float]) -> float:
@@ -20,6 +21,13 @@ def mean(values: Sequence[float]) -> float:
 def lags_of(traces: Sequence[Trace], *, step: int) -> list[int]:
     """Versions that the oldest token of each trace is behind `step`; nothing for a trace without one of the policy."""
     return [step - span[0].step for trace in traces if (span := version_span(trace))]
+
+
+def mismatch_figures(mismatch: Mismatch | None) -> dict[str, Any]:
+    """Trainer against engine; a step without a token to compare on has no figure, and no 0 either."""
+    if mismatch is None:
+        return {}
+    return {"mismatch_k3": mismatch.k3, "mismatch_rms": mismatch.rms, "mismatch_tokens": mismatch.tokens}
 
 
 def episode_stats(traces: Sequence[Trace], rewards: Sequence[GroupReward], *, step: int) -> dict[str, Any]:

@@ -8,11 +8,11 @@ float32 on the CPU. One CPU rank runs the plain module.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
-import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,25 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from toolorchestra.train.agreement import check_agreement, own_values
-from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.batch import Mismatch, NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.train.clock import Clock
 from toolorchestra.train.export import export_folder
 from toolorchestra.train.family import Family, alone, families
+from toolorchestra.train.footprint import keeps_compute_weights
+from toolorchestra.train.fused import fuse, usable
 from toolorchestra.train.model import Policy, load_policy
 from toolorchestra.train.objectives.clipped import Clipped
 from toolorchestra.train.objectives.objective import LossInputs, LossOutputs, Objective
 from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
-from toolorchestra.train.weights import Snapshot, folder_keys, write_snapshot
+from toolorchestra.train.sharding import MIXED, Accumulation, masters, settle, shard
+from toolorchestra.train.snapshot_writer import write_snapshot
+from toolorchestra.train.weights import Snapshot, check_keys, folder_keys
+
+_log = logging.getLogger(__name__)
 
 STATE = "state"
 """Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
@@ -58,6 +65,11 @@ class TrainerConfig:
     threads: int | None = None
     """Torch's compute threads of this process; None leaves torch's choice."""
     gradient_checkpointing: bool = False
+    keep_compute_weights: bool | None = None
+    """On CUDA: hold the bfloat16 copy of the weights (2 bytes a parameter) through all micro-batches of a step. None:
+    where it is one rank and footprint.py finds room."""
+    fused_kernels: bool = True
+    """On CUDA: norms, gated MLPs and rotary embeddings by liger-kernel, where it is installed (fused.py)."""
     longest: int | None = None
     """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
     reference: bool = False
@@ -79,22 +91,6 @@ class Update:
     seconds: dict[str, float]
 
 
-class _Clock:
-    """Adds up wall seconds by phase; waits for the device at phase ends, or a phase would pay for another's work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 class Trainer:
     """One rank. With more than one, `torch.distributed` is initialised before and every method is collective."""
 
@@ -107,11 +103,13 @@ class Trainer:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = Path(config.model_dir)
         self.keys = folder_keys(folder)
-        self.policy = self._checked(
-            load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
-        ).train()
-        self.reference = self._place(load_policy(folder)).requires_grad_(False) if config.reference else None
-        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        policy = load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
+        self.accumulation = self._accumulation(sum(p.numel() for p in policy.parameters()))
+        self.policy = self._checked(policy).train()
+        self.reference = None
+        if config.reference:
+            self.reference = self._place(load_policy(folder), trained=False).requires_grad_(False)
+        self.parameters = masters(self.policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
 
     @property
@@ -125,23 +123,33 @@ class Trainer:
         placed = self._place(policy)
         if self.device.type != "cpu":
             check_agreement(placed, own, device=self.device)
+            settle(placed)
         return placed
 
-    def _place(self, policy: Policy) -> Policy:
+    def _place(self, policy: Policy, *, trained: bool = True) -> Policy:
         """Move the module to the device; shard it block by block where there is more than one rank, or CUDA."""
         if self.device.type == "cpu" and self.world == 1:
             return policy
         if not dist.is_initialized():
             # One CUDA rank needs no network, but sharding, and so mixed precision, needs a group.
             dist.init_process_group("nccl", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+        cuda = self.device.type == "cuda"
+        if cuda and self.config.fused_kernels and (kernels := usable(self.device, hidden=policy.config.hidden_size)):
+            _log.info("fused kernels: %s", fuse(policy.model, kernels))
         mesh = init_device_mesh(self.device.type, (self.world,))
-        precision = MixedPrecisionPolicy()
-        if self.device.type == "cuda":
-            precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for block in policy.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=precision)
-        fully_shard(policy, mesh=mesh, mp_policy=precision)
+        keep = trained and self.accumulation.keep
+        shard(policy, mesh, MIXED if cuda else MixedPrecisionPolicy(), keep=keep)
         return policy
+
+    def _accumulation(self, parameters: int) -> Accumulation:
+        """On the CPU, ranks exchange gradients once a step; on CUDA so does one rank alone, and several at every
+        micro-batch, for the memory's sake."""
+        cuda = self.device.type == "cuda"
+        keep = self.config.keep_compute_weights
+        if cuda and keep is None:
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+            keep = keeps_compute_weights(parameters, gpu_bytes=memory, ranks=self.world)
+        return Accumulation(sync_once=not cuda or self.world == 1, keep=cuda and bool(keep))
 
     # -- one optimizer step -------------------------------------------------------------------------------------
 
@@ -161,6 +169,7 @@ class Trainer:
             tokens=update.tokens,
             trained_tokens=update.trained_tokens,
             micro_batches=update.micro_batches,
+            mismatch=Mismatch.of(update.sums),
             seconds=update.seconds,
         )
 
@@ -170,17 +179,22 @@ class Trainer:
         """Forward, backward and optimizer for any objective."""
         if with_reference and self.reference is None:
             raise ValueError("a KL term needs a reference: start the trainer with reference=True")
-        clock = _Clock(self.device)
-        with clock.phase("total"):
-            with clock.phase("pack"):
-                batches = self._pack(samples, config)
-            outputs = []
-            for number, batch in enumerate(batches, 1):
-                self._sync_gradients(number == len(batches))
-                outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
-            with clock.phase("optimizer"):
-                sums, maxima = self._reduce(outputs)
-                grad_norm = self._apply(config, loss=sums["loss"])
+        clock = Clock(self.device)
+        with clock.host("pack"):
+            weights = token_weights(samples, config.aggregation)
+            plan = self._plan(samples, config.token_budget)
+        outputs = []
+        for number, part in enumerate(plan, 1):
+            # One at a time: on CUDA the next one is packed while the device computes this one.
+            with clock.host("pack"):
+                batch = pack(samples, weights, part).to(self.device)
+            self.accumulation.before(self.policy, last=number == len(plan))
+            outputs.append(self._backward(batch, objective, clock, with_reference=with_reference))
+        if with_reference and self.reference is not None:
+            settle(self.reference)
+        with clock.phase("optimizer"):
+            sums, maxima = self._reduce(outputs)
+            grad_norm = self._apply(config, loss=sums["loss"])
         return Update(
             loss=sums.pop("loss"),
             grad_norm=grad_norm,
@@ -188,13 +202,9 @@ class Trainer:
             maxima=maxima,
             tokens=sum(len(sample.token_ids) for sample in samples),
             trained_tokens=sum(sample.trained_tokens for sample in samples),
-            micro_batches=len(batches),
-            seconds=clock.seconds,
+            micro_batches=len(plan),
+            seconds=clock.read(),
         )
-
-    def _pack(self, samples: Sequence[TrainSample], config: StepConfig) -> list[PackedBatch]:
-        weights = token_weights(samples, config.aggregation)
-        return [pack(samples, weights, part).to(self.device) for part in self._plan(samples, config.token_budget)]
 
     def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> list[list[Family]]:
         """This rank's micro-batches."""
@@ -216,14 +226,7 @@ class Trainer:
 
         return [sorted((units[i] for i in part), key=root) for part in plan[self.rank]]
 
-    def _sync_gradients(self, last: bool) -> None:
-        """On the CPU, ranks exchange gradients once a step; on CUDA at every micro-batch, for the memory's sake."""
-        if isinstance(self.policy, FSDPModule) and self.device.type == "cpu":
-            self.policy.set_requires_gradient_sync(last)
-
-    def _backward(
-        self, batch: PackedBatch, objective: Objective, clock: _Clock, *, with_reference: bool
-    ) -> LossOutputs:
+    def _backward(self, batch: PackedBatch, objective: Objective, clock: Clock, *, with_reference: bool) -> LossOutputs:
         reference = None
         if with_reference and self.reference is not None:
             with clock.phase("reference"), torch.no_grad():
@@ -237,6 +240,7 @@ class Trainer:
                 advantages=batch.advantages,
                 weights=batch.weights,
                 reference_logprobs=reference,
+                fresh=batch.fresh,
             )
             outputs = objective(inputs)
         with clock.phase("backward"):
@@ -284,19 +288,28 @@ class Trainer:
             values = iter(self.policy(batch)[0].tolist())
             for index in (i for family in part for i in family.members):
                 result[index] = [next(values) if trained else 0.0 for trained in samples[index].loss_mask]
+        settle(self.policy)
         return result
 
     def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Whole parameters under Hugging Face names, tied ones once; collective, so every rank iterates it."""
         for name, parameter in self.policy.model.named_parameters():
-            tensor = parameter.detach()
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            yield name, whole if dtype is None else whole.to(dtype)
+            tensor = parameter.detach() if dtype is None else parameter.detach().to(dtype)  # cast before it is sent
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot | None:
-        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None."""
-        tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
-        return write_snapshot(folder, tensors, version=version, want=self.keys) if self.rank == 0 else None
+        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None. Collective."""
+        keys = {name: tuple(parameter.shape) for name, parameter in self.policy.model.named_parameters()}
+        check_keys(keys, self.keys, what=f"snapshot {version}")
+        kind: torch.dtype = getattr(torch, dtype)
+        tensors = self.full_tensors(kind)
+        try:
+            if self.rank != 0:
+                return None
+            pinned = self.device.type == "cuda"
+            return write_snapshot(folder, tensors, version=version, keys=keys, dtype=kind, pinned=pinned)
+        finally:
+            deque(tensors, maxlen=0)  # every rank takes part in every gather, whatever becomes of the file
 
     def export(self, folder: Path, *, dtype: str = "float32") -> None:
         """Write a Hugging Face folder of the weights (rank 0 writes)."""

@@ -15,11 +15,11 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from toolorchestra.train.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.train.driver_config import TRAINER_ROLE
 from toolorchestra.train.model import ModelError
+from toolorchestra.train.rooms import at
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import SupervisedMetrics, supervised_step
 from toolorchestra.train.weights import Snapshot
@@ -88,17 +88,21 @@ class TrainerGroup:
         cpus_per_trainer: float = 1,
         gpus_per_trainer: float = 0,
         by_role: bool = False,
+        places: PlacementGroup | None = None,
         ready_timeout: float = 300.0,
     ) -> None:
+        """`places`: they share the GPUs of these with engines (rooms.py). TimeoutError: it does not come up within
+        `ready_timeout` seconds."""
         bundle: dict[str, float] = {"CPU": cpus_per_trainer}
         if gpus_per_trainer:
             bundle["GPU"] = gpus_per_trainer
         if by_role:
             bundle[TRAINER_ROLE] = 1
         self.size = size
-        self._placement: PlacementGroup = placement_group([bundle] * size, strategy="PACK")
+        self._own_placement = places is None
+        self._placement: PlacementGroup = places or placement_group([bundle] * size, strategy="PACK")
         if not self._placement.wait(ready_timeout):
-            remove_placement_group(self._placement)
+            self._leave()
             raise TimeoutError(f"no room for {size} trainers of {bundle} within {ready_timeout:g} s")
         actor: Any = ray.remote(TrainerActor)
         self._actors: list[Any] = [
@@ -107,9 +111,7 @@ class TrainerGroup:
                 num_gpus=gpus_per_trainer,
                 resources={TRAINER_ROLE: 1} if by_role else None,
                 max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._placement, placement_group_bundle_index=rank
-                ),
+                scheduling_strategy=at(self._placement, rank),
             ).remote(rank, size, config)
             for rank in range(size)
         ]
@@ -186,4 +188,8 @@ class TrainerGroup:
         """End the processes and give the place back."""
         for actor in self._actors:
             ray.kill(actor)
-        remove_placement_group(self._placement)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._own_placement:
+            remove_placement_group(self._placement)

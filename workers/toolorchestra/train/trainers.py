@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class AsyncTrainers:
-    """`Trainers` of the controller over a TrainerGroup; one call at a time."""
+    """`Trainers` of the controller over a TrainerGroup; one call at a time. Snapshots have the engines' dtype."""
 
-    def __init__(self, group: TrainerGroup, store: CheckpointStore) -> None:
-        self._group, self._store = group, store
+    def __init__(self, group: TrainerGroup, store: CheckpointStore, *, engine_dtype: str = "float32") -> None:
+        self._group, self._store, self._dtype = group, store, engine_dtype
         self._lock = asyncio.Lock()
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -34,7 +34,7 @@ class AsyncTrainers:
         return await self._call(self._group.supervised_step, samples, config)
 
     async def snapshot(self, folder: Path, *, version: str) -> Snapshot:
-        return await self._call(self._group.snapshot, folder, version=version)
+        return await self._call(self._group.snapshot, folder, version=version, dtype=self._dtype)
 
     async def save(self, step: int, job: dict[str, Any]) -> Checkpoint:
         """Write and seal the checkpoint of a step."""

@@ -1,21 +1,29 @@
 """Weight snapshots: one safetensors file of a policy version under Hugging Face names, with a manifest written last.
 
 A snapshot is complete or does not exist: it is written under a temporary name and renamed, and its manifest carries the
-digest of the file. Readers check the digest and the key set *before* they touch a model, because vLLM applies a partial
-update as a mix without an error.
+digest of the file. Readers check it *before* they touch a model, because vLLM applies a partial update as a mix without
+an error.
+
+What the digest is for: a file that another machine, or another file system, shows otherwise than it was written. On the
+machine of whoever computed the digest last (the writer while it wrote, or a reader), the file's *mark* tells more
+cheaply that these are the same bytes: the kernel's, its file, never written since. So the digest is computed once where
+trainer and engine share a machine, and once more, before the engine is paused, where they do not. A snapshot is not
+synced to disk: after a machine's crash the next incarnation writes a new one from the checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import socket
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from toolorchestra.train.block_digest import block_digest
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "snapshot.json"
@@ -30,15 +38,27 @@ class SnapshotError(RuntimeError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot on disk: the folder, whose weights it holds, and the sha256 of the file."""
+    """A snapshot on disk: the folder, whose weights it holds, and the digest of the file (block_digest.py)."""
 
     path: str
     version: str
     digest: str
+    mark: str = ""
+    """The file's mark (`mark_of`) when its content was known to have the digest; empty: never, by anybody."""
 
     @property
     def file(self) -> Path:
         return Path(self.path) / WEIGHTS
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a safetensors file: its dtype by safetensors' name, and its bytes in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 def file_digest(path: Path) -> str:
@@ -46,8 +66,45 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def mark_of(path: Path) -> str:
+    """Which bytes these are, as far as this machine's kernel tells: its boot, the file, its size, its last change.
+
+    Empty where the kernel does not name its boot. The host's name is part of it because machines that were cloned while
+    they ran have their boot in common.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    stat = path.stat()
+    return f"{socket.gethostname()} {boot} {stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_ctime_ns}"
+
+
 def read_header(path: Path) -> KeySet:
     """Names and shapes of a safetensors file, from its header alone; SnapshotError if it has none."""
+    entries, _ = _header(path)
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """Every tensor and where it lies, in the file's order; SnapshotError if that is not all of it."""
+    header, start = _header(path)
+    try:
+        found = {
+            name: Entry(entry["dtype"], tuple(entry["shape"]), *(start + at for at in entry["data_offsets"]))
+            for name, entry in header.items()
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
+    entries = dict(sorted(found.items(), key=lambda item: item[1].begin))
+    ends = [start, *(entry.end for entry in entries.values())]
+    if ends[:-1] != [entry.begin for entry in entries.values()] or ends[-1] != path.stat().st_size:
+        raise SnapshotError(f"{path} is not a whole safetensors file ({path.stat().st_size} bytes, not {ends[-1]})")
+    return entries
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and the byte at which its tensors begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -56,9 +113,12 @@ def read_header(path: Path) -> KeySet:
             raise SnapshotError(f"{path} is not a whole safetensors file ({size} bytes)")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            header.pop("__metadata__", None)
+            for entry in header.values():
+                tuple(entry["shape"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
+    return header, 8 + length
 
 
 def why_unusable(folder: Path) -> str | None:
@@ -108,47 +168,40 @@ def check_keys(got: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int,
         raise SnapshotError(f"{what} does not fit the model: {'; '.join(problems[:5])}{more}")
 
 
-def write_snapshot(folder: Path, tensors: Mapping[str, Any], *, version: str, want: KeySet) -> Snapshot:
-    """Write contiguous CPU tensors as the snapshot `folder` of `version`; replaces an unfinished one of that name."""
-    from safetensors.torch import save_file
-
-    check_keys({name: tuple(t.shape) for name, t in tensors.items()}, want, what=f"snapshot {version}")
-    partial = folder.with_name(f".{folder.name}.partial")
-    for leftover in (partial, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(dict(tensors), partial / WEIGHTS, metadata={"format": "pt", "version": version})
-    snapshot = Snapshot(path=str(folder), version=version, digest=file_digest(partial / WEIGHTS))
-    manifest = {"version": version, "digest": snapshot.digest, "bytes": (partial / WEIGHTS).stat().st_size}
-    (partial / MANIFEST).write_text(json.dumps(manifest))
-    os.replace(partial, folder)
-    return snapshot
-
-
 def open_snapshot(folder: Path) -> Snapshot:
     """The snapshot in a folder, by its manifest; SnapshotError if there is none. Its content is checked by `verify`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return Snapshot(path=str(folder), version=manifest["version"], digest=manifest["digest"])
+        return Snapshot(str(folder), manifest["version"], manifest["digest"], manifest["mark"])
     except (OSError, ValueError, KeyError) as error:
         raise SnapshotError(f"{folder} is not a finished snapshot: {error!r}") from error
 
 
-def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> None:
-    """Check file, digest and, where `want` is given, names and shapes. SnapshotError says what differs."""
+def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> Snapshot:
+    """Check that the file is whole, has its digest and, where `want` is given, these names and shapes.
+
+    The file is read only where its mark is not the snapshot's; the snapshot that is returned has the mark of what was
+    checked, so that the next one on this machine need not read it again. SnapshotError says what differs.
+    """
     if not snapshot.file.is_file():
         raise SnapshotError(f"{snapshot.file} does not exist")
-    keys = read_header(snapshot.file)
+    mark = mark_of(snapshot.file)  # before the content is read: a change since then shows
+    keys = {name: entry.shape for name, entry in read_entries(snapshot.file).items()}
     if want is not None:
         check_keys(keys, want, what=str(snapshot.file))
-    digest = file_digest(snapshot.file)
+    if mark and mark == snapshot.mark:
+        return snapshot
+    digest = block_digest(snapshot.file)
     if digest != snapshot.digest:
         raise SnapshotError(f"{snapshot.file} has digest {digest[:12]}…, not {snapshot.digest[:12]}…")
+    return replace(snapshot, mark=mark)
 
 
 def prune_snapshots(folder: Path, *, keep: Iterable[str]) -> None:
     """Remove the snapshots under `folder` other than the named ones, leftovers of unfinished writes included."""
     kept = set(keep)
+    if not folder.is_dir():
+        return
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name not in kept and ((entry / MANIFEST).exists() or entry.suffix == ".partial"):
             shutil.rmtree(entry, ignore_errors=True)

@@ -12,6 +12,7 @@ from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.protocol import (
     ABANDONED,
     HANDED_BACK,
+    UNREADABLE,
     UNTOUCHED,
     BusFull,
     BusUnavailable,
@@ -134,6 +135,7 @@ def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None
         reason=envelope.reason,
         untouched=received.kind is ResultKind.DEFERRED and envelope.reason == UNTOUCHED,
         abandoned=received.kind is ResultKind.DEFERRED and envelope.reason == ABANDONED,
+        unread=received.kind is ResultKind.DEAD and envelope.reason.startswith(UNREADABLE),
     )
     return arrival, None
 

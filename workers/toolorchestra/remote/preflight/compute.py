@@ -44,10 +44,14 @@ def of_pool(pool: ExpertPool) -> tuple[Demand, ...]:
 def of_training(training: OrchestratorTraining) -> tuple[Demand, ...]:
     """Head, trainers, engines and rollout workers."""
     ray, rollout, name = training.spec.ray, training.spec.rollout, training.metadata.name
+    nodes = [("trainers", ray.trainers.replicas, ray.trainers.resources)]
+    if ray.placement == "Shared":
+        nodes = [("trainers with engines", *nodes[0][1:])]
+    else:
+        nodes.append(("engines", ray.engines.replicas, ray.engines.resources))
     return (
         _demand(f"{name} head", 1, ray.head.resources, ray.pod_template),
-        _demand(f"{name} trainers", ray.trainers.replicas, ray.trainers.resources, ray.pod_template),
-        _demand(f"{name} engines", ray.engines.replicas, ray.engines.resources, ray.pod_template),
+        *(_demand(f"{name} {what}", pods, wanted, ray.pod_template) for what, pods, wanted in nodes),
         _demand(f"{name} workers", rollout.workers, Resources(), rollout.pod_template),
     )
 

@@ -1,26 +1,29 @@
 """Whether models fit where they are to run, as far as the files tell their size. Pure but for local folders.
 
-A size is known from a local folder's weights, or guessed from a repository's name (`…-8B`). Weights only: what
-activations and the key-value cache need comes on top, so that "fits" is a lower bound and "does not fit" is certain.
+A training's GPUs are planned byte by byte (train/memory.py) where the model's shape is known: from a local folder, or
+from a name whose shape is published. Else its size is known from its weights or guessed from its name (`…-8B`), and
+weights, gradients and optimizer state are all that is counted, so that "does not fit" is certain and "fits" is not.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from toolorchestra.api.base import Resources
 from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.remote.preflight.line import Line
+from toolorchestra.train.gpu_memory import layout_of
+from toolorchestra.train.memory import MemoryPlan, gib, memory_plan
+from toolorchestra.train.model_shape import QWEN3, ModelShape, parameters_of, shape_of
+from toolorchestra.train.placement import PlacementError, asked
 
-GIB: Final = 2**30
 USABLE: Final = 0.9
 """Share of a GPU that vLLM takes (`--gpu-memory-utilization`)."""
 TRAINER_BYTES: Final = 16
@@ -32,6 +35,7 @@ _LITTLE: Final = 0.15
 """Share left over below which there is little room for the key-value cache."""
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])")
+_PUBLISHED = re.compile(r"qwen3-(\d+(?:\.\d+)?b)(?![a-z0-9]|-a\d)", re.IGNORECASE)
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([numkMGTPE]|[KMGTPE]i|)")
 _SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(1000)}
 _SUFFIXES |= {s: Decimal(1000) ** i for i, s in enumerate("MGTPE", 2)}
@@ -71,15 +75,25 @@ def size_of(uri: str) -> Size | None:
 
 
 def _of_folder(folder: Path) -> Size | None:
-    """From the weights' headers: shapes are in the first bytes of each file."""
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-        with file.open("rb") as opened:
-            header: Mapping[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                total += math.prod(tensor["shape"])
+    """From the headers of its weights."""
+    try:
+        total = parameters_of(folder) if folder.is_dir() else None
+    except ModelFileError:  # what it is that cannot be read, the start says
+        return None
     return Size(total, "by its weights") if total else None
+
+
+def known_shape(uri: str) -> ModelShape | None:
+    """Of a local folder, or of a name that has its family's published shape; None: nothing tells."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        try:
+            return shape_of(Path(rest))
+        except ModelFileError:
+            return None
+    named = _PUBLISHED.search(rest.rsplit("/", 1)[-1])
+    published = QWEN3.get(named[1].upper()) if named and served_bytes(uri) == HALF else None
+    return None if named is None or published is None else replace(published, note=f"shape as published of {named[0]}")
 
 
 def served_bytes(uri: str) -> float:
@@ -102,6 +116,17 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
     """Engines and trainers."""
     spec = training.spec
     engines, trainers, name = spec.ray.engines, spec.ray.trainers, training.metadata.name
+    shape = known_shape(spec.model.uri)
+    on_gpus = _on_gpu(trainers.resources) and (spec.ray.placement == "Shared" or _on_gpu(engines.resources))
+    if shape is not None and gpu_bytes is not None and on_gpus:
+        try:
+            placement = asked(spec.ray, shared=spec.ray.placement == "Shared")
+        except PlacementError as error:
+            yield Line("missing", "memory", f"{name}: {error}")
+            return
+        yield from _planned(name, memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes)))
+        yield _loading(name, shape.parameters, trainers.resources)
+        return
     served = HALF if _on_gpu(engines.resources) else FULL
     yield _served(f"{name} engines", spec.model.uri, engines.resources, served, engines.tensor_parallel_size, gpu_bytes)
     size, about = size_of(spec.model.uri), f"{name} trainers"
@@ -109,14 +134,29 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
         return
     each = TRAINER_BYTES + (REFERENCE_BYTES if spec.algorithm.kl.coefficient > 0 else 0)
     need = size.parameters * each / trainers.replicas
-    what = f"{_gib(need)} of weights, gradients and optimizer state each ({each} bytes a parameter over "
+    what = f"{gib(need)} of weights, gradients and optimizer state each ({each} bytes a parameter over "
     what += f"{trainers.replicas})"
     if _on_gpu(trainers.resources):
         yield _held(about, what, need, gpu_bytes, "GPU", remedy="raise spec.ray.trainers.replicas: they share it")
-        host = size.parameters * FULL
-        yield _limited(about, f"{_gib(host)} of host memory while the weights load", host, trainers.resources)
+        yield _loading(name, size.parameters, trainers.resources)
     else:
         yield _limited(about, what, need, trainers.resources)
+
+
+def _planned(name: str, plan: MemoryPlan) -> Iterator[Line]:
+    """Byte by byte."""
+    remedy = "; or ".join(one.words for one in plan.remedies)
+    for gpu in plan.gpus:
+        head, *parts = gpu.lines()
+        short = gpu.total > gpu.capacity
+        yield Line("missing" if short else "ok", "memory", f"{name} {head}", remedy if short else "")
+        yield from (Line("ok", "memory", part) for part in parts)
+    yield from (Line("ok", "memory", f"{name} {text}") for text in plan.choices())
+
+
+def _loading(name: str, parameters: float, wanted: Resources) -> Line:
+    need = parameters * FULL
+    return _limited(f"{name} trainers", f"{gib(need)} of host memory while the weights load", need, wanted)
 
 
 def _served(about: str, uri: str, wanted: Resources, each: float, shards: int, gpu_bytes: int | None) -> Line:
@@ -124,7 +164,7 @@ def _served(about: str, uri: str, wanted: Resources, each: float, shards: int, g
     if size is None:
         return Line("unknown", "memory", f"{about}: nothing tells how large {uri} is")
     need = size.parameters * each / shards
-    what = f"{size}: {_gib(need)} of weights" + (f" on each of {shards} GPUs" if shards > 1 else "")
+    what = f"{size}: {gib(need)} of weights" + (f" on each of {shards} GPUs" if shards > 1 else "")
     if on_gpu:
         return _held(about, what, need, gpu_bytes, "GPU", share=USABLE, remedy="raise tensorParallelSize")
     return _limited(about, what, need, wanted)
@@ -136,7 +176,7 @@ def _held(
     if there is None:
         return Line("unknown", "memory", f"{about}: {what}; memory of a GPU is not known", "give --gpu-memory 80Gi")
     usable = there * share
-    text = f"{about}: {what} of {_gib(usable)} usable on a {where}"
+    text = f"{about}: {what} of {gib(usable)} usable on a {where}"
     if need > usable:
         return Line("missing", "memory", text, remedy)
     if need > usable * (1 - _LITTLE):
@@ -149,7 +189,7 @@ def _limited(about: str, what: str, need: float, wanted: Resources) -> Line:
     limit = bytes_of(wanted.limits["memory"]) if "memory" in wanted.limits else None
     if limit is None:
         return Line("ok", "memory", f"{about}: {what}; its container has no memory limit")
-    text = f"{about}: {what} of the {_gib(limit)} that its container may have"
+    text = f"{about}: {what} of the {gib(limit)} that its container may have"
     return Line(
         "missing" if need > limit else "ok", "memory", text, "raise resources.limits.memory" if need > limit else ""
     )
@@ -157,7 +197,3 @@ def _limited(about: str, what: str, need: float, wanted: Resources) -> Line:
 
 def _on_gpu(wanted: Resources) -> bool:
     return any(gpu in wanted.limits for gpu in GPU_RESOURCES)
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.3g} GiB"

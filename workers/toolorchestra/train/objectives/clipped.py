@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from toolorchestra.train.batch import KLEstimator, LossConfig
-from toolorchestra.train.objectives.objective import LossInputs, LossOutputs
-
-MAX_LOG_RATIO = 20.0
-"""exp(20) is far outside every clip; beyond it float32 overflows and one token would decide the step."""
+from toolorchestra.train.objectives.mismatch import mismatch_sums
+from toolorchestra.train.objectives.objective import MAX_LOG_RATIO, LossInputs, LossOutputs
 
 
 def reference_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator) -> Tensor:
@@ -79,5 +77,6 @@ class Clipped(LossConfig):
                 "masked": (weights * (1 - kept)).sum(),
                 "approx_kl": (weights * (torch.expm1(log_ratio) - log_ratio)).sum(),
             }
+            sums |= mismatch_sums(inputs)
             maxima = {"ratio": ratio.amax() if len(ratio) else ratio.new_zeros(())}
         return LossOutputs((weights * per_token).sum(), sums, maxima)

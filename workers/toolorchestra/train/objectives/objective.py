@@ -7,6 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+MAX_LOG_RATIO = 20.0
+"""exp(20) is far outside every clip; beyond it float32 overflows and one token would decide the step."""
+
 
 @dataclass(frozen=True)
 class LossInputs:
@@ -22,6 +25,8 @@ class LossInputs:
     """[N] share of each token; they sum to 1 over the *global* batch, so sums over micro-batches and ranks are means"""
     reference_logprobs: Tensor | None = None
     """[N] of the frozen reference; only with a KL term"""
+    fresh: Tensor | None = None
+    """[N] bool: sampled with the very weights that the policy has now, so that any difference is mismatch"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""The groups of Ray nodes of a training: which actors a pod has room for, and what it asks the cluster for.
+
+A pod is one Ray node. `Separate`: one group for trainers and one for engines. `Shared`: a pod's GPU limit is whole, so
+a trainer and an engine that share a GPU share a pod: one group, whose nodes are for both, and Ray gives each its half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from toolorchestra.api.base import Resources
+from toolorchestra.api.cluster import Ray
+from toolorchestra_operator.trainings.names import Component
+
+TRAINERS: Final = "trainers"
+ENGINES: Final = "engines"
+ROLES: Final = {TRAINERS: "trainer", ENGINES: "engine"}
+"""What a node tells Ray that it is for."""
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Pods alike. `roles`: each node has room for one actor of each."""
+
+    component: Component
+    roles: tuple[str, ...]
+    replicas: int
+    wanted: Resources
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """Told to Ray."""
+        return dict.fromkeys(self.roles, 1)
+
+
+def shares(ray: Ray) -> bool:
+    """Whether trainer and engine share a pod. Not said: they do not."""
+    return ray.placement == "Shared"
+
+
+def node_groups(ray: Ray) -> tuple[NodeGroup, ...]:
+    """All but the head."""
+    trainers, engines = ray.trainers, ray.engines
+    if shares(ray):
+        return (NodeGroup(TRAINERS, tuple(ROLES.values()), trainers.replicas, trainers.resources),)
+    return (
+        NodeGroup(TRAINERS, (ROLES[TRAINERS],), trainers.replicas, trainers.resources),
+        NodeGroup(ENGINES, (ROLES[ENGINES],), engines.replicas, engines.resources),
+    )

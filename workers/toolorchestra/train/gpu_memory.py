@@ -1,0 +1,68 @@
+"""How the memory of the GPUs is divided for a training: its plan (memory.py), as trainers and engines are told it. Pure
+but for the headers of the model's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from toolorchestra.api.training import OrchestratorTrainingSpec
+from toolorchestra.policy.model_file import ModelFileError
+from toolorchestra.train.driver_config import GpuMemory
+from toolorchestra.train.engine_args import CUDA_SEQUENCES
+from toolorchestra.train.memory import Layout, memory_plan, shape_of
+from toolorchestra.train.placement import Placement
+
+TINY_PARAMETERS: Final = 50_000_000
+"""Below it an engine starts without compiled code and CUDA graphs: they cost up to a minute at the start, and a model
+of this size is trained to try things, in minutes."""
+
+
+class MemoryRefused(ValueError):
+    """The training cannot fit; the text says what would."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """`lines`: for a person."""
+
+    memory: GpuMemory
+    lines: tuple[str, ...]
+
+
+def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes: int) -> Layout:
+    """What a training runs where, as the plan reckons with it."""
+    rollout, algorithm = spec.rollout, spec.algorithm
+    return Layout(
+        gpu_bytes=gpu_bytes,
+        trainers=placement.trainers,
+        engines=placement.engines,
+        tensor_parallel=placement.tensor_parallel,
+        shared=placement.shared,
+        tokens_per_micro_batch=algorithm.tokens_per_micro_batch,
+        max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
+        max_num_seqs=CUDA_SEQUENCES,
+        reference=algorithm.kl.coefficient > 0,
+        entropy=algorithm.entropy_coefficient != 0,
+    )
+
+
+def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int) -> Divided:
+    """Of GPUs with so many bytes each. MemoryRefused: it cannot fit, or the model's files do not tell its size."""
+    try:
+        shape = shape_of(model)
+    except ModelFileError as error:
+        raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
+    plan = memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes))
+    if plan.problem is not None:
+        raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
+    memory = GpuMemory(
+        gradient_checkpointing=plan.checkpointing,
+        keep_compute_weights=plan.keep,
+        gpu_memory_utilization=plan.gpu_memory_utilization,
+        # Alone on its GPU an engine finds out by itself what is left, graphs and all.
+        kv_cache_bytes=plan.kv_cache_bytes if placement.shared else None,
+        eager=shape.parameters < TINY_PARAMETERS,
+    )
+    return Divided(memory, plan.lines())
