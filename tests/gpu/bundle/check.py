@@ -28,7 +28,7 @@ ip link set lo up 2>/dev/null || true
 "$1" "$2/unpack.py" "$2" "$3" --whole
 cd "$4"
 . "$3/env.sh"
-exec python3 -W ignore tests/gpu/bundle/probe.py $5
+PYTHONPATH="tests:$PYTHONPATH" exec python3 -W ignore tests/gpu/bundle/probe.py $5
 """
 
 

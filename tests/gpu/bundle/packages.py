@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-EXTRAS = ("local", "engine")
+EXTRAS = ("local", "engine", "gpu")
+LOCK = "locks/gpu-local.txt"
 PLATFORM = "x86_64-manylinux_2_34"
 NEVER = 'python_version < "0"'
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
@@ -90,16 +91,15 @@ class Packages:
 
         Versions are the locks'; those of the packages `free` are what their line says (`NAME==VERSION`), or any.
         """
-        versions = pins((self.root / "locks/cpu.txt").read_text()) | pins((self.root / "locks/gpu.txt").read_text())
+        versions = pins((self.root / LOCK).read_text())
         left, fixed = self.cache / "overrides.txt", self.cache / "constraints.txt"
         own = dict(line.split("==") for line in free if "==" in line)
         free = names(free)
         left.write_text(overrides(left_out) + "".join(f"{name}=={version}\n" for name, version in own.items()))
         fixed.write_text("".join(f"{name}=={version}\n" for name, version in versions.items() if name not in free))
         extras = [part for extra in EXTRAS for part in ("--extra", extra)]
-        here = self.root / "tests" / "gpu" / "bundle" / "more.in"
         return self.run_uv(
-            *("pip", "compile", self.root / "pyproject.toml", here, *extras),
+            *("pip", "compile", self.root / "pyproject.toml", *extras),
             *("--python-version", self.python, "--python-platform", PLATFORM),
             *("--constraint", fixed, "--overrides", left),
             *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),

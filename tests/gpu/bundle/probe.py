@@ -49,6 +49,7 @@ MODULES = [
     "toolorchestra.train.engine_server",
     "toolorchestra.train.snapshot_transfer",
     "toolorchestra.train.trainer",
+    "gpu.check",
 ]
 LIBRARIES = (
     "vllm._C_stable_libtorch",
