@@ -41,7 +41,8 @@ def at(places: PlacementGroup, number: int) -> PlacementGroupSchedulingStrategy:
 def smallest_gpu() -> Gpu | None:
     """Of all nodes that have GPUs, asked there: the driver's own has none. None: no node sees one. Blocks."""
     ask: Any = ray.remote(_gpus_here)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["NodeID"] for node in known if node["Alive"] and node["Resources"].get("GPU")]
     at_node = (NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes)
     # Without a GPU of its own: all may be taken by the engines of an earlier incarnation.
     asked = [ask.options(num_cpus=0, num_gpus=0, scheduling_strategy=place).remote() for place in at_node]
