@@ -41,7 +41,7 @@ def at(places: PlacementGroup, number: int) -> PlacementGroupSchedulingStrategy:
 def smallest_gpu() -> Gpu | None:
     """Of all nodes that have GPUs, asked there: the driver's own has none. None: no node sees one. Blocks."""
     ask: Any = ray.remote(_gpus_here)
-    known: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [node["NodeID"] for node in known if node["Alive"] and node["Resources"].get("GPU")]
     at_node = (NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes)
     # Without a GPU of its own: all may be taken by the engines of an earlier incarnation.
