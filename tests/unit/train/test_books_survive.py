@@ -24,7 +24,7 @@ from toolorchestra.bus.protocol import Withdrawn
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.train.bookkeeper import Bookkeeper, Result
-from toolorchestra.train.history import Evaluation, History, account, read_history
+from toolorchestra.train.history import Accepted, Evaluation, History, account, read_history, recover
 from toolorchestra.train.journal import Frame, Kind
 from toolorchestra.train.ledger import Effects, GroupState, LedgerConfig, StepPlan, Waiting
 from toolorchestra.train.outbox import reckon
@@ -374,6 +374,33 @@ def test_what_a_later_incarnation_undid_is_not_under_way_after_the_next() -> Non
     world.kill(lost="", back=0, times=1)
     assert sorted(world.books.ledger.groups) == [2, 3]
     world.bounded()
+
+
+def test_results_of_weights_that_another_life_undid_are_set_aside_also_beyond_their_step() -> None:
+    """Life 0 sampled with its version 5; life 1 began at step 4 and made another version 5, from which life 2 begins.
+    By their steps alone the tokens would look like those of weights that stand."""
+    kept, undone, ahead = (Issue(Episode("u", 7, sample), 0, 0) for sample in range(3))
+    history = History(
+        incarnations=[(0, 0), (1, 4)],
+        opened={7: 4},
+        accepted={
+            kept: Accepted(kept, PolicyVersion(0, 4), PolicyVersion(0, 4)),
+            undone: Accepted(undone, PolicyVersion(0, 4), PolicyVersion(0, 5)),
+            ahead: Accepted(ahead, PolicyVersion(1, 5), PolicyVersion(1, 6)),
+        },
+    )
+    recovery = recover(history, step=5)
+    assert recovery.restore == {7: (history.accepted[kept],)}
+    assert recovery.set_aside == (undone, ahead), "and life 1 had gone beyond the checkpoint"
+
+
+def test_a_bill_that_comes_after_all_takes_the_place_of_what_was_presumed() -> None:
+    spend = Spend(Decimal("1"))
+    spend.reserve("a", Decimal("0.9"))
+    spend.presume("a")
+    assert (spend.settled, spend.held) == (Decimal("0.9"), Decimal(0))
+    spend.settle("a", Decimal("0.1"))
+    assert (spend.settled, spend.held, spend.presumed) == (Decimal("0.1"), Decimal(0), {})
 
 
 def test_the_cap_refuses_what_does_not_fit() -> None:

@@ -283,6 +283,54 @@ def test_a_short_step_takes_what_falls_due() -> None:
     assert ledger.next_step() == StepPlan((2, 3))
 
 
+def finish(ledger: Ledger, group: int) -> None:
+    """Its siblings are accepted with tokens of now, and the filters keep it."""
+    for sibling in ledger.groups[group].siblings:
+        assert sibling.live is not None
+        ledger.accept(sibling.live, oldest=ledger.step)
+    ledger.keep(group)
+
+
+def step_of(ledger: Ledger, group: int) -> None:
+    """A step of this group alone, that waits for nobody; then the next groups are sent."""
+    assert ledger.next_step() == StepPlan((group,))
+    ledger.begin(StepPlan((group,)))
+    ledger.publish(ledger.step + 1)
+    ledger.admit(now=0)
+
+
+def test_a_straggler_is_waited_for_when_it_is_due_and_no_step_before() -> None:
+    ledger = Ledger(LedgerConfig(1, 2, 1), "uid")
+    ledger.admit(now=0)
+    finish(ledger, 1)
+    step_of(ledger, 1)
+    finish(ledger, 2)
+    assert ledger.next_step() == Waiting("stragglers are due", stragglers=(0,))
+    finish(ledger, 0)
+    step_of(ledger, 0)
+
+
+def test_two_stragglers_are_not_left_to_a_step_that_has_room_for_one() -> None:
+    """Both fall due at step 2, so one is waited for at step 1; at step 0 there is room for both later on."""
+    ledger = Ledger(LedgerConfig(1, 2, 2), "uid")
+    ledger.admit(now=0)
+    finish(ledger, 2)
+    step_of(ledger, 2)
+    finish(ledger, 3)
+    assert ledger.next_step() == Waiting("stragglers are due", stragglers=(1,))
+
+
+def test_a_deferral_uses_no_sending_up() -> None:
+    ledger = Ledger(LedgerConfig(1, 2, 1), "uid")
+    first, _ = ledger.admit(now=0)[:2]
+    for _ in range(MAX_ISSUES):
+        assert ledger.defer(first, expert="gpt") == Effects()
+        (first,) = ledger.retry(lambda expert: True, now=0)
+    effects = ledger.fail(first, reason="engine_lost", now=0)
+    assert effects is not None
+    assert (len(effects.issues), effects.excluded) == (1, ())
+
+
 def worn_out(ledger: Ledger, group: int, *samples: int) -> None:
     """Accepted at the last of their sendings."""
     for sibling in (ledger.groups[group].siblings[sample] for sample in samples):
