@@ -46,8 +46,8 @@ lock: ## Rewrite locks/*.txt from pyproject.toml: one machine's, with GPUs and w
 	$(COMPILE) --extra local --extra engine-cpu --extra dev --extra operator --overrides locks/cpu.overrides.txt -o locks/cpu.txt
 	$(COMPILE) --extra operator --extra build -o locks/operator.txt
 	$(COMPILE) --extra worker --extra simulator --extra build -o locks/worker.txt
-	$(COMPILE) --extra trainer --extra simulator --extra engine --extra build -o locks/gpu.txt
-	$(COMPILE) --extra local --extra engine --extra dev --extra operator --constraints locks/gpu.txt -o locks/gpu-local.txt
+	$(COMPILE) --extra trainer --extra simulator --extra engine --extra gpu --extra build -o locks/gpu.txt
+	$(COMPILE) --extra local --extra engine --extra gpu --extra dev --extra operator --constraints locks/gpu.txt -o locks/gpu-local.txt
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
 	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars

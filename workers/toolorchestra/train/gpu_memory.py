@@ -3,7 +3,8 @@ but for the headers of the model's files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +55,8 @@ def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *,
         shape = shape_of(model)
     except ModelFileError as error:
         raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
-    plan = memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes))
+    layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
+    plan = memory_plan(shape, replace(layout, fused=find_spec("liger_kernel") is not None))
     if plan.problem is not None:
         raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
     memory = GpuMemory(
