@@ -6,6 +6,7 @@ Its folder is under the check's: where it fails, the ends of all its logs are in
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ TELL_SECONDS = 5.0
 def check(place: Place) -> Iterator[Finding]:
     steps = TINY_STEPS if place.tiny else place.demo_steps
     yield Figure(name="steps wanted", value=steps)
+    yield Figure(name="rollout workers", value=workers(place))
     began = time.time()
     log = place.folder / "orchestra.log"
     with log.open("ab") as out:
@@ -57,10 +59,11 @@ def check(place: Place) -> Iterator[Finding]:
 
 
 def arguments(place: Place, steps: int) -> list[str]:
-    """Of `orchestra`; the training's file is a copy with other steps."""
+    """Of `orchestra`; the training's file is a copy with other steps and workers."""
     source = (TINY_RUN if place.tiny else DEMO) / "training.yaml"
     documents = list(yaml.safe_load_all(source.read_text()))
     documents[0]["spec"]["algorithm"]["steps"] = steps
+    documents[0]["spec"]["rollout"]["workers"] = workers(place)
     training = place.folder / "training.yaml"
     training.write_text(yaml.safe_dump_all(documents, sort_keys=False))
     given = ["train", "-f", str(training), "--device", place.device, "--runs", str(place.folder / "runs"), "--bars"]
@@ -68,6 +71,12 @@ def arguments(place: Place, steps: int) -> list[str]:
         tiny_model(place.scratch / "models" / "tiny")
         return [*given, "--simulator", str(TINY_RUN / "skills.yaml"), "--volume", f"models={place.scratch / 'models'}"]
     return [*given, "-f", str(DEMO / "pools.yaml"), "--simulator", str(DEMO / "skills.yaml")]
+
+
+def workers(place: Place) -> int:
+    """One process plays about 200 of the demo's episodes a second, and a GPU's trainer and engine want more: a worker
+    for every four cores, four at most. The demo's own file has one, for two cores."""
+    return 1 if place.tiny else max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 def run_of(place: Place) -> RunDir | None:
