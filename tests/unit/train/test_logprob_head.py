@@ -71,8 +71,10 @@ def test_a_gpus_chunk_is_as_large_as_planned_and_the_plan_counts_it() -> None:
     assert chunk_tokens(151_936, cuda=False) == 27
     assert chunk_tokens(1 << 40, cuda=True) == 16
     gib = 1 << 30
-    assert head_bytes(151_936, 2048, 16_384) == pytest.approx(2 * gib + 8 * 151_936 * 2048, rel=1e-3)
-    assert head_bytes(264, 64, 100) == 264 * 100 * 8 + 264 * 64 * 2
+    weight = 151_936 * 2048
+    assert head_bytes(151_936, 2048, 16_384) == pytest.approx(1.5 * gib + 8 * weight, rel=1e-3)
+    assert head_bytes(151_936, 2048, 16_384, float32=True) == pytest.approx(1.5 * gib + 12 * weight, rel=1e-3)
+    assert head_bytes(151_936, 64, 1000) == 151_936 * 1000 * 8
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 8, 9, 40])

@@ -244,3 +244,17 @@ def test_a_shared_trunk_changes_neither_logprobs_nor_gradients(tiny: Path, check
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json"):
         load_policy(tmp_path)
+
+
+def test_a_float32_head_multiplies_in_float32_what_a_narrow_model_gives_it(tiny: Path) -> None:
+    samples = random_batch(1, 6)
+    batch = pack(samples, token_weights(samples, "token_mean"))
+    narrow, wide = (load_policy(tiny, head_float32=wanted).bfloat16() for wanted in (False, True))
+    hidden = narrow.hidden(batch)[batch.selected].float()
+    want = (hidden @ narrow.head_weight.float().t()).log_softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
+    torch.testing.assert_close(wide(batch)[0], want, atol=1e-5, rtol=0)
+    rounded = narrow(batch)[0]
+    assert 1e-4 < float((rounded - want).abs().max()) < 0.1
+    wide(batch)[0].sum().backward()
+    assert wide.head_weight.grad is not None
+    assert wide.head_weight.grad.dtype == torch.bfloat16

@@ -10,10 +10,12 @@ CHUNK_ELEMENTS_CPU = 1 << 22
 CHUNK_ELEMENTS_CUDA = 1 << 28
 """The same on a GPU (1 GiB in float32): 1,766 tokens of a vocabulary of 152k. 27 tokens, the CPU's chunk, were half of
 a 1.7B step: every chunk adds its part to a gradient of the whole head."""
-CHUNK_BYTES = 8
-"""Largest number of bytes per logit of a chunk: two float32 arrays in the forward (logits, their exponentials)."""
-CHUNK_BYTES_ENTROPY = 12
-"""The same where the loss has an entropy term, or the logits a cap."""
+FORWARD_BYTES = 8
+"""Per logit of a chunk in the forward: the logits and their exponentials, float32."""
+BACKWARD_BYTES = 6
+"""In the backward: the logits again, and their gradient in bfloat16."""
+BACKWARD_BYTES_MORE = 14
+"""The same where the loss has an entropy term or the logits a cap: a few float32 arrays at once."""
 
 
 def chunk_tokens(vocabulary: int, *, cuda: bool) -> int:
@@ -21,16 +23,19 @@ def chunk_tokens(vocabulary: int, *, cuda: bool) -> int:
     return max(16, (CHUNK_ELEMENTS_CUDA if cuda else CHUNK_ELEMENTS_CPU) // vocabulary)
 
 
-def head_bytes(vocabulary: int, hidden: int, tokens: int, *, entropy: bool = False) -> int:
+def head_bytes(
+    vocabulary: int, hidden: int, tokens: int, *, entropy_or_cap: bool = False, float32: bool = False
+) -> int:
     """What the head holds on CUDA at its peak, beside its weight, for a micro-batch of `tokens` trained tokens.
 
-    One chunk, and the weight's gradient: its sum in float32 with the product that is added to it, or the sum and what
-    it becomes in bfloat16.
+    Either a chunk of the forward, or one of the backward with the weight's gradient: its sum in float32 and the product
+    that is added to it. `float32`: a copy of the weight for `TrainerConfig.head_float32` too.
     """
     chunk = min(tokens, chunk_tokens(vocabulary, cuda=True))
-    logits = chunk * vocabulary * (CHUNK_BYTES_ENTROPY if entropy else CHUNK_BYTES)
+    backward = chunk * vocabulary * (BACKWARD_BYTES_MORE if entropy_or_cap else BACKWARD_BYTES)
     gradient = vocabulary * hidden * (8 if tokens > chunk else 2)
-    return logits + gradient
+    copy = vocabulary * hidden * 4 if float32 else 0
+    return copy + max(chunk * vocabulary * FORWARD_BYTES, backward + gradient)
 
 
 STATE_BYTES = 18

@@ -50,13 +50,12 @@ def _adds_wide(device: str, dtype: torch.dtype) -> bool:
     """Whether it also adds such a product to a float32 matrix in one call. Some releases want three alike: tried."""
     if not _widens(device, dtype):
         return False
-    one = torch.ones(16, 16, dtype=dtype, device=device)
-    total = torch.zeros(16, 16, device=device)
+    one, total = torch.ones(16, 16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
     try:
         torch.ops.aten.addmm.dtype_out(total, one, one, torch.float32, out=total)
-    except RuntimeError:
+    except (AttributeError, RuntimeError):
         return False
-    return True
+    return bool((total == 17).all())
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

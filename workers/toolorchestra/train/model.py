@@ -38,8 +38,9 @@ def logits_of(config: Any) -> Logits:
 class Policy(nn.Module):
     """`forward(batch)` → (log probabilities [N], entropy [N]) of the batch's trained tokens, float32."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, head_float32: bool = False) -> None:
         super().__init__()
+        self.head_float32 = head_float32
         head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if head is None or getattr(head, "bias", None) is not None:
             raise ModelError(
@@ -69,7 +70,10 @@ class Policy(nn.Module):
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         # The head runs on trained tokens only: prompts never meet the vocabulary.
         hidden = self.hidden(batch).index_select(0, batch.selected)
-        return token_logprobs(hidden, self.head_weight, batch.targets, head=self.logits)
+        weight = self.head_weight
+        if self.head_float32:
+            hidden, weight = hidden.float(), weight.float()
+        return token_logprobs(hidden, weight, batch.targets, head=self.logits)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
         """[T, hidden]: what the head is given, of every packed token."""
@@ -83,10 +87,13 @@ class Policy(nn.Module):
         return hidden
 
 
-def load_policy(folder: Path, *, gradient_checkpointing: bool = False, longest: int | None = None) -> Policy:
+def load_policy(
+    folder: Path, *, gradient_checkpointing: bool = False, longest: int | None = None, head_float32: bool = False
+) -> Policy:
     """Load a Hugging Face folder in float32 on the CPU, for packed attention. ModelError where it does not fit.
 
-    `longest`: tokens of the longest document that it will be given, where that is known.
+    `longest`: tokens of the longest document that it will be given, where that is known. `head_float32`: the head's
+    products on float32 copies of what it is given and of its weight, wherever these are narrower.
     """
     try:
         config = read_settings(folder)
@@ -103,4 +110,4 @@ def load_policy(folder: Path, *, gradient_checkpointing: bool = False, longest: 
         raise ModelError(f"a model of type {config.model_type} cannot be trained here: {why}") from error
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model)
+    return Policy(model, head_float32=head_float32)

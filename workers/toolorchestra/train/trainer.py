@@ -70,6 +70,10 @@ class TrainerConfig:
     where it is one rank and footprint.py finds room."""
     fused_kernels: bool = True
     """On CUDA: norms, gated MLPs and rotary embeddings by liger-kernel, where it is installed (fused.py)."""
+    head_float32: bool = False
+    """On CUDA: hidden states and head weight in float32 for the head's products (no TF32: several times slower, and a
+    copy of the weight more). Logits are not rounded to bfloat16 without it either, as in vLLM's float32 head: what it
+    adds is their gradient in float32."""
     longest: int | None = None
     """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
     reference: bool = False
@@ -103,12 +107,19 @@ class Trainer:
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = Path(config.model_dir)
         self.keys = folder_keys(folder)
-        policy = load_policy(folder, gradient_checkpointing=config.gradient_checkpointing, longest=config.longest)
+        policy = load_policy(
+            folder,
+            gradient_checkpointing=config.gradient_checkpointing,
+            longest=config.longest,
+            head_float32=config.head_float32,
+        )
         self.accumulation = self._accumulation(sum(p.numel() for p in policy.parameters()))
         self.policy = self._checked(policy).train()
         self.reference = None
         if config.reference:
-            self.reference = self._place(load_policy(folder), trained=False).requires_grad_(False)
+            self.reference = self._place(
+                load_policy(folder, head_float32=config.head_float32), trained=False
+            ).requires_grad_(False)
         self.parameters = masters(self.policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
 
@@ -293,6 +304,7 @@ class Trainer:
 
     def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Whole parameters under Hugging Face names, tied ones once; collective, so every rank iterates it."""
+        settle(self.policy)
         for name, parameter in self.policy.model.named_parameters():
             tensor = parameter.detach() if dtype is None else parameter.detach().to(dtype)  # cast before it is sent
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
