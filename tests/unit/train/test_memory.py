@@ -24,6 +24,7 @@ from toolorchestra.train.family import alone
 from toolorchestra.train.footprint import head_bytes
 from toolorchestra.train.memory import (
     GIB,
+    WANTED_SEQUENCES,
     Layout,
     MemoryPlan,
     ModelShape,
@@ -220,10 +221,15 @@ def test_more_trainers_never_take_more_of_each(
 
 
 @given(shapes, layouts)
-def test_checkpointing_is_off_wherever_it_fits_so(shape: ModelShape, layout: Layout) -> None:
-    free = memory_plan(shape, replace(layout, checkpointing=None))
-    off = memory_plan(shape, replace(layout, checkpointing=False))
-    assert free.checkpointing == (off.problem is not None)
+def test_checkpointing_is_off_wherever_it_fits_so_and_the_engine_has_room(shape: ModelShape, layout: Layout) -> None:
+    free, off, on = (memory_plan(shape, replace(layout, checkpointing=c)) for c in (None, False, True))
+    wanted = min(WANTED_SEQUENCES, layout.max_num_seqs)
+    if off.problem is not None:
+        assert free.checkpointing
+    elif off.kv_sequences >= wanted:
+        assert not free.checkpointing
+    else:  # neither has room: the one that leaves more
+        assert free.kv_sequences == max(off.kv_sequences, on.kv_sequences)
 
 
 @given(shapes, layouts)

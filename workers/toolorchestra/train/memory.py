@@ -73,6 +73,9 @@ GRAPHS: Final = 1 << 30
 LEAST_SEQUENCES: Final = 8
 """Full-length sequences that an engine must have room for at least: with fewer it waits more than it works. (Real ones
 are shorter than the longest.)"""
+WANTED_SEQUENCES: Final = 32
+"""Full-length sequences for which a trainer on the same GPU gives way, by checkpointing and by dropping its compute
+copies: that makes a step up to a third longer, and an engine with fewer decodes at a fraction of its speed."""
 MOST_GPUS: Final = 1024
 KEYS: Final = "engine: keys and values"
 
@@ -223,7 +226,7 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bo
 
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
-    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy=layout.entropy)
+    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy_or_cap=layout.entropy)
     chunk = min(tokens, chunk_tokens(shape.vocabulary, cuda=True))
 
     def exchanged(parameters: int) -> int:
@@ -294,18 +297,19 @@ def memory_plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
 
 
 def _plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
-    """Without remedies: the first choice that fits, else the one that takes least."""
+    """Without remedies: the first choice that fits and leaves the engine what it wants; else, of those that fit, the
+    one that leaves it most; else the one that takes least."""
     wanted = layout.keep
     if wanted is None:
         wanted = keeps_compute_weights(shape.parameters, gpu_bytes=layout.gpu_bytes, ranks=layout.trainers)
     keeps = (True, False) if wanted and layout.keep is None else (wanted,)
     checkpoints = (False, True) if layout.checkpointing is None else (layout.checkpointing,)
     choices = [(checkpointing, keep) for checkpointing in checkpoints for keep in keeps]
-    for checkpointing, keep in choices:
-        found = _fixed(shape, layout, checkpointing=checkpointing, keep=keep)
-        if found.problem is None:
-            break
-    return found
+    plans = [_fixed(shape, layout, checkpointing=checkpointing, keep=keep) for checkpointing, keep in choices]
+    fitting = [plan for plan in plans if plan.problem is None]
+    wanted_sequences = min(WANTED_SEQUENCES, layout.max_num_seqs)
+    roomy = (plan for plan in fitting if plan.kv_sequences >= wanted_sequences)
+    return next(roomy, None) or max(fitting, key=lambda plan: plan.kv_sequences, default=plans[-1])
 
 
 def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool) -> MemoryPlan:
