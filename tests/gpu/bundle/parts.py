@@ -21,7 +21,8 @@ from typing import Any
 STREAM_BYTES = 64 << 20  # of the tar, in one stream
 # Fast, looking back over the whole stream: libraries of GPU code repeat themselves far apart, and a slower search gains
 # little there (measured on FlashAttention 3: 5.1 MB of 67 for 4.6 s of CPU at preset 1, 5.0 MB for 10.5 s at 3).
-FILTERS = ({"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": STREAM_BYTES},)
+FAR = {"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": STREAM_BYTES}
+NEAR = {"id": lzma.FILTER_LZMA2, "preset": 0}  # for what does not compress
 TIME = 315532800  # 1980-01-01: every member's, so that equal inputs give equal parts
 
 
@@ -96,11 +97,11 @@ def tar_blocks(members: Iterable[Member], block: int = STREAM_BYTES) -> Iterator
     yield from (data[start : start + block] for start in range(0, len(data), block))
 
 
-def compressed(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def compressed(blocks: Iterable[bytes], search: dict[str, Any] = FAR) -> Iterator[tuple[int, bytes]]:
     """For each block its size and its xz stream, in order; as many at a time as there are cores."""
 
     def one(block: bytes) -> tuple[int, bytes]:
-        return len(block), lzma.compress(block, filters=FILTERS)  # releases the GIL
+        return len(block), lzma.compress(block, filters=[search])  # releases the GIL
 
     with ThreadPool(os.cpu_count() or 1) as pool:
         yield from pool.imap(one, blocks)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 HOPPER, AMPERE = 90, 80
+RAY_LIBRARIES = ("data", "llm", "rllib", "serve", "train", "tune")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,13 @@ ALWAYS = (
     ),
     Rule("vLLM: a second front end, and benchmarks", ("vllm/vllm-rs", "vllm/benchmarks/datasets/*")),
     Rule("Ray: Java and C++ APIs, the dashboard's pages", ("ray/jars/*", "ray/cpp/*", "ray/dashboard/client/*")),
-    Rule("Ray: libraries on top of its core", ("ray/rllib/*", "ray/serve/*", "ray/tune/*")),
+    Rule(
+        "Ray: libraries on top of its core",
+        tuple(f"ray/{name}/*" for name in RAY_LIBRARIES),
+    ),
     Rule("tokenizers that no model here uses", ("mistral_common/data/*",)),
     Rule("translations of country names", ("pycountry/locales/*",)),
+    Rule("examples and sources of small packages", ("bfi/examples/*", "tvm_ffi/3rdparty/*")),
     Rule("a second copy of zstd, for other Pythons", ("zstandard/_cffi*.so",)),
 )
 
