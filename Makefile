@@ -140,6 +140,9 @@ bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server
 bench-resume: setup ## The resume of a run of a million episodes: CPU seconds and memory (2 GB of disk; about 3 minutes)
 	$(BIN)/python tests/bench/resume/bench.py
 
+bench-transfer: setup ## A snapshot's way from trainer to engine, by phase, against what was there before (1.2 GB; 8 GB of memory)
+	$(BIN)/python tests/bench/transfer/bench.py
+
 faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
 	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 

@@ -68,7 +68,7 @@ def test_the_folder_is_the_owners_alone_and_goes_with_the_run(run: RunDir, model
     old.mkdir(parents=True)
     (old / "snapshot.json").touch()
     with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=said.append, shared=shared) as folder:
-        assert folder == shared / "toolorchestra-ab12"
+        assert folder == shared / "toolorchestra-snapshots-ab12"
         assert folder.stat().st_mode & 0o777 == 0o700
         (folder / "0-1").mkdir()
         with snapshot_folder(run, uid="cd34", model=model, device="cpu", say=said.append, shared=shared) as other:
@@ -84,7 +84,7 @@ def test_without_room_they_lie_in_the_runs_folder(run: RunDir, model: Path, shar
     nowhere = shared / "none"
     with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=said.append, shared=nowhere) as folder:
         assert folder == run.weights
-    (shared / "toolorchestra-ab12").symlink_to(run.root)  # somebody laid a trap, or has the name
+    (shared / "toolorchestra-snapshots-ab12").symlink_to(run.root)  # somebody laid a trap, or has the name
     with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=said.append, shared=shared) as folder:
         assert folder == run.weights
     with snapshot_folder(run, uid="x", model=run.root, device="cpu", say=said.append, shared=shared) as folder:
@@ -122,7 +122,7 @@ def test_what_a_killed_run_left_goes_with_the_next_start(run: RunDir, model: Pat
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert left.is_dir()
-    foreign = shared / "toolorchestra-of-another-user"
+    foreign = shared / "toolorchestra-snapshots-of-another-user"
     foreign.mkdir()
     os.chown(foreign, os.geteuid() + 1 if os.geteuid() == 0 else -1, -1)
     with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=quiet.append, shared=shared) as folder:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from toolorchestra.train.block_digest import BLOCK, block_digest, read_whole
-from toolorchestra.train.snapshot_reader import read_tensors
+from toolorchestra.train.snapshot_reader import read_tensors, staged_tensors
 from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.weights import Snapshot, SnapshotError, mark_of, open_snapshot, read_entries, verify
@@ -43,12 +43,12 @@ def test_what_is_written_is_read_again_by_us_and_by_safetensors(dtype: torch.dty
     snapshot = written(tmp_path / "0-1", tensors, dtype=dtype)
     assert open_snapshot(tmp_path / "0-1") == snapshot
     assert snapshot.digest == block_digest(snapshot.file)
-    own, theirs = dict(read_tensors(snapshot.file, device=CPU)), load_file(snapshot.file)
-    assert list(own) == list(tensors)
-    assert theirs.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(own[name], tensor.to(dtype))
-        assert torch.equal(theirs[name], tensor.to(dtype))
+    mapped, staged = dict(read_tensors(snapshot.file, device=CPU)), dict(staged_tensors(snapshot.file, device=CPU))
+    assert list(mapped) == list(staged) == list(tensors)
+    for found in (mapped, staged, load_file(snapshot.file)):
+        assert found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(found[name], tensor.to(dtype))
     with safe_open(snapshot.file, framework="pt") as file:
         assert file.metadata() == {"format": "pt", "version": "0-1"}
     assert os.stat(snapshot.file).st_size > 2 * BLOCK or dtype != torch.float32
@@ -95,8 +95,9 @@ def test_a_file_that_is_cut_short_or_grew_is_refused(cut: int, tmp_path: Path) -
         os.truncate(snapshot.file, other)
         with pytest.raises(SnapshotError, match="not a whole safetensors file"):
             verify(snapshot)
-        with pytest.raises(SnapshotError, match="not a whole safetensors file"):
-            dict(read_tensors(snapshot.file, device=CPU))
+        for reader in (read_tensors, staged_tensors):
+            with pytest.raises(SnapshotError, match="not a whole safetensors file"):
+                dict(reader(snapshot.file, device=CPU))
 
 
 def test_a_file_that_ends_while_it_is_read_is_an_error(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.weights import SnapshotError, folder_keys, prune_snapshots
 
 SHARED = Path("/dev/shm")
-PREFIX = "toolorchestra-"
+PREFIX = "toolorchestra-snapshots-"
 SNAPSHOTS = 2
 """Most that lie there at a time: the one in service, and the one before it or the next one."""
 MARGIN = 1 << 30

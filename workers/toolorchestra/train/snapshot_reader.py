@@ -1,7 +1,6 @@
-"""Read a safetensors file onto a device: threads read its blocks ahead while the tensors before are copied.
+"""Read a safetensors file onto a device. A CPU is given the mapped file, which is copied once, into the model.
 
-A GPU is fed from pinned memory, without waiting. Files are read, not mapped: one that is cut short underneath is an
-error here, where a mapped one would be a SIGBUS.
+A GPU is fed from pinned memory: threads read the file's blocks ahead while the tensors before are on their way.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from toolorchestra.train.block_digest import BLOCK, read_whole, threads
@@ -25,6 +25,19 @@ TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 def read_tensors(path: Path, *, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in the file, in its order. SnapshotError, OSError, EOFError: it does not read."""
+    return mapped_tensors(path) if device.type == "cpu" else staged_tensors(path, device=device)
+
+
+def mapped_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """As parts of the mapped file."""
+    names = read_entries(path)
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            yield name, file.get_tensor(name)
+
+
+def staged_tensors(path: Path, *, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Through blocks of the host's memory."""
     entries = read_entries(path)
     if strange := {entry.dtype for entry in entries.values()} - TORCH_DTYPES.keys():
         raise SnapshotError(f"{path} holds {', '.join(sorted(strange))}; snapshots hold {', '.join(TORCH_DTYPES)}")

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 
 import torch
@@ -59,6 +60,8 @@ class BlockWriter:
         self._free: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(threads() + 1):
             self._free.put(empty_block(pinned=pinned))
+        self._writing = Lock()
+        """The kernel lets one thread write to a file at a time; the others would spin for their turn, and not hash."""
         self._hashes: list[Future[bytes]] = []
         self._block, self._filled = self._free.get(), 0
 
@@ -74,7 +77,11 @@ class BlockWriter:
         """The next bytes: flat uint8."""
         while data.numel():
             part = data[: BLOCK - self._filled]
-            self._block[self._filled : self._filled + part.numel()].copy_(part, non_blocking=self._pinned)
+            place = self._block[self._filled : self._filled + part.numel()]
+            if self._pinned:
+                place.copy_(part, non_blocking=True)
+            else:
+                place.numpy()[:] = part.numpy()  # torch would wake its threads for every block
             self._filled += part.numel()
             data = data[part.numel() :]
             if self._filled == BLOCK:
@@ -98,7 +105,8 @@ class BlockWriter:
             if copied is not None:
                 copied.synchronize()
             content = block.numpy().data[:filled]
-            write_whole(self._handle, content, start)
+            with self._writing:
+                write_whole(self._handle, content, start)
             return hashlib.sha256(content).digest()
         finally:
             self._free.put(block)
