@@ -58,6 +58,14 @@ def test_the_peak_that_was_measured_on_one_h200(elements: int, measured: float) 
     assert memory_plan(shape, layout).trainer_peak + then == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(("checkpointing", "measured"), [(False, 83.1e9), (True, 36.5e9)])
+def test_the_peaks_that_gpu_check_measured(checkpointing: bool, measured: float) -> None:
+    """The same shape and card, today's head, compute copies kept (docs/gpu-results)."""
+    layout = replace(LAYOUT, gpu_bytes=139 * GIB, checkpointing=checkpointing, fused=False, keep=True)
+    plan = memory_plan(QWEN3["1.7B"], replace(layout, tokens_per_micro_batch=15_903))
+    assert plan.trainer_peak == pytest.approx(measured, rel=0.1)
+
+
 SMALL: dict[str, Any] = {
     "hidden_size": 96,
     "intermediate_size": 224,
