@@ -56,7 +56,7 @@ def test_what_the_operator_would_refuse_is_missing(tmp_path: Path) -> None:
 
 def test_memory_is_planned_part_by_part(tmp_path: Path) -> None:
     gpu = "{limits: {nvidia.com/gpu: 1}}"
-    ray = f"ray: {{trainers: {{resources: {gpu}}}, engines: {{resources: {gpu}}}, placement: Shared}}"
+    ray = f"ray: {{trainers: {{resources: {gpu}}}, placement: Shared}}"
     file = tmp_path / "t.yaml"
     text = TINY.read_text().replace("pvc://models/tiny", "hf://Qwen/Qwen3-8B")
     file.write_text(text.replace("spec:\n  model:", f"spec:\n  {ray}\n  model:", 1))
