@@ -166,3 +166,8 @@ def test_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     said = orchestra("train", *arguments, status=2).stderr
     assert re.search(r"tasks\.jsonl.*101", said)
     assert re.search(r"tasks\.jsonl.*102", said)
+
+
+def test_a_run_that_goes_on_cannot_change_its_device(tmp_path: Path) -> None:
+    done = orchestra("train", "--resume", make_run(tmp_path).root, "--device", "cpu", status=2)
+    assert "a run goes on with what it was started on" in done.stderr

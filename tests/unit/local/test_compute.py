@@ -60,7 +60,9 @@ def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorT
 
 
 def test_cuda_is_refused_in_one_line_where_there_is_none(spec: OrchestratorTrainingSpec) -> None:
-    with pytest.raises(DeviceError, match=r"^--device cuda: no GPU is seen here .* leave --device out$"):
+    with pytest.raises(
+        DeviceError, match=r"^--device cuda: no GPU is seen here .* leave --device out \(.* on GPUs .*\)$"
+    ):
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[], engine_refuses=None)
     with pytest.raises(DeviceError, match=r"^--device cuda: its CPU build; .*make setup GPU=1$"):
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[H100], engine_refuses="its CPU build")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from support.run_rig import make_run
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.local.compute import Compute
 from toolorchestra.local.nats_server import NatsServer, NatsServerError
 from toolorchestra.local.plan import LocalPlan
 from toolorchestra.local.supervisor import (
@@ -27,7 +29,8 @@ from toolorchestra.local.supervisor import (
 from toolorchestra.process import Child
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.run_dir import read_jsonl
+from toolorchestra.train.gpus import Gpu
+from toolorchestra.train.run_dir import RunDir, read_jsonl
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
 
@@ -53,6 +56,24 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
         yield made
     finally:
         await made._end()
+
+
+async def test_snapshots_for_gpus_are_half_as_large(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is asked for what the run's own device makes."""
+    asked: list[str] = []
+
+    @contextmanager
+    def no_place(run: RunDir, *, uid: str, model: Path, device: str, say: Callable[[str], None]) -> Iterator[Path]:
+        asked.append(device)
+        raise SupervisorError("enough")
+        yield run.weights
+
+    monkeypatch.setattr("toolorchestra.local.supervisor.snapshot_folder", no_place)
+    gpu = Gpu(0, "GPU-1", "H100", 80 << 30)
+    supervisor.plan = replace(supervisor.plan, compute=Compute(gpus=(gpu,)))
+    with pytest.raises(SupervisorError, match="enough"):
+        await supervisor.supervise()
+    assert asked == ["cuda"]
 
 
 def shell(supervisor: Supervisor, name: str, script: str) -> Child:

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from support.train_samples import random_batch
 from toolorchestra.train.batch import NonFiniteStep, StepConfig, TrainSample
 from toolorchestra.train.checkpoint import CheckpointStore
+from toolorchestra.train.objectives.clipped import Clipped
+from toolorchestra.train.objectives.objective import LossInputs, LossOutputs
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import supervised_sample, supervised_step
 from toolorchestra.train.weights import SnapshotError, check_keys, folder_keys, open_snapshot, read_header, verify
@@ -139,6 +141,26 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(one).items())
     one.step(samples, StepConfig(lr=1e-3))
     assert not all(torch.equal(tensor, before[name]) for name, tensor in weights(one).items())
+
+
+def test_after_a_step_that_broke_off_there_is_no_other(tiny: Path) -> None:
+    """Its first micro-batches left gradients, which would be in the next step."""
+    one = trainer(tiny)
+    samples, config = random_batch(8, 12), StepConfig(lr=1e-3, token_budget=130)
+    objective, calls = Clipped.of(config), 0
+
+    def breaks(inputs: LossInputs) -> LossOutputs:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise MemoryError
+        return objective(inputs)
+
+    with pytest.raises(MemoryError):
+        one.update(samples, config, breaks)
+    assert any(parameter.grad is not None for parameter in one.parameters)
+    with pytest.raises(RuntimeError, match="broke off a step in its middle"):
+        one.step(samples, config)
 
 
 def test_gradients_are_clipped_to_the_norm(tiny: Path) -> None:

@@ -49,6 +49,8 @@ def train(
     Example: orchestra train -f training.yaml -f pools.yaml --simulator skills.yaml --volume models=/data/models
     """
     if resume is not None:
+        if device != "auto":
+            fail(f"--device {device}: a run goes on with what it was started on; leave it out with --resume")
         from toolorchestra.cli.resume import resume_run
 
         resume_run(resume, runs=runs)

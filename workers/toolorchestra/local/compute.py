@@ -64,7 +64,7 @@ def compute_of(
         if wanted == "cuda":
             raise DeviceError(
                 "--device cuda: no GPU is seen here (by NVIDIA's driver and CUDA_VISIBLE_DEVICES); see what nvidia-smi"
-                " says, or leave --device out"
+                " says, or leave --device out (a run that was started on GPUs goes on with GPUs)"
             )
         return Compute(lines=("device: the CPU; no GPU is seen here",))
     if engine_refuses is not None:

@@ -99,9 +99,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sig, self._interrupted)
-        model = self.plan.model_dir
+        model, device = self.plan.model_dir, self.plan.compute.device
         async with AsyncExitStack() as stack:
-            place = snapshot_folder(self.run, uid=self.uid, model=model, device="cpu", say=self.say)
+            place = snapshot_folder(self.run, uid=self.uid, model=model, device=device, say=self.say)
             self._snapshots = stack.enter_context(place)  # gone after everybody who uses it
             stack.push_async_callback(self._end)
             try:

@@ -102,7 +102,7 @@ class Layout:
     fused: bool = True
     """Norms, rotary embedding and SwiGLU are fused kernels."""
     entropy: bool = False
-    """The loss has an entropy term (or the model caps its logits): the head holds one array more."""
+    """The loss has an entropy term: the head holds one array more (as where the model caps its logits)."""
     keep: bool | None = None
     """The bfloat16 copies stay through a step; None: where footprint.py wants it and it fits."""
 
@@ -226,7 +226,8 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bo
 
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
-    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy_or_cap=layout.entropy)
+    more = layout.entropy or shape.capped
+    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy_or_cap=more)
     chunk = min(tokens, chunk_tokens(shape.vocabulary, cuda=True))
 
     def exchanged(parameters: int) -> int:

@@ -31,6 +31,8 @@ class ModelShape:
     """Embedding and head are one tensor."""
     query_key_norm: bool = False
     """Queries and keys are normed one by one, as Qwen3 does."""
+    capped: bool = False
+    """The logits are capped, as Gemma 2 does."""
     note: str = ""
     """What of it is a guess, in words."""
 
@@ -126,6 +128,7 @@ def shape_of(folder: Path) -> ModelShape:
         head_dim=number("head_dim", default=max(1, hidden // heads)),
         tied=tied,
         query_key_norm=any("q_norm" in name for name in shapes),
+        capped=bool(settings.get("final_logit_softcapping")),
         note="; ".join(notes),
     )
 

@@ -122,6 +122,8 @@ class Trainer:
             ).requires_grad_(False)
         self.parameters = masters(self.policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
+        self._under_way = False
+        """From a step's first micro-batch until its gradients are gone. FSDP2 holds some where nobody can drop them."""
 
     @property
     def sharded(self) -> bool:
@@ -187,7 +189,10 @@ class Trainer:
     def update(
         self, samples: Sequence[TrainSample], config: StepConfig, objective: Objective, *, with_reference: bool = False
     ) -> Update:
-        """Forward, backward and optimizer for any objective."""
+        """Forward, backward and optimizer for any objective. RuntimeError after a step that an error broke off: what it
+        left would be added to the next one, unseen."""
+        if self._under_way:
+            raise RuntimeError("an error broke off a step in its middle: make a new trainer, from the last checkpoint")
         if with_reference and self.reference is None:
             raise ValueError("a KL term needs a reference: start the trainer with reference=True")
         clock = Clock(self.device)
@@ -195,6 +200,7 @@ class Trainer:
             weights = token_weights(samples, config.aggregation)
             plan = self._plan(samples, config.token_budget)
         outputs = []
+        self._under_way = True
         for number, part in enumerate(plan, 1):
             # One at a time: on CUDA the next one is packed while the device computes this one.
             with clock.host("pack"):
@@ -280,13 +286,17 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
-            self.optimizer.zero_grad(set_to_none=True)
+            self._end_step()
             raise NonFiniteStep(f"loss {loss}, gradient norm {grad_norm}: the step was not applied")
         for group in self.optimizer.param_groups:
             group.update(lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._end_step()
         return grad_norm
+
+    def _end_step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self._under_way = False
 
     # -- reading ------------------------------------------------------------------------------------------------
 
