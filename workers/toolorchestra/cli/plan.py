@@ -23,6 +23,8 @@ from toolorchestra.remote.preflight.line import Line
 if TYPE_CHECKING:
     from toolorchestra.remote.kube import Kube
 
+LEAST_GPU = 2**30
+"""Bytes: no GPU has less; a smaller number is one whose unit was forgotten."""
 MARKS = {"ok": "ok", "note": "note", "unknown": "?", "missing": "MISSING"}
 
 
@@ -33,7 +35,7 @@ def plan(
     kubeconfig: Kubeconfig = None,
     offline: Annotated[bool, typer.Option("--offline", help="Look at the files only.")] = False,
     gpu_memory: Annotated[
-        str | None, typer.Option("--gpu-memory", help="Of one GPU, such as 80Gi, where nodes do not tell.")
+        str | None, typer.Option("--gpu-memory", help="Of one GPU, where nodes do not tell; a card of 80 GB has 79Gi.")
     ] = None,
     output: Output = "text",
 ) -> None:
@@ -86,7 +88,9 @@ def _gpu_bytes(given: str | None) -> int | None:
 
     size = None if given is None else bytes_of(given)
     if given is not None and size is None:
-        fail(f"--gpu-memory {given}: want a quantity such as 80Gi")
+        fail(f"--gpu-memory {given}: want a quantity such as 79Gi, which is what a card of 80 GB has")
+    if size is not None and size < LEAST_GPU:
+        fail(f"--gpu-memory {given}: is {size:,} bytes; want that of a GPU, with its unit, such as 79Gi")
     return size
 
 

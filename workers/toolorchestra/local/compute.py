@@ -76,7 +76,8 @@ def compute_of(
     divided = divide(spec, model, placement, gpu_bytes=min(gpu.size for gpu in used))
     lines = [f"{_seen(used)}; {placement}"]
     if len(used) < len(gpus):
-        more = "raise spec.ray.trainers.replicas or engines.replicas to use them"
+        both = " alike" if placement.shared else ""
+        more = f"raise spec.ray.trainers.replicas {'and' if both else 'or'} engines.replicas{both} to use them"
         lines.append(f"{len(gpus) - len(used)} of the {len(gpus)} GPUs here stay idle: {more}")
     lines += [f"memory: {line}" for line in divided.lines]
     if divided.memory.eager:

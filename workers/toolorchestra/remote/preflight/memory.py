@@ -174,7 +174,7 @@ def _held(
     about: str, what: str, need: float, there: int | None, where: str, *, remedy: str, share: float = 1.0
 ) -> Line:
     if there is None:
-        return Line("unknown", "memory", f"{about}: {what}; memory of a GPU is not known", "give --gpu-memory 80Gi")
+        return Line("unknown", "memory", f"{about}: {what}; memory of a GPU is not known", "give --gpu-memory 79Gi")
     usable = there * share
     text = f"{about}: {what} of {gib(usable)} usable on a {where}"
     if need > usable:
