@@ -6,11 +6,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # GPU=1: the environment for a machine with NVIDIA GPUs; GPU=0: the CPU's. Not said: as nvidia-smi finds GPUs or none.
-ifeq ($(origin GPU),undefined)
-GPU := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
-endif
 ifeq ($(filter 0 1,$(GPU)),)
+ifeq ($(origin GPU),command line)
 $(error GPU=$(GPU): want GPU=1, for NVIDIA GPUs, or GPU=0, for the CPU)
+endif
+# An environment may use the name for something else.
+GPU := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 endif
 LOCK := $(if $(filter 1,$(GPU)),locks/gpu-local.txt,locks/cpu.txt)
 # What the other lock installs in the same folder: vLLM is one package by two names.

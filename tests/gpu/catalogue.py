@@ -6,7 +6,11 @@ from pathlib import Path
 
 from gpu.runner import Check
 
-PARTS = {1: "the product on a GPU: demo, equality, the train step", 2: "trainer and engine together, other sizes"}
+PARTS = {
+    1: "the product on a GPU: demo, equality, the train step",
+    2: "trainer and engine together",
+    3: "other sizes, CUDA graphs",
+}
 PART_SECONDS = 300.0
 
 
@@ -17,7 +21,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="environment",
             module="gpu.checks.environment",
             what="card, driver, versions, what the card can do",
-            seconds=20,
+            seconds=10,
             limit=60,
             settings={},
         ),
@@ -25,7 +29,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="packed",
             module="gpu.checks.packed",
             what="packed against dense, in float32 and bfloat16",
-            seconds=25,
+            seconds=30,
             limit=90,
             settings={},
         ),
@@ -34,7 +38,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             module="gpu.checks.step",
             what="the train step: tokens/s, MFU, peak against plan",
             subject="1.7B",
-            seconds=60,
+            seconds=70,
             limit=150,
             settings={},
         ),
@@ -42,7 +46,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="demo",
             module="gpu.checks.demo",
             what=f"the demo end to end with its bars, {demo_steps} steps",
-            seconds=70 + 0.8 * demo_steps,
+            seconds=115 + 1.1 * demo_steps,
             limit=420,
             settings={"demo_steps": demo_steps},
         ),
@@ -52,8 +56,8 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             what="weights to the engine, agreement, greedy tokens, eager throughput",
             part=2,
             subject="1.7B",
-            seconds=110,
-            limit=200,
+            seconds=145,
+            limit=220,
             settings={},
         ),
         Check(
@@ -69,7 +73,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="step-0.6B",
             module="gpu.checks.step",
             what="the train step of a smaller model",
-            part=2,
+            part=3,
             subject="0.6B",
             seconds=30,
             limit=90,
@@ -79,7 +83,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="graphs-1.7B",
             module="gpu.checks.graphs",
             what="the engine with CUDA graphs: start, throughput",
-            part=2,
+            part=3,
             subject="1.7B",
             seconds=80,
             limit=180,
@@ -89,7 +93,7 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             name="step-4B",
             module="gpu.checks.step",
             what="the train step of a larger model, as the plan lets it",
-            part=2,
+            part=3,
             subject="4B",
             seconds=75,
             limit=180,

@@ -1,4 +1,4 @@
-"""`make gpu-check`: everything that needs a GPU, in two parts of at most five minutes each on one GPU of 80 GB.
+"""`make gpu-check`: everything that needs a GPU, in parts of at most five minutes each on one GPU of 80 GB.
 
 Each check runs in a process of its own with a time limit; what it finds is in the results file at once, so that a run
 that is cut off still tells. A check that has passed already, with the same sources on the same card, is not repeated.
@@ -44,7 +44,13 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=FOLDER / "gpu-results.json", help="the file of results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU computes in seconds: tries the checks")
-    parser.add_argument("--demo-steps", type=int, default=140, metavar="N", help="steps of the demo's run (140)")
+    parser.add_argument(
+        "--demo-steps",
+        type=int,
+        default=60,
+        metavar="N",
+        help="steps of the demo's run (60, which fit into part 1; the whole has 140)",
+    )
     parser.add_argument(
         "--smollm", type=Path, metavar="DIR", help="folder of SmolLM2, by examples/real-model/get_model.py"
     )

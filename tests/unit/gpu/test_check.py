@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from gpu import check as command
-from gpu.catalogue import catalogue
+from gpu.catalogue import PART_SECONDS, PARTS, catalogue
 from gpu.finding import Figure, Note, Skip, decode, encode
 from gpu.identity import ROOT, Identity, digest_of
 from gpu.place import Place
@@ -242,3 +242,9 @@ def test_the_command_knows_its_checks(capsys: pytest.CaptureFixture[str]) -> Non
         assert each.seconds < each.limit
     with pytest.raises(SystemExit, match="no check stepp; there are environment"):
         command.main(["--only", "stepp"])
+
+
+def test_each_part_is_done_in_its_five_minutes() -> None:
+    known = catalogue(demo_steps=command.options([]).demo_steps, smollm=None)
+    for part in PARTS:
+        assert sum(check.seconds for check in known if check.part == part) <= PART_SECONDS, part

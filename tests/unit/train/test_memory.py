@@ -408,9 +408,11 @@ def test_a_mixture_of_experts_says_that_it_is_a_guess(folder: Folder) -> None:
 def test_a_cap_on_the_logits_counts_as_an_entropy_term_does(folder: Folder) -> None:
     capped = {**LLAMA, "final_logit_softcapping": 30.0}
     plain, shape = (shape_of(folder(config, embed__weight=[10, 64])) for config in (LLAMA, capped))
-    with_entropy = memory_plan(plain, replace(LAYOUT, entropy=True))
-    assert memory_plan(shape, LAYOUT).trainer_peak == with_entropy.trainer_peak
-    assert memory_plan(plain, LAYOUT).trainer_peak < with_entropy.trainer_peak
+    assert (plain.capped, shape.capped) == (False, True)
+    large = QWEN3["1.7B"]
+    with_entropy = memory_plan(large, replace(LAYOUT, entropy=True))
+    assert memory_plan(replace(large, capped=True), LAYOUT).trainer_peak == with_entropy.trainer_peak
+    assert memory_plan(large, LAYOUT).trainer_peak < with_entropy.trainer_peak
 
 
 def test_what_a_folder_lacks_is_said(folder: Folder, tmp_path: Path) -> None:
