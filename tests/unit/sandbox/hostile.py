@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -161,6 +162,11 @@ def try_hold_the_gil() -> int:
     return len(str(9**9**9))
 
 
+def try_nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def try_sleep() -> None:
     time.sleep(3600)
 
@@ -237,6 +243,12 @@ def try_talk_on(size: int) -> None:
     os.write(3, struct.pack(">I8s", len(body), number) + body)
     while True:
         os.write(3, bytes(size))
+
+
+def try_leave_a_timer(seconds: float) -> float:
+    """It ends whoever works then."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    return seconds
 
 
 def _number_of_the_job() -> bytes:
