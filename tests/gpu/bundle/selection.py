@@ -74,7 +74,9 @@ PROGRAMS = ("bin/nats-server",)
 
 
 def rules(architecture: int) -> tuple[Rule, ...]:
-    """The rules for GPUs of `architecture` (90: Hopper): vLLM takes FlashAttention 3 on Hopper, 2 on every other."""
+    """The rules for GPUs of `architecture` (90: Hopper; 0: any): FlashAttention 3 is for Hopper, 2 for others."""
+    if architecture == 0:
+        return ALWAYS
     version = 3 if architecture // 10 == HOPPER // 10 else 2
     others = tuple(path for number, path in _ATTENTION.items() if number != version)
     return (*ALWAYS, Rule("FlashAttention for other GPUs", others))

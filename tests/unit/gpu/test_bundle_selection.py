@@ -57,6 +57,10 @@ def test_one_flash_attention_goes_along(architecture: int, number: int) -> None:
     assert selected(ATTENTION, rules(architecture)) == (ATTENTION[number - 2],)
 
 
+def test_every_flash_attention_goes_along_where_the_gpu_is_not_known() -> None:
+    assert selected(ATTENTION, rules(0)) == ATTENTION
+
+
 def test_libraries_lie_together() -> None:
     assert selected(["b.py", "z.so", "a.py", "c.so"], rules(90)) == ("c.so", "z.so", "a.py", "b.py")
 
