@@ -177,6 +177,46 @@ async def test_killed_after_every_write_of_its_life_it_ends_the_same(
                 pytest.fail(f"killed after {sorted(fatal)}, at rest for the time {moment}:\n{lines}")
 
 
+async def test_a_trainer_and_its_engine_share_a_pod_and_part_again(
+    server: ApiServer, api: Api, namespace: str, nats_server: NatsServer, bus: Client
+) -> None:
+    """`placement: Shared`: what cannot share is refused by the API server itself; a pod has one GPU and both roles; the
+    placement changes while the training is suspended, and nothing of the first one stays."""
+    stage = Stage(api, namespace, bus)
+    operator = LookingOperator(server, settings(nats_server), Writes())
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    for refused, why in [
+        ({"trainers": gpu | {"replicas": 2}}, "replicas"),
+        ({"trainers": gpu, "engines": gpu}, "trainers.resources"),
+        ({"trainers": gpu, "engines": {"tensorParallelSize": 2}}, "tensorParallelSize"),
+    ]:
+        with pytest.raises(Refused, match=why):
+            stage.submit(pools=False, ray={"placement": "Shared", **refused})
+    stage.submit(ray={"placement": "Shared", "trainers": gpu})
+    for pool in ("small", "large"):
+        await operator.settles(namespace, pool, kind="ExpertPool")
+    await operator.settles(namespace, stage.name)
+    assert set(stage.jobs(1)) == {"head", "trainers"}
+    (pod,) = stage.jobs(1)["trainers"]["spec"]["template"]["spec"]["containers"]
+    assert [pod["command"][i + 1] for i, word in enumerate(pod["command"]) if word == "--role"] == ["trainer", "engine"]
+    assert pod["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert pod["image"] == "gpu:1"
+    await stage.tells(1, 1)
+    stage.comes_up(1)
+    await operator.settles(namespace, stage.name)
+    assert stage.condition("Running") == ("True", "Training")
+
+    api.merge(stage.path(stage.name), {"spec": {"suspend": True}})
+    await operator.settles(namespace, stage.name)
+    stage.collect_pods()
+    parted = {"placement": "Separate", "engines": gpu}
+    api.merge(stage.path(stage.name), {"spec": {"suspend": False, "ray": parted}})
+    await operator.settles(namespace, stage.name)
+    assert stage.jobs(1) == {}
+    assert set(stage.jobs(2)) == {"head", "trainers", "engines"}
+    await operator.close()
+
+
 async def test_what_is_missing_is_told_with_its_field_and_heals(
     server: ApiServer, api: Api, namespace: str, nats_server: NatsServer, bus: Client
 ) -> None:

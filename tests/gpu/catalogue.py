@@ -23,7 +23,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             what="card, driver, versions, what the card can do",
             seconds=10,
             limit=60,
-            settings={},
         ),
         Check(
             name="packed",
@@ -31,7 +30,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             what="packed against dense, in float32 and bfloat16",
             seconds=30,
             limit=90,
-            settings={},
         ),
         Check(
             name="step-1.7B",
@@ -40,7 +38,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             subject="1.7B",
             seconds=70,
             limit=150,
-            settings={},
         ),
         Check(
             name="demo",
@@ -58,7 +55,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             subject="1.7B",
             seconds=145,
             limit=220,
-            settings={},
         ),
         Check(
             name="real-weights",
@@ -77,7 +73,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             subject="0.6B",
             seconds=30,
             limit=90,
-            settings={},
         ),
         Check(
             name="graphs-1.7B",
@@ -87,7 +82,6 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             subject="1.7B",
             seconds=80,
             limit=180,
-            settings={},
         ),
         Check(
             name="step-4B",
@@ -97,6 +91,5 @@ def catalogue(*, demo_steps: int, smollm: Path | None) -> list[Check]:
             subject="4B",
             seconds=75,
             limit=180,
-            settings={},
         ),
     ]

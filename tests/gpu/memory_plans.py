@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
+
+from toolorchestra.train.gpu_memory import fused_kernels
+from toolorchestra.train.memory import Layout, memory_plan, shape_of
 
 
 @dataclass(frozen=True)
@@ -16,19 +18,15 @@ class Planned:
     lines: tuple[str, ...]
 
 
-def planned(folder: Path, *, gpu_bytes: int, tokens: int, longest: int, checkpointing: bool) -> Planned | None:
-    """The plan for micro-batches of `tokens`; None where this version of the product plans nothing."""
-    try:
-        from toolorchestra.train.memory import Layout, memory_plan, shape_of
-    except ImportError:
-        return None
+def planned(folder: Path, *, gpu_bytes: int, tokens: int, longest: int, checkpointing: bool) -> Planned:
+    """The plan for micro-batches of `tokens`."""
     layout = Layout(
         gpu_bytes=gpu_bytes,
         tokens_per_micro_batch=tokens,
         max_model_len=longest,
         max_num_seqs=64,
         checkpointing=checkpointing,
-        fused=find_spec("liger_kernel") is not None,
+        fused=fused_kernels(),
     )
     plan = memory_plan(shape_of(folder), layout)
     trainer = plan.gpus[0]

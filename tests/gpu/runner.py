@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Check:
     """What it takes on an H100, about: it is not begun where the budget has less left."""
     limit: float
     """Seconds after which it is killed."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The options that change what it does: a result with others is no result of this one."""
 
 

@@ -104,7 +104,7 @@ def tried(name: str, what: Callable[[], object]) -> bool:
     start = time.monotonic()
     try:
         what()
-    except BaseException as error:
+    except (Exception, SystemExit) as error:  # modules that are imported may end the process
         frame = traceback.extract_tb(error.__traceback__)[-1]
         print(f"FAILED {name}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})", flush=True)
         return False

@@ -16,7 +16,7 @@ from gpu.finding import Figure, Finding, Skip
 from gpu.identity import ROOT
 from gpu.place import Place
 from gpu.rollouts import FLOAT32_HEAD, Rollout, engine_config, launched, rollout, wait_ready
-from gpu.trainers import knows_float32_head, trainer_of
+from gpu.trainers import trainer_of
 from support.tiny_model import tiny_model
 from toolorchestra.train.batch import StepConfig
 from toolorchestra.train.engine_server import EngineServer
@@ -68,10 +68,9 @@ def with_float32_heads(
 ) -> Iterator[Finding]:
     """The other three combinations of heads. `folder` holds the trainer's weights."""
     yield from agreement(deltas(trainer, wide.samples)).figures(f"{name}, engine's head float32")
-    if knows_float32_head():
-        other = trainer_of(place, folder, head_float32=True)
-        yield from agreement(deltas(other, plain.samples)).figures(f"{name}, trainer's head float32")
-        yield from agreement(deltas(other, wide.samples)).figures(f"{name}, both heads float32", gate=K3)
+    other = trainer_of(place, folder, head_float32=True)
+    yield from agreement(deltas(other, plain.samples)).figures(f"{name}, trainer's head float32")
+    yield from agreement(deltas(other, wide.samples)).figures(f"{name}, both heads float32", gate=K3)
 
 
 def chats(folder: Path, count: int) -> list[list[int]]:

@@ -97,9 +97,7 @@ def cases(folder: Path, samples: Sequence[TrainSample], place: Place) -> tuple[C
     if not place.cuda:
         return kept[0], again
     plans = [(case, _plan(folder, samples, case)) for case in kept]
-    if all(plan is None for _, plan in plans):  # no plan to ask: half of the largest budget fits 1.7B in 80 GB
-        return kept[2], again
-    fitting = next((case for case, plan in plans if plan is not None and plan.fits), None)
+    fitting = next((case for case, plan in plans if plan.fits), None)
     if fitting is None:
         return again, None
     return fitting, again if place.subject == "1.7B" else None
@@ -122,7 +120,7 @@ def largest_batch(samples: Sequence[TrainSample], budget: int, hidden: int) -> i
     return max(sum(lengths[i] for i in part) for part in parts)
 
 
-def _plan(folder: Path, samples: Sequence[TrainSample], case: Case) -> Planned | None:
+def _plan(folder: Path, samples: Sequence[TrainSample], case: Case) -> Planned:
     return planned(
         folder,
         gpu_bytes=torch.cuda.mem_get_info()[1],
@@ -195,8 +193,6 @@ def against_plan(
     yield Figure(name=f"{case.name}: peak", value=timed.peak / 1e9, unit="GB")
     tokens = largest_batch(samples, case.budget, hidden)
     plan = _plan(folder, samples, Case(budget=tokens, checkpointing=case.checkpointing))
-    if plan is None:
-        return
     yield Figure(name=f"{case.name}: peak by plan, {tokens:,} tokens", value=plan.peak / 1e9, unit="GB")
     low, high = place.bar(1 - PLAN), place.bar(1 + PLAN)
     yield Figure(name=f"{case.name}: plan over peak", value=plan.peak / timed.peak, at_least=low, at_most=high)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from support.train_samples import random_batch, sibling_batch
@@ -158,7 +159,6 @@ def test_the_flash_call_says_the_same_to_every_torch(
     def without_word(*args: Any, scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> Any:
         return per_document(*args, scale=scale, window_size=window_size)
 
-    varlen = pytest.importorskip("torch.nn.attention.varlen")
     monkeypatch.setattr(varlen, "varlen_attn", with_word if has_word else without_word)
     attention._grouping.cache_clear()
     query, key = torch.randn(12, 4, 8), torch.randn(12, 2, 8)

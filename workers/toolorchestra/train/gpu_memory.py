@@ -32,6 +32,11 @@ class Divided:
     lines: tuple[str, ...]
 
 
+def fused_kernels() -> bool:
+    """Whether a trainer of this environment finds them (fused.py)."""
+    return find_spec("liger_kernel") is not None
+
+
 def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes: int) -> Layout:
     """What a training runs where, as the plan reckons with it."""
     rollout, algorithm = spec.rollout, spec.algorithm
@@ -56,7 +61,7 @@ def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *,
     except ModelFileError as error:
         raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
     layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
-    plan = memory_plan(shape, replace(layout, fused=find_spec("liger_kernel") is not None))
+    plan = memory_plan(shape, replace(layout, fused=fused_kernels()))
     if plan.problem is not None:
         raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
     memory = GpuMemory(
