@@ -174,3 +174,17 @@ def test_no_room_is_an_error_and_every_gather_is_taken_part_in(tiny: Path, tmp_p
         trainer.snapshot(tmp_path / "file" / "0-1", version="0-1")
     assert set(names) == trainer.keys.keys()
     assert trainer.snapshot(tmp_path / "0-1", version="0-1") is not None
+
+
+def test_a_file_system_that_reads_less_than_it_was_asked_for_gives_the_same_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = written(tmp_path / "0-1", several_blocks())
+    preadv, pread = os.preadv, os.pread
+
+    def a_little(handle: int, buffers: list[memoryview], offset: int) -> int:
+        return preadv(handle, [buffers[0][: BLOCK // 3]], offset)
+
+    monkeypatch.setattr(os, "preadv", a_little)
+    monkeypatch.setattr(os, "pread", lambda handle, size, offset: pread(handle, min(size, BLOCK // 3), offset))
+    assert block_digest(snapshot.file) == snapshot.digest

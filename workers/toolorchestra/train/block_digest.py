@@ -29,12 +29,18 @@ def join(blocks: Iterable[bytes]) -> str:
 
 
 def block_digest(path: Path) -> str:
-    """The digest of what is in the file."""
+    """The digest of what is in the file. EOFError: it became shorter meanwhile."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        starts = range(0, os.fstat(handle).st_size, BLOCK)
+        size = os.fstat(handle).st_size
+
+        def of_block(start: int) -> bytes:
+            block = bytearray(min(BLOCK, size - start))
+            read_whole(handle, memoryview(block), start)  # one call may read less
+            return hashlib.sha256(block).digest()
+
         with ThreadPoolExecutor(threads()) as pool:
-            return join(pool.map(lambda start: hashlib.sha256(os.pread(handle, BLOCK, start)).digest(), starts))
+            return join(pool.map(of_block, range(0, size, BLOCK)))
     finally:
         os.close(handle)
 

@@ -191,7 +191,10 @@ def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> Snapshot:
         check_keys(keys, want, what=str(snapshot.file))
     if mark and mark == snapshot.mark:
         return snapshot
-    digest = block_digest(snapshot.file)
+    try:
+        digest = block_digest(snapshot.file)
+    except EOFError as error:
+        raise SnapshotError(f"{snapshot.file} became shorter while it was read: {error}") from error
     if digest != snapshot.digest:
         raise SnapshotError(f"{snapshot.file} has digest {digest[:12]}…, not {snapshot.digest[:12]}…")
     return replace(snapshot, mark=mark)
