@@ -192,7 +192,8 @@ async def test_a_trainer_and_its_engine_share_a_pod_and_part_again(
     ]:
         with pytest.raises(Refused, match=why):
             stage.submit(pools=False, ray={"placement": "Shared", **refused})
-    stage.submit(ray={"placement": "Shared", "trainers": gpu})
+    jobs = {"provider": "Builtin"}  # what is played, also where RayJobs are served
+    stage.submit(ray=jobs | {"placement": "Shared", "trainers": gpu})
     for pool in ("small", "large"):
         await operator.settles(namespace, pool, kind="ExpertPool")
     await operator.settles(namespace, stage.name)
@@ -209,7 +210,7 @@ async def test_a_trainer_and_its_engine_share_a_pod_and_part_again(
     api.merge(stage.path(stage.name), {"spec": {"suspend": True}})
     await operator.settles(namespace, stage.name)
     stage.collect_pods()
-    parted = {"placement": "Separate", "engines": gpu}
+    parted = jobs | {"placement": "Separate", "engines": gpu}
     api.merge(stage.path(stage.name), {"spec": {"suspend": False, "ray": parted}})
     await operator.settles(namespace, stage.name)
     assert stage.jobs(1) == {}

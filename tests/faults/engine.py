@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from faults.lost_node import cut, unless
 from toolorchestra.policy.fake import byte_renderer
 from toolorchestra.policy.parser import ToolCall, format_calls
 from toolorchestra.train.engine_actor import EngineStatus
@@ -46,9 +47,9 @@ class ScriptedEngine:
         self._changed = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
         self._port = 0
         self._life = 0
+        self._gone = False
         self.generations = 0
 
     @property
@@ -56,7 +57,7 @@ class ScriptedEngine:
         return f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        app = web.Application(client_max_size=64 << 20)
+        app = web.Application(client_max_size=64 << 20, middlewares=[unless(lambda: self._gone)])
         app.add_routes(
             [
                 web.post("/inference/v1/generate", self._generate),
@@ -65,14 +66,9 @@ class ScriptedEngine:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        await self._listen()
-        self._set(state="ready", url=self.url, serves="scripted")
-
-    async def _listen(self) -> None:
-        assert self._runner is not None
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
-        await self._site.start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
+        self._set(state="ready", url=self.url, serves="scripted")
 
     async def stop(self) -> None:
         for task in list(self._work):
@@ -83,17 +79,20 @@ class ScriptedEngine:
     # ── what befalls it ────────────────────────────────────────────────────────────────────────────────────────────
 
     def kill_process(self) -> None:
-        """The server is gone; its actor starts it again with the last snapshot."""
+        """The server is gone; its actor starts it again with the last snapshot. On a node that is gone nothing runs."""
+        if self._gone:
+            return
         self._life += 1
-        self._cut()
+        cut(self._runner)
         self._set(state="restarting", version=None, restarts=self.status.restarts + 1, last_error="vLLM ended: killed")
         self._spawn(self._restart(life=self._life))
 
     def kill_actor(self) -> None:
-        """The actor's node is gone, the server with it: nothing listens, and who comes back knows no snapshot."""
+        """The actor's node is gone, the server with it: nobody answers, and who comes back knows no snapshot."""
         self._life += 1
         self._snapshot = None
-        self._cut()
+        self._gone, self.status = True, EngineStatus(self.status.name)
+        cut(self._runner)
         self._spawn(self._come_back(life=self._life))
 
     async def _restart(self, *, life: int) -> None:
@@ -104,22 +103,11 @@ class ScriptedEngine:
             self._set(state="ready", version=self._snapshot.version if self._snapshot else None)
 
     async def _come_back(self, *, life: int) -> None:
-        assert self._site is not None
-        with contextlib.suppress(RuntimeError):  # it is not listening: killed again before it was back
-            await self._site.stop()
-        self.status = EngineStatus(self.status.name)
         await asyncio.sleep(RESTART_SECONDS)
         if life != self._life:
             return
-        await self._listen()
+        self._gone = False
         self._set(state="ready", url=self.url, version=None, serves="scripted")
-
-    def _cut(self) -> None:
-        """Requests under way end in the middle."""
-        server = self._runner.server if self._runner is not None else None
-        for connection in list(server.connections) if server is not None else []:
-            if connection.transport is not None:
-                connection.transport.abort()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -145,8 +133,11 @@ class ScriptedEngine:
         return web.json_response(asdict(self.status))
 
     async def _load(self, snapshot: Snapshot) -> None:
+        life = self._life
         async with self._loading:
-            life, self._snapshot = self._life, snapshot
+            if life != self._life:
+                return
+            self._snapshot = snapshot
             self._set(wanted=snapshot.version)
             if self.status.state != "ready":
                 return

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from faults.lost_node import cut, unless
 from toolorchestra.train.engine_actor import EngineActor, EngineStatus
 from toolorchestra.train.engine_args import EngineConfig
 from toolorchestra.train.weights import Snapshot
@@ -30,7 +31,7 @@ class RealEngine:
         self._config = EngineConfig(model_dir=str(model), max_model_len=ROOM, max_num_seqs=64)
         self._actor: EngineActor | None = None
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._gone = False
         self._port = 0
         self._work: set[asyncio.Task[None]] = set()
 
@@ -45,19 +46,17 @@ class RealEngine:
 
     async def start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        app = web.Application()
+        app = web.Application(middlewares=[unless(lambda: self._gone)])
         app.add_routes([web.post("/actor/{method}", self._call)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        await self._begin()
-
-    async def _begin(self) -> None:
-        """A fresh actor, which starts its vLLM, and its door."""
-        assert self._runner is not None
-        self._actor = EngineActor(name=self._name, config=self._config, log=self._log)
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
-        await self._site.start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
+        self._begin()
+
+    def _begin(self) -> None:
+        """A fresh actor, which starts its vLLM."""
+        self._actor = EngineActor(name=self._name, config=self._config, log=self._log)
 
     async def stop(self) -> None:
         for task in self._work:
@@ -81,17 +80,13 @@ class RealEngine:
         task.add_done_callback(self._work.discard)
 
     async def _replace(self) -> None:
-        assert self._site is not None
         assert self._actor is not None
         assert self._runner is not None
-        gone = self._actor
-        await self._site.stop()
-        server = self._runner.server
-        for connection in list(server.connections) if server is not None else []:
-            if connection.transport is not None:
-                connection.transport.abort()
+        gone, self._gone = self._actor, True
+        cut(self._runner)
         await asyncio.to_thread(gone.stop)
-        await self._begin()
+        self._begin()
+        self._gone = False
 
     async def _call(self, request: web.Request) -> web.Response:
         actor, body = self._actor, await request.json()
