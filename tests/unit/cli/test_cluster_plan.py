@@ -62,7 +62,7 @@ def test_memory_is_planned_part_by_part(tmp_path: Path) -> None:
     file.write_text(text.replace("spec:\n  model:", f"spec:\n  {ray}\n  model:", 1))
     said = orchestra("plan", "-f", file, "--offline", "--gpu-memory", "79Gi", status=1).stdout
     assert "MISSING  memory     tiny trainer and engine (1 GPU): " in said
-    assert "-> 3 GPUs, a trainer and an engine on each" in said
+    assert "-> 3 GPUs: spec.ray.trainers.replicas and engines.replicas 3, placement Shared" in said
     for part in ("gradients (float32): 30.5 GiB", "activations of", "head, ", "engine: keys and values", "slack"):
         assert part in said
 

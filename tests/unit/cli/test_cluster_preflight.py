@@ -133,7 +133,7 @@ def test_what_the_plan_refuses_is_missing_with_what_would_fit() -> None:
     [first, *_] = training_lines(gpu_training(trainers=1), gpu_bytes=H100)
     assert first.level == "missing"
     assert "of 80.0 GiB" in first.text
-    assert "GPUs: 2 for trainers, 8 for engines" in first.remedy
+    assert "GPUs: spec.ray.trainers.replicas 2, engines.replicas 4" in first.remedy
 
 
 def test_trainer_and_engine_that_share_a_gpu_are_planned_together() -> None:

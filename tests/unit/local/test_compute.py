@@ -49,7 +49,7 @@ def test_on_two_gpus_each_has_its_own_and_further_ones_are_said_to_be_idle(spec:
 def test_idle_gpus_of_a_shared_run_want_both_numbers_raised(spec: OrchestratorTrainingSpec) -> None:
     shared = spec.model_copy(update={"ray": spec.ray.model_copy(update={"placement": "Shared"})})
     found = compute_of(shared, DEMO / "base", wanted="auto", gpus=[H100, SECOND], engine_refuses=None)
-    assert found.lines[1].endswith("raise spec.ray.trainers.replicas and engines.replicas alike to use them")
+    assert found.lines[1].endswith("raise spec.ray.trainers.replicas and spec.ray.engines.replicas alike to use them")
 
 
 def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorTrainingSpec) -> None:
@@ -58,7 +58,7 @@ def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorT
 
     none, cpu_build = auto([], None), auto([H100], "vLLM here is its CPU build")
     assert (none.device, none.environment()["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
-    assert none.lines == ("device: the CPU; no GPU is seen here",)
+    assert none.lines == ("device: the CPU; no GPU is seen here (by NVIDIA's driver)",)
     assert cpu_build.device == "cpu"
     (said,) = cpu_build.lines
     assert "1 GPU: NVIDIA H100" in said
@@ -72,6 +72,15 @@ def test_cuda_is_refused_in_one_line_where_there_is_none(spec: OrchestratorTrain
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[], engine_refuses=None)
     with pytest.raises(DeviceError, match=r"^--device cuda: its CPU build; .*make setup GPU=1$"):
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[H100], engine_refuses="its CPU build")
+
+
+@pytest.mark.parametrize("visible", ["", "0-3", "all", "MIG-1", "7"])
+def test_where_the_environment_hides_the_gpus_it_is_named(spec: OrchestratorTrainingSpec, visible: str) -> None:
+    found = compute_of(spec, DEMO / "base", wanted="auto", gpus=[], engine_refuses=None, visible=visible)
+    (said,) = found.lines
+    assert f"CUDA_VISIBLE_DEVICES is {visible!r}" in said
+    with pytest.raises(DeviceError, match="want indices such as 0,1"):
+        compute_of(spec, DEMO / "base", wanted="cuda", gpus=[], engine_refuses=None, visible=visible)
 
 
 def test_what_does_not_fit_is_refused_before_anything_starts(spec: OrchestratorTrainingSpec) -> None:

@@ -320,13 +320,16 @@ def test_the_refusal_says_what_would_fit() -> None:
     eight = memory_plan(QWEN3["8B"], replace(LAYOUT, shared=True))
     assert eight.problem is not None
     assert "a GPU has 79.0 GiB" in eight.problem
-    assert "4 GPUs: 3 for trainers, 1 for engines" in eight.problem
+    assert "4 GPUs: spec.ray.trainers.replicas 3, engines.replicas 1, placement Separate" in eight.problem
+    here = memory_plan(QWEN3["8B"], replace(LAYOUT, shared=True), there=2)
+    assert here.problem is not None
+    assert "4 GPUs (here: 2): " in here.problem
     stubborn = memory_plan(QWEN3["4B"], replace(LAYOUT, trainers=2, checkpointing=False))
     assert stubborn.problem is not None
     assert "activation checkpointing" in stubborn.problem
     long = memory_plan(QWEN3["4B"], replace(LAYOUT, tokens_per_micro_batch=200_000, trainers=2))
     assert long.problem is not None
-    assert "algorithm.tokensPerMicroBatch of at most" in long.problem
+    assert "spec.algorithm.tokensPerMicroBatch of at most" in long.problem
     huge = memory_plan(QWEN3["32B"], replace(LAYOUT, gpu_bytes=GIB))
     assert huge.problem is not None
     assert huge.problem.endswith("nothing that is known here makes it fit")
@@ -339,6 +342,9 @@ def test_the_lines_tell_every_part() -> None:
         assert word in text
     assert "trainer and engine (1 GPU): " in text
     assert "engine's share of a GPU" in text
+    assert "largest micro-batch: 16,384 tokens, by algorithm.tokensPerMicroBatch" in text
+    long = memory_plan(QWEN3["1.7B"], replace(LAYOUT, tokens_per_micro_batch=1024))
+    assert "4,096 tokens, by rollout.maxPromptTokens + maxResponseTokens" in "\n".join(long.lines())
     refused = memory_plan(QWEN3["8B"], replace(LAYOUT, shared=True))
     assert refused.lines()[-1] == refused.problem
 

@@ -38,12 +38,34 @@ def test_what_the_file_says_holds_and_the_only_gpu_is_shared(wanted: Ray, gpus: 
 @pytest.mark.parametrize(
     ("wanted", "gpus", "said"),
     [
-        (ray(trainers=2, engines=3, shards=2), 4, "spec.ray wants 8 GPUs (2 trainers, 3 engines of 2 GPUs), and this"),
-        (ray(trainers=2, engines=2), 3, "tensorParallelSize, or set spec.ray.placement: Shared"),
-        (ray(placement="Separate"), 1, "wants 2 GPUs (1 trainer, 1 engine), and this machine shows 1"),
-        (ray(trainers=2, engines=2, placement="Shared"), 1, "wants 2 GPUs (a trainer and an engine on each)"),
-        (ray(trainers=2), 1, "as many trainers.replicas as engines.replicas (2 and 1 here)"),
-        (ray(shards=2), 1, "tensorParallelSize 1 (2 here)"),
+        (
+            ray(trainers=2, engines=3, shards=2),
+            4,
+            "spec.ray wants 8 GPUs (2 trainers, 3 engines of 2 GPUs), and this machine shows 4: lower",
+        ),
+        (
+            ray(trainers=2, engines=2),
+            3,
+            "set spec.ray.placement: Shared or lower spec.ray.trainers.replicas + spec.ray.engines.replicas to 3",
+        ),
+        (
+            ray(placement="Separate"),
+            1,
+            "wants 2 GPUs (1 trainer, 1 engine), and this machine shows 1: set spec.ray.placement: Shared",
+        ),
+        (
+            ray(trainers=2, engines=2, placement="Shared"),
+            1,
+            "(a trainer and an engine on each), and this machine shows 1: set spec.ray.trainers.replicas and",
+        ),
+        (
+            ray(trainers=2),
+            1,
+            "wants 3 GPUs (2 trainers, 1 engine), and this machine shows 1: set spec.ray.trainers.replicas,",
+        ),
+        (ray(trainers=2, placement="Shared"), 1, "as many trainers.replicas as engines.replicas (2 and 1 here)"),
+        (ray(shards=2), 1, "and leave spec.ray.placement out: trainer and engine then share the GPU"),
+        (ray(shards=2, placement="Shared"), 1, "tensorParallelSize 1 (2 here)"),
     ],
 )
 def test_what_does_not_fit_is_one_line_with_what_to_change(wanted: Ray, gpus: int, said: str) -> None:
@@ -55,6 +77,13 @@ def test_what_does_not_fit_is_one_line_with_what_to_change(wanted: Ray, gpus: in
 def test_sharing_is_not_proposed_where_it_could_not_be() -> None:
     with pytest.raises(PlacementError) as caught:
         on_machine(ray(trainers=2, engines=3), gpus=3)
+    assert "Shared" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", [ray(trainers=2), ray(engines=2), ray(shards=2)])
+def test_who_never_wrote_of_sharing_is_not_told_of_its_rules(wanted: Ray) -> None:
+    with pytest.raises(PlacementError) as caught:
+        on_machine(wanted, gpus=1)
     assert "Shared" not in str(caught.value)
 
 

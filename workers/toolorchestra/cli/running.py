@@ -29,7 +29,7 @@ from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.telemetry.setup import TelemetryError, check
 from toolorchestra.train.gpu_memory import MemoryRefused
-from toolorchestra.train.gpus import visible_gpus
+from toolorchestra.train.gpus import VISIBLE, visible_gpus
 from toolorchestra.train.placement import PlacementError
 from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.settings import SettingsError
@@ -87,7 +87,14 @@ def _compute(plan: LocalPlan, *, wanted: Device, env: Mapping[str, str]) -> Comp
     """The driver is asked only where it matters: a GPU that sleeps takes its time."""
     gpus = visible_gpus(env) if wanted != "cpu" else ()
     refused = why_no_cuda_engine() if gpus else None
-    return compute_of(plan.training.spec, plan.model_dir, wanted=wanted, gpus=gpus, engine_refuses=refused)
+    return compute_of(
+        plan.training.spec,
+        plan.model_dir,
+        wanted=wanted,
+        gpus=gpus,
+        engine_refuses=refused,
+        visible=env.get(VISIBLE),
+    )
 
 
 def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:

@@ -34,7 +34,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        typer.Option(help="auto: the GPUs here, where the engine for them is installed; else the CPU."),
+        typer.Option(
+            help="auto: the GPUs seen here, where the engine for them is installed (make setup GPU=1), else the CPU;"
+            " cuda: GPUs, or an error that says what is missing."
+        ),
     ] = "auto",
     resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,

@@ -52,9 +52,16 @@ class Compute:
 
 
 def compute_of(
-    spec: OrchestratorTrainingSpec, model: Path, *, wanted: Device, gpus: Sequence[Gpu], engine_refuses: str | None
+    spec: OrchestratorTrainingSpec,
+    model: Path,
+    *,
+    wanted: Device,
+    gpus: Sequence[Gpu],
+    engine_refuses: str | None,
+    visible: str | None = None,
 ) -> Compute:
-    """Where it runs. `gpus`: those that are seen; `engine_refuses`: why the engine installed here cannot use one.
+    """Where it runs. `gpus`: those that are seen; `engine_refuses`: why the engine installed here cannot use one;
+    `visible`: what CUDA_VISIBLE_DEVICES says, where it is set.
 
     DeviceError, PlacementError, MemoryRefused: it cannot run as it is.
     """
@@ -63,26 +70,34 @@ def compute_of(
     if not gpus:
         if wanted == "cuda":
             raise DeviceError(
-                "--device cuda: no GPU is seen here (by NVIDIA's driver and CUDA_VISIBLE_DEVICES); see what nvidia-smi"
-                " says, or leave --device out (a run that was started on GPUs goes on with GPUs)"
+                f"--device cuda: {_unseen(visible)}; see what nvidia-smi says, or leave --device out (a run that was"
+                " started on GPUs goes on with GPUs)"
             )
-        return Compute(lines=("device: the CPU; no GPU is seen here",))
+        return Compute(lines=(f"device: the CPU; {_unseen(visible)}",))
     if engine_refuses is not None:
         if wanted == "cuda":
             raise DeviceError(f"--device cuda: {engine_refuses}; {INSTALL}")
         return Compute(lines=(f"device: the CPU; {_seen(gpus)}, not used: {engine_refuses}; {INSTALL}",))
     placement = on_machine(spec.ray, gpus=len(gpus))
     used = tuple(gpus[: placement.gpus])
-    divided = divide(spec, model, placement, gpu_bytes=min(gpu.size for gpu in used))
+    divided = divide(spec, model, placement, gpu_bytes=min(gpu.size for gpu in used), there=len(gpus))
     lines = [f"{_seen(used)}; {placement}"]
     if len(used) < len(gpus):
         both = " alike" if placement.shared else ""
-        more = f"raise spec.ray.trainers.replicas {'and' if both else 'or'} engines.replicas{both} to use them"
+        more = f"raise spec.ray.trainers.replicas {'and' if both else 'or'} spec.ray.engines.replicas{both} to use them"
         lines.append(f"{len(gpus) - len(used)} of the {len(gpus)} GPUs here stay idle: {more}")
     lines += [f"memory: {line}" for line in divided.lines]
     if divided.memory.eager:
         lines.append("engine: starts without CUDA graphs, which pay off for larger models only")
     return Compute(gpus=used, placement=placement, memory=divided.memory, lines=tuple(lines))
+
+
+def _unseen(visible: str | None) -> str:
+    """Why there is no GPU, as far as it is known."""
+    if visible is None:
+        return "no GPU is seen here (by NVIDIA's driver)"
+    forms = "want indices such as 0,1 or UUIDs such as GPU-8f0e…; parts of a GPU (MIG) are not supported"
+    return f"no GPU is seen here: {VISIBLE} is {visible!r} and names none that NVIDIA's driver shows ({forms})"
 
 
 def _seen(gpus: Sequence[Gpu]) -> str:

@@ -54,14 +54,19 @@ def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes
     )
 
 
-def divide(spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int) -> Divided:
-    """Of GPUs with so many bytes each. MemoryRefused: it cannot fit, or the model's files do not tell its size."""
+def divide(
+    spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int, there: int | None = None
+) -> Divided:
+    """Of GPUs with so many bytes each; `there`: how many the machine has, where it is known.
+
+    MemoryRefused: it cannot fit, or the model's files do not tell its size.
+    """
     try:
         shape = shape_of(model)
     except ModelFileError as error:
         raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
     layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
-    plan = memory_plan(shape, replace(layout, fused=fused_kernels()))
+    plan = memory_plan(shape, replace(layout, fused=fused_kernels()), there=there)
     if plan.problem is not None:
         raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
     memory = GpuMemory(

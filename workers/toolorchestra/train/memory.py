@@ -167,6 +167,8 @@ class MemoryPlan:
     problem: str | None
     """Why it cannot fit, and what would."""
     remedies: tuple[Remedy, ...] = ()
+    longest: str = ""
+    """Tokens of the largest micro-batch, and the fields that they come from."""
     note: str = ""
     """What of it is a guess."""
 
@@ -177,6 +179,8 @@ class MemoryPlan:
 
     def choices(self) -> Iterator[str]:
         """What was chosen, and what of it is a guess."""
+        if self.longest:
+            yield f"largest micro-batch: {self.longest}"
         copies = "; compute copies stay through a step" if self.keep else ""
         yield f"activation checkpointing {'on' if self.checkpointing else 'off'}{copies}"
         room = f"room for {self.kv_sequences:.3g} sequences of full length at a time"
@@ -287,12 +291,13 @@ def _keys(shape: ModelShape, layout: Layout, *, left: int, most: int | None) -> 
 # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def memory_plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
-    """The plan; where it cannot fit, its `problem` says why, and what would."""
+def memory_plan(shape: ModelShape, layout: Layout, *, there: int | None = None) -> MemoryPlan:
+    """The plan; where it cannot fit, its `problem` says why, and what would. `there`: GPUs of the machine, to say of
+    what would fit where that is more."""
     found = _plan(shape, layout)
     if found.problem is None:
         return found
-    remedies = tuple(_remedies(shape, layout))
+    remedies = tuple(_remedies(shape, layout, there=there))
     would = "; or ".join(remedy.words for remedy in remedies) or "nothing that is known here makes it fit"
     return replace(found, problem=f"{found.problem}. It would fit with: {would}", remedies=remedies)
 
@@ -347,8 +352,17 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool
         kv_sequences=keys / (kv_bytes(shape, tensor_parallel=over) * layout.max_model_len),
         trainer_peak=peak,
         problem=_problem(gpus),
+        longest=_longest(layout),
         note=shape.note,
     )
+
+
+def _longest(layout: Layout) -> str:
+    """In words: one who meets a length where a budget was expected looks for the wrong field."""
+    if layout.max_model_len > layout.tokens_per_micro_batch:
+        less = f"more than algorithm.tokensPerMicroBatch, {layout.tokens_per_micro_batch:,}"
+        return f"{layout.max_model_len:,} tokens, by rollout.maxPromptTokens + maxResponseTokens ({less})"
+    return f"{layout.tokens_per_micro_batch:,} tokens, by algorithm.tokensPerMicroBatch"
 
 
 def _problem(gpus: tuple[GpuPlan, ...]) -> str | None:
@@ -363,7 +377,7 @@ def _problem(gpus: tuple[GpuPlan, ...]) -> str | None:
 # ── what would fit ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _remedies(shape: ModelShape, layout: Layout) -> Iterator[Remedy]:
+def _remedies(shape: ModelShape, layout: Layout, *, there: int | None) -> Iterator[Remedy]:
     """Smallest change first. Each one alone makes it fit."""
 
     def fits(one: Layout) -> bool:
@@ -378,7 +392,7 @@ def _remedies(shape: ModelShape, layout: Layout) -> Iterator[Remedy]:
 
     tokens = _largest(layout.max_model_len, layout.tokens_per_micro_batch - 1, lambda t: fits(with_tokens(t)))
     if tokens is not None:
-        yield Remedy(words=f"algorithm.tokensPerMicroBatch of at most {tokens}", layout=with_tokens(tokens))
+        yield Remedy(words=f"spec.algorithm.tokensPerMicroBatch of at most {tokens}", layout=with_tokens(tokens))
 
     def with_length(length: int) -> Layout:
         return replace(free, tokens_per_micro_batch=min(length, free.tokens_per_micro_batch), max_model_len=length)
@@ -386,19 +400,28 @@ def _remedies(shape: ModelShape, layout: Layout) -> Iterator[Remedy]:
     if tokens is None:
         length = _largest(16, layout.max_model_len - 1, lambda n: fits(with_length(n)))
         if length is not None:
-            words = f"rollout.maxPromptTokens + maxResponseTokens of at most {length}"
+            words = f"spec.rollout.maxPromptTokens + maxResponseTokens of at most {length}"
             if length < layout.tokens_per_micro_batch:
-                words += ", and algorithm.tokensPerMicroBatch no more than that"
+                words += ", and spec.algorithm.tokensPerMicroBatch no more than that"
             yield Remedy(words=words, layout=with_length(length))
     apart = _apart(shape, free, fits)
     together = _together(free, fits) if layout.shared else None
     if together is not None and (apart is None or together.gpus < apart.gpus):
-        yield Remedy(words=f"{together.gpus} GPUs, a trainer and an engine on each", layout=together)
+        both = f"spec.ray.trainers.replicas and engines.replicas {together.trainers}"
+        yield Remedy(words=f"{_gpus(together, there)}: {both}, placement Shared", layout=together)
     elif apart is not None:
-        words = f"{apart.gpus} GPUs: {apart.trainers} for trainers, {apart.gpus - apart.trainers} for engines"
+        words = f"spec.ray.trainers.replicas {apart.trainers}, engines.replicas {apart.engines}"
         if apart.tensor_parallel > layout.tensor_parallel:
-            words += f" (tensorParallelSize {apart.tensor_parallel})"
-        yield Remedy(words=words, layout=apart)
+            words += f", engines.tensorParallelSize {apart.tensor_parallel}"
+        if layout.shared:
+            words += ", placement Separate"
+        yield Remedy(words=f"{_gpus(apart, there)}: {words}", layout=apart)
+
+
+def _gpus(layout: Layout, there: int | None) -> str:
+    """How many it takes, and where that is more than there are, how many there are."""
+    missing = f" (here: {there})" if there is not None and layout.gpus > there else ""
+    return f"{layout.gpus} GPUs{missing}"
 
 
 def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:

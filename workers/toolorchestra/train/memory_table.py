@@ -32,9 +32,16 @@ def table() -> str:
 def _cell(shape: ModelShape, layout: Layout) -> str:
     plan = memory_plan(shape, layout)
     if plan.problem is not None:
-        return f"no: wants {plan.remedies[-1].words}" if plan.remedies else "no"
+        return f"no: wants {_gpus(plan.remedies[-1].layout)}" if plan.remedies else "no"
     how = ", checkpointed" if plan.checkpointing else ""
     return f"{gib(plan.trainer_peak)}{how}; {plan.kv_sequences:.0f} sequences"
+
+
+def _gpus(layout: Layout) -> str:
+    """As the table names its rows."""
+    if layout.shared:
+        return f"{layout.gpus}, shared"
+    return f"{layout.trainers} + {layout.engines * layout.tensor_parallel}"
 
 
 if __name__ == "__main__":

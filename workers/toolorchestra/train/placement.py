@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,16 +64,34 @@ def on_machine(ray: Ray, *, gpus: int) -> Placement:
     What the file says holds, as on a cluster: GPUs beyond it stay idle. Where it does not say whether they are shared,
     the only GPU of a machine is.
     """
-    shared = ray.placement == "Shared" or (ray.placement is None and gpus == 1)
-    found = asked(ray, shared=shared)
-    if found.gpus > gpus:
-        fewer = "lower trainers.replicas, engines.replicas or engines.tensorParallelSize"
-        pairs = found.trainers == found.engines <= gpus and found.tensor_parallel == 1
-        together = ", or set spec.ray.placement: Shared" if pairs and not shared else ""
-        raise PlacementError(
-            f"spec.ray wants {_some(found.gpus, 'GPU')} ({found}), and this machine shows {gpus}: {fewer}{together}"
-        )
-    return found
+    shared = ray.placement == "Shared"
+    apart = asked(ray, shared=shared)
+    if apart.gpus <= gpus:
+        return apart
+    pairs = apart.trainers == apart.engines <= gpus and apart.tensor_parallel == 1
+    if ray.placement is None and gpus == 1 and pairs:
+        return asked(ray, shared=True)
+    raise PlacementError(
+        f"spec.ray wants {_some(apart.gpus, 'GPU')} ({apart}), and this machine shows {gpus}: "
+        + " or ".join(_fitting(apart, gpus=gpus, pairs=pairs))
+    )
+
+
+def _fitting(wanted: Placement, *, gpus: int, pairs: bool) -> Iterator[str]:
+    """What to set so that it fits on so many GPUs, by field."""
+    if wanted.shared:
+        yield f"set spec.ray.trainers.replicas and spec.ray.engines.replicas to {gpus} at most"
+        return
+    if pairs:
+        yield "set spec.ray.placement: Shared"
+    if gpus > 1:
+        sizes = " + ".join(("spec.ray.trainers.replicas", "spec.ray.engines.replicas"))
+        if wanted.tensor_parallel > 1:
+            sizes += " x spec.ray.engines.tensorParallelSize"
+        yield f"lower {sizes} to {gpus}"
+    elif not pairs:
+        ones = "spec.ray.trainers.replicas, spec.ray.engines.replicas and spec.ray.engines.tensorParallelSize"
+        yield f"set {ones} to 1 and leave spec.ray.placement out: trainer and engine then share the GPU"
 
 
 def _some(number: int, what: str) -> str:
