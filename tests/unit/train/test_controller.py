@@ -7,6 +7,7 @@ excluded, deferred and paid when things go wrong.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import sys
@@ -66,7 +67,7 @@ from toolorchestra.train.pauses import Paused, Stopped
 from toolorchestra.train.rewarding import Rewarding
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 from toolorchestra.train.schedule import Schedule
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.train.weights import NoRoom, Snapshot
 from toolorchestra.train.wire import BusWire
 from toolorchestra.train.world import World
 
@@ -90,6 +91,8 @@ class CountingTrainers:
         self.batches: list[list[TrainSample]] = []
         self.broken = 0
         """Steps from now on that will not be finite."""
+        self.full: Path | None = None
+        """A folder on a file system without room."""
 
     async def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
         if self.broken:
@@ -111,6 +114,8 @@ class CountingTrainers:
         )
 
     async def snapshot(self, folder: Path, *, version: str) -> Snapshot:
+        if folder.parent == self.full:
+            raise NoRoom(errno.ENOSPC, "no room for a snapshot", str(self.full))
         await asyncio.to_thread(folder.mkdir, parents=True)
         return Snapshot(path=str(folder), version=version, digest="")
 
@@ -149,6 +154,7 @@ class Scene:
         issue_timeout: float = 60.0,
         config: RewardConfig | None = None,
         bus: MemoryBus | None = None,
+        snapshots: Path | None = None,
     ) -> None:
         self.folder = folder
         self.bus = bus or MemoryBus(ack_wait=5.0)
@@ -189,6 +195,7 @@ class Scene:
             engines=SwitchingEngine(self.engine),
             deferrals=self.deferrals,
             spans=EpisodeSpans("test"),
+            snapshots=snapshots,
         )
 
     @asynccontextmanager
@@ -249,6 +256,20 @@ async def test_every_accepted_episode_is_trained_once(tmp_path: Path, staleness:
     assert all(row["staleness_max"] <= staleness for row in rows)
     assert sum(len(batch) for batch in scene.trainers.batches) == 32
     assert scene.engine.version == "0-4"
+
+
+async def test_a_full_memory_for_snapshots_costs_no_step(tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    scene = Scene(tmp_path, reply=either([]), steps=3, snapshots=memory)
+    async with scene.running():
+        rows = [await scene.controller.step()]
+        scene.trainers.full = memory
+        rows += [await scene.controller.step() for _ in range(2)]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert scene.engine.version == "0-3"
+    (moved,) = (event for event in read_jsonl(scene.controller.run.events) if event["event"] == "snapshots_moved")
+    assert str(scene.controller.run.weights) in moved["message"]
+    assert all(row["snapshot_seconds"] >= 0 for row in rows)
 
 
 @pytest.mark.parametrize("staleness", [0, 2])

@@ -36,9 +36,10 @@ from toolorchestra.train.run_dir import RunDir
 from toolorchestra.train.run_meter import RunMeter
 from toolorchestra.train.schedule import Schedule
 from toolorchestra.train.service_times import ServiceTimes
+from toolorchestra.train.snapshot_place import SnapshotPlace
 from toolorchestra.train.stats import episode_stats, lags_of, mismatch_figures
 from toolorchestra.train.vitality import Vitality
-from toolorchestra.train.weights import Snapshot, prune_snapshots
+from toolorchestra.train.weights import Snapshot
 from toolorchestra.train.world import World
 
 TICK_SECONDS = 1.0
@@ -100,6 +101,7 @@ class Controller:
     stopping: bool = False
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
+    _place: SnapshotPlace = field(init=False)
     _moved_at: float = field(default_factory=time.time)
     """When something was accepted last, or a step began to be waited for."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,10 +112,15 @@ class Controller:
     """Steps in a row that could not be applied."""
     _said: dict[str, str] = field(default_factory=dict[str, str])
     """By reason, what the last worker said of it."""
+    _snapshot_seconds: float = 0.0
+    """For which the trainers wrote the last version's weights."""
     _pause_seconds: float = 0.0
     """For which the engines took no requests, because of the last version's weights."""
 
     def __post_init__(self) -> None:
+        self._place = SnapshotPlace(
+            self.run.weights, self.snapshots, lambda why: self.run.event("snapshots_moved", why)
+        )
         self.vitality = Vitality(steps=self.config.steps, require_format=self.rewarding.filters.require_format)
         ledger = self.books.ledger
         self.outbox = Outbox(
@@ -360,12 +367,13 @@ class Controller:
         """Write the snapshot of the trainers' weights and put it in service."""
         version = str(PolicyVersion(self.books.ledger.incarnation, step))
         previous = str(PolicyVersion(self.books.ledger.incarnation, step - 1))
-        folder = self.snapshots or self.run.weights
-        prune_snapshots(folder, keep=[previous])  # so that there are never more than two
-        snapshot = await self.trainers.snapshot(folder / version, version=version)
         began = time.monotonic()
+        snapshot = await self._place.write(
+            version, keep=[previous], snapshot=lambda folder: self.trainers.snapshot(folder, version=version)
+        )
+        written = time.monotonic()
         await self.engines.load(snapshot, adopt=adopt)
-        self._pause_seconds = time.monotonic() - began
+        self._snapshot_seconds, self._pause_seconds = written - began, time.monotonic() - written
         return snapshot
 
     async def first_version(self) -> Snapshot:
@@ -397,6 +405,7 @@ class Controller:
             "unscored": dict(self._unscored),
             "spent_usd": float(ledger.spend.settled),
             "trainer_idle_fraction": min(1.0, seconds["generate_wait"] / max(seconds["total"], 1e-9)),
+            "snapshot_seconds": round(self._snapshot_seconds, 4),
             "engine_pause_seconds": round(self._pause_seconds, 4),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }

@@ -8,6 +8,7 @@ a SIGBUS.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -25,8 +26,9 @@ import torch
 from torch import Tensor
 
 from toolorchestra.train.block_digest import BLOCK, join, threads, write_whole
-from toolorchestra.train.weights import MANIFEST, WEIGHTS, KeySet, Snapshot, SnapshotError, mark_of
+from toolorchestra.train.weights import MANIFEST, WEIGHTS, KeySet, NoRoom, Snapshot, SnapshotError, mark_of
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """What safetensors calls them."""
 
@@ -124,12 +126,32 @@ def write_snapshot(
     """Write whole tensors, which come in the order of `keys`, as the snapshot `folder` of `version`.
 
     Replaces an unfinished one of that name. Tensors of another dtype are cast on their device. `pinned`: they lie on a
-    GPU. SnapshotError if they are not exactly the keys; OSError if they cannot be written.
+    GPU. SnapshotError if they are not exactly the keys; OSError if they cannot be written, NoRoom if for want of room.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     for leftover in (partial, folder):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+        return _write(folder, partial, tensors, version=version, keys=keys, dtype=dtype, pinned=pinned)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full /dev/shm it would keep the room that others want
+        if error.errno in FULL:
+            size = sum(math.prod(shape) for shape in keys.values()) * dtype.itemsize
+            raise NoRoom(error.errno, f"no room for a snapshot of {size:,} bytes", str(folder.parent)) from error
+        raise
+
+
+def _write(
+    folder: Path,
+    partial: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    version: str,
+    keys: KeySet,
+    dtype: torch.dtype,
+    pinned: bool,
+) -> Snapshot:
     with (partial / WEIGHTS).open("xb", buffering=0) as file, BlockWriter(file.fileno(), pinned=pinned) as writer:
         header = file_header(keys, dtype=dtype, version=version)
         writer.write(torch.frombuffer(bytearray(header), dtype=torch.uint8))

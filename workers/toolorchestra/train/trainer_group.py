@@ -22,12 +22,12 @@ from toolorchestra.train.model import ModelError
 from toolorchestra.train.rooms import at
 from toolorchestra.train.trainer import Trainer, TrainerConfig
 from toolorchestra.train.warm_start import SupervisedMetrics, supervised_step
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.train.weights import NoRoom, Snapshot
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PING_SECONDS = 5.0
-EXPECTED = (ModelError, NonFiniteStep)
-"""What all ranks say alike of a model or a batch: raised here as it was there."""
+EXPECTED = (ModelError, NonFiniteStep, NoRoom)
+"""What ranks say of a model, a batch or a disk, with all of them alive: raised here as it was there."""
 
 
 class TrainerLost(RuntimeError):

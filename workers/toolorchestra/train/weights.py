@@ -36,6 +36,10 @@ class SnapshotError(RuntimeError):
     """The snapshot is not what it should be; nothing was loaded from it."""
 
 
+class NoRoom(OSError):
+    """The file system has no room for a snapshot; what was written of it is gone again."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A snapshot on disk: the folder, whose weights it holds, and the digest of the file (block_digest.py)."""
