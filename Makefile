@@ -147,6 +147,10 @@ bench-resume: setup ## The resume of a run of a million episodes: CPU seconds an
 bench-transfer: setup ## A snapshot's way from trainer to engine, by phase, against what was there before (1.2 GB; 8 GB of memory)
 	$(BIN)/python tests/bench/transfer/bench.py
 
+bench-head: setup ## Trainer and engine with heads in bfloat16 and float32, on SmolLM2's real weights, on a CPU (about 5 minutes)
+	[ -f $(REAL_MODEL)/config.json ] || $(BIN)/python examples/real-model/get_model.py $(REAL_MODEL)
+	$(BIN)/python tests/bench/head_precision/bench.py
+
 faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
 	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 

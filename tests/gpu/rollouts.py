@@ -22,14 +22,12 @@ from toolorchestra.train.progress import Patience
 START_SECONDS = 240.0
 STARTED_WITH = "0-0"
 MODEL_LENGTH = 2048
-FLOAT32_HEAD = ("--hf-overrides", '{"head_dtype": "float32"}')
-"""vLLM's own switch for a head in float32."""
 
 Prompts = Sequence[Sequence[int]]
 
 
 def engine_config(
-    place: Place, model: Path, *, eager: bool, kv_bytes: int, at_a_time: int, extra: tuple[str, ...] = ()
+    place: Place, model: Path, *, eager: bool, kv_bytes: int, at_a_time: int, head_float32: bool = False
 ) -> EngineConfig:
     """An engine beside a trainer: keys and values have a fixed room, so that neither disturbs the other's start."""
     return EngineConfig(
@@ -41,7 +39,7 @@ def engine_config(
         kv_cache_bytes=kv_bytes if place.cuda else None,
         gpu_memory_utilization=0.1,  # vLLM starts where so much is free; the room above is what counts
         eager=eager,
-        extra_args=extra,
+        head_float32=head_float32,
     )
 
 

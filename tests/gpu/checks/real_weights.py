@@ -15,7 +15,7 @@ from gpu.agreement import K3, agreement, deltas
 from gpu.finding import Figure, Finding, Skip
 from gpu.identity import ROOT
 from gpu.place import Place
-from gpu.rollouts import FLOAT32_HEAD, Rollout, engine_config, launched, rollout, wait_ready
+from gpu.rollouts import Rollout, engine_config, launched, rollout, wait_ready
 from gpu.trainers import trainer_of
 from support.tiny_model import tiny_model
 from toolorchestra.train.batch import StepConfig
@@ -37,7 +37,7 @@ def check(place: Place) -> Iterator[Finding]:
     prompts = chats(folder, 8 if place.tiny else PROMPTS)
     began = time.perf_counter()
     plain = engine_config(place, folder, eager=True, kv_bytes=KV_BYTES, at_a_time=PROMPTS)
-    wide = engine_config(place, folder, eager=True, kv_bytes=KV_BYTES, at_a_time=PROMPTS, extra=FLOAT32_HEAD)
+    wide = engine_config(place, folder, eager=True, kv_bytes=KV_BYTES, at_a_time=PROMPTS, head_float32=True)
     with (
         launched(plain, log=place.folder / "engine.log") as one,
         launched(wide, log=place.folder / "engine-float32-head.log") as other,

@@ -7,9 +7,12 @@ from pathlib import Path
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.train.driver_config import DriverConfig, GpuMemory
-from toolorchestra.train.gpu_memory import divide
+from toolorchestra.train.engine_args import engine_arguments
+from toolorchestra.train.gpu_memory import divide, layout_of
 from toolorchestra.train.gpus import GIB
-from toolorchestra.train.job import engine_config
+from toolorchestra.train.job import engine_config, trainer_config
+from toolorchestra.train.memory import memory_plan
+from toolorchestra.train.model_shape import QWEN3
 from toolorchestra.train.placement import Placement
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
@@ -40,6 +43,23 @@ def test_engines_on_gpus_follow_the_plan(tmp_path: Path) -> None:
     assert engine.kv_cache_bytes == memory.kv_cache_bytes
     assert engine.gpu_memory_utilization == memory.gpu_memory_utilization
     assert engine.eager
+
+
+def test_a_head_in_float32_is_one_on_both_sides_and_in_the_plan(tmp_path: Path) -> None:
+    plain = spec()
+    wide = plain.model_copy(update={"model": plain.model.model_copy(update={"head_precision": "Float32"})})
+    together, driver = Placement(shared=True, trainers=1, engines=1), told(tmp_path, device="cuda")
+
+    def arguments(wanted: OrchestratorTrainingSpec) -> list[str]:
+        return engine_arguments(engine_config(driver, wanted, memory=GpuMemory(), start_seconds=1.0), port=1, base={})
+
+    more = [one for one in arguments(wide) if one not in arguments(plain)]
+    assert more == ["--hf-overrides", '{"head_dtype": "float32"}']
+    (narrow, broad) = (trainer_config(driver, wanted, memory=GpuMemory()) for wanted in (plain, wide))
+    assert (narrow.head_float32, broad.head_float32) == (False, True)
+    layouts = [layout_of(wanted, together, gpu_bytes=80 * GIB) for wanted in (plain, wide)]
+    peaks = [memory_plan(QWEN3["1.7B"], layout).trainer_peak for layout in layouts]
+    assert peaks[1] - peaks[0] == 4 * QWEN3["1.7B"].vocabulary * QWEN3["1.7B"].hidden
 
 
 def test_engines_on_cpus_are_as_they_were(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +72,24 @@ def test_what_computes_the_formula_is_replaced_and_computes_the_same(family: str
     for name, grad in gradients(policy).items():
         torch.testing.assert_close(grad, want[name], atol=1e-4 * float(want[name].abs().max() + 1), rtol=1e-4)
     assert [count > 0 for count in calls.values()] == [found.norms > 0, found.mlps > 0, found.rotaries > 0]
+
+
+@pytest.mark.parametrize("clamped", ["gate", "up", "product"])
+def test_a_gated_mlp_with_a_clamp_stays(clamped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = policy_of("qwen3", tmp_path)
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        def limited(value: torch.Tensor, what: str) -> torch.Tensor:
+            return value.clamp(-7.0, 7.0) if what == clamped else value
+
+        gate, up = limited(self.gate_proj(x), "gate"), limited(self.up_proj(x), "up")
+        found: torch.Tensor = self.down_proj(limited(torch.nn.functional.silu(gate) * up, "product"))
+        return found
+
+    for module in policy.model.modules():
+        if type(module).__name__ == "Qwen3MLP":
+            monkeypatch.setattr(module, "forward", MethodType(forward, module))
+    assert fuse(policy.model, counting()[0]).mlps == 0
 
 
 def test_nothing_outside_of_the_model_changes(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ class PolicyModel(ModelSource):
 
     price: TokenPrice
     """What its own tokens cost, in US dollars; they count in every episode's cost."""
+    head_precision: Literal["Compute", "Float32"] = "Compute"
+    """Of the output head, in trainers and engines alike. Compute: as the rest, bfloat16 on GPUs; Float32: their
+    probabilities are nearer to each other, for some memory and time."""
 
 
 class EarlierTraining(Model):

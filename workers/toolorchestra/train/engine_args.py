@@ -38,6 +38,8 @@ class EngineConfig:
     served_name: str = "policy"
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    head_float32: bool = False
+    """The output head computes in float32, whatever the dtype."""
     host: str = "127.0.0.1"
     port: int = 0
     """0: any free port."""
@@ -80,6 +82,8 @@ def engine_arguments(config: EngineConfig, *, port: int, base: Mapping[str, str]
         *("--weight-transfer-config", json.dumps({"backend": BACKEND})),
         "--disable-uvicorn-access-log",
     ]
+    if config.head_float32:
+        arguments += ["--hf-overrides", json.dumps({"head_dtype": "float32"})]
     if config.max_model_len is not None:
         arguments += ["--max-model-len", str(config.max_model_len)]
     if config.device == "cpu":

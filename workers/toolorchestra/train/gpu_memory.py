@@ -51,6 +51,7 @@ def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes
         max_num_seqs=CUDA_SEQUENCES,
         reference=algorithm.kl.coefficient > 0,
         entropy=algorithm.entropy_coefficient != 0,
+        head_float32=spec.model.head_precision == "Float32",
     )
 
 

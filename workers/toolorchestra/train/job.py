@@ -97,6 +97,7 @@ def engine_config(
         model_dir=str(config.model_dir),
         device=config.device,
         dtype="bfloat16" if cuda else "float32",
+        head_float32=spec.model.head_precision == "Float32",
         max_model_len=spec.rollout.max_prompt_tokens + spec.rollout.max_response_tokens,
         max_num_seqs=CUDA_SEQUENCES if cuda else CPU_SEQUENCES,
         kv_cache_bytes=memory.kv_cache_bytes,
@@ -105,6 +106,20 @@ def engine_config(
         tensor_parallel_size=spec.ray.engines.tensor_parallel_size,
         threads=config.threads,
         start_seconds=start_seconds,
+    )
+
+
+def trainer_config(config: DriverConfig, spec: OrchestratorTrainingSpec, *, memory: GpuMemory) -> TrainerConfig:
+    """Of every trainer of a training."""
+    return TrainerConfig(
+        model_dir=str(config.model_dir),
+        device=config.device,
+        threads=config.threads,
+        gradient_checkpointing=memory.gradient_checkpointing,
+        keep_compute_weights=memory.keep_compute_weights,
+        longest=spec.rollout.max_prompt_tokens + spec.rollout.max_response_tokens,
+        reference=spec.algorithm.kl.coefficient > 0,
+        head_float32=spec.model.head_precision == "Float32",
     )
 
 
@@ -368,15 +383,7 @@ class Job:
             await self._controller.look_after()
 
     async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
-        config = TrainerConfig(
-            model_dir=str(self.config.model_dir),
-            device=self.config.device,
-            threads=self.config.threads,
-            gradient_checkpointing=self._memory.gradient_checkpointing,
-            keep_compute_weights=self._memory.keep_compute_weights,
-            longest=self.spec.rollout.max_prompt_tokens + self.spec.rollout.max_response_tokens,
-            reference=self.spec.algorithm.kl.coefficient > 0,
-        )
+        config = trainer_config(self.config, self.spec, memory=self._memory)
         try:
             group = await asyncio.to_thread(
                 TrainerGroup,

@@ -103,6 +103,9 @@ class Layout:
     """Norms, rotary embedding and SwiGLU are fused kernels."""
     entropy: bool = False
     """The loss has an entropy term: the head holds one array more (as where the model caps its logits)."""
+    head_float32: bool = False
+    """The head computes in float32: the trainer has a copy of its weight. (The engine has none: its product adds up in
+    float32, from bfloat16.)"""
     keep: bool | None = None
     """The bfloat16 copies stay through a step; None: where footprint.py wants it and it fits."""
 
@@ -231,7 +234,7 @@ def _trainer(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bo
     block = layer_bytes(shape, fused=fused)
     kept = shape.layers * (2 * shape.hidden if checkpointing else block) + end_bytes(shape, fused=fused)
     more = layout.entropy or shape.capped
-    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy_or_cap=more)
+    head = head_bytes(shape.vocabulary, shape.hidden, tokens, entropy_or_cap=more, float32=layout.head_float32)
     chunk = min(tokens, chunk_tokens(shape.vocabulary, cuda=True))
 
     def exchanged(parameters: int) -> int:
