@@ -59,6 +59,12 @@ def test_every_groups_advantages_are_finite_and_add_up_to_zero(
             assert set(result.advantages) == {0.0}
 
 
+def test_beside_a_large_offset_advantages_add_up_to_zero_too() -> None:
+    offset = 0.1 * 2**24
+    advantages = standardise([offset + cost for cost in (0.0, 0.0, 0.0, 0.3, 0.7)])
+    assert math.fsum(advantages) == pytest.approx(0, abs=1e-12)
+
+
 @pytest.mark.parametrize("combiner", ALL, ids=repr)
 @settings(max_examples=60)
 @given(

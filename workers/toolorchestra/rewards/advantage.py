@@ -45,5 +45,9 @@ def standardise_groups(groups: Sequence[Sequence[float]]) -> list[tuple[float, .
 def _centre(values: Sequence[float]) -> list[float]:
     if are_equal(values):
         return [0.0] * len(values)
-    mean = math.fsum(values) / len(values)
-    return [v - mean for v in values]
+    # What they have in common is taken away first, without rounding: beside a large offset the mean would round by more
+    # than the values differ. Of the smallest, so that the order does not matter.
+    least = min(values)
+    above = [v - least for v in values]
+    mean = math.fsum(above) / len(above)
+    return [v - mean for v in above]
