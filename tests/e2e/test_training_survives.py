@@ -1,5 +1,5 @@
-"""A short real training (vLLM, Ray, NATS, workers) that loses all of its processes at once; a longer one, each of them
-first. (Each kind's death alone, with scripted engines, is in every small run of `make faults`.)
+"""A real training (vLLM, Ray, NATS, workers) that loses each kind of its processes, and then all of them at once. (With
+scripted engines both are in every run of the default tests: test_faults_small.)
 
 What must hold at the end: all steps done, and every accepted episode trained exactly once, excluded with a reason, or
 set aside because its weights did not survive: the journal's own counts.
@@ -22,7 +22,7 @@ from toolorchestra.train.history import account, read_history
 from toolorchestra.train.journal import read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.real, pytest.mark.timeout(1200)]
 
 PATIENCE = 900.0
 """Seconds until something that must happen has happened; a busy machine starts vLLM in more than a minute."""
@@ -122,14 +122,6 @@ def dies_whole_and_is_resumed(run: Run) -> None:
         assert (run.dir.export / model / "model.safetensors").exists()
 
 
-def test_all_processes_die_at_once(run: Run) -> None:
-    """Past a checkpoint, so that the resume takes weights from there and the rest from the journal."""
-    run.begins(steps=12, checkpoint_every=2)
-    run.until_step(3)
-    dies_whole_and_is_resumed(run)
-
-
-@pytest.mark.long
 def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
     run.begins(steps=24, checkpoint_every=4)
     run.until_step(2)
