@@ -30,7 +30,7 @@ def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     if isinstance(error, MessagingUnreachable):
         said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
     else:
-        said = condition("Accepted", "False", _reason(error), _message(error))
+        said = condition("Accepted", "False", _reason(error), in_words(error))
     old = (parent.get("status") or {}).get("conditions") or ()
     if any(all(one.get(field) == value for field, value in said.items()) for one in old):
         return Plan()
@@ -49,7 +49,8 @@ def _reason(error: Refusal) -> Reason:
             return Reason.INVALID_SPEC
 
 
-def _message(error: Refusal) -> str:
+def in_words(error: Refusal) -> str:
+    """What the API server says, and the remedy."""
     remedy = {
         Reason.FORBIDDEN: "Give the operator's service account this right, or lift the quota or policy that refuses.",
         Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",
