@@ -67,6 +67,8 @@ class World(ClusterModel):
         self.nats_error = ""
         self.leases: int | None = None
         self.missing: tuple[Missing, ...] = ()
+        self.hidden: tuple[Ref, ...] = ()
+        """What the operator may not look at."""
         self.runtime = RUNTIME
 
     @property
@@ -83,10 +85,11 @@ class World(ClusterModel):
             parent=copy.deepcopy(self.parent),
             runtime=self.runtime,
             schemas=schemas(),
-            objects=self.live(),
+            objects={ref: live for ref, live in self.live().items() if ref not in self.hidden},
+            hidden=frozenset(self.hidden),
             pods=tuple(self.pods),
             pools=self.pools,
-            missing=self.missing,
+            missing=(*self.missing, *(Missing(Reason.FORBIDDEN, f"cannot get {ref}") for ref in self.hidden)),
             messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error, leases=self.leases),
             progress=self.progress,
             token="t" * 64,
@@ -492,6 +495,26 @@ def test_a_spec_that_cannot_be_worked_with_holds_up_no_end(
     world.settle()
     assert world.kinds() == KEPT
     assert not world.streams
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_gone() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    made = world.kinds()
+    world.hidden = tuple(world.job(component) for component in ("head", "trainers", "engines"))
+    world.settle()
+    assert world.says("Accepted")[:2] == ("False", "Forbidden")
+    assert "Job default/tiny-1-head" in world.says("ClusterReady")[2]
+    assert (world.attempt, world.kinds()) == (1, made)
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert world.says("Suspended") == ("True", "SuspendedByUser", "waiting for the last checkpoint")
+    world.hidden = ()
+    world.settle()
+    assert world.says("Suspended")[2] == "compute is given back"
+    assert world.kinds() == KEPT | {"Secret tiny-ray"}
 
 
 def test_terms_are_what_the_models_make_of_a_spec() -> None:
