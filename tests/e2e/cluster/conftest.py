@@ -15,7 +15,7 @@ from testbed.binaries import CannotBuild, binaries
 from testbed.cluster import CHECKOUT
 from testbed.image import image_of
 from testbed.images import build, push, with_model
-from testbed.kuberay import crd_files
+from testbed.kuberay import crd_folder
 from testbed.leftovers import left_behind
 from testbed.node_cluster import NodeCluster
 from testbed.packages import CannotRun, ensure
@@ -89,15 +89,9 @@ def release(node_cluster: NodeCluster, images: Images, tmp_path_factory: pytest.
 
 
 def kuberay() -> tuple[Path, list[Path]]:
-    """Its operator's program, and its CRDs."""
-    program = Path(os.environ.get("KUBERAY_OPERATOR") or "")
-    if not os.access(program, os.X_OK) or program.is_dir():
-        pytest.fail(
-            "PROVIDER=KubeRay needs KUBERAY_OPERATOR: the path of KubeRay's operator, built without cgo "
-            "(CGO_ENABLED=0 go build -o manager . in ray-operator of github.com/ray-project/kuberay)",
-            pytrace=False,
-        )
-    files, absent = crd_files()
-    if absent:
-        pytest.fail(absent, pytrace=False)
-    return program, sorted(files[0].parent.glob("ray.io_*.yaml"))
+    """Its operator's program, and all of its CRDs."""
+    try:
+        program = binaries(["kuberay-operator"], say=lambda line: print(line, file=sys.stderr, flush=True))
+        return program["kuberay-operator"], sorted(crd_folder().glob("ray.io_*.yaml"))
+    except CannotBuild as error:
+        pytest.fail(str(error), pytrace=False)
