@@ -20,6 +20,23 @@ from testbed.leftovers import left_behind
 from testbed.node_cluster import NodeCluster
 from testbed.packages import CannotRun, ensure
 
+_PASSED: list[str] = []
+_OTHERS: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "e2e/cluster/" in report.nodeid and (report.when == "call" or not report.passed):
+        what = report.nodeid.rpartition("::test_")[2].replace("_", " ")
+        (_PASSED if report.passed else _OTHERS).append(what)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of all: what was covered."""
+    if _PASSED or _OTHERS:
+        provider = os.environ.get("PROVIDER") or "Builtin"
+        not_so = f"; NOT: {', '.join(_OTHERS)}" if _OTHERS else ""
+        print(f"e2e with {provider}: {len(_PASSED)} of {len(_PASSED) + len(_OTHERS)}: {', '.join(_PASSED)}{not_so}")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
