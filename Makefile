@@ -90,6 +90,10 @@ e2e: setup ## The tests on a real node (root; docs/testbed.md)
 	@$(TESTBED) testbed.by_hand prepare
 	$(BIN)/python -m pytest -m cluster
 
+cluster-week: setup testbed ## A week of a shared cluster in minutes, against a real control plane: 200 trainings, 50 pools, kills (WEEK="--seed 1")
+	@$(TESTBED) testbed.binaries kube-controller-manager >/dev/null
+	PYTHONPATH=tests $(BIN)/python -m week $(WEEK)
+
 cluster-up: setup ## Start a real cluster with one node here, and print its KUBECONFIG (root; docs/testbed.md)
 	@$(TESTBED) testbed.by_hand up
 

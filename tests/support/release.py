@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from support.real_run import TINY_RUN
@@ -30,6 +31,10 @@ NAME = "orchestra"
 SYSTEM, RESEARCH, OBSERVABILITY, KUBERAY = "orchestra-system", "research", "observability", "kuberay-system"
 """Where the release runs, where its users' resources are, where traces go, and where KubeRay runs if it does."""
 PATIENCE_SECONDS = 1200.0
+READY_SECONDS = 180.0
+"""Of a pod of one program, with its image's way to the node."""
+DOOMED = ("CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerError")
+"""Reasons for which a pod waits that time does not mend."""
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -158,7 +163,7 @@ class Release:
         self._deploy(name, KUBERAY, {"app.kubernetes.io/component": name}, pod)
 
     def _deploy(self, name: str, namespace: str, labels: Mapping[str, str], pod: Mapping[str, Any]) -> None:
-        """A Deployment of one, ready."""
+        """A Deployment of one, ready; a failure with its pod's words where it will not be."""
         spec = {
             "replicas": 1,
             "selector": {"matchLabels": dict(labels)},
@@ -166,8 +171,23 @@ class Release:
         }
         path = self.path("deployments", group="/apis/apps/v1", namespace=namespace)
         self.cluster.api.create(path, {"metadata": {"name": name}, "spec": spec})
-        ready = lambda: self.cluster.api.get(f"{path}/{name}")["status"].get("readyReplicas") == 1  # noqa: E731
-        self.until(f"{name} is ready", ready)
+
+        def ready() -> bool:
+            if (why := self._doomed(namespace, labels)) is not None:
+                pytest.fail(f"{name} does not start: {why}\n{self._log_of(namespace, name)}", pytrace=False)
+            return bool(self.cluster.api.get(f"{path}/{name}")["status"].get("readyReplicas") == 1)
+
+        self.until(f"{name} is ready", ready, seconds=READY_SECONDS)
+
+    def _doomed(self, namespace: str, labels: Mapping[str, str]) -> str | None:
+        """Why a pod with these labels will not run; None: it may."""
+        for pod in self.items("pods", namespace=namespace):
+            if labels.items() <= (pod["metadata"].get("labels") or {}).items():
+                for one in (pod.get("status") or {}).get("containerStatuses") or ():
+                    waiting = (one.get("state") or {}).get("waiting") or {}
+                    if waiting.get("reason") in DOOMED:
+                        return f"{waiting['reason']}: {waiting.get('message', '')}"
+        return None
 
     # ── commands ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -258,11 +278,12 @@ class Release:
         found = []
         for kind in PLURALS.values():
             found += [(one["metadata"]["name"], one.get("status")) for one in self._quietly(kind, GROUP, RESEARCH)]
-        for namespace in (SYSTEM, RESEARCH, OBSERVABILITY):
+        for namespace in (SYSTEM, RESEARCH, OBSERVABILITY, KUBERAY):
             for pod in self._quietly("pods", CORE, namespace):
                 states = (pod.get("status") or {}).get("containerStatuses") or pod.get("status")
                 found.append((pod["metadata"]["name"], states))
         logs = [self._log(SYSTEM, "operator"), self._log(RESEARCH, "head"), self._log(RESEARCH, "workers")]
+        logs += [self._log_of(KUBERAY, "kuberay-operator")] if self.provider == "KubeRay" else []
         return "\n".join([*(json.dumps(one)[:2500] for one in found), *logs])
 
     def _quietly(self, kind: str, group: str, namespace: str) -> list[dict[str, Any]]:
@@ -272,9 +293,16 @@ class Release:
             return []
 
     def _log(self, namespace: str, component: str) -> str:
+        return self._logs(namespace, "-l", f"app.kubernetes.io/component={component}", "--prefix")
+
+    def _log_of(self, namespace: str, deployment: str) -> str:
+        """The last words of a Deployment's pod, which may have ended."""
+        now, before = (self._logs(namespace, f"deployment/{deployment}", *more) for more in ((), ("--previous",)))
+        return before or now
+
+    def _logs(self, namespace: str, *what: str) -> str:
         kubectl = str(binaries(["kubectl"])["kubectl"])
-        selector = f"app.kubernetes.io/component={component}"
-        argv = [kubectl, "-n", namespace, "logs", "-l", selector, "--tail=25", "--prefix"]
+        argv = [kubectl, "-n", namespace, "logs", *what, "--tail=25"]
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60).stdout[-5000:]
 

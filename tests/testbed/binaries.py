@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -36,11 +37,18 @@ MAINS = (
     "visitor",
 )
 """Built from go/<name>/main.go, all of one module."""
-OWN_MODULES = {"coredns": ".", "registry": ".", "jaeger": "github.com/jaegertracing/jaeger/cmd/all-in-one"}
+OWN_MODULES = {
+    "coredns": ".",
+    "registry": ".",
+    "jaeger": "github.com/jaegertracing/jaeger/cmd/all-in-one",
+    "kuberay-operator": "github.com/ray-project/kuberay/ray-operator",
+}
 """Package of each in go/<name>, a module of its own: its dependencies are not those of Kubernetes."""
 INSTALLED = {"helm": "helm.sh/helm/v3/cmd/helm@v3.19.0"}
 """Built with `go install`."""
 COMPONENTS = (*MAINS, *OWN_MODULES, *INSTALLED)
+OPTIONAL = ("kuberay-operator",)
+"""Built where a test asks for it only."""
 ENVTEST = ("etcd", "kube-apiserver", "kubectl")
 """What a folder for KUBEBUILDER_ASSETS holds."""
 GO_MINIMUM = (1, 24)
@@ -74,8 +82,30 @@ def binaries(names: Iterable[str], *, say: Say = lambda line: print(line, file=s
     return found
 
 
+def module_folder(name: str, module: str) -> Path:
+    """The source of a module of a component, from Go's cache; fetched where it is not there.
+
+    Raises:
+        CannotBuild: no Go toolchain, or the module cannot be had.
+    """
+    go = _go(name)
+    command = [go, "mod", "download", "-json", module]
+    environment = {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    done = subprocess.run(command, cwd=MODULE / name, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotBuild(f"{module} cannot be had: `{' '.join(command)}` said\n{done.stdout}{done.stderr}".strip())
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 def _given(name: str) -> Path | None:
     """The user's own build of it, if there is one."""
+    if name == "kuberay-operator" and (given := os.environ.get("KUBERAY_OPERATOR")):
+        if (found := shutil.which(given)) is None:
+            raise CannotBuild(
+                f"KUBERAY_OPERATOR={given} is no program: give the path of KubeRay's operator, built without cgo, or "
+                "unset KUBERAY_OPERATOR to have it built"
+            )
+        return Path(found)
     if name == "helm" and (given := os.environ.get("HELM")):
         if (found := shutil.which(given)) is None:
             raise CannotBuild(f"HELM={given} is no program: install helm 3 (helm.sh), or unset HELM to have it built")

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from testbed import network
-from testbed.binaries import COMPONENTS, CannotBuild, binaries, cache_folder
+from testbed.binaries import COMPONENTS, OPTIONAL, CannotBuild, binaries, cache_folder
 from testbed.control_plane import NotReady
 from testbed.node import clear_cgroups
 from testbed.node_cluster import NodeCluster
@@ -70,7 +70,8 @@ def up() -> None:
 def prepare() -> None:
     """Install and build all that a cluster and its tests need: minutes, once, and outside of any test's time."""
     ensure(install=True, images=True, say=_say)
-    binaries(COMPONENTS, say=_say)
+    wanted = OPTIONAL if os.environ.get("PROVIDER") == "KubeRay" else ()
+    binaries([name for name in COMPONENTS if name not in OPTIONAL or name in wanted], say=_say)
 
 
 def down() -> None:

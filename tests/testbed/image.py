@@ -9,6 +9,7 @@ import json
 import platform
 import re
 import shutil
+import struct
 import subprocess
 import tarfile
 import urllib.request
@@ -55,8 +56,30 @@ class Image:
 
 
 def image_of(program: Path) -> Image:
-    """The image that runs this program, as a user without rights."""
+    """The image that runs this program, as a user without rights.
+
+    Raises:
+        ValueError: the program loads libraries, which are not in the image: it would end at once, again and again.
+    """
+    if (loader := loader_of(program)) is not None:
+        raise ValueError(f"{program} is linked dynamically (it wants {loader}): build it statically, CGO_ENABLED=0")
     return image_with({program.name: program}, entrypoint=[f"/{program.name}"])
+
+
+def loader_of(program: Path) -> str | None:
+    """The loader that a program of 64 bits, little-endian, asks for; None: it is static, or no ELF file.
+
+    Source: elf(5), `Elf64_Ehdr` and `Elf64_Phdr`; a segment of the type PT_INTERP (3) names it.
+    """
+    data = program.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":
+        return None
+    table, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    for at in range(table, table + size * count, size):
+        kind, _, start, _, _, length = struct.unpack_from("<IIQQQQ", data, at)
+        if kind == 3:
+            return data[start : start + length].rstrip(b"\0").decode()
+    return None
 
 
 def image_with(files: Mapping[str, Path], *, entrypoint: Sequence[str] = ()) -> Image:

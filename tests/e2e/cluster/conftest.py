@@ -15,10 +15,27 @@ from testbed.binaries import CannotBuild, binaries
 from testbed.cluster import CHECKOUT
 from testbed.image import image_of
 from testbed.images import build, push, with_model
-from testbed.kuberay import crd_files
+from testbed.kuberay import crd_folder
 from testbed.leftovers import left_behind
 from testbed.node_cluster import NodeCluster
 from testbed.packages import CannotRun, ensure
+
+_PASSED: list[str] = []
+_OTHERS: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "e2e/cluster/" in report.nodeid and (report.when == "call" or not report.passed):
+        what = report.nodeid.rpartition("::test_")[2].replace("_", " ")
+        (_PASSED if report.passed else _OTHERS).append(what)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of all: what was covered."""
+    if _PASSED or _OTHERS:
+        provider = os.environ.get("PROVIDER") or "Builtin"
+        not_so = f"; NOT: {', '.join(_OTHERS)}" if _OTHERS else ""
+        print(f"e2e with {provider}: {len(_PASSED)} of {len(_PASSED) + len(_OTHERS)}: {', '.join(_PASSED)}{not_so}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,15 +106,9 @@ def release(node_cluster: NodeCluster, images: Images, tmp_path_factory: pytest.
 
 
 def kuberay() -> tuple[Path, list[Path]]:
-    """Its operator's program, and its CRDs."""
-    program = Path(os.environ.get("KUBERAY_OPERATOR") or "")
-    if not os.access(program, os.X_OK) or program.is_dir():
-        pytest.fail(
-            "PROVIDER=KubeRay needs KUBERAY_OPERATOR: the path of KubeRay's operator, built without cgo "
-            "(CGO_ENABLED=0 go build -o manager . in ray-operator of github.com/ray-project/kuberay)",
-            pytrace=False,
-        )
-    files, absent = crd_files()
-    if absent:
-        pytest.fail(absent, pytrace=False)
-    return program, sorted(files[0].parent.glob("ray.io_*.yaml"))
+    """Its operator's program, and all of its CRDs."""
+    try:
+        program = binaries(["kuberay-operator"], say=lambda line: print(line, file=sys.stderr, flush=True))
+        return program["kuberay-operator"], sorted(crd_folder().glob("ray.io_*.yaml"))
+    except CannotBuild as error:
+        pytest.fail(str(error), pytrace=False)

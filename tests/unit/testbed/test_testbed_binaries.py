@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from testbed import binaries as module
 from testbed.binaries import CannotBuild, binaries
+from testbed.image import image_of, loader_of
+from testbed.kuberay import FILES, MODULE, SERVICES, crd_files, crd_folder
 
 GO = """#!/bin/sh
 if [ "$1" = env ]; then echo {version}; exit 0; fi
@@ -22,6 +26,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && echo built > "$2" && chmod +x "$2"; shif
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.delenv("HELM", raising=False)
+    monkeypatch.delenv("KUBERAY_OPERATOR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
 
@@ -146,3 +151,60 @@ def test_a_helm_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "helm").write_text("#!/bin/sh\n")
     (tmp_path / "helm").chmod(0o755)
     assert binaries(["helm"]) == {"helm": tmp_path / "helm"}
+
+
+def test_kuberays_operator_may_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "manager"
+    monkeypatch.setenv("KUBERAY_OPERATOR", str(program))
+    with pytest.raises(CannotBuild, match=r"KUBERAY_OPERATOR=.* is no program: .* built without cgo"):
+        binaries(["kuberay-operator"])
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert binaries(["kuberay-operator"]) == {"kuberay-operator": program}
+
+
+def test_kuberays_crds_come_from_test_data_or_from_its_module(
+    go: Toolchain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module_at = tmp_path / "module"
+    go.install(build=f'[ "$2" = download ] && echo \'{{"Dir": "{module_at}"}}\'')
+    monkeypatch.setenv("TEST_DATA", str(tmp_path / "data"))
+    assert crd_folder() == module_at / "config" / "crd" / "bases"
+    assert go.calls[-1].endswith(f"download -json {MODULE}")
+    given = tmp_path / "data" / "kuberay"
+    given.mkdir(parents=True)
+    for name in FILES:
+        (given / name).touch()
+    assert crd_files() == ([given / name for name in FILES], "")
+    assert crd_folder() != given, "the operator does not start without that of RayServices"
+    (given / SERVICES).touch()
+    assert crd_folder() == given
+
+
+def test_without_go_and_crds_it_is_said_what_did_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TEST_DATA", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    files, why_not = crd_files()
+    assert files == []
+    assert "did not run: KubeRay's CRDs are not in" in why_not
+    assert "there is no Go" in why_not
+
+
+def test_a_program_that_loads_libraries_is_no_image_of_its_own(tmp_path: Path) -> None:
+    """It would crash-loop without a word in an image that has nothing else."""
+    dynamic = Path(sys.executable).resolve()
+    assert "ld-" in str(loader_of(dynamic))
+    with pytest.raises(ValueError, match=r"is linked dynamically .* CGO_ENABLED=0"):
+        image_of(dynamic)
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    assert loader_of(script) is None
+    static = tmp_path / "static"
+    data = bytearray(dynamic.read_bytes())
+    table, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    for at in range(table, table + size * count, size):
+        if struct.unpack_from("<I", data, at)[0] == 3:
+            struct.pack_into("<I", data, at, 0)
+    static.write_bytes(data)
+    assert loader_of(static) is None
+    assert image_of(static).blobs
