@@ -79,6 +79,12 @@ def test_the_plan_counts_on_fused_kernels_only_where_they_are(monkeypatch: pytes
     assert activations(fused=True) != activations(fused=False)
 
 
+def test_engines_of_larger_models_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Placement(shared=True, trainers=1, engines=1)
+    monkeypatch.setattr(gpu_memory, "shape_of", lambda folder: QWEN3["0.6B"])
+    assert not divide(spec(), DEMO / "base", together, gpu_bytes=80 * GIB).memory.eager
+
+
 def test_a_head_in_float32_is_one_on_both_sides_and_in_the_plan(tmp_path: Path) -> None:
     plain = spec()
     wide = plain.model_copy(update={"model": plain.model.model_copy(update={"head_precision": "Float32"})})

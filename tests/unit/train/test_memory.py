@@ -482,6 +482,12 @@ def test_what_is_not_the_engines_cache_is_shared_out_over_its_gpus() -> None:
     assert profiles[0] == 2 * profiles[1] > 0
 
 
+def test_what_trainer_and_engine_leave_on_a_shared_gpu_is_the_cache_and_no_more() -> None:
+    plan = memory_plan(QWEN3["1.7B"], replace(LAYOUT, shared=True))
+    assert plan.problem is None
+    assert [gpu.total for gpu in plan.gpus] == [LAYOUT.gpu_bytes]
+
+
 def test_an_engine_is_split_only_as_vllm_can_split_it() -> None:
     fourteen = QWEN3["14B"]  # 40 heads, 8 of keys and values
     assert [n for n in range(1, 41) if fourteen.splits(n)] == [1, 2, 4, 8, 40]
