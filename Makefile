@@ -11,7 +11,7 @@ ifeq ($(origin GPU),command line)
 $(error GPU=$(GPU): want GPU=1, for NVIDIA GPUs, or GPU=0, for the CPU)
 endif
 # An environment may use the name for something else.
-GPU := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
+GPU := $(shell command -v nvidia-smi >/dev/null && timeout 60 nvidia-smi -L 2>/dev/null | grep -q GPU && echo 1 || echo 0)
 endif
 LOCK := $(if $(filter 1,$(GPU)),locks/gpu-local.txt,locks/cpu.txt)
 # What the other lock installs in the same folder: vLLM is one package by two names.
@@ -138,7 +138,7 @@ bench-train: setup ## Our optimizer step against TRL's on the same trajectories:
 bench-grading: setup ## What grading in the sandbox costs: CPU seconds per episode against threads, without and with a real vLLM; memory of the pool
 	$(BIN)/python tests/bench/grading/bench.py
 
-gpu-check: ## Everything that needs a GPU, in two parts of at most 5 minutes (docs/gpu.md; GPU_CHECK="--part 1" for one; --help)
+gpu-check: ## Everything that needs a GPU, in three parts of at most 5 minutes (docs/gpu.md; GPU_CHECK="--part 1" for one; --help)
 	PYTHONPATH=tests:workers:operator$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gpu.check $(GPU_CHECK)
 
 bench-operator: setup testbed ## 200 trainings and 50 pools on a real API server: latency, cold start, memory, requests; kubectl as peer

@@ -218,6 +218,29 @@ async def test_a_trainer_and_its_engine_share_a_pod_and_part_again(
     await operator.close()
 
 
+async def test_gpus_for_one_half_are_refused_with_their_field_and_heal(
+    server: ApiServer, api: Api, namespace: str, nats_server: NatsServer, bus: Client
+) -> None:
+    """The engines of such a training would wait for ever, and its trainers' GPUs be paid for."""
+    stage = Stage(api, namespace, bus)
+    operator = LookingOperator(server, settings(nats_server), Writes())
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    stage.submit(ray={"provider": "Builtin", "trainers": gpu})
+    for pool in ("small", "large"):
+        await operator.settles(namespace, pool, kind="ExpertPool")
+    await operator.settles(namespace, stage.name)
+    assert stage.condition("Accepted") == ("False", "InvalidSpec")
+    accepted = next(one for one in stage.status()["conditions"] if one["type"] == "Accepted")
+    assert accepted["message"].startswith("spec.ray.engines.resources.limits: no GPU, and trainers have one")
+    assert stage.jobs(1) == {}
+    api.merge(stage.path(stage.name), {"spec": {"suspend": True}})
+    api.merge(stage.path(stage.name), {"spec": {"suspend": False, "ray": {"engines": gpu}}})
+    await operator.settles(namespace, stage.name)
+    assert stage.condition("Accepted")[0] == "True"
+    assert set(stage.jobs(1)) == {"head", "trainers", "engines"}
+    await operator.close()
+
+
 async def test_what_is_missing_is_told_with_its_field_and_heals(
     server: ApiServer, api: Api, namespace: str, nats_server: NatsServer, bus: Client
 ) -> None:

@@ -50,7 +50,7 @@ def digest_of(root: Path) -> str:
 def _said(*command: str) -> str | None:
     """What a command prints; None where it is not there, or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.decode(errors="replace").strip() or None

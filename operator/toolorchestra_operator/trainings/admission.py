@@ -18,6 +18,7 @@ from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
+from toolorchestra_operator.trainings.node_groups import gpu_problems
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.ownership import leaves, taken
 from toolorchestra_operator.trainings.pods import OverlayRejected
@@ -75,7 +76,10 @@ def _admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     provider = _provider(training, observed, remembered)
     if isinstance(provider, Refused):
         return provider
-    if unsupported := _unsupported(desired):
+    unsupported = _unsupported(desired)
+    if remembered.terminal is None:  # what has ended, with whatever GPUs, stays as it ended
+        unsupported += gpu_problems(desired.spec.ray)
+    if unsupported:
         return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
     try:
         _pods(desired, PROVIDERS[provider])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolorchestra.api.base import Resources, SecretKeyRef
-from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
+from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.overlay import Rejected, overlaid
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
 from toolorchestra_operator.trainings.names import Component
@@ -120,10 +120,6 @@ def resources(wanted: Resources) -> dict[str, Any]:
     if wanted.requests:
         found["requests"] = dict(wanted.requests)
     return found
-
-
-def gpus(wanted: Resources) -> int:
-    return next((int(wanted.limits[gpu]) for gpu in GPU_RESOURCES if gpu in wanted.limits), 0)
 
 
 def shared_volumes(desired: Desired, *, storage: bool, attempt: int) -> tuple[list[Any], list[Any]]:

@@ -98,6 +98,7 @@ def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytes
 
 def test_a_wrong_amount_of_memory_is_said() -> None:
     assert "--gpu-memory 80 GB" in orchestra("plan", "-f", TINY, "--gpu-memory", "80 GB", status=2).stderr
+    assert "1e40: is more than any GPU has" in orchestra("plan", "-f", TINY, "--gpu-memory", "1e40", status=2).stderr
     assert "80: is 80 bytes" in orchestra("plan", "-f", TINY, "--gpu-memory", "80", status=2).stderr
 
 

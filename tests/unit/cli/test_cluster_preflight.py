@@ -96,7 +96,7 @@ def test_a_name_tells_the_size(uri: str, parameters: float) -> None:
 @pytest.mark.parametrize("uri", ["hf://openai/gpt2", "pvc://models/tiny", "s3://b/v2beta", "hf://org/4bit-model"])
 def test_what_nothing_tells_is_not_guessed(uri: str) -> None:
     assert size_of(uri) is None
-    assert levels(training_lines(gpu_training(uri), gpu_bytes=H100)) == ["unknown"]
+    assert [line for line in levels(training_lines(gpu_training(uri), gpu_bytes=H100)) if line != "note"] == ["unknown"]
 
 
 def test_a_folder_tells_the_size_by_its_weights(tmp_path: Path) -> None:
@@ -145,6 +145,26 @@ def test_trainer_and_engine_that_share_a_gpu_are_planned_together() -> None:
     assert first.text.startswith("tiny trainer and engine (1 GPU): ")
 
 
+def test_an_engine_that_vllm_cannot_split_is_missing() -> None:
+    three = {"replicas": 1, "tensorParallelSize": 3, "resources": {"limits": {"nvidia.com/gpu": 3}}}
+    ray = {"trainers": {"replicas": 8, "resources": GPU}, "engines": three}
+    model = {**DOCUMENTS[0]["spec"]["model"], "uri": "hf://Qwen/Qwen3-8B"}
+    [first, *others] = training_lines(training(model=model, ray=ray), gpu_bytes=H100)
+    assert first.level == "missing"
+    assert "spec.ray.engines.tensorParallelSize is 3" in first.text
+    assert set(levels(others)) == {"ok"}
+
+
+def test_a_quantized_model_is_said_not_to_be_trained() -> None:
+    [first, *_] = training_lines(gpu_training("hf://Qwen/Qwen3-8B-FP8"), gpu_bytes=H100)
+    assert (first.level, first.remedy) == ("note", "set spec.model.uri to the model that it was made from")
+
+
+def test_a_head_that_asks_for_half_a_gpu_is_no_gpu() -> None:
+    half = {"head": {"resources": {"limits": {"nvidia.com/gpu": "500m"}}}}
+    assert "none is asked for" in next(iter(gpu_lines(demands((), (training(ray=half),))))).text
+
+
 @pytest.mark.parametrize("uri", ["hf://Qwen/Qwen3-30B-A3B", "hf://Qwen/Qwen3-8B-AWQ", "hf://Qwen/Qwen2.5-7B"])
 def test_no_shape_is_taken_for_another(uri: str) -> None:
     assert known_shape(uri) is None
@@ -172,6 +192,7 @@ def test_a_container_has_a_limit_too() -> None:
 def test_quantities(text: str, size: int) -> None:
     assert bytes_of(text) == size
     assert bytes_of("80 GB") is None
+    assert bytes_of("1e999999999") is None, "it would not end"
 
 
 # ── money ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,6 +46,15 @@ def test_on_two_gpus_each_has_its_own_and_further_ones_are_said_to_be_idle(spec:
     assert (found.memory.kv_cache_bytes, found.memory.gpu_memory_utilization) == (None, 0.9)
 
 
+def test_the_smallest_of_the_gpus_in_use_is_planned_with(spec: OrchestratorTrainingSpec) -> None:
+    small = Gpu(1, "GPU-b", "NVIDIA L4", 23 * GIB)
+    for gpus in ([H100, small], [small, H100]):
+        found = compute_of(spec, DEMO / "base", wanted="auto", gpus=gpus, engine_refuses=None)
+        totals = [line for line in found.lines if "(1 GPU): " in line]
+        assert len(totals) == 2
+        assert all(line.endswith(" of 23.0 GiB") for line in totals)
+
+
 def test_idle_gpus_of_a_shared_run_want_both_numbers_raised(spec: OrchestratorTrainingSpec) -> None:
     shared = spec.model_copy(update={"ray": spec.ray.model_copy(update={"placement": "Shared"})})
     found = compute_of(shared, DEMO / "base", wanted="auto", gpus=[H100, SECOND], engine_refuses=None)
@@ -58,7 +67,8 @@ def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorT
 
     none, cpu_build = auto([], None), auto([H100], "vLLM here is its CPU build")
     assert (none.device, none.environment()["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
-    assert none.lines == ("device: the CPU; no GPU is seen here (by NVIDIA's driver)",)
+    (said,) = none.lines
+    assert said.startswith("device: the CPU; no GPU is seen here (by NVIDIA's driver; ")
     assert cpu_build.device == "cpu"
     (said,) = cpu_build.lines
     assert "1 GPU: NVIDIA H100" in said

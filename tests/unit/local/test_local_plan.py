@@ -157,6 +157,18 @@ def test_a_folder_that_is_no_chat_model_is_a_problem(
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
 
 
+def test_quantized_weights_are_refused_before_anything_starts(tmp_path: Path, volume: Path, skills: Path) -> None:
+    """Engine and trainer would each die of them in a way of its own."""
+    file = volume / "base" / "config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(LocalError) as caught:
+        plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"spec.model.uri: {file}: ")
+    assert "its weights are quantized (fp8), and such are not trained: take the model that it was made from" in problem
+
+
 @pytest.mark.parametrize(
     ("file", "content", "wanted"),
     [

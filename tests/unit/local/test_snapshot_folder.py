@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 from support.run_rig import make_run
 from support.tiny_model import tiny_model
 from toolorchestra.local.free_memory import free_memory
-from toolorchestra.local.snapshot_folder import MARGIN, Room, snapshot_bytes, snapshot_folder, why_on_disk
+from toolorchestra.local.snapshot_folder import MARGIN, PREFIX, Room, snapshot_bytes, snapshot_folder, why_on_disk
 from toolorchestra.train.run_dir import RunDir
 
 GB = 10**9
@@ -94,6 +95,26 @@ def test_without_room_they_lie_in_the_runs_folder(run: RunDir, model: Path, shar
     assert "has 0 GiB free" in said[0]
     assert "File exists" in said[1]
     assert "holds no safetensors file" in said[2]
+
+
+def test_a_folder_that_is_swept_while_it_is_claimed_is_not_used(
+    run: RunDir, model: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is locked another run's start may take it for a dead one's, and a third one make it anew."""
+    lock = fcntl.flock
+
+    def late(handle: int, operation: int) -> None:
+        left = shared / f"{PREFIX}ab12"
+        left.rmdir()
+        left.mkdir()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    said: list[str] = []
+    with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=said.append, shared=shared) as folder:
+        assert folder == run.weights
+    assert "was replaced by somebody" in said[0]
+    assert (shared / f"{PREFIX}ab12").is_dir(), "it is somebody's"
 
 
 HOLDER = """

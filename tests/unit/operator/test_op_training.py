@@ -398,6 +398,37 @@ def test_the_operator_itself_needs_to_know_nats() -> None:
     assert message.startswith("spec.messaging.url: no NATS server is known")
 
 
+GPU = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+MIG = {"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}
+REQUESTED = {"resources": {"requests": {"nvidia.com/gpu": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("ray", "said"),
+    [
+        ({"trainers": GPU}, "spec.ray.engines.resources.limits: no GPU, and trainers have one"),
+        ({"engines": GPU}, "spec.ray.trainers.resources.limits: no GPU, and engines have one"),
+        ({"trainers": MIG, "engines": GPU}, "spec.ray.trainers.resources: nvidia.com/mig-1g.10gb is a part of a GPU"),
+        ({"trainers": REQUESTED, "engines": GPU}, "spec.ray.trainers.resources.requests: nvidia.com/gpu counts where"),
+    ],
+)
+def test_gpus_that_would_never_be_had_are_refused_at_once(ray: dict[str, Any], said: str) -> None:
+    """Engines would wait for ever for a node with a GPU, while the trainers' ones are paid for."""
+    world = World(ray=ray)
+    world.settle()
+    accepted, reason, message = world.says("Accepted")
+    assert (accepted, reason) == ("False", "InvalidSpec")
+    assert message.startswith(said)
+    assert not world.objects
+
+
+@pytest.mark.parametrize("ray", [{}, {"trainers": GPU, "engines": GPU}, {"trainers": GPU, "placement": "Shared"}])
+def test_gpus_for_both_or_neither_are_accepted(ray: dict[str, Any]) -> None:
+    world = World(ray=ray)
+    world.settle()
+    assert world.says("Accepted")[0] == "True"
+
+
 def test_what_cannot_work_is_refused_and_heals() -> None:
     world = World()
     pools, world.pools = world.pools, ()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
+
+import pytest
 
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
+from toolorchestra.train import gpu_memory
 from toolorchestra.train.driver_config import DriverConfig, GpuMemory
 from toolorchestra.train.engine_args import engine_arguments
-from toolorchestra.train.gpu_memory import divide, layout_of
+from toolorchestra.train.gpu_memory import MemoryRefused, divide, layout_of
 from toolorchestra.train.gpus import GIB
 from toolorchestra.train.job import engine_config, trainer_config
 from toolorchestra.train.memory import memory_plan
@@ -43,6 +47,42 @@ def test_engines_on_gpus_follow_the_plan(tmp_path: Path) -> None:
     assert engine.kv_cache_bytes == memory.kv_cache_bytes
     assert engine.gpu_memory_utilization == memory.gpu_memory_utilization
     assert engine.eager
+
+
+def test_a_model_that_vllm_cannot_split_so_is_refused_by_field() -> None:
+    three = Placement(shared=False, trainers=1, engines=1, tensor_parallel=3)
+    with pytest.raises(MemoryRefused, match=r"^spec\.ray\.engines\.tensorParallelSize is 3, .*use one of 1, 2, 4$"):
+        divide(spec(), DEMO / "base", three, gpu_bytes=80 * GIB)
+
+
+def test_the_plan_knows_what_the_training_asks_for() -> None:
+    plain, one = spec(), Placement(shared=False, trainers=2, engines=3, tensor_parallel=4)
+    layout = layout_of(plain, one, gpu_bytes=5)
+    assert (layout.trainers, layout.engines, layout.tensor_parallel, layout.shared) == (2, 3, 4, False)
+    assert (layout.max_model_len, layout.tokens_per_micro_batch, layout.max_num_seqs) == (932, 8192, 256)
+    assert (layout.reference, layout.entropy) == (True, False)
+    algorithm = plain.algorithm
+    kl = algorithm.kl.model_copy(update={"coefficient": Decimal(0)})
+    algorithm = algorithm.model_copy(update={"entropy_coefficient": Decimal("0.01"), "kl": kl})
+    other = layout_of(plain.model_copy(update={"algorithm": algorithm}), one, gpu_bytes=5)
+    assert (other.reference, other.entropy) == (False, True)
+
+
+def test_the_plan_counts_on_fused_kernels_only_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Placement(shared=True, trainers=1, engines=1)
+
+    def activations(*, fused: bool) -> str:
+        monkeypatch.setattr(gpu_memory, "fused_kernels", lambda: fused)
+        lines = divide(spec(), DEMO / "base", together, gpu_bytes=80 * GIB).lines
+        return next(line for line in lines if "activations" in line)
+
+    assert activations(fused=True) != activations(fused=False)
+
+
+def test_engines_of_larger_models_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Placement(shared=True, trainers=1, engines=1)
+    monkeypatch.setattr(gpu_memory, "shape_of", lambda folder: QWEN3["0.6B"])
+    assert not divide(spec(), DEMO / "base", together, gpu_bytes=80 * GIB).memory.eager
 
 
 def test_a_head_in_float32_is_one_on_both_sides_and_in_the_plan(tmp_path: Path) -> None:

@@ -92,6 +92,21 @@ def test_a_gated_mlp_with_a_clamp_stays(clamped: str, monkeypatch: pytest.Monkey
     assert fuse(policy.model, counting()[0]).mlps == 0
 
 
+def test_a_norm_that_computes_with_another_epsilon_than_it_says_stays() -> None:
+    """On rows of common size it does not show."""
+
+    class Norm(torch.nn.Module):
+        def __init__(self, *, used: float) -> None:
+            super().__init__()
+            self.weight, self.eps, self.used = torch.nn.Parameter(torch.ones(64)), 1e-6, used
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return WRITTEN_OUT.rms_norm(x, self.weight, self.used)
+
+    assert fuse(Norm(used=1e-6), counting()[0]).norms == 1
+    assert fuse(Norm(used=3e-6), counting()[0]).norms == 0
+
+
 def test_nothing_outside_of_the_model_changes(tmp_path: Path) -> None:
     policy = policy_of("qwen3", tmp_path)
     kernels, calls = counting()

@@ -9,21 +9,40 @@ from typing import Any
 
 import pytest
 
+from toolorchestra.train import gpus
 from toolorchestra.train.gpus import GIB, MIB, Gpu, parse, seen, visible_gpus
 
 SAID = """\
-0, GPU-aaaa1111, 81559, NVIDIA H100 80GB HBM3
-1, GPU-bbbb2222, 81559, NVIDIA H100 80GB HBM3
-2, GPU-cccc3333, [N/A], NVIDIA H100 80GB HBM3 MIG
-3, GPU-dddd4444, 24564, NVIDIA GeForce RTX 4090
+0, GPU-aaaa1111, 81559, Disabled, NVIDIA H100 80GB HBM3
+1, GPU-bbbb2222, 81559, Disabled, NVIDIA H100 80GB HBM3
+2, GPU-cccc3333, [N/A], [N/A], NVIDIA H100 80GB HBM3 MIG
+4, GPU-eeee5555, 81559, Enabled, NVIDIA H100 80GB HBM3
+3, GPU-dddd4444, 24564, [N/A], NVIDIA GeForce RTX 4090
 """
 
 
-def test_what_the_command_says_is_read_and_a_gpu_without_memory_of_its_own_left_out() -> None:
+def test_what_the_command_says_is_read_and_a_gpu_that_is_split_left_out() -> None:
     first, second, last = parse(SAID)
     assert first == Gpu(0, "GPU-aaaa1111", "NVIDIA H100 80GB HBM3", 81559 * MIB)
     assert (second.index, last.index, last.name) == (1, 3, "NVIDIA GeForce RTX 4090")
     assert str(first) == "NVIDIA H100 80GB HBM3, 79.6 GiB"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "0",
+        ",,,",
+        "0, GPU-a, 0, , X",
+        "0, GPU-a, [N/A], , X",
+        "²,GPU-a,9,,X",
+        "0,GPU-a,²,,X",
+    ],
+)
+def test_a_line_that_is_none_is_no_gpu(line: str) -> None:
+    """A GPU without memory among them: its plan would divide by 0."""
+    assert list(parse(f"{line}\n1, GPU-b, 81559, [N/A], H100\n")) == [Gpu(1, "GPU-b", "H100", 81559 * MIB)]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +79,17 @@ def test_no_driver_is_no_gpu(command: Path) -> None:
     assert visible_gpus({}) == ()
 
 
+def test_a_command_that_says_no_text_or_says_it_late_is_no_gpu(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command.write_text(r"""#!/bin/sh
+printf '\377\376\000'
+""")
+    command.chmod(0o755)
+    assert visible_gpus({}) == ()
+    monkeypatch.setattr(gpus, "QUERY_SECONDS", 0.1)
+    command.write_text(f"#!/bin/sh\n/bin/sleep 3\nprintf '%s' '{SAID}'\n")
+    assert visible_gpus({}) == ()
+
+
 def test_the_command_is_asked_where_there_is_no_pynvml(command: Path) -> None:
     command.write_text(f"#!/bin/sh\nprintf '%s' '{SAID}'\n")
     command.chmod(0o755)
@@ -68,10 +98,12 @@ def test_the_command_is_asked_where_there_is_no_pynvml(command: Path) -> None:
 
 def test_pynvml_is_asked_first(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+    mode = {1: [0, 1], 2: [1, 1]}
     nvml = SimpleNamespace(
         nvmlInit=lambda: asked.append("init"),
         nvmlShutdown=lambda: asked.append("shutdown"),
-        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetMigMode=lambda i: mode[i],  # of the first: an error, as it does not have the mode
         nvmlDeviceGetHandleByIndex=lambda i: i,
         nvmlDeviceGetUUID=lambda i: f"GPU-{i}".encode(),
         nvmlDeviceGetName=lambda i: "NVIDIA H200",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,6 +308,8 @@ def test_a_sequence_longer_than_a_micro_batch_is_planned_for() -> None:
 def test_keys_and_values_of_a_published_model() -> None:
     assert kv_bytes(QWEN3["8B"]) == 147_456  # 36 layers x 8 heads x 128 x 2 x 2 bytes
     assert kv_bytes(QWEN3["8B"], tensor_parallel=2) * 2 == kv_bytes(QWEN3["8B"])
+    few = replace(QWEN3["8B"], kv_heads=2)
+    assert kv_bytes(few, tensor_parallel=4) * 2 == kv_bytes(few), "each GPU has a whole head, be it a copy"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_the_refusal_says_what_would_fit() -> None:
     assert "spec.algorithm.tokensPerMicroBatch of at most" in long.problem
     huge = memory_plan(QWEN3["32B"], replace(LAYOUT, gpu_bytes=GIB))
     assert huge.problem is not None
-    assert huge.problem.endswith("nothing that is known here makes it fit")
+    assert huge.problem.endswith(". Nothing that is known here makes it fit: take larger GPUs")
 
 
 def test_the_lines_tell_every_part() -> None:
@@ -404,10 +408,105 @@ def test_the_language_part_of_a_larger_model(folder: Folder) -> None:
     assert (shape.hidden, shape.layers) == (64, 2)
 
 
+def test_heads_are_tied_where_the_whole_model_says_so(folder: Folder) -> None:
+    nested = {"tie_word_embeddings": True, "text_config": LLAMA}
+    shape = shape_of(folder(nested, embed__weight=[10, 64], lm_head__weight=[10, 64]))
+    assert (shape.tied, shape.parameters) == (True, 640)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", "64"),
+        ("hidden_size", 64.5),
+        ("num_hidden_layers", 0),
+        ("vocab_size", True),
+        ("num_key_value_heads", -2),
+        ("intermediate_size", "wide"),
+        ("num_attention_heads", []),
+        ("num_experts_per_tok", "2"),
+    ],
+)
+def test_what_is_no_size_is_named_and_never_taken_for_absent(folder: Folder, name: str, value: object) -> None:
+    with pytest.raises(ModelFileError, match=rf"config\.json: {name} is {re.escape(json.dumps(value))}: want a whole"):
+        shape_of(folder({**LLAMA, name: value}, embed__weight=[10, 64]))
+
+
+def test_layers_of_different_sizes_count_as_the_largest_and_that_is_said(folder: Folder) -> None:
+    shape = shape_of(folder({**LLAMA, "intermediate_size": [96, 160]}, embed__weight=[10, 64]))
+    assert shape.intermediate == 160
+    assert shape.note == "its layers differ in intermediate_size: all are reckoned as the largest"
+
+
+def test_heads_that_the_config_leaves_out_are_those_of_the_weights(folder: Folder) -> None:
+    """Not hidden / heads each: some families have wider ones."""
+    tower = {"vision__q_proj__weight": [8, 32]}
+    shape = shape_of(folder(LLAMA, **tower, a__q_proj__weight=[128, 64], a__k_proj__weight=[64, 64]))
+    assert (shape.head_dim, shape.kv_heads) == (32, 2)
+
+
+def test_what_a_family_leaves_out_is_its_default(folder: Folder) -> None:
+    """As the published Gemma 3, whose text_config names no heads."""
+    inner = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
+    shape = shape_of(folder({"model_type": "gemma3", "text_config": inner}, embed__weight=[10, 64]))
+    assert (shape.hidden, shape.layers, shape.heads, shape.kv_heads, shape.head_dim) == (64, 2, 8, 4, 256)
+    assert (shape.vocabulary, shape.tied) == (262_208, True)
+
+
+@pytest.mark.parametrize("trainers", [1, 2])
+def test_a_reference_model_is_sharded_and_its_root_computes_whole(trainers: int) -> None:
+    shape = QWEN3["1.7B"]
+    layout = replace(LAYOUT, trainers=trainers, keep=False, checkpointing=True)
+    more = memory_plan(shape, replace(layout, reference=True)).trainer_peak - memory_plan(shape, layout).trainer_peak
+    assert more == 4 * shape.parameters // trainers + 2 * shape.root
+
+
+def test_trainers_that_talk_to_each_other_have_room_for_it() -> None:
+    one, two = (memory_plan(QWEN3["0.6B"], replace(LAYOUT, trainers=n)) for n in (1, 2))
+    slack = [part(plan, "slack") - math.ceil(0.06 * plan.trainer_peak) for plan in (one, two)]
+    assert slack == [640 << 20, (640 << 20) + (512 << 20)]
+
+
+def test_embedding_and_head_are_one_matrix_where_they_are_tied_else_two() -> None:
+    for shape, matrices in ((QWEN3["4B"], 1), (QWEN3["8B"], 2)):
+        assert shape.root == matrices * shape.vocabulary * shape.hidden + shape.hidden
+        assert shape.block * shape.layers + shape.root == shape.parameters
+
+
+def test_what_is_not_the_engines_cache_is_shared_out_over_its_gpus() -> None:
+    """But for its sampler, whose logits every one has, and its graphs."""
+    one, two = (memory_plan(QWEN3["8B"], replace(LAYOUT, trainers=4, tensor_parallel=n)) for n in (1, 2))
+    assert part(two, "engine: weights") * 2 == part(one, "engine: weights")
+    whole = 4 * QWEN3["8B"].hidden * 8192 + 12 * 256 * QWEN3["8B"].vocabulary + GIB
+    profiles = [part(plan, "engine: its profile") - whole for plan in (one, two)]
+    assert profiles[0] == 2 * profiles[1] > 0
+
+
+def test_what_trainer_and_engine_leave_on_a_shared_gpu_is_the_cache_and_no_more() -> None:
+    plan = memory_plan(QWEN3["1.7B"], replace(LAYOUT, shared=True))
+    assert plan.problem is None
+    assert [gpu.total for gpu in plan.gpus] == [LAYOUT.gpu_bytes]
+
+
+def test_an_engine_is_split_only_as_vllm_can_split_it() -> None:
+    fourteen = QWEN3["14B"]  # 40 heads, 8 of keys and values
+    assert [n for n in range(1, 41) if fourteen.splits(n)] == [1, 2, 4, 8, 40]
+    single = replace(fourteen, heads=12, kv_heads=1)
+    assert [n for n in range(1, 13) if single.splits(n)] == [1, 2, 3, 4, 6, 12]
+
+
+@given(shapes, layouts)
+def test_no_engine_is_proposed_that_vllm_cannot_split(shape: ModelShape, layout: Layout) -> None:
+    for remedy in memory_plan(shape, layout).remedies:
+        assert shape.splits(remedy.layout.tensor_parallel)
+
+
 def test_a_mixture_of_experts_says_that_it_is_a_guess(folder: Folder) -> None:
     mixture = {**LLAMA, "num_experts_per_tok": 8, "moe_intermediate_size": 32}
     shape = shape_of(folder(mixture, embed__weight=[10, 64]))
     assert shape.intermediate == 8 * 32
+    shared = {**mixture, "shared_expert_intermediate_size": 48, "n_shared_experts": 2}
+    assert shape_of(folder(shared, embed__weight=[10, 64])).intermediate == 8 * 32 + 48 + 2 * 32
     assert "mixture of experts" in "\n".join(memory_plan(shape, LAYOUT).lines())
 
 
@@ -429,6 +528,10 @@ def test_what_a_folder_lacks_is_said(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ModelFileError, match="safetensors"):
         shape_of(tmp_path)
+    strange: list[list[Any]] = [["5", 64], [-5, 64], [5.5, 64]]
+    for size in strange:
+        with pytest.raises(ModelFileError, match="its header does not read"):
+            shape_of(folder(LLAMA, embed__weight=size))
 
 
 def test_the_page_on_gpus_has_the_plans_own_table_and_words() -> None:

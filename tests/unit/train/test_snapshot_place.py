@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolorchestra.train import snapshot_writer
 from toolorchestra.train.snapshot_place import SnapshotPlace
 from toolorchestra.train.snapshot_writer import write_snapshot
 from toolorchestra.train.weights import NoRoom, Snapshot, open_snapshot, verify
@@ -51,6 +54,17 @@ def test_what_did_not_fit_leaves_nothing_and_says_what_it_wants(small: Path) -> 
     assert verify(open_snapshot(small / "0-1"))
     again = pickle.loads(pickle.dumps(caught.value))  # it comes from another process
     assert (type(again), str(again)) == (NoRoom, str(caught.value))
+
+
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
+def test_a_quota_is_no_room_either(full: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(handle: int, content: memoryview, start: int) -> None:
+        raise OSError(full, os.strerror(full))
+
+    monkeypatch.setattr(snapshot_writer, "write_whole", refused)
+    with pytest.raises(NoRoom):
+        write(tmp_path / "0-1")
+    assert inside(tmp_path) == []
 
 
 async def test_a_full_memory_moves_the_snapshots_to_the_disk_for_good(small: Path, tmp_path: Path) -> None:

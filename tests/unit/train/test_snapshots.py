@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from toolorchestra.train import weights
 from toolorchestra.train.block_digest import BLOCK, block_digest, read_whole
 from toolorchestra.train.snapshot_reader import read_tensors, staged_tensors
 from toolorchestra.train.snapshot_writer import write_snapshot
@@ -72,6 +75,29 @@ def test_the_content_is_read_once_per_machine(tmp_path: Path) -> None:
     for mark in ("", elsewhere.mark):
         with pytest.raises(SnapshotError, match="has digest"):
             verify(replace(snapshot, digest=wrong, mark=mark))
+
+
+def test_where_the_kernel_names_no_boot_the_content_is_always_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = written(tmp_path / "0-1", several_blocks())
+    monkeypatch.setattr(weights, "mark_of", lambda path: "")
+    assert verify(replace(snapshot, mark="")).mark == ""
+    with pytest.raises(SnapshotError, match="has digest"):
+        verify(replace(snapshot, digest="0" * 64, mark=""))
+
+
+def test_a_mark_is_one_of_a_host_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that were cloned while they ran have their boot in common; a file may replace one of its size."""
+    known = {"st_dev": 1, "st_ino": 2, "st_size": 3, "st_ctime_ns": 4}
+    stats = [known, *({**known, name: 9} for name in known)]
+    marks = []
+    for stat in stats:
+        monkeypatch.setattr(Path, "stat", lambda _, stat=stat, **__: SimpleNamespace(**stat))
+        marks.append(mark_of(tmp_path))
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    marks.append(mark_of(tmp_path))
+    assert len(set(marks)) == len(marks) == 6
 
 
 def test_a_file_that_was_written_to_is_read_and_refused(tmp_path: Path) -> None:

@@ -248,3 +248,11 @@ def test_an_export_loads_in_transformers_with_its_chat_template(
     )
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert text.endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_reference_model_has_a_head_like_the_policys(wide: bool, tiny: Path) -> None:
+    """Else their KL would be one of roundings."""
+    trainer = Trainer(TrainerConfig(model_dir=str(tiny), device="cpu", threads=1, reference=True, head_float32=wide))
+    assert trainer.reference is not None
+    assert trainer.reference.head_float32 == trainer.policy.head_float32 == wide

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEAST_GPU = 2**30
 """Bytes: no GPU has less; a smaller number is one whose unit was forgotten."""
+MOST_GPU = 2**43
+"""Bytes: no GPU has more."""
 MARKS = {"ok": "ok", "note": "note", "unknown": "?", "missing": "MISSING"}
 
 
@@ -89,8 +91,9 @@ def _gpu_bytes(given: str | None) -> int | None:
     size = None if given is None else bytes_of(given)
     if given is not None and size is None:
         fail(f"--gpu-memory {given}: want a quantity such as 79Gi, which is what a card of 80 GB has")
-    if size is not None and size < LEAST_GPU:
-        fail(f"--gpu-memory {given}: is {size:,} bytes; want that of a GPU, with its unit, such as 79Gi")
+    if size is not None and not LEAST_GPU <= size <= MOST_GPU:
+        much = f"{size:,} bytes" if size < LEAST_GPU else "more than any GPU has"
+        fail(f"--gpu-memory {given}: is {much}; want that of a GPU, with its unit, such as 79Gi")
     return size
 
 

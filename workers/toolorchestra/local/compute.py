@@ -95,7 +95,7 @@ def compute_of(
 def _unseen(visible: str | None) -> str:
     """Why there is no GPU, as far as it is known."""
     if visible is None:
-        return "no GPU is seen here (by NVIDIA's driver)"
+        return "no GPU is seen here (by NVIDIA's driver; one that is split into parts, MIG, does not count)"
     forms = "want indices such as 0,1 or UUIDs such as GPU-8f0e…; parts of a GPU (MIG) are not supported"
     return f"no GPU is seen here: {VISIBLE} is {visible!r} and names none that NVIDIA's driver shows ({forms})"
 

@@ -13,6 +13,7 @@ from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.train.driver_config import GpuMemory
 from toolorchestra.train.engine_args import CUDA_SEQUENCES
 from toolorchestra.train.memory import Layout, memory_plan, shape_of
+from toolorchestra.train.model_shape import ModelShape
 from toolorchestra.train.placement import Placement
 
 TINY_PARAMETERS: Final = 50_000_000
@@ -55,17 +56,30 @@ def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes
     )
 
 
+def why_not_split(shape: ModelShape, over: int) -> str | None:
+    """Why vLLM does not start with the model over so many GPUs; None: it does."""
+    if shape.splits(over):
+        return None
+    sizes = ", ".join(str(n) for n in range(1, min(64, shape.heads) + 1) if shape.splits(n))
+    return (
+        f"spec.ray.engines.tensorParallelSize is {over}, which does not share out the model's {shape.heads} attention"
+        f" heads ({shape.kv_heads} of keys and values): use one of {sizes}"
+    )
+
+
 def divide(
     spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int, there: int | None = None
 ) -> Divided:
     """Of GPUs with so many bytes each; `there`: how many the machine has, where it is known.
 
-    MemoryRefused: it cannot fit, or the model's files do not tell its size.
+    MemoryRefused: it cannot fit or be split so, or the model's files do not tell its size.
     """
     try:
         shape = shape_of(model)
     except ModelFileError as error:
         raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
+    if why := why_not_split(shape, placement.tensor_parallel):
+        raise MemoryRefused(why)
     layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
     plan = memory_plan(shape, replace(layout, fused=fused_kernels()), there=there)
     if plan.problem is not None:

@@ -17,7 +17,13 @@ MIB: Final = 2**20
 GIB: Final = 2**30
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-QUERY: Final = ("nvidia-smi", "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits")
+QUERY: Final = (
+    "nvidia-smi",
+    "--query-gpu=index,uuid,memory.total,mig.mode.current,name",
+    "--format=csv,noheader,nounits",
+)
+SPLIT: Final = "Enabled"
+"""What it says of a GPU's MIG mode where that is on; of a GPU without the mode: [N/A]."""
 QUERY_SECONDS: Final = 60.0
 """The driver may have to be woken first, which takes seconds where nothing keeps it awake."""
 
@@ -44,7 +50,7 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
 def seen(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
     """Those that `CUDA_VISIBLE_DEVICES` names, by index or by (the beginning of) a UUID. None: all of them.
 
-    As CUDA reads it: a name that is none ends the list. Parts of GPUs (MIG-…) are not known here.
+    As CUDA reads it: a name that is none ends the list. Parts of GPUs (MIG-…) are none.
     """
     if visible is None:
         return tuple(gpus)
@@ -62,19 +68,21 @@ def _is_called(gpu: Gpu, name: str) -> bool:
 
 
 def parse(text: str) -> Iterator[Gpu]:
-    """Lines of `QUERY`. One that does not read is left out: a GPU that is split into parts has no memory of its own."""
+    """Lines of `QUERY`. One that does not read is left out, and a GPU that is split into parts (MIG): its memory is not
+    that of a part, which is what a process is given."""
     for line in text.splitlines():
         index, _, rest = line.partition(",")
         uuid, _, rest = rest.partition(",")
-        size, _, name = rest.partition(",")
-        if index.strip().isdigit() and size.strip().isdigit():
+        size, _, rest = rest.partition(",")
+        split, _, name = rest.partition(",")
+        if index.strip().isdecimal() and size.strip().isdecimal() and int(size) and split.strip() != SPLIT:
             yield Gpu(int(index), uuid.strip(), name.strip(), int(size) * MIB)
 
 
 def _by_command() -> tuple[Gpu, ...]:
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=QUERY_SECONDS)
-        return tuple(parse(done.stdout))
+        done = subprocess.run(QUERY, capture_output=True, check=True, timeout=QUERY_SECONDS)
+        return tuple(parse(done.stdout.decode(errors="replace")))
     return ()
 
 
@@ -95,11 +103,20 @@ def _by_nvml() -> tuple[Gpu, ...] | None:
                 int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
             )
             for i, handle in handles
+            if not _is_split(nvml, handle)
         )
     except Exception:  # as above: the command may tell more
         return None
     finally:
         nvml.nvmlShutdown()
+
+
+def _is_split(nvml: Any, handle: Any) -> bool:
+    """Whether a GPU's MIG mode is on; most do not know the mode, or their pynvml does not."""
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except Exception:  # as above
+        return False
 
 
 def _text(found: str | bytes) -> str:

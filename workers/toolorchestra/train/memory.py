@@ -301,8 +301,9 @@ def memory_plan(shape: ModelShape, layout: Layout, *, there: int | None = None) 
     if found.problem is None:
         return found
     remedies = tuple(_remedies(shape, layout, there=there))
-    would = "; or ".join(remedy.words for remedy in remedies) or "nothing that is known here makes it fit"
-    return replace(found, problem=f"{found.problem}. It would fit with: {would}", remedies=remedies)
+    would = "; or ".join(remedy.words for remedy in remedies)
+    what = f"It would fit with: {would}" if would else "Nothing that is known here makes it fit: take larger GPUs"
+    return replace(found, problem=f"{found.problem}. {what}", remedies=remedies)
 
 
 def _plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
@@ -430,7 +431,7 @@ def _gpus(layout: Layout, there: int | None) -> str:
 def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
     """The fewest GPUs, trainers and engines apart: engines as wide as they must be, then trainers as many."""
     many = replace(layout, shared=False, trainers=MOST_GPUS)
-    widths = [over for over in range(layout.tensor_parallel, min(64, shape.heads) + 1) if shape.heads % over == 0]
+    widths = filter(shape.splits, range(layout.tensor_parallel, min(64, shape.heads) + 1))
     over = next((over for over in widths if fits(replace(many, tensor_parallel=over))), None)
     if over is None:
         return None

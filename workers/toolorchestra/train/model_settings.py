@@ -45,6 +45,10 @@ def why_refused(settings: Any, *, longest: int | None) -> str | None:
     `longest`: tokens of the longest document that it will be given, where that is known.
     """
     reasons = list(refusals(language_settings(settings), longest=longest))
+    if (how := getattr(settings, "quantization_config", None)) is not None:
+        method = how.get("quant_method", "") if isinstance(how, dict) else ""
+        quantized = f"its weights are quantized ({method or 'quantization_config'})"
+        reasons.append(f"{quantized}, and such are not trained: take the model that it was made from")
     return f"a model of type {settings.model_type} cannot be trained here: {'; '.join(reasons)}" if reasons else None
 
 

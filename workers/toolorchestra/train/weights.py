@@ -119,7 +119,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             header: dict[str, Any] = json.loads(file.read(length))
             header.pop("__metadata__", None)
             for entry in header.values():
-                tuple(entry["shape"])
+                if not all(isinstance(size, int) and size >= 0 for size in entry["shape"]):
+                    raise ValueError(entry["shape"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
     return header, 8 + length

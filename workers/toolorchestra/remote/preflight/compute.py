@@ -59,7 +59,8 @@ def of_training(training: OrchestratorTraining) -> tuple[Demand, ...]:
 def _demand(what: str, pods: int, wanted: Resources, overlay: Mapping[str, Any] | None) -> Demand:
     gpu = next((name for name in GPU_RESOURCES if name in wanted.limits), "")
     selector = ((overlay or {}).get("spec") or {}).get("nodeSelector") or {}
-    number = int(str(wanted.limits[gpu])) if gpu else 0
+    asked = str(wanted.limits[gpu]) if gpu else ""
+    number = int(asked) if asked.isdecimal() else 0  # a cluster refuses parts of a GPU
     return Demand(what, pods, gpu if number else "", number, dict(selector))
 
 

@@ -19,7 +19,7 @@ from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.remote.preflight.line import Line
-from toolorchestra.train.gpu_memory import layout_of
+from toolorchestra.train.gpu_memory import layout_of, why_not_split
 from toolorchestra.train.memory import MemoryPlan, gib, memory_plan
 from toolorchestra.train.model_shape import QWEN3, ModelShape, parameters_of, shape_of
 from toolorchestra.train.placement import PlacementError, asked
@@ -36,7 +36,7 @@ _LITTLE: Final = 0.15
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])")
 _PUBLISHED = re.compile(r"qwen3-(\d+(?:\.\d+)?b)(?![a-z0-9]|-a\d)", re.IGNORECASE)
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([numkMGTPE]|[KMGTPE]i|)")
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)([numkMGTPE]|[KMGTPE]i|)")
 _SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(1000)}
 _SUFFIXES |= {s: Decimal(1000) ** i for i, s in enumerate("MGTPE", 2)}
 _SUFFIXES |= {f"{s}i": Decimal(1024) ** i for i, s in enumerate("KMGTPE", 1)}
@@ -117,6 +117,9 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
     spec = training.spec
     engines, trainers, name = spec.ray.engines, spec.ray.trainers, training.metadata.name
     shape = known_shape(spec.model.uri)
+    if served_bytes(spec.model.uri) != HALF:
+        text = f"{name}: {spec.model.uri} seems to be quantized, and quantized weights are not trained"
+        yield Line("note", "memory", text, "set spec.model.uri to the model that it was made from")
     on_gpus = _on_gpu(trainers.resources) and (spec.ray.placement == "Shared" or _on_gpu(engines.resources))
     if shape is not None and gpu_bytes is not None and on_gpus:
         try:
@@ -124,6 +127,8 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
         except PlacementError as error:
             yield Line("missing", "memory", f"{name}: {error}")
             return
+        if why := why_not_split(shape, placement.tensor_parallel):
+            yield Line("missing", "memory", f"{name}: {why}")
         yield from _planned(name, memory_plan(shape, layout_of(spec, placement, gpu_bytes=gpu_bytes)))
         yield _loading(name, shape.parameters, trainers.resources)
         return
