@@ -12,9 +12,11 @@ from datetime import datetime
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.api_errors import Forbidden, Invalid
 from toolorchestra_operator.carry_out import NameTaken
-from toolorchestra_operator.conditions import condition, merged, transitions
+from toolorchestra_operator.conditions import MESSAGE_LENGTH, Condition, condition, merged, transitions
+from toolorchestra_operator.kinds import POOLS
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.pools import states
 from toolorchestra_operator.streams import MessagingUnreachable
 
 Refusal = Forbidden | Invalid | NameTaken
@@ -22,21 +24,26 @@ Refusal = Forbidden | Invalid | NameTaken
 Told = Refusal | MessagingUnreachable
 """Errors that a resource tells of."""
 
-_LENGTH = 1000
-
+_ERROR_LENGTH = MESSAGE_LENGTH - 200
+"""Characters of an error's words, so that there is room for the remedy."""
 
 def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already."""
+    before: Manifest = parent.get("status") or {}
+    old = before.get("conditions") or ()
+    generation = int(parent["metadata"].get("generation", 1))
+    conditions = merged(old, _said(parent, error), now=now, generation=generation)
+    status = {**before, "observedGeneration": generation, "conditions": list(conditions)}
+    return Plan() if status == before else Plan(transitions(old, conditions), status)
+
+
+def _said(parent: Manifest, error: Told) -> list[Condition]:
     if isinstance(error, MessagingUnreachable):
-        said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
-    else:
-        said = condition("Accepted", "False", _reason(error), _message(error))
-    old = (parent.get("status") or {}).get("conditions") or ()
-    if any(all(one.get(field) == value for field, value in said.items()) for one in old):
-        return Plan()
-    generation = parent["metadata"].get("generation", 0)
-    conditions = merged(old, [said], now=now, generation=generation)
-    return Plan(transitions(old, [said]), {**(parent.get("status") or {}), "conditions": list(conditions)})
+        return [condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error))]
+    accepted = condition("Accepted", "False", _reason(error), _message(error))
+    if parent.get("kind") != POOLS[1]:
+        return [accepted]
+    return states.of_refused(accepted, (parent.get("status") or {}).get("conditions") or ())
 
 
 def _reason(error: Refusal) -> Reason:
@@ -55,4 +62,4 @@ def _message(error: Refusal) -> str:
         Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",
         Reason.INVALID_SPEC: "Change the field that is named.",
     }[_reason(error)]
-    return f"{str(error)[: _LENGTH - len(remedy)].rstrip('. ')}. {remedy}"
+    return f"{str(error)[:_ERROR_LENGTH].rstrip('. ')}. {remedy}"

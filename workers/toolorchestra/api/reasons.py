@@ -425,8 +425,10 @@ _EXPLAINED: dict[Reason, Explained] = {
         _NOTHING,
     ),
     Reason.NOT_READY: Explained(
-        "Ready=False, Progressing=False, Degraded=False",
-        "The expert cannot be called. The message names the condition that says why.",
+        "Ready=False, Progressing=False, Progressing=Unknown, Available=Unknown, Degraded=False, Degraded=Unknown, "
+        "Routable=Unknown",
+        "The expert cannot be called. The message names the condition that says why. `Unknown`: the pool was refused "
+        "before anything could be seen.",
         "Look at that condition.",
     ),
 }
