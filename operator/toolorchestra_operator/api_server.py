@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
@@ -61,6 +62,9 @@ class ApiServer:
         self._transport = Transport(configuration, timeout=timeout, user_agent=user_agent, count=count)
         self.cluster = _identity(configuration)
         """Tells this cluster from others; "" where it shows no certificate authority of its own."""
+        url = urlsplit(configuration.host)
+        self.address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
+        """Host and port."""
         self._clock = clock
         self._discovered: dict[str, tuple[float, dict[str, Resource]]] = {}
         self._schemas: tuple[float, Mapping[str, str], Schemas] | None = None

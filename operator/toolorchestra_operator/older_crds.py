@@ -11,8 +11,7 @@ from typing import Any, Final
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.manifest import Manifest
 
-REASONS: Final = frozenset(
-    """
+_REASONS: Final = """
     Accepted InvalidSpec InvalidPodTemplate NoExpertsMatch PoolNotFound SecretNotFound ConfigMapNotFound ClaimNotFound
     StorageClassNotFound Forbidden NameTaken RayProviderUnavailable QuotaReserved QuotaPending QuotaUnknown NoQueue
     Preempted StreamsReady StreamsPending MessagingUnreachable ExpertsReady ExpertsUnavailable ClusterStarting
@@ -21,14 +20,13 @@ REASONS: Final = frozenset(
     ExpertMisconfigured ExpertOut StepsNotFinite ModelRefused BackoffLimitExceeded ProgramFailed ClusterRefused
     SuspendedByUser NotSuspended RollingOut RolledOut MinimumAvailable BelowMinimum ReplicasMissing AllReplicasReady
     ScaledToZero ProbeAnswered ProbeFailed ProbeDisabled ProbePending WrongModelServed Ready NotReady
-    """.split()
-)
-TYPES: Final = frozenset(
-    """
+"""
+_TYPES: Final = """
     Accepted Progressing Available Degraded Routable Ready
     QuotaReserved MessagingReady ExpertsReady ClusterReady Running Complete Failed Suspended
-    """.split()
-)
+"""
+REASONS: Final = frozenset(_REASONS.split())
+TYPES: Final = frozenset(_TYPES.split())
 
 
 def reworded(status: Manifest) -> dict[str, Any]:

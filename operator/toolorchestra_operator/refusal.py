@@ -7,6 +7,7 @@ a plan writes its status last. The next look that works says that all is well ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from toolorchestra.api.conditions import Reason
@@ -27,6 +28,7 @@ Told = Refusal | MessagingUnreachable
 _ERROR_LENGTH = MESSAGE_LENGTH - 200
 """Characters of an error's words, so that there is room for the remedy."""
 
+
 def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already."""
     before: Manifest = parent.get("status") or {}
@@ -37,7 +39,7 @@ def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     return Plan() if status == before else Plan(transitions(old, conditions), status)
 
 
-def _said(parent: Manifest, error: Told) -> list[Condition]:
+def _said(parent: Manifest, error: Told) -> Sequence[Condition]:
     if isinstance(error, MessagingUnreachable):
         return [condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error))]
     accepted = condition("Accepted", "False", _reason(error), _message(error))
