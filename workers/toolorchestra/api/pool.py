@@ -237,11 +237,12 @@ class Endpoint(Model):
     )
 
     url: BaseURL
-    """Base URL, /v1 included, such as https://api.example/v1. Host `simulator`: the simulator, also on one machine."""
+    """Base URL, /v1 included, such as https://api.example/v1; its host is one of the chart's `pools.allowedHosts`. Host
+    `simulator`: the simulator, also on one machine."""
     model: ShortText
     """Name of the model as the API knows it."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """Secret with the API key, sent as a bearer token; absent: none is sent."""
+    """Secret with the API key, a bearer token; absent: none is sent. Its label: toolorchestra.dev/secret-for=pools."""
     probe: Literal["Completion", "Models", "None"] = "Models"
     """How the operator asks whether it answers: for one paid token (Completion), for the list of models, or not."""
     parameter_names: ParameterNames = Field(default_factory=ParameterNames, json_schema_extra=PARENT)
