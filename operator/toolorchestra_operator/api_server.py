@@ -5,18 +5,21 @@ Invariants
   retried here, and every request ends within `timeout` seconds.
 - Paths come from a table; only kinds outside it are discovered. Schemas are fetched once, and again when their hash
   changes.
-- Writes are strict (unknown fields are refused) and carry the field manager's name.
+- Writes are strict (unknown fields are refused; of a status by the second try passed over) and carry the field
+  manager's name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
@@ -25,8 +28,11 @@ from toolorchestra_operator.api_errors import Conflict, Invalid, NotFound, NotSe
 from toolorchestra_operator.canonical import normal
 from toolorchestra_operator.kinds import COMPARED, RESOURCES, Resource, group_path, object_path
 from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.older_crds import reworded
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.transport import Count, Json, Transport, named, uncounted
+
+_log = logging.getLogger(__name__)
 
 FINALIZER: Final = "toolorchestra.dev/streams"
 
@@ -56,6 +62,9 @@ class ApiServer:
         self._transport = Transport(configuration, timeout=timeout, user_agent=user_agent, count=count)
         self.cluster = _identity(configuration)
         """Tells this cluster from others; "" where it shows no certificate authority of its own."""
+        url = urlsplit(configuration.host)
+        self.address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
+        """Host and port."""
         self._clock = clock
         self._discovered: dict[str, tuple[float, dict[str, Resource]]] = {}
         self._schemas: tuple[float, Mapping[str, str], Schemas] | None = None
@@ -148,7 +157,8 @@ class ApiServer:
         return True
 
     async def patch_status(self, ref: Ref, status: Manifest, *, uid: str = "", version: str = "") -> Json | None:
-        """Make `status` the whole status of the object; None: it is gone (with `uid`: that one is).
+        """Make `status` the whole status of the object; None: it is gone (with `uid`: that one is). Where the CRD is
+        an older one, as much of it as that takes.
 
         A JSON patch, in one request: `add` replaces what is there. Apply would leave what another manager put in, a
         merge patch needs a null for each field that goes; and only a JSON patch can `test` the UID and the version.
@@ -156,24 +166,30 @@ class ApiServer:
         Raises:
             Conflict: with `version`, its resourceVersion is another.
         """
+        try:
+            return await self._put_status(ref, status, uid=uid, version=version, strict=True)
+        except Invalid as error:
+            live = await self.get(ref)
+            if live is None or (uid and live["metadata"]["uid"] != uid):
+                return None
+            if version and live["metadata"]["resourceVersion"] != version:
+                raise Conflict("it has changed", verb="patch", resource=named(ref)) from error
+            answer = await self._put_status(ref, reworded(status), uid=uid, version=version, strict=False)
+            _log.warning("the status of %s was written in other words, since its CRD is an older one: %s", ref, error)
+            return answer
+
+    async def _put_status(self, ref: Ref, status: Manifest, *, uid: str, version: str, strict: bool) -> Json | None:
         expected = {"uid": uid, "resourceVersion": version}
         test = [{"op": "test", "path": f"/metadata/{key}", "value": value} for key, value in expected.items() if value]
         body = [*test, {"op": "add", "path": "/status", "value": normal(status)}]
         path = await self._path(ref, part="status")
-        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict" if strict else "Ignore"}
         try:
             return await self._transport.request(
                 "patch", "PATCH", path, about=ref, body=body, content=_JSON_PATCH, **query
             )
         except NotFound:
             return None
-        except Invalid as error:
-            live = await self.get(ref)
-            if uid and (live is None or live["metadata"]["uid"] != uid):
-                return None
-            if version and live is not None and live["metadata"]["resourceVersion"] != version:
-                raise Conflict("it has changed", verb="patch", resource=named(ref)) from error
-            raise
 
     async def set_finalizer(self, ref: Ref, present: bool, *, name: str = FINALIZER, uid: str = "") -> Json | None:
         """Add or take away a finalizer; the object as it is then. None: it is gone (with `uid`: that one is).

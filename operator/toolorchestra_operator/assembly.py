@@ -71,7 +71,9 @@ def assemble(settings: Settings, api: ApiServer) -> Machinery:
     look, measurements = NatsLook(), Measurements()
     runtime = replace(runtime_of(settings), cluster=api.cluster)
     trainings = TrainingObserver(Reader(api), look, runtime, measurements.hear)
-    pools = PoolReconciler(api, pool_runtime_of(settings), Prober(), measurements.of)
+    pool_runtime = pool_runtime_of(settings)
+    reach = replace(pool_runtime.reach, api_server=api.address)
+    pools = PoolReconciler(api, replace(pool_runtime, reach=reach), Prober(reach), measurements.of)
     sweep = StreamSweep(
         find=api.get,
         streams=NatsStreams(),

@@ -1,7 +1,8 @@
 """Conditions as Kubernetes has them: built from the closed list of reasons, merged with what was written before.
 
 Invariants: `lastTransitionTime` moves only when `status` does; a condition that is no longer said stays as it was; the
-order is the one that the Status column reads.
+order is the one that the Status column reads; every message, whoever's words are in it, is cut here to what the API
+server takes, in a condition as in its event.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from toolorchestra_operator.plan import Emit
 
 Status = Literal["True", "False", "Unknown"]
 Condition = Mapping[str, Any]
-MESSAGE_LENGTH = 1024
+MESSAGE_LENGTH = 4000
+"""Characters of a condition's message. The CRDs take 32,768, a person reads less."""
+NOTE_BYTES = 1024
 """Of an event's note; events.k8s.io/v1 takes no more."""
 
 _POOL_ORDER = ("Ready", "Routable", "Available", "Degraded", "Progressing", "Accepted")
@@ -31,7 +34,20 @@ _EXPECTED = (
 
 def condition(kind: str, status: Status, reason: Reason, message: str = "") -> dict[str, Any]:
     """One aspect, as it is now."""
-    return {"type": kind, "status": status, "reason": str(reason), "message": message}
+    return {"type": kind, "status": status, "reason": str(reason), "message": cut(message)}
+
+
+def cut(message: str) -> str:
+    """As much of it as a condition holds, and a word about the rest."""
+    if len(message) <= MESSAGE_LENGTH:
+        return message
+    rest = "… (cut)"
+    return message[: MESSAGE_LENGTH - len(rest)] + rest
+
+
+def note(message: str) -> str:
+    """As much of it as an event holds."""
+    return message.encode()[:NOTE_BYTES].decode(errors="ignore")
 
 
 def merged(
@@ -44,7 +60,13 @@ def merged(
         last = before.get(one["type"])
         same = last is not None and last["status"] == one["status"]
         since = last["lastTransitionTime"] if same and last is not None else timestamp(now)
-        found[one["type"]] = {**one, "observedGeneration": generation, "lastTransitionTime": since}
+        message = cut(one.get("message", ""))
+        found[one["type"]] = {
+            **one,
+            "message": message,
+            "observedGeneration": generation,
+            "lastTransitionTime": since,
+        }
     return tuple(sorted(found.values(), key=lambda one: _ORDER.get(one["type"], len(_ORDER))))
 
 
@@ -70,4 +92,4 @@ def _event(one: Condition) -> Emit:
     bad = (one["status"] == "True") == (one["type"] in _BAD_WHEN_TRUE) and one["type"] not in _NEUTRAL
     bad = bad and one["reason"] not in _EXPECTED
     said = f"{one['type']}={one['status']}" + (f": {one['message']}" if one["message"] else "")
-    return Emit("Warning" if bad else "Normal", one["reason"], said[:MESSAGE_LENGTH])
+    return Emit("Warning" if bad else "Normal", one["reason"], note(said))

@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from toolorchestra_operator.api_errors import AlreadyExists, ApiError
+from toolorchestra_operator.conditions import note
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.plan import Emit
 
 _log = logging.getLogger(__name__)
 _CONTROLLER: Final = "toolorchestra.dev/operator"
-_NOTE_LENGTH: Final = 1024
-"""Bytes: what events.k8s.io/v1 takes."""
 _REMEMBERED: Final = 1024
 _SAME_SECONDS: Final = 600.0
 
@@ -87,7 +86,7 @@ def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manif
         "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "type": emit.type,
         "reason": emit.reason,
-        "note": emit.message.encode()[:_NOTE_LENGTH].decode(errors="ignore"),
+        "note": note(emit.message),
         "action": "Reconcile",
         "regarding": regarding,
         "reportingController": _CONTROLLER,

@@ -25,6 +25,8 @@ class Need:
     path: str
     ref: Ref
     key: str = ""
+    label: tuple[str, str] | None = None
+    """That it has to carry: whoever may change it agrees."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def missing(need: Need, live: Manifest | None) -> Missing | None:
     where = f" in namespace {ref.namespace}" if ref.namespace else ""
     if live is None:
         return Missing(reason, f"{need.path}: there is no {ref.kind} {ref.name}{where}: make it, or name another")
+    if need.label and (live["metadata"].get("labels") or {}).get(need.label[0]) != need.label[1]:
+        label = "=".join(need.label)
+        remedy = f"whoever may change it can agree: kubectl label -n {ref.namespace} secret/{ref.name} {label}"
+        return Missing(Reason.SECRET_NOT_ALLOWED, f"{need.path}: {ref.kind} {ref.name}{where} has no {label}; {remedy}")
     if need.key and need.key not in keys(live):
         return Missing(reason, f"{need.path}: {ref.kind} {ref.name}{where} has no key {need.key}: add it")
     return None

@@ -8,14 +8,17 @@ The next look that works says that all is well again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.api_errors import Forbidden, Invalid
 from toolorchestra_operator.carry_out import NameTaken
-from toolorchestra_operator.conditions import condition, merged, transitions
+from toolorchestra_operator.conditions import MESSAGE_LENGTH, Condition, condition, merged, transitions
+from toolorchestra_operator.kinds import POOLS
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.pools import states
 from toolorchestra_operator.streams import MessagingUnreachable
 
 Refusal = Forbidden | Invalid | NameTaken
@@ -23,24 +26,33 @@ Refusal = Forbidden | Invalid | NameTaken
 Told = Refusal | MessagingUnreachable
 """Errors that a resource tells of."""
 
-_LENGTH = 1000
+_ERROR_LENGTH = MESSAGE_LENGTH - 200
+"""Characters of an error's words, so that there is room for the remedy."""
 
 
 def refused(parent: Manifest, error: Told, now: datetime, *, decided: Manifest | None = None) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already. `decided`: the status of the plan
     that was not carried out, where it is about this very parent.
     """
-    if isinstance(error, MessagingUnreachable):
-        said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
-    else:
-        said = condition("Accepted", "False", _reason(error), in_words(error))
-    before = parent.get("status") or {}
+    before: Manifest = parent.get("status") or {}
     old, facts = before.get("conditions") or (), before if decided is None else decided
+    generation = int(parent["metadata"].get("generation", 1))
+    said = _said(parent, error)
+    kinds = {one["type"] for one in said}
     seen = () if decided is None else facts.get("conditions") or ()
-    told = [*(one for one in seen if one["type"] != said["type"]), said]
-    conditions = merged(old, told, now=now, generation=parent["metadata"].get("generation", 0))
-    status = {**facts, "conditions": list(conditions)}
+    told = [*(one for one in seen if one["type"] not in kinds), *said]
+    conditions = merged(old, told, now=now, generation=generation)
+    status = {**facts, "observedGeneration": generation, "conditions": list(conditions)}
     return Plan() if status == before else Plan(transitions(old, conditions), status)
+
+
+def _said(parent: Manifest, error: Told) -> Sequence[Condition]:
+    if isinstance(error, MessagingUnreachable):
+        return [condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error))]
+    accepted = condition("Accepted", "False", _reason(error), in_words(error))
+    if parent.get("kind") != POOLS[1]:
+        return [accepted]
+    return states.of_refused(accepted, (parent.get("status") or {}).get("conditions") or ())
 
 
 def _reason(error: Refusal) -> Reason:
@@ -60,4 +72,4 @@ def in_words(error: Refusal) -> str:
         Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",
         Reason.INVALID_SPEC: "Change the field that is named.",
     }[_reason(error)]
-    return f"{str(error)[: _LENGTH - len(remedy)].rstrip('. ')}. {remedy}"
+    return f"{str(error)[:_ERROR_LENGTH].rstrip('. ')}. {remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolorchestra_operator.pools.reach import Reach
 from toolorchestra_operator.pools.runtime import PoolRuntime
 from toolorchestra_operator.settings import Settings
 from toolorchestra_operator.trainings.runtime import Runtime
@@ -31,4 +32,6 @@ def pool_runtime_of(settings: Settings) -> PoolRuntime:
         otlp_endpoint=settings.otlp_endpoint,
         cpu_threads=settings.cpu_threads,
         operator_namespace=settings.own_namespace,
+        reach=Reach(settings.allowed_hosts),
+        secrets_need_label=settings.secrets_need_label,
     )

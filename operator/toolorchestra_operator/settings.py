@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from toolorchestra_operator.pools.reach import ANY, is_listable
+
 PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -69,16 +71,31 @@ class Settings(BaseModel):
     own_namespace: str | None = Field(
         None, description="where the operator's pod is: pools let its probes in from there; unset: from anywhere"
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (ANY,),
+        description="hosts of pools' endpoints, with commas between: names, *.example.com, addresses, networks; * is "
+        "every host with a public address",
+    )
+    secrets_need_label: bool = Field(
+        True, description="pools may refer only to Secrets with the label toolorchestra.dev/secret-for=pools"
+    )
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
         1, description="threads of a trainer or an engine that has neither a GPU nor a CPU limit"
     )
 
-    @field_validator("watch_namespaces", "image_pull_secrets", mode="before")
+    @field_validator("watch_namespaces", "image_pull_secrets", "allowed_hosts", mode="before")
     @classmethod
     def _parts(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in value if not is_listable(one)]:
+            raise ValueError(f"neither a host, nor *.host, an address, a network or *: {', '.join(wrong)}")
+        return value
 
     @field_validator("kubeconfig", "nats_url", "otlp_endpoint", "own_namespace", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 
 from support.mutated_examples import EXAMPLES, mutated
+from support.pool_world import vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.api.base import API_VERSION, GROUP, VERSION
@@ -182,6 +183,31 @@ def test_a_training_that_could_learn_nothing_is_refused_with_the_way_out(
     assert caught.value.message.endswith(says)
     _, mistakes = model_of(data)
     assert [says in mistake for mistake in mistakes] == [True]
+
+
+def test_a_flag_that_has_a_field_is_refused_in_every_spelling(api: Api, namespace: str) -> None:
+    path = collection(namespace, "ExpertPool")
+
+    def refused(*arguments: str) -> bool:
+        data = vllm_pool(extraArgs=list(arguments))
+        _, refusal = tried(api, path, data)
+        assert bool(refusal) == bool(model_of(data)[1]), (arguments, refusal)
+        assert not refusal or "in any spelling" in refusal
+        return bool(refusal)
+
+    for spelled in (
+        "--api-key=x",
+        "--api_key=x",
+        "--API-KEY",
+        "--api-k",
+        "--api_key x",
+        "-tp=2",
+        "-t",
+        "--api-key=a\nb",
+    ):
+        assert refused("--max-num-seqs=8", spelled), spelled
+    assert refused("--api-key", "x")
+    assert not refused("--max-num-seqs", "8", "--model-impl=auto", "-O3", "--api-server-count=1")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -208,8 +208,10 @@ async def test_a_missing_right_is_a_condition_and_heals(cluster: Cluster, namesp
         await running.sees(look(namespace, "refused", "incomplete"))
         # The next look is caused by the condition that the first one wrote.
         await running.sees(look(namespace, "refused", "incomplete"))
-        [condition] = api.get(f"{POOLS.format(namespace)}/refused")["status"]["conditions"]
-        assert (condition["type"], condition["status"], condition["reason"]) == ("Accepted", "False", "Forbidden")
+        status = api.get(f"{POOLS.format(namespace)}/refused")["status"]
+        [condition] = [one for one in status["conditions"] if one["type"] == "Accepted"]
+        assert (condition["status"], condition["reason"]) == ("False", "Forbidden")
+        assert (len(status["conditions"]), status["observedGeneration"]) == (6, 1), "all of them, of this generation"
         assert 'cannot patch resource "configmaps"' in condition["message"]
         api.merge(f"{rbac}/roles/o", {"rules": [*ROLE, MAKE_CONFIG_MAPS]})
         await running.sees(look(namespace, "refused", "steady"))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.pool_world import GPU, RUNTIME, endpoint_pool, vllm_pool
+from support.pool_world import FOR_POOLS, GPU, HERE, RUNTIME, endpoint_pool, vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra_operator.api_errors import Invalid
@@ -27,6 +27,8 @@ from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.observe import PoolReconciler
 from toolorchestra_operator.pools.probe import Prober
+from toolorchestra_operator.pools.runtime import PoolRuntime
+from toolorchestra_operator.refusal import refused
 from toolorchestra_operator.streams import NatsStreams
 
 POOLS = "/apis/toolorchestra.dev/v1alpha1/namespaces/{}/expertpools"
@@ -39,25 +41,27 @@ class Operator:
     server: ApiServer
     namespace: str
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    runtime: Any = RUNTIME
+    runtime: PoolRuntime = field(default_factory=lambda: replace(RUNTIME, reach=HERE))
 
     def __post_init__(self) -> None:
-        self.prober = Prober(patience=60, now=lambda: self.now)
+        self.prober = Prober(self.runtime.reach, patience=60, now=lambda: self.now)
 
     async def look(self, name: str = "qwen") -> Plan:
         reconciler = PoolReconciler(api=self.server, runtime=self.runtime, prober=self.prober)
         observed = await reconciler.observe(Key("ExpertPool", self.namespace, name))
         assert observed is not None
         plan = reconciler.reconcile(observed, self.now)
+        await self.carry_out(plan, observed.parent)
+        return plan
+
+    async def carry_out(self, plan: Plan, parent: Manifest) -> None:
         events = Events(self.server)
 
         async def emit(event: Emit) -> None:
-            await events.post(event, about=observed.parent)
+            await events.post(event, about=parent)
 
-        parent = observed.parent
         about = {"parent": Ref.of(parent), "uid": parent["metadata"]["uid"]}
         await carry_out(plan, api=self.server, streams=NatsStreams(), emit=emit, **about)
-        return plan
 
     async def live(self, name: str = "qwen") -> dict[str, Any]:
         found = await self.server.get(Ref("toolorchestra.dev/v1alpha1", "ExpertPool", self.namespace, name))
@@ -127,7 +131,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def needs(api: Api, namespace: str) -> None:
     """What the variants refer to."""
     core = f"/api/v1/namespaces/{namespace}"
-    api.create(f"{core}/secrets", {"metadata": {"name": "s3"}, "stringData": {"c": "x"}})
+    api.create(f"{core}/secrets", {"metadata": {"name": "s3", "labels": FOR_POOLS}, "stringData": {"c": "x"}})
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     api.create(f"{core}/persistentvolumeclaims", {"metadata": {"name": "weights"}, "spec": claim})
 
@@ -160,7 +164,7 @@ async def test_a_changed_operator_rolls_nothing(operator: Operator, api: Api, na
     ref = Names.of(await operator.live()).deployment_ref
     before = await operator.server.get(ref)
     assert before is not None
-    operator.runtime = replace(RUNTIME, cpu_image="cpu@sha256:2", otlp_endpoint="http://collector:4318")
+    operator.runtime = replace(operator.runtime, cpu_image="cpu@sha256:2", otlp_endpoint="http://collector:4318")
     assert (await operator.look()).empty
     path = f"{POOLS.format(namespace)}/qwen"
     api.merge(path, {"metadata": {"annotations": {"toolorchestra.dev/refresh-template": "1"}}})
@@ -238,7 +242,11 @@ async def test_what_is_missing_is_told_and_heals(operator: Operator, api: Api, n
     await operator.look()
     assert await operator.says("Accepted") == ("False", "SecretNotFound")
     assert (await operator.look()).empty
-    api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": "s"}, "stringData": {"k": "x"}})
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    api.create(secrets, {"metadata": {"name": "s"}, "stringData": {"k": "x"}})
+    await operator.look()
+    assert await operator.says("Accepted") == ("False", "SecretNotAllowed")
+    api.merge(f"{secrets}/s", {"metadata": {"labels": FOR_POOLS}})
     await operator.look()
     assert await operator.says("Accepted") == ("True", "Accepted")
     events = api.get(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")["items"]
@@ -265,6 +273,108 @@ async def test_what_only_the_api_server_sees_is_its_refusal(operator: Operator, 
     api.create(POOLS.format(namespace), vllm_pool(podTemplate=overlay))
     with pytest.raises(Invalid, match="operatr"):
         await operator.look()
+
+
+REACHABLE = [
+    *("http://127.0.0.1:{port}/v1", "http://localhost:{port}/v1", "http://[::ffff:127.0.0.1]:{port}/v1"),
+    *("http://2130706433:{port}/v1", "{api_server}/v1", "http://169.254.169.254/v1", "http://10.0.0.1:{port}/v1"),
+]
+
+
+@pytest.mark.parametrize("url", REACHABLE)
+async def test_a_pool_is_no_probe_of_the_network(
+    operator: Operator, api: Api, cluster: Cluster, namespace: str, url: str
+) -> None:
+    """With the Secret and all: nobody is asked, and the pool says why."""
+    operator.runtime = RUNTIME
+    operator.prober = Prober(RUNTIME.reach, patience=60, now=lambda: operator.now)
+    secret = {"metadata": {"name": "key", "labels": FOR_POOLS}, "stringData": {"key": "hush"}}
+    api.create(f"/api/v1/namespaces/{namespace}/secrets", secret)
+    async with neighbour() as (port, heard):
+        url = url.format(port=port, api_server=cluster.own.url)
+        pool = endpoint_pool(url=url, apiKeySecretRef={"name": "key", "key": "key"})
+        api.create(POOLS.format(namespace), pool)
+        await operator.look()
+        said = {one["type"]: (one["status"], one["reason"]) for one in (await operator.live())["status"]["conditions"]}
+        assert ("False", "HostNotAllowed") in (said["Accepted"], said["Routable"])
+        assert said["Ready"] == ("False", "NotReady")
+        assert not heard
+    await operator.prober.close()
+
+
+async def test_a_pool_is_no_reader_of_secrets_nor_of_what_a_server_says(
+    operator: Operator, api: Api, namespace: str
+) -> None:
+    """A Secret goes to nobody unless its label says so; of the reply, and of where it redirects to, nothing is told."""
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    api.create(secrets, {"metadata": {"name": "key"}, "stringData": {"key": "hush"}})
+    async with neighbour() as (port, heard), neighbour() as (other, redirected):
+        pool = endpoint_pool(url=f"http://127.0.0.1:{port}/v1", apiKeySecretRef={"name": "key", "key": "key"})
+        api.create(POOLS.format(namespace), pool)
+        await operator.look()
+        assert await operator.says("Accepted") == ("False", "SecretNotAllowed")
+        assert not heard
+        api.merge(f"{secrets}/key", {"metadata": {"labels": FOR_POOLS}})
+        for status, words in (
+            ("200 OK", "it does not list oak"),
+            ("401 No", "HTTP 401"),
+            (f"302 Found\r\nLocation: http://127.0.0.1:{other}/v1", "it redirects"),
+            ("no status", "its reply is not HTTP"),
+        ):
+            heard.clear()
+            heard.append(status)
+            operator.now += timedelta(seconds=600)
+            await operator.look()
+            (routable,) = (c for c in (await operator.live())["status"]["conditions"] if c["type"] == "Routable")
+            assert words in routable["message"]
+            assert "private" not in str(await operator.live())
+            assert "authorization: bearer hush" in heard[-1].lower()
+        assert not redirected
+    events = api.get(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")["items"]
+    assert "private" not in str(events)
+
+
+@contextlib.asynccontextmanager
+async def neighbour() -> AsyncIterator[tuple[int, list[str]]]:
+    """Something else that listens on this machine; what it heard. The first line of that, if any, is its status."""
+    heard: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        status = heard[0] if heard else "200 OK"
+        heard.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        body = '{"data": [{"id": "private"}], "error": {"message": "private"}}'
+        first = status if status == "no status" else f"HTTP/1.1 {status}"
+        head = f"{first}\r\nContent-Length: {len(body)}\r\nX: private\r\nConnection: close\r\n\r\n"
+        writer.write((head + body).encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+async def test_a_refusal_of_any_length_is_written_and_tells_all_conditions(
+    operator: Operator, api: Api, namespace: str
+) -> None:
+    """What the API server refuses of a pool's objects is said by the loop, with the server's words."""
+    api.create(POOLS.format(namespace), vllm_pool())
+    for words in ("short", "x" * 100_000, "ü" * 100_000):
+        live = await operator.live()
+        plan = refused(live, Invalid(words, verb="apply", resource="Deployment", code=422), operator.now)
+        await operator.carry_out(plan, live)
+        status = (await operator.live())["status"]
+        assert status["observedGeneration"] == 1
+        said = {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
+        assert said == {
+            "Accepted": ("False", "InvalidSpec"),
+            **dict.fromkeys(("Progressing", "Available", "Degraded", "Routable"), ("Unknown", "NotReady")),
+            "Ready": ("False", "NotReady"),
+        }
+        assert refused(await operator.live(), Invalid(words, verb="apply", resource="Deployment"), operator.now).empty
+        (accepted,) = (one for one in status["conditions"] if one["type"] == "Accepted")
+        assert accepted["message"].endswith("Change the field that is named.")
+    await operator.look()
+    assert await operator.says("Progressing") == ("True", "RollingOut")
 
 
 TABLE = """

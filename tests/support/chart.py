@@ -46,7 +46,8 @@ EVERYTHING: Mapping[str, Any] = {
         "priorityClassName": "system-cluster-critical",
     },
     "simulator": {"enabled": True, "timeScale": 0},
-    "networkPolicy": {"namespaces": ["team-a"]},
+    "pools": {"allowedHosts": ["api.example", "*.svc", "10.8.0.0/16"], "secretsNeedLabel": False},
+    "networkPolicy": {"namespaces": ["team-a"], "egress": {"ports": [443, 9000], "apiServerPorts": [16443]}},
     "monitoring": {"enabled": True, "labels": {"release": "prometheus"}, "namespace": "monitoring"},
     "test": {
         "model": "pvc://models/tiny",

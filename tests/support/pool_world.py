@@ -18,10 +18,15 @@ from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer
+from toolorchestra_operator.pools.reach import Reach
 from toolorchestra_operator.pools.reconcile import reconcile
 from toolorchestra_operator.pools.runtime import PoolRuntime
 
 RUNTIME = PoolRuntime(gpu_image="gpu@sha256:1", cpu_image="cpu@sha256:1", operator_namespace="toolorchestra-system")
+FOR_POOLS = {"toolorchestra.dev/secret-for": "pools"}
+"""The label of a Secret that pools may use."""
+HERE = Reach(("127.0.0.1",), never=())
+"""Of tests whose experts are on this machine, where no operator in a cluster would ask one."""
 UID = "6a3c1c1e-0000-4000-8000-000000000001"
 GPU = {"limits": {"nvidia.com/gpu": 1}}
 GATE = {"name": "kueue.x-k8s.io/admission"}

@@ -112,6 +112,28 @@ priorityClassName: {{ . }}
 {{- default $watched .Values.test.namespace -}}
 {{- end -}}
 
+{{/* Ports that the operator may reach: those of the values, and of the URLs that it is given. */}}
+{{- define "toolorchestra.egressPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.egress.ports }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- $urls := list .Values.telemetry.otlpEndpoint .Values.proxy.http .Values.proxy.https -}}
+{{- range concat $urls (splitList "," .Values.nats.url) -}}
+{{- with regexFind ":[0-9]+(/|$)" . -}}{{ $ports = append $ports (int (trimAll ":/" .)) }}{{ end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* Hosts that may be experts; the chart's simulator is one. */}}
+{{- define "toolorchestra.allowedHosts" -}}
+{{- $hosts := .Values.pools.allowedHosts -}}
+{{- if .Values.simulator.enabled -}}
+{{- $simulator := printf "simulator.%s" .Release.Namespace -}}
+{{- $hosts = concat $hosts (list "simulator" $simulator (printf "%s.svc" $simulator) (printf "%s.svc.cluster.local" $simulator)) -}}
+{{- end -}}
+{{- /* A comma alone is no host; an empty variable would be the default. */ -}}
+{{- join "," $hosts | default "," -}}
+{{- end -}}
+
 {{/* A mistake in the values that a schema cannot see. */}}
 {{- define "toolorchestra.check" -}}
 {{- if and .Values.nats.enabled (or .Values.nats.url .Values.nats.urlSecret.name) -}}

@@ -11,6 +11,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.pools.desired import Desired
+from toolorchestra_operator.pools.reach import Reach, host_of
 
 
 def read(parent: Manifest) -> ExpertPool | Missing:
@@ -20,6 +21,14 @@ def read(parent: Manifest) -> ExpertPool | Missing:
     except ValidationError as error:
         said = "; ".join(f"{_path(one['loc'])}: {one['msg']}" for one in error.errors())
         return Missing(Reason.INVALID_SPEC, said)
+
+
+def unreachable(pool: ExpertPool, reach: Reach) -> Missing | None:
+    """An endpoint that is none to be asked, whatever its name leads to."""
+    if pool.spec.endpoint is None:
+        return None
+    refused = reach.refuses(host_of(pool.spec.endpoint.url))
+    return None if refused is None else Missing(Reason.HOST_NOT_ALLOWED, f"spec.endpoint.url: {refused}")
 
 
 def unworkable(desired: Desired) -> Missing | None:

@@ -18,7 +18,7 @@ from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.ownership import owner_uid
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools import states
-from toolorchestra_operator.pools.admission import read
+from toolorchestra_operator.pools.admission import read, unreachable
 from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names
 from toolorchestra_operator.pools.needs import needs
 from toolorchestra_operator.pools.observed import Observed
@@ -72,8 +72,10 @@ class PoolReconciler:
             if pool.spec.type == "VLLM":
                 objects = await self._objects(names)
                 pods = await self._pods(names, pool, objects)
-            lacking, held = await look(self.api, needs(pool, namespace=key.namespace))
-            target = _target(pool, names, objects, held) if not lacking else None
+            wanted = needs(pool, namespace=key.namespace, labelled=self.runtime.secrets_need_label)
+            lacking, held = await look(self.api, wanted)
+            refused = lacking or unreachable(pool, self.runtime.reach)
+            target = _target(pool, names, objects, held) if not refused else None
         return Observed(
             parent=parent,
             runtime=self.runtime,

@@ -3,8 +3,9 @@
 Invariants
 - A reconcile never waits for a slow server: probes run beside it, one at a time per pool, and the last answer counts
   until the next is due. Asked again sooner where the answer was bad, and at once where URL, model or key changed.
-- The key goes to the URL that it was given for: redirects are not followed. Of a reply only the status and the
-  server's own error message are told.
+- The key goes to the URL that it was given for: redirects are not followed, and `Connections` lead nowhere else.
+- Nothing of a reply is told but its status, and whether the model was in it: whoever may make a pool could read with
+  the operator's eyes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import aiohttp
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.pools.connections import Connections, NotAllowed
+from toolorchestra_operator.pools.reach import Reach
 
 Kind = Literal["Models", "Completion"]
 
@@ -35,7 +38,6 @@ PATIENCE_SECONDS: Final = 2.0
 """How long an observation waits for a probe that is under way."""
 _RETRY_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 4 << 20
-_WORDS: Final = 200
 _ENOUGH: Final = "output limit was reached"
 """What OpenAI's reasoning models say, with 400, to a request for one token: the model did answer."""
 
@@ -93,11 +95,15 @@ class Prober:
     """Asks, and remembers answers by pool. Lives in one event loop; `close` it."""
 
     def __init__(
-        self, *, patience: float = PATIENCE_SECONDS, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        reach: Reach,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._patience, self._now = patience, now
         self._asked: dict[Key, _Asked] = {}
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._connections = Connections(reach)
 
     async def answer(self, pool: Key, target: Target) -> Answer | None:
         """The last answer; None: there is none yet, or none from this target."""
@@ -125,9 +131,7 @@ class Prober:
         for pool in tuple(self._asked):
             self.forget(pool)
         await asyncio.gather(*tasks, return_exceptions=True)
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        await self._connections.close()
 
     async def _ask(self, asked: _Asked) -> None:
         target = asked.target
@@ -157,34 +161,29 @@ class Prober:
         if target.kind == "Models":
             return _listed(target, await self._request(target, "GET", f"{base}/models"))
         body = {"model": target.model, "messages": [{"role": "user", "content": "ping"}], target.max_tokens: 1}
-        reply = await self._request(target, "POST", f"{base}/chat/completions", json=body)
-        return str(reply.get("model") or target.model)
+        await self._request(target, "POST", f"{base}/chat/completions", json=body)
+        return target.model
 
     async def _request(self, target: Target, method: str, url: str, **body: Any) -> Mapping[str, Any]:
         headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
         timeout = aiohttp.ClientTimeout(total=TIMEOUTS[target.kind])
         try:
-            async with self._session(target).request(
-                method, url, headers=headers, allow_redirects=False, timeout=timeout, **body
+            async with asyncio.timeout(timeout.total):
+                session, proxy = await self._connections.to(url, inside=target.inside)
+            async with session.request(
+                method, url, headers=headers, allow_redirects=False, timeout=timeout, proxy=proxy, **body
             ) as reply:
                 text = await _read(reply)
         except TimeoutError as error:
             raise _Failed(f"no answer in {timeout.total:g} s", again=False) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _Failed(_said(error), again=True) from error
+            raise _failed(error) from error
         parsed = _json(text)
         if reply.status == 200 and parsed is not None:
             return parsed
-        message = _error(parsed)
-        if reply.status == 400 and _ENOUGH in message:
+        if reply.status == 400 and _ENOUGH in _error(parsed):
             return {}
-        raise _Failed(_refusal(reply.status, message), again=reply.status >= 500)
-
-    def _session(self, target: Target) -> aiohttp.ClientSession:
-        if target.inside not in self._sessions:
-            headers = {"User-Agent": "toolorchestra-operator"}
-            self._sessions[target.inside] = aiohttp.ClientSession(trust_env=not target.inside, headers=headers)
-        return self._sessions[target.inside]
+        raise _Failed(_refusal(reply.status), again=reply.status >= 500)
 
 
 async def _read(reply: aiohttp.ClientResponse) -> bytes:
@@ -202,14 +201,14 @@ def _listed(target: Target, reply: Mapping[str, Any]) -> str:
     served = [str(one["id"]) for one in listed if isinstance(one, Mapping) and "id" in one]
     if target.model in served:
         return target.model
-    shown = ", ".join(sorted(served)[:5]) or "nothing"
-    raise _Failed(f"it does not list {target.model}, but {shown}"[:_WORDS], reason=Reason.WRONG_MODEL_SERVED)
+    message = f"it does not list {target.model}: ask it for its models, with its key"
+    raise _Failed(message, reason=Reason.WRONG_MODEL_SERVED)
 
 
 def _json(text: bytes) -> Mapping[str, Any] | None:
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 
@@ -217,21 +216,37 @@ def _json(text: bytes) -> Mapping[str, Any] | None:
 def _error(parsed: Mapping[str, Any] | None) -> str:
     """`{"error": {"message": …}}` or `{"message": …}`, as OpenAI-compatible servers have it."""
     error = (parsed or {}).get("error")
-    told = error.get("message") if isinstance(error, Mapping) else (error or (parsed or {}).get("message"))
-    return str(told)[:_WORDS] if told else ""
+    return str(error.get("message") if isinstance(error, Mapping) else error or (parsed or {}).get("message"))
 
 
-def _refusal(status: int, message: str) -> str:
+def _refusal(status: int) -> str:
     what = {
         200: "its reply is not JSON: is the URL that of an OpenAI-compatible API?",
         401: "the API key is refused, or missing",
         403: "the API key may not do this",
         404: "there is nothing at this URL: should it end in /v1?",
     }.get(status, "it answers with an error" if status >= 400 else "it redirects: give the URL that it redirects to")
-    return f"HTTP {status}: {what}" + (f" ({message})" if message else "")
+    return f"HTTP {status}: {what}"
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
-    return str(error) or type(error).__name__
+def _failed(error: Exception) -> _Failed:
+    """What went wrong on the way, in our words: an error of aiohttp's may have what was read in it."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, NotAllowed):
+        return _Failed(str(cause), reason=Reason.HOST_NOT_ALLOWED)
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            why = "its certificate is not trusted (caBundle of the chart is for certificates of your own)"
+        case aiohttp.ClientConnectorError():
+            why = f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        case aiohttp.ClientHttpProxyError():
+            why = f"the proxy answers with HTTP {error.status}"
+        case aiohttp.ClientPayloadError():
+            why = "its reply breaks off"
+        case aiohttp.ClientConnectionError() | OSError():
+            why = "it closed the connection"
+        case aiohttp.InvalidURL() | ValueError():
+            why = "its URL cannot be read"
+        case _:
+            why = "its reply is not HTTP"
+    return _Failed(why, again=True)

@@ -24,7 +24,7 @@ from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.overlay import Rejected
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, Plan
 from toolorchestra_operator.pools import manifests, states
-from toolorchestra_operator.pools.admission import read, unworkable
+from toolorchestra_operator.pools.admission import read, unreachable, unworkable
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, Names
 from toolorchestra_operator.pools.observed import Observed
@@ -45,7 +45,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
         before = dict(observed.parent.get("status") or {})
         kept = {key: value for key, value in before.items() if key not in ("conditions", "observedGeneration")}
         return _plan(observed, (), states.of_unreadable(pool), kept, now=now, look=None)
-    refusal = observed.missing[0] if observed.missing else None
+    refusal = unreachable(pool, observed.runtime.reach) or next(iter(observed.missing), None)
     if pool.spec.type == "VLLM":
         return _of_vllm(Desired(observed.parent, pool, observed.runtime), observed, refusal, now)
     return _of_endpoint(pool, observed, refusal, now)

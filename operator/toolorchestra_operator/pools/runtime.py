@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from toolorchestra_operator.pools.reach import Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +22,7 @@ class PoolRuntime:
     """OpenMP threads of a server without a GPU and without a CPU limit."""
     operator_namespace: str | None = None
     """Where the operator's pods are; None: they may be in any namespace."""
+    reach: Reach = field(default_factory=Reach)
+    """Which hosts may be experts."""
+    secrets_need_label: bool = True
+    """Only Secrets whose label says that they are for pools may be referred to."""

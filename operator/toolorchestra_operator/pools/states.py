@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import VLLM, Endpoint
@@ -24,6 +24,8 @@ from toolorchestra_operator.pools.pod_reasons import Obstacle
 from toolorchestra_operator.pools.probe import PERIODS, Answer
 
 Condition = dict[str, Any]
+_FOLLOW: Final = frozenset({"Accepted", "Ready"})
+"""What a refusal itself decides."""
 
 
 def accepted(refusal: Missing | None) -> Condition:
@@ -126,8 +128,20 @@ def of_endpoint(endpoint: Endpoint, *, answer: Answer | None, refusal: Missing |
 
 
 def of_unreadable(refusal: Missing) -> list[Condition]:
-    """Of a pool that the models refuse: nothing else can be said."""
-    return [accepted(refusal), _ready([accepted(refusal)])]
+    """Of a pool that the models refuse: what serves it goes on, and nobody looks how it is."""
+    return _unknown(accepted(refusal), "its spec cannot be read: see Accepted")
+
+
+def of_refused(said: Condition, before: Sequence[Mapping[str, Any]]) -> list[Condition]:
+    """Of a pool whose objects the API server refuses, as condition Accepted (`said`) tells. What was seen before stays
+    (each condition has the generation that it is about); the rest is not known."""
+    seen = {one["type"] for one in before}
+    return [one for one in _unknown(said, "it was refused: see Accepted") if one["type"] not in seen - _FOLLOW]
+
+
+def _unknown(said: Condition, why: str) -> list[Condition]:
+    kinds = ("Progressing", "Available", "Degraded", "Routable")
+    return [said, *(condition(kind, "Unknown", Reason.NOT_READY, why) for kind in kinds), _ready([said])]
 
 
 def _not_asked() -> Condition:

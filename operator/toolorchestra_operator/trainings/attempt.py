@@ -21,7 +21,7 @@ from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import Desired
-from toolorchestra_operator.trainings.experts import is_ready, remembered_names, resolved
+from toolorchestra_operator.trainings.experts import is_ready, is_refused, remembered_names, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Messaging, Observed
@@ -165,9 +165,12 @@ def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Deci
     if alive := _heads_of_others(observed, decision.remembered.attempt):
         # Two drivers on one storage would be two truths.
         return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
-    # What answers elsewhere may come and go; a model that is served here, for hours at first, is waited for.
+    # What answers elsewhere may come and go; a model that is served here, for hours at first, is waited for. So is one
+    # that is refused: its URL, or its Secret, is none that workers may be told.
     if not_served := [
-        pool.metadata.name for pool in admitted.experts if pool.spec.type == "VLLM" and not _serves(pool)
+        pool.metadata.name
+        for pool in admitted.experts
+        if is_refused(pool) or (pool.spec.type == "VLLM" and not _serves(pool))
     ]:
         message = f"waiting for: {', '.join(not_served)}"
         return decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, message)

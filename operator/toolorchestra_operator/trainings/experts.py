@@ -85,5 +85,14 @@ def resolved(pool: ExpertPool) -> ExpertPool:
 
 def is_ready(pool: ExpertPool) -> bool:
     """Its condition `Ready`."""
+    return _says(pool, "Ready", "True")
+
+
+def is_refused(pool: ExpertPool) -> bool:
+    """Its condition `Accepted`, once it has one."""
+    return _says(pool, "Accepted", "False")
+
+
+def _says(pool: ExpertPool, kind: str, status: str) -> bool:
     conditions = pool.status.conditions if pool.status else ()
-    return any(c.type == "Ready" and c.status == "True" for c in conditions)
+    return any(c.type == kind and c.status == status for c in conditions)

@@ -41,7 +41,8 @@ class Names(Owner):
 
     @property
     def model_cache(self) -> str:
-        return f"{self.name}-model-cache"
+        """Not `…-cache`: that ending is of pools' claims, and `x-model` may be a pool."""
+        return f"{self.name}-models"
 
     @property
     def ray_token(self) -> str:

@@ -174,7 +174,16 @@ def test_a_resource_that_breaks_a_rule_cannot_be_made_in_code_either() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "owned"),
-    [("--port", True), ("--port=80", True), ("--portal", False), ("-tp", True), ("--enable-prefix-caching", False)],
+    [
+        *(
+            (flag, True)
+            for flag in ("--port", "--port=80", "--port 80", "-tp", "-tp=2", "-t", "--", "--tensor_parallel")
+        ),
+        *((flag, True) for flag in ("--api-key", "--api_key=x", "--API-KEY", "--Api_Key x", "--api-k", "--ap=x")),
+        *((flag, True) for flag in ("--max_model-len=1", "--api-key.x", "--model\n", "--api_key=a\nb", "--served=x")),
+        *((flag, False) for flag in ("--portal", "--enable-prefix-caching", "--max-num-seqs=8", "--model-impl=auto")),
+        *((flag, False) for flag in ("-O3", "-cc.level=3", "-pp", "--hosted", "--api-server-count=2", "qwen", "-1")),
+    ],
 )
 def test_flags_that_have_a_field(flag: str, owned: bool) -> None:
     data = pool(type="VLLM", vllm={"model": {"uri": "hf://a/b"}, "extraArgs": [flag]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import subprocess
@@ -33,6 +34,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra_operator.parents import OURS
 from toolorchestra_operator.plan import Apply
+from toolorchestra_operator.pools.reach import Reach
 from toolorchestra_operator.settings import Settings
 
 pytestmark = pytest.mark.chart
@@ -330,6 +332,66 @@ def test_the_test_runs_where_the_operator_looks() -> None:
 
 
 # ── network policies ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_which_hosts_and_secrets_pools_may_name_comes_from_the_values() -> None:
+    def settings(values: Mapping[str, Any]) -> Settings:
+        return Settings.read((), environment(of_kind(render(values), "Deployment", "operator")["spec"]["template"]))
+
+    assert (settings({}).allowed_hosts, settings({}).secrets_need_label) == (("*",), True)
+    assert settings({"pools": {"allowedHosts": []}}).allowed_hosts == ()
+    everything = settings(EVERYTHING)
+    assert everything.allowed_hosts[:3] == ("api.example", "*.svc", "10.8.0.0/16")
+    assert not everything.secrets_need_label
+    simulators = Reach(everything.allowed_hosts[3:])
+    for host in ("simulator", f"simulator.{NAMESPACE}.svc", f"simulator.{NAMESPACE}.svc.cluster.local"):
+        assert simulators.refuses(host) is None, "the chart's own simulator has a private address"
+
+
+def reaches(policy: Mapping[str, Any], address: str, port: int, *, pod: bool = False, protocol: str = "TCP") -> bool:
+    """What the egress rules of a policy say about an address, of a pod or not."""
+    at = ipaddress.ip_address(address)
+
+    def leads_there(peer: Mapping[str, Any]) -> bool:
+        if not peer:
+            return True
+        if peer == {"namespaceSelector": {}}:
+            return pod
+        block = peer["ipBlock"]
+        excepted = any(at in ipaddress.ip_network(one) for one in block.get("except", ()))
+        return at in ipaddress.ip_network(block["cidr"]) and not excepted
+
+    return any(
+        {"port": port, "protocol": protocol} in rule["ports"]
+        and ("to" not in rule or any(map(leads_there, rule["to"])))
+        for rule in policy["spec"]["egress"]
+    )
+
+
+def test_the_operator_reaches_what_it_has_to_and_no_metadata() -> None:
+    policy = of_kind(render({}), "NetworkPolicy", "operator")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert reaches(policy, "10.96.0.10", 53, protocol="UDP")
+    assert reaches(policy, "169.254.20.10", 53, protocol="UDP"), "a cache on the node"
+    assert reaches(policy, "192.168.1.2", 6443)
+    assert reaches(policy, "10.88.0.7", 8000, pod=True)
+    assert reaches(policy, "10.88.0.8", 4222, pod=True)
+    assert reaches(policy, "93.184.216.34", 443)
+    assert reaches(policy, "2606:4700::1111", 443)
+    for port in (80, 443, 8000):
+        for metadata in ("169.254.169.254", "100.100.100.200", "fd00:ec2::254", "fe80::1"):
+            assert not reaches(policy, metadata, port)
+    for port in (22, 2379, 6379, 10250):
+        assert not reaches(policy, "10.88.0.9", port, pod=True)
+    given = of_kind(render(EVERYTHING), "NetworkPolicy", "operator")
+    assert [reaches(given, "93.184.216.34", port) for port in (443, 9000, 3128, 4318, 16443, 80)] == [True] * 5 + [
+        False
+    ]
+    outside = of_kind(render({"nats": {"enabled": False, "url": "nats://a:4223"}}), "NetworkPolicy", "operator")
+    assert reaches(outside, "10.0.0.1", 4223)
+    off = of_kind(render({"networkPolicy": {"egress": {"enabled": False}}}), "NetworkPolicy", "operator")
+    assert off["spec"]["policyTypes"] == ["Ingress"]
+    assert "egress" not in off["spec"]
 
 
 def test_pools_let_the_operator_in() -> None:

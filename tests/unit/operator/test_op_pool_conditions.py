@@ -73,6 +73,12 @@ def refused_pods() -> PoolWorld:
     return world
 
 
+def unreadable() -> PoolWorld:
+    world = PoolWorld(vllm_pool())
+    world.parent["spec"]["vllm"]["tensorParallelSize"] = 0
+    return world
+
+
 WORLDS: dict[str, tuple[Callable[[], PoolWorld], Said]] = {
     "serving": (
         serving,
@@ -128,6 +134,10 @@ WORLDS: dict[str, tuple[Callable[[], PoolWorld], Said]] = {
         },
     ),
     "no secret": (lambda: lacking(Reason.SECRET_NOT_FOUND), {"Accepted": ("False", "SecretNotFound")}),
+    "a Secret that is not for pools": (
+        lambda: lacking(Reason.SECRET_NOT_ALLOWED),
+        {"Accepted": ("False", "SecretNotAllowed")},
+    ),
     "no config map": (lambda: lacking(Reason.CONFIG_MAP_NOT_FOUND), {"Accepted": ("False", "ConfigMapNotFound")}),
     "no claim": (lambda: lacking(Reason.CLAIM_NOT_FOUND), {"Accepted": ("False", "ClaimNotFound")}),
     "no class": (lambda: lacking(Reason.STORAGE_CLASS_NOT_FOUND), {"Accepted": ("False", "StorageClassNotFound")}),
@@ -155,6 +165,22 @@ WORLDS: dict[str, tuple[Callable[[], PoolWorld], Said]] = {
             "Available": ("False", "ProbeFailed"),
             "Degraded": ("True", "ProbeFailed"),
             "Routable": ("False", "ProbeFailed"),
+            "Ready": ("False", "NotReady"),
+        },
+    ),
+    "nobody to be asked": (
+        lambda: PoolWorld(endpoint_pool(url="http://169.254.169.254/v1")),
+        {"Accepted": ("False", "HostNotAllowed"), "Ready": ("False", "NotReady")},
+    ),
+    "its name leads where nobody is asked": (
+        lambda: answering(Reason.HOST_NOT_ALLOWED),
+        {"Routable": ("False", "HostNotAllowed"), "Ready": ("False", "NotReady")},
+    ),
+    "unreadable": (
+        unreadable,
+        {
+            "Accepted": ("False", "InvalidSpec"),
+            **dict.fromkeys(("Progressing", "Available", "Degraded", "Routable"), ("Unknown", "NotReady")),
             "Ready": ("False", "NotReady"),
         },
     ),

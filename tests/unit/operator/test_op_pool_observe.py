@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from support.openapi_excerpt import schemas
-from support.pool_world import RUNTIME, PoolWorld, endpoint_pool, stored, vllm_pool
+from support.pool_world import FOR_POOLS, RUNTIME, PoolWorld, endpoint_pool, stored, vllm_pool
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import MeasuredService
 from toolorchestra_operator.api_errors import Forbidden
@@ -18,6 +19,7 @@ from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.pools.observe import PoolReconciler
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
+from toolorchestra_operator.pools.reach import Reach
 
 KEY = Key("ExpertPool", "default", "qwen")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -48,7 +50,7 @@ class RecordingProber(Prober):
     """Answers at once, and remembers whom it was to ask."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Reach())
         self.targets: list[Target] = []
         self.forgotten: list[Key] = []
 
@@ -62,7 +64,8 @@ class RecordingProber(Prober):
 
 def secret(name: str, **data: str) -> dict[str, Any]:
     encoded = {key.replace("_", "-"): base64.b64encode(value.encode()).decode() for key, value in data.items()}
-    return named("Secret", name, data=encoded)
+    found = named("Secret", name, data=encoded)
+    return {**found, "metadata": {**found["metadata"], "labels": FOR_POOLS}}
 
 
 def named(kind: str, name: str, **fields: Any) -> dict[str, Any]:
@@ -183,6 +186,44 @@ async def test_what_is_not_there(pool: dict[str, Any], there: Any, reason: Reaso
     assert missing.reason is reason
     assert words in missing.message
     assert not prober.targets
+
+
+CERTIFICATES = {"name": "ca", "secret": {"secretName": "mounted"}}
+REFERRING = {
+    "spec": {
+        "volumes": [CERTIFICATES, {"name": "p", "projected": {"sources": [{"secret": {"name": "projected"}}, 5]}}],
+        "containers": [
+            {
+                "name": "vllm",
+                "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "variable", "key": "k"}}}],
+                "envFrom": [{"secretRef": {"name": "all", "optional": True}}, {"secretRef": "odd"}, None],
+            }
+        ],
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+}
+
+
+async def test_a_secret_is_for_pools_only_where_its_label_says_so() -> None:
+    """Also where a pod's overlay refers to it, however oddly: whoever may make pools may read what is mounted."""
+    kept = {one["metadata"]["name"]: one for one in map(secret, ("mounted", "projected", "variable", "all"))}
+    for one in kept.values():
+        one["metadata"]["labels"] = {"toolorchestra.dev/secret-for": "trainings"}
+    pool = stored(vllm_pool(podTemplate=REFERRING))
+    found, _, prober = await observed(pool, *kept.values())
+    base = "spec.vllm.podTemplate.spec"
+    assert [(one.reason, one.message.partition(":")[0]) for one in found.missing] == [
+        (Reason.SECRET_NOT_ALLOWED, f"{base}.volumes[0].secret.secretName"),
+        (Reason.SECRET_NOT_ALLOWED, f"{base}.volumes[1].projected.sources[0].secret"),
+        (Reason.SECRET_NOT_ALLOWED, f"{base}.containers[0].env[0].valueFrom.secretKeyRef"),
+        (Reason.SECRET_NOT_ALLOWED, f"{base}.containers[0].envFrom[0].secretRef"),
+    ]
+    assert "kubectl label -n default secret/mounted toolorchestra.dev/secret-for=pools" in found.missing[0].message
+    assert not prober.targets
+    made, _, _ = reconciler(pool, *kept.values())
+    as_before = await replace(made, runtime=replace(RUNTIME, secrets_need_label=False)).observe(KEY)
+    assert as_before is not None
+    assert not as_before.missing
 
 
 async def test_a_description_kept_elsewhere() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.pool_world import HERE
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.manifest import Key
 from toolorchestra_operator.pools import probe
@@ -71,7 +72,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def prober(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Prober]:
     monkeypatch.setattr(probe, "_RETRY_SECONDS", 0.01)
-    made = Prober(patience=20, now=clock)
+    made = Prober(HERE, patience=20, now=clock)
     yield made
     await made.close()
 
@@ -97,7 +98,7 @@ async def test_one_paid_token(expert: Expert, prober: Prober) -> None:
     expert.answers = {"model": "oak-2030-01-01", "choices": []}
     target = Target("Completion", expert.url + "/", "oak", max_tokens="max_completion_tokens")
     answer = await told(prober, target)
-    assert (answer.ok, answer.served_model) == (True, "oak-2030-01-01")
+    assert (answer.ok, answer.served_model) == (True, "oak"), "not what the reply says"
     ((path, key, body),) = expert.asked
     assert (path, key) == ("/v1/chat/completions", "")
     assert body == {
@@ -116,18 +117,19 @@ async def test_a_reasoning_model_that_needs_more_than_a_token_has_answered(exper
 @pytest.mark.parametrize(
     ("status", "answers", "reason", "words"),
     [
-        (200, {"data": [{"id": "elm"}]}, Reason.WRONG_MODEL_SERVED, "it does not list oak, but elm"),
-        (200, {"data": []}, Reason.WRONG_MODEL_SERVED, "it does not list oak, but nothing"),
-        (200, {"data": 5}, Reason.WRONG_MODEL_SERVED, "but nothing"),
+        (200, {"data": [{"id": "elm-secret"}]}, Reason.WRONG_MODEL_SERVED, "it does not list oak"),
+        (200, {"data": []}, Reason.WRONG_MODEL_SERVED, "it does not list oak"),
+        (200, {"data": 5}, Reason.WRONG_MODEL_SERVED, "it does not list oak"),
         (200, {}, Reason.WRONG_MODEL_SERVED, "it does not list oak"),
-        (200, "<html>", Reason.PROBE_FAILED, "HTTP 200: its reply is not JSON"),
-        (200, [1], Reason.PROBE_FAILED, "not JSON"),
-        (401, {"error": {"message": "bad key"}}, Reason.PROBE_FAILED, "the API key is refused, or missing (bad key)"),
-        (403, {"error": "no"}, Reason.PROBE_FAILED, "the API key may not do this (no)"),
-        (404, "nothing", Reason.PROBE_FAILED, "should it end in /v1?"),
-        (429, {"error": {"message": "slow down"}}, Reason.PROBE_FAILED, "HTTP 429: it answers with an error (slow"),
-        (500, "stack trace", Reason.PROBE_FAILED, "HTTP 500: it answers with an error"),
-        (302, "", Reason.PROBE_FAILED, "it redirects"),
+        (200, "<html>secret", Reason.PROBE_FAILED, "HTTP 200: its reply is not JSON"),
+        (200, "[" * 100_000, Reason.PROBE_FAILED, "not JSON"),
+        (200, ["secret"], Reason.PROBE_FAILED, "not JSON"),
+        (401, {"error": {"message": "secret"}}, Reason.PROBE_FAILED, "the API key is refused, or missing"),
+        (403, {"error": "secret"}, Reason.PROBE_FAILED, "the API key may not do this"),
+        (404, "secret", Reason.PROBE_FAILED, "should it end in /v1?"),
+        (429, {"message": "secret"}, Reason.PROBE_FAILED, "HTTP 429: it answers with an error"),
+        (500, "secret", Reason.PROBE_FAILED, "HTTP 500: it answers with an error"),
+        (302, "secret", Reason.PROBE_FAILED, "it redirects"),
     ],
 )
 async def test_what_is_no_answer(
@@ -137,7 +139,7 @@ async def test_what_is_no_answer(
     answer = await told(prober, models(expert))
     assert answer.reason is reason
     assert words in answer.message
-    assert "stack trace" not in answer.message, "a reply is not repeated: the URL may be anybody's"
+    assert "secret" not in answer.message, "a reply is not repeated: the URL may be anybody's"
     assert len(expert.asked) == (2 if status == 500 else 1)
 
 
@@ -180,7 +182,7 @@ async def test_another_key_or_url_is_asked_at_once(expert: Expert, prober: Probe
 
 async def test_nobody_waits_for_a_slow_one(expert: Expert, clock: Clock) -> None:
     expert.released.clear()
-    prober = Prober(patience=0.05, now=clock)
+    prober = Prober(HERE, patience=0.05, now=clock)
     try:
         assert await prober.answer(POOL, models(expert)) is None
         assert await prober.answer(POOL, models(expert)) is None
@@ -200,7 +202,7 @@ async def test_nobody_waits_for_a_slow_one(expert: Expert, clock: Clock) -> None
 
 async def test_what_is_forgotten_is_cancelled(expert: Expert, clock: Clock) -> None:
     expert.released.clear()
-    prober = Prober(patience=0.05, now=clock)
+    prober = Prober(HERE, patience=0.05, now=clock)
     await prober.answer(POOL, models(expert))
     prober.forget(POOL)
     prober.forget(POOL)

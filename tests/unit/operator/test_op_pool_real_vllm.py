@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.pool_world import PoolWorld, vllm_pool
+from support.pool_world import HERE, PoolWorld, vllm_pool
 from support.tiny_model import tiny_model
 from testbed.control_plane import free_port
 from toolorchestra.process import Child, tail
@@ -98,7 +98,7 @@ async def test_a_replica_serves_under_its_key_and_drains(replica: Replica) -> No
             assert reply.status == 401, "nobody without the key"
         async with session.post(f"{url}/pause") as reply:
             assert reply.status == 404, "no routes of the development mode"
-    prober = Prober(patience=60)
+    prober = Prober(HERE, patience=60)
     try:
         answer = await prober.answer(POOL, Target("Models", f"{url}/v1", "qwen", key=replica.key, inside=True))
         assert answer is not None

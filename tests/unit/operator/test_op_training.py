@@ -594,8 +594,8 @@ def test_weights_and_compiled_code_are_kept_where_a_cache_is_asked_for(folder: s
     world = World(model=model, ray={"provider": "Builtin", "modelCache": cache})
     world.settle()
     objects = world.live()
-    claim = "tiny-model-cache" if folder is None else "shared"
-    made = objects.get(Ref("v1", "PersistentVolumeClaim", "default", "tiny-model-cache"))
+    claim = "tiny-models" if folder is None else "shared"
+    made = objects.get(Ref("v1", "PersistentVolumeClaim", "default", "tiny-models"))
     assert (made is None) == (folder is not None)
     if made is not None:
         assert made["spec"]["resources"]["requests"]["storage"] == "9Gi"

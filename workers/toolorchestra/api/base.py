@@ -44,6 +44,9 @@ class Model(BaseModel):
     )
 
 
+OPEN = ConfigDict(extra="ignore")
+"""Of what the operator writes, and never a person: what another version of it has put in is passed over."""
+
 PARENT: dict[str, Any] = {"default": {}}
 """Schema of a parent that may be left out: an empty object, whose own fields' defaults then apply."""
 

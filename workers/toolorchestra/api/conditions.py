@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from toolorchestra.api.base import Model
+from toolorchestra.api.base import OPEN, Model
 from toolorchestra.api.reasons import Reason as Reason
-from toolorchestra.api.scalars import NonNegative
+from toolorchestra.api.scalars import NonNegative, PatternText
 
 PoolConditionType = Literal["Accepted", "Progressing", "Available", "Degraded", "Routable", "Ready"]
 TrainingConditionType = Literal[
@@ -69,30 +69,27 @@ POOL_CONDITIONS: Mapping[PoolConditionType, str] = {
 CONDITION_LIST: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 
+_Word = Annotated[
+    str, PatternText(r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "one word, as metav1.Condition has it", 316)
+]
+"""No enum of the words that this version knows: a CRD of one version has to take what the operator of another writes,
+or no status could be written at all."""
+
+
 class Condition(Model):
     """One aspect of the state, as `metav1.Condition`."""
 
+    model_config = OPEN
+
+    type: _Word
+    """Which aspect; docs/conditions.md has all of them."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     observed_generation: NonNegative = 0
     """Generation of the spec that this was decided on."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
     """When the status last changed."""
-    reason: Reason
-    """Why, in one word of a closed list."""
+    reason: _Word
+    """Why, in one word of a closed list: docs/conditions.md."""
     message: Annotated[str, Field(max_length=32768)] = ""
     """Why, in words, and what to change."""
-
-
-class PoolCondition(Condition):
-    """A condition of an ExpertPool."""
-
-    type: PoolConditionType
-    """Which aspect."""
-
-
-class TrainingCondition(Condition):
-    """A condition of an OrchestratorTraining."""
-
-    type: TrainingConditionType
-    """Which aspect."""

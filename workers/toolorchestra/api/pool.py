@@ -15,6 +15,7 @@ from pydantic import Field
 
 from toolorchestra.api.base import (
     LIST_SET,
+    OPEN,
     PARENT,
     ApiVersion,
     ConfigMapKeyRef,
@@ -22,7 +23,7 @@ from toolorchestra.api.base import (
     Resources,
     SecretKeyRef,
 )
-from toolorchestra.api.conditions import CONDITION_LIST, PoolCondition
+from toolorchestra.api.conditions import CONDITION_LIST, Condition
 from toolorchestra.api.metadata import ObjectMeta
 from toolorchestra.api.model import Cache, ExpertPrice, ModelSource
 from toolorchestra.api.resource import Resource
@@ -63,6 +64,20 @@ OWNED_FLAGS = (
     "-tp",
 )
 """Flags of vLLM that the operator sets from other fields."""
+
+
+def _spellings(flag: str) -> str:
+    """The pattern of what vLLM takes for a flag: `_` for `-`, and, as argparse has it, any beginning of it."""
+    dashes = len(flag) - len(flag.lstrip("-"))
+    pattern = ""
+    for character in reversed(flag[dashes:]):
+        pattern = f"({'[-_]' if character == '-' else character}{pattern})?"
+    return "-" * dashes + pattern
+
+
+_SETS_OWNED = f"(?is)^({'|'.join(map(_spellings, OWNED_FLAGS))})([^-_a-z0-9].*)?$"
+"""An argument that is, or begins with, one of these flags: `--port`, `--port=1`, `--PORT 1`, `--po`. What begins with a
+letter, digit or dash more is another flag. RE2's and Python's syntax."""
 
 OWNED_PARAMETERS = ("model", "messages", "tools", "n", "stream")
 """Parameters of a request that the client sends, or must not: none of ours may be called so."""
@@ -146,11 +161,9 @@ class VLLM(Model):
     model_config = ruled(
         gpus_match_shards(),
         rule(
-            f"self.extraArgs.all(arg, !{list(OWNED_FLAGS)}.exists(flag, arg == flag || arg.startsWith(flag + '=')))",
-            "extraArgs must not set what has a field of its own: " + " ".join(OWNED_FLAGS),
-            check=lambda s: (
-                not any(arg == flag or arg.startswith(flag + "=") for arg in s["extraArgs"] for flag in OWNED_FLAGS)
-            ),
+            f"!self.extraArgs.exists(arg, arg.matches('{_SETS_OWNED}'))",
+            "extraArgs must not set what has a field of its own, in any spelling: " + " ".join(OWNED_FLAGS),
+            check=lambda s: not any(re.search(_SETS_OWNED, arg) for arg in s["extraArgs"]),
             at="extraArgs",
             defaulted=("extraArgs",),
         ),
@@ -224,11 +237,12 @@ class Endpoint(Model):
     )
 
     url: BaseURL
-    """Base URL, /v1 included, such as https://api.example/v1. Host `simulator`: the simulator, also on one machine."""
+    """Base URL, /v1 included, such as https://api.example/v1; its host is one of the chart's `pools.allowedHosts`. Host
+    `simulator`: the simulator, also on one machine."""
     model: ShortText
     """Name of the model as the API knows it."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """Secret with the API key, sent as a bearer token; absent: none is sent."""
+    """Secret with the API key, a bearer token; absent: none is sent. Its label: toolorchestra.dev/secret-for=pools."""
     probe: Literal["Completion", "Models", "None"] = "Models"
     """How the operator asks whether it answers: for one paid token (Completion), for the list of models, or not."""
     parameter_names: ParameterNames = Field(default_factory=ParameterNames, json_schema_extra=PARENT)
@@ -285,6 +299,8 @@ class ExpertPoolSpec(Model):
 class MeasuredService(Model):
     """What calls to the pool were measured to take."""
 
+    model_config = OPEN
+
     latency_milliseconds_p50: NonNegative | None = None
     """Median service time of the calls that were answered lately, in ms."""
     latency_milliseconds_p99: NonNegative | None = None
@@ -297,6 +313,8 @@ class MeasuredService(Model):
 
 class ExpertPoolStatus(Model):
     """What the operator sees."""
+
+    model_config = OPEN
 
     observed_generation: NonNegative | None = None
     """Generation of the spec that this status is about."""
@@ -314,7 +332,7 @@ class ExpertPoolStatus(Model):
     """Name under which the server knows the model."""
     measured: MeasuredService | None = None
     """What calls were measured to take."""
-    conditions: tuple[PoolCondition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
     """State, aspect by aspect."""
 
 

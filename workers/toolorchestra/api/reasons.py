@@ -18,6 +18,8 @@ class Reason(StrEnum):
     NO_EXPERTS_MATCH = "NoExpertsMatch"
     POOL_NOT_FOUND = "PoolNotFound"
     SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_NOT_ALLOWED = "SecretNotAllowed"
+    HOST_NOT_ALLOWED = "HostNotAllowed"
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     CLAIM_NOT_FOUND = "ClaimNotFound"
     STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
@@ -132,6 +134,18 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Accepted=False",
         "A Secret that a field refers to, or the key in it, does not exist in the namespace of the resource.",
         "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`.",
+    ),
+    Reason.SECRET_NOT_ALLOWED: Explained(
+        "Accepted=False",
+        "A pool refers to a Secret whose label does not say that it is for pools. Whoever may make pools could "
+        "otherwise read every Secret of the namespace.",
+        "Whoever may change the Secret can agree: `kubectl label secret NAME toolorchestra.dev/secret-for=pools`.",
+    ),
+    Reason.HOST_NOT_ALLOWED: Explained(
+        "Accepted=False, Routable=False, Available=False, Degraded=True",
+        "The host of `spec.endpoint.url` is not on the operator's list, or it has an address at which nobody is asked: "
+        "loopback, link-local, the API server's, or a private one of a host that is not on the list by name.",
+        "Correct the URL; or whoever runs the operator adds the host to `pools.allowedHosts` of the chart.",
     ),
     Reason.CONFIG_MAP_NOT_FOUND: Explained(
         "Accepted=False",
@@ -416,8 +430,8 @@ _EXPLAINED: dict[Reason, Explained] = {
     ),
     Reason.WRONG_MODEL_SERVED: Explained(
         "Routable=False, Available=False, Degraded=True",
-        "The server does not list the model that is asked for. The message lists what it has.",
-        "Correct `spec.endpoint.model`.",
+        "The server does not list the model that is asked for.",
+        'Correct `spec.endpoint.model`: `curl -H "Authorization: Bearer …" URL/models` shows what it has.',
     ),
     Reason.READY: Explained(
         "Ready=True",
@@ -425,8 +439,10 @@ _EXPLAINED: dict[Reason, Explained] = {
         _NOTHING,
     ),
     Reason.NOT_READY: Explained(
-        "Ready=False, Progressing=False, Degraded=False",
-        "The expert cannot be called. The message names the condition that says why.",
+        "Ready=False, Progressing=False, Progressing=Unknown, Available=Unknown, Degraded=False, Degraded=Unknown, "
+        "Routable=Unknown",
+        "The expert cannot be called. The message names the condition that says why. `Unknown`: the pool was refused "
+        "before anything could be seen.",
         "Look at that condition.",
     ),
 }

@@ -33,7 +33,7 @@ as they were last.
 
 POOLS = """## Of an ExpertPool
 
-Always all of them, but for a pool whose spec cannot be read: that has `Accepted` and `Ready`.
+Always all of them. Of a pool that is refused before anything can be seen those that would tell of it are `Unknown`.
 """
 
 REASONS = """## Every reason

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from toolorchestra.api.base import LIST_MAP, Model
-from toolorchestra.api.conditions import CONDITION_LIST, TrainingCondition
+from toolorchestra.api.base import LIST_MAP, OPEN, Model
+from toolorchestra.api.conditions import CONDITION_LIST, Condition
 from toolorchestra.api.model import ExpertPrice
-from toolorchestra.api.scalars import USD, Fraction, Image, Name, NonNegative, Number, ShortText, SignedNumber
+from toolorchestra.api.scalars import USD, Fraction, Image, Name, NonNegative, Number, ShortText, SignedNumber, Word
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class TrainingMetrics(Model):
     """Decimal strings; of the last step, where nothing else is said."""
+
+    model_config = OPEN
 
     reward: SignedNumber | None = None
     """Mean reward at the last evaluation; before the first one of the last step, where the combiner has a mean."""
@@ -36,6 +38,8 @@ class TrainingMetrics(Model):
 class CheckpointStatus(Model):
     """The last committed checkpoint."""
 
+    model_config = OPEN
+
     step: NonNegative
     """Its step."""
     uri: Annotated[str, Field(max_length=1024)]
@@ -48,6 +52,8 @@ class CheckpointStatus(Model):
 
 class ResolvedExpert(Model):
     """An expert as it was when the training was admitted."""
+
+    model_config = OPEN
 
     name: Name
     """Pool."""
@@ -62,8 +68,10 @@ class ResolvedExpert(Model):
 class RayStatus(Model):
     """The Ray cluster of the current attempt."""
 
-    provider: Literal["KubeRay", "Builtin"]
-    """Who made it; stays for the training's life."""
+    model_config = OPEN
+
+    provider: Word
+    """Who made it, `KubeRay` or `Builtin`; stays for the training's life."""
     name: ShortText
     """Its name."""
     image: Image | None = None
@@ -73,9 +81,11 @@ class RayStatus(Model):
 class OrchestratorTrainingStatus(Model):
     """What the operator sees, and what it must remember."""
 
+    model_config = OPEN
+
     observed_generation: NonNegative | None = None
     """Generation of the spec that this status is about."""
-    conditions: tuple[TrainingCondition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
     """State, aspect by aspect."""
     attempt: NonNegative | None = None
     """Number of the current attempt."""
