@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import kopf
@@ -28,6 +29,7 @@ from toolorchestra_operator.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _SERVICE = "toolorchestra-operator"
+_RESOLVERS = 64
 _CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
 """Loggers with a line for every event and every probe."""
 
@@ -81,6 +83,8 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
     # Until kopf takes the signals over there may be a wait for the API server.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
+    # Host names are resolved in its threads: those that resources name, and nobody answers for, must not fill it.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver"))
     meter = Meter()
     discovery = Discovery(lambda: ApiServer.connect(settings.kubeconfig), interval=settings.discovery_seconds)
     served = await discovery.first()

@@ -49,6 +49,10 @@ class Machinery:
 
     reconcilers: Mapping[Kind, Reconciler[Any]]
     sweeps: tuple[Sweep, ...] = ()
+    streams: StreamsPort = field(default_factory=NatsStreams)
+    """What plans make on NATS."""
+    news: tuple[Callable[[Callable[[Key], None]], None], ...] = ()
+    """Who tells what no watch does: each is told whom to call with a key to look at."""
     close: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Connections to be closed at the end."""
 
@@ -63,7 +67,6 @@ class OperatorProcess:
     served: Served
     discovery: Discovery
     meter: Meter
-    streams: StreamsPort = field(default_factory=NatsStreams)
     queue: KeyQueue = field(default_factory=KeyQueue)
     pool_users: PoolUsers = field(default_factory=PoolUsers)
     hearing: Hearing = field(default_factory=Hearing)
@@ -76,6 +79,10 @@ class OperatorProcess:
     def __post_init__(self) -> None:
         self._events = Events(self.api)
         settings = self.settings
+        # One namespace never has all of the workers, whatever its looks take.
+        self.queue.most = max(1, settings.workers - 1)
+        for news in self.machinery.news:
+            news(self.queue.add)
         self._metrics = MetricsServer(self.meter, host=settings.host, port=settings.metrics_port)
 
     async def start(self) -> None:
@@ -161,7 +168,7 @@ class OperatorProcess:
             await self._events.post(news, about=parent)
 
         seen = {"uid": parent["metadata"]["uid"], "version": parent["metadata"]["resourceVersion"]}
-        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.streams, emit=emit, **seen)
+        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.machinery.streams, emit=emit, **seen)
 
     async def _restart_where_kinds_change(self) -> None:
         now = await self.discovery.changed(self.served)

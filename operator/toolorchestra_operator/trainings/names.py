@@ -52,6 +52,10 @@ class Names(Owner):
         """Of the attempt's configuration, its head's Service, and its RayJob."""
         return f"{self.name}-{number}"
 
+    def nats(self, number: int) -> str:
+        """Of the attempt's Secret with its NATS URL, where that is one."""
+        return f"{self.attempt(number)}-nats"
+
     def job(self, number: int, component: Component) -> str:
         return f"{self.name}-{number}-{component}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
+from toolorchestra.bus.nats_url import has_credentials
 from toolorchestra_operator.discovery import KUEUE_WORKLOADS
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Key, Manifest, Ref
@@ -24,7 +24,6 @@ from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
-PROGRESS_KEY = "progress"
 
 
 class Reader(Protocol):
@@ -44,9 +43,7 @@ class Reader(Protocol):
 class StreamsReader(Protocol):
     """What is read of NATS."""
 
-    async def look(self, url: str, uid: str) -> Messaging: ...
-
-    async def value(self, url: str, uid: str, key: str) -> bytes | None: ...
+    async def look(self, url: str, uid: str, *, whose: Key | None = None) -> Messaging: ...
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,15 @@ class TrainingObserver:
         if parent is None:
             return None
         names, remembered = Names.of(parent), Remembered.of(parent)
-        objects = await self._objects(names, remembered)
+        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
+        objects = await self._objects(names, remembered, secret_url=has_credentials(url or ""))
         has_storage = Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage) in objects
         lacking, _ = await look(self.api, needs(parent, has_storage=has_storage))
-        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
         messaging, progress = Messaging(), dict[str, Any]()
         if url is not None:
-            messaging = await self.streams.look(url, names.short_uid)
+            messaging = await self.streams.look(url, names.short_uid, whose=key)
             if messaging.ready and remembered.attempt:
-                progress = _json(await self.streams.value(url, names.short_uid, PROGRESS_KEY))
+                progress = dict(messaging.progress)
                 self.hear(names.namespace, progress)
         return Observed(
             parent=parent,
@@ -90,7 +87,7 @@ class TrainingObserver:
             token=secrets.token_hex(32),
         )
 
-    async def _objects(self, names: Names, remembered: Remembered) -> dict[Ref, Manifest]:
+    async def _objects(self, names: Names, remembered: Remembered, *, secret_url: bool) -> dict[Ref, Manifest]:
         refs = [
             Ref("apps/v1", "Deployment", names.namespace, names.workers),
             Ref("v1", "Secret", names.namespace, names.ray_token),
@@ -100,6 +97,7 @@ class TrainingObserver:
         for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
             refs += PROVIDERS[remembered.provider].refs(names, attempt) if remembered.provider else ()
             refs.append(Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
+            refs += [Ref("v1", "Secret", names.namespace, names.nats(attempt))] if secret_url else []
         found = {ref: await self.api.get(ref) for ref in refs}
         return {ref: live for ref, live in found.items() if live is not None}
 
@@ -148,7 +146,3 @@ class TrainingObserver:
         text = str(((live or {}).get("data") or {}).get(kept.key, "")).strip()[:MOST_TEXT] or None
         spec = pool.spec.model_copy(update={"description": text, "description_from": None})
         return pool.model_copy(update={"spec": spec})
-
-
-def _json(body: bytes | None) -> dict[str, Any]:
-    return dict(json.loads(body)) if body else {}

@@ -19,10 +19,10 @@ from toolorchestra_operator.key_queue import KeyQueue
 from toolorchestra_operator.liveness import Pulse
 from toolorchestra_operator.manifest import Key, Manifest, Ref
 from toolorchestra_operator.metrics import Meter, Outcome
+from toolorchestra_operator.nats_servers import MessagingUnreachable
 from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.reconcile_loop import ReconcileLoop
 from toolorchestra_operator.refusal import refused
-from toolorchestra_operator.streams import MessagingUnreachable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key("OrchestratorTraining", "team", "math")
