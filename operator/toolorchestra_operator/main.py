@@ -30,8 +30,8 @@ from toolorchestra_operator.settings import Settings, SettingsError
 _log = logging.getLogger(__name__)
 _SERVICE = "toolorchestra-operator"
 _RESOLVERS = 64
-_CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
-"""Loggers with a line for every event and every probe."""
+_CHATTY = ("kopf.objects", "aiohttp.access")
+"""Loggers with a line for every event."""
 
 Assemble = Callable[[Settings, ApiServer], Machinery]
 
@@ -48,12 +48,6 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
     @kopf.on.login(id="logged-in", registry=registry)
     async def logged_in(**kwargs: Any) -> kopf.AiohttpSession:
         return watching.login(settings.kubeconfig, hearing=process.hearing, count=process.meter.request, **kwargs)
-
-    @kopf.on.probe(id="alive", registry=registry, errors=kopf.ErrorsMode.PERMANENT)
-    async def alive(**_: Any) -> str:
-        if found := process.complaints():
-            raise kopf.PermanentError("; ".join(found))
-        return "yes"
 
     @kopf.on.cleanup(id="stopped", registry=registry)
     async def stopped(**_: Any) -> None:
@@ -104,7 +98,6 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
                 registry=handlers(process),
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
-                liveness_endpoint=f"http://{settings.host}:{settings.health_port}/healthz",
                 stop_flag=process.stopping,
                 # kopf would ask for the user's name, and a container's user has none.
                 identity=cast(Any, f"toolorchestra-operator@{socket.gethostname()}"),

@@ -27,7 +27,7 @@ from toolorchestra_operator.manifest import Key
 
 _log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 1.0
-"""How long a question is waited for."""
+"""How long a question is waited for, and for a quarter of it a connection."""
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 20.0
 _FORGET_SECONDS: Final = 900.0
@@ -64,6 +64,7 @@ class _Server:
     """What is known of one URL. `words`: why it does not answer; empty: it does, or nobody can tell yet."""
 
     url: str
+    began: float
     asked: float
     link: _Link | None = None
     words: str = ""
@@ -126,7 +127,9 @@ class NatsServers:
     async def _ask(self, server: _Server, question: Question[Answer], *, patient: bool) -> Answer:
         until = self.clock() + (self.connect_seconds + self.answer_seconds if patient else self.patience)
         if not server.known.is_set():
-            await _within(server.known.wait(), until - self.clock())
+            # Of all who ask meanwhile only the first waits for so long.
+            greeting = until if patient else server.began + self.patience / 4
+            await _within(server.known.wait(), greeting - self.clock())
         if server.words:
             raise MessagingUnreachable(server.named(server.words))
         if server.link is None or (server.late and not patient):
@@ -168,7 +171,7 @@ class NatsServers:
         now = self.clock()
         server = self._servers.get(url)
         if server is None:
-            server = self._servers[url] = _Server(url, now)
+            server = self._servers[url] = _Server(url, now, now)
             server.keeper = asyncio.create_task(self._keep(server), name=server.named("connection"))
         server.asked = now
         return server

@@ -51,7 +51,7 @@ class Settings(BaseModel):
         300.0, description="not healthy where a watch has brought nothing, not even a bookmark, for longer than this"
     )
     host: str = Field("0.0.0.0", description="the address that health and metrics are served on")
-    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz is served there")
+    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz and /readyz are there")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="/metrics is there; 0: nowhere")
 
     cpu_image: str = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")

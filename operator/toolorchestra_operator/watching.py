@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -114,16 +115,29 @@ def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
             hearing.began(request.url.path)
 
     async def answered(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:
-        count(*_words(request.url), str(request.response.status))
+        status = request.response.status
+        count(*_words(request.url), str(status))
+        if status >= HTTPStatus.BAD_REQUEST:
+            hearing.failed(request.url.path, f"{_words(request.url)[0]} is refused: {_status(status)}")
+        else:
+            hearing.answered(request.url.path)
 
     async def failed(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestExceptionParams) -> None:
-        count(*_words(request.url), "timeout" if isinstance(request.exception, TimeoutError) else "unreachable")
+        how = "timeout" if isinstance(request.exception, TimeoutError) else "unreachable"
+        count(*_words(request.url), how)
+        hearing.failed(request.url.path, f"the API server does not answer ({how})")
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(begun)
     tracing.on_request_end.append(answered)
     tracing.on_request_exception.append(failed)
     return tracing
+
+
+def _status(status: int) -> str:
+    if status == HTTPStatus.FORBIDDEN:
+        return "the service account lacks this right (HTTP 403)"
+    return f"HTTP {status}"
 
 
 def _is_watch(url: URL) -> bool:

@@ -88,18 +88,21 @@ def _told(real: Callable[..., Awaitable[Any]], verb: str, tell: Tell) -> Callabl
 class WatchedApi(ApiServer):
     """An adapter that tells of its writes, as the looking operator uses it."""
 
-    def __init__(self, real: ApiServer, tell: Tell) -> None:
+    def __init__(self, real: ApiServer, tell: Tell, sent: list[tuple[Ref, Any]]) -> None:
         self.__dict__.update(real.__dict__)  # one connection and one set of schemas for all lives
         real_transport, self._tell = real._transport, tell
-        self._transport = _WatchedTransport(real_transport, tell)  # type: ignore[assignment]
+        self._transport = _WatchedTransport(real_transport, tell, sent)  # type: ignore[assignment]
 
 
 @dataclass
 class _WatchedTransport:
     real: Transport
     tell: Tell
+    sent: list[tuple[Ref, Any]]
 
     async def request(self, verb: str, method: str, path: str, **options: Any) -> Any:
+        if method != "GET":
+            self.sent.append((options["about"], options.get("body")))
         answer = await self.real.request(verb, method, path, **options)
         if method != "GET":
             about: Ref = options["about"]
@@ -117,12 +120,14 @@ class LookingOperator:
     writes: Writes = field(default_factory=Writes)
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     deaths: int = 0
+    sent: list[tuple[Ref, Any]] = field(default_factory=list[tuple[Ref, Any]])
+    """Everything that was written to the API server, or was to be."""
 
     def __post_init__(self) -> None:
         self._born()
 
     def _born(self) -> None:
-        self.api = WatchedApi(self.server, self.writes.happened)
+        self.api = WatchedApi(self.server, self.writes.happened, self.sent)
         self.servers = WatchedServers(patience=60, told=self.writes.happened)
         self.machinery = assemble(self.settings, self.api, servers=self.servers)
         self.events = Events(self.api)

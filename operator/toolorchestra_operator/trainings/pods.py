@@ -101,7 +101,7 @@ def ray_environment(desired: Desired) -> list[dict[str, Any]]:
 
 
 def nats_environment(desired: Desired, reference: SecretKeyRef | None, *, attempt: int) -> list[dict[str, Any]]:
-    """Where NATS is: a Secret's key that holds the URL with its credentials, the spec's or else the attempt's own; or the
+    """Where NATS is: a Secret's key that holds the URL with its credentials (the spec's, or the attempt's own), or the
     URL itself where it holds none."""
     if reference is None and has_credentials(desired.nats_url or ""):
         reference = SecretKeyRef(name=desired.names.nats(attempt), key=NATS_KEY)

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import aiohttp
 import kopf
 import pytest
 import yaml
@@ -58,9 +59,11 @@ def counted() -> list[tuple[str, str, str]]:
 async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[tuple[str, str, str]]
 ) -> None:
-    asked, speak = asyncio.Event(), asyncio.Event()
+    asked, speak, may = asyncio.Event(), asyncio.Event(), False
 
     async def serve(request: web.Request) -> web.StreamResponse:
+        if not may:
+            raise web.HTTPForbidden
         answer = web.StreamResponse()
         await answer.prepare(request)
         asked.set()
@@ -106,10 +109,14 @@ async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
         assert session.server == address
         (await client.get(f"{address}/apis")).close()
         assert not hearing.all_open.is_set()
+        (await client.get(f"{address}{PATH}", params={"limit": "500"})).close()
+        assert hearing.deaf == {PATH: "list is refused: the service account lacks this right (HTTP 403)"}
+        may = True
         watch = asyncio.create_task(client.get(f"{address}{PATH}", params={"watch": "true"}))
         async with asyncio.timeout(20):
             await asked.wait()
             answer = await watch
+            assert not hearing.deaf
             assert hearing.all_open.is_set(), "it is listed: kopf watches after that"
             now = 400.0
             assert hearing.silent == {PATH: 400.0}, "that it is answered is no sign of life"
@@ -120,4 +127,15 @@ async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
     finally:
         await client.close()
         await runner.cleanup()
-    assert counted == [("get", "discovery", "200"), ("watch", "expertpools", "200")]
+    with pytest.raises(aiohttp.ClientError):
+        async with login(
+            kubeconfig,
+            hearing=hearing,
+            count=lambda *what: counted.append(what),
+            settings=SimpleNamespace(networking=SimpleNamespace(trust_env=False)),
+            logger=logging.getLogger(),
+        ).aiohttp_session as gone:
+            await gone.get(f"{address}{PATH}", params={"watch": "true"})
+    assert hearing.deaf == {PATH: "the API server does not answer (unreachable)"}
+    read = [("get", "discovery", "200"), ("list", "expertpools", "403"), ("watch", "expertpools", "200")]
+    assert counted == [*read, ("watch", "expertpools", "unreachable")]
