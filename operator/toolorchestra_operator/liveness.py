@@ -37,7 +37,7 @@ class Hearing:
 
     clock: Callable[[], float] = time.monotonic
     all_open: asyncio.Event = field(default_factory=asyncio.Event)
-    """Every watch that is expected was asked for, that is, what there was before is listed."""
+    """Every watch that is expected was asked for, that is, what there was before is listed; or may not be."""
     _last: dict[str, float] = field(default_factory=dict[str, float])
     _failed: dict[str, tuple[float, str]] = field(default_factory=dict[str, tuple[float, str]])
     """Since it was heard: when asking for it failed last, and how."""
@@ -62,9 +62,15 @@ class Hearing:
         self._failed.pop(watch, None)
 
     def failed(self, watch: str, how: str) -> None:
-        """It, or the list that comes before it, was refused or not answered; it is tried again and again."""
+        """It, or the list that comes before it, was not answered as it should be; it is tried again and again."""
         if watch in self._last:
             self._failed[watch] = self.clock(), how
+
+    def refused(self, watch: str, how: str) -> None:
+        """The same, and a moment later it will be no better: nobody waits for it."""
+        self.failed(watch, how)
+        self._expected.discard(watch)
+        self._note_open()
 
     def answered(self, watch: str) -> None:
         """It, or the list before it, is no longer refused."""

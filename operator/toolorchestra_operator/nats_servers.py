@@ -184,8 +184,7 @@ class NatsServers:
                 await self._connect(server, link)
                 while self._is_wanted(server) and not link.over.is_set():
                     await _within(link.over.wait(), self.forget_seconds)
-                if link.over.is_set():
-                    self._says(server, server.words or "the connection was lost")
+                # A server that was started anew is back at once: only a try that fails is told.
             except _Errors as error:
                 self._says(server, said(error))
             finally:

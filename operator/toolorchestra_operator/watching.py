@@ -117,8 +117,11 @@ def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
     async def answered(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:
         status = request.response.status
         count(*_words(request.url), str(status))
-        if status >= HTTPStatus.BAD_REQUEST:
-            hearing.failed(request.url.path, f"{_words(request.url)[0]} is refused: {_status(status)}")
+        verb = _words(request.url)[0]
+        if status == HTTPStatus.FORBIDDEN:
+            hearing.refused(request.url.path, f"{verb} is refused: the service account lacks this right")
+        elif status >= HTTPStatus.BAD_REQUEST:
+            hearing.failed(request.url.path, f"{verb} is answered with HTTP {status}")
         else:
             hearing.answered(request.url.path)
 
@@ -132,12 +135,6 @@ def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
     tracing.on_request_end.append(answered)
     tracing.on_request_exception.append(failed)
     return tracing
-
-
-def _status(status: int) -> str:
-    if status == HTTPStatus.FORBIDDEN:
-        return "the service account lacks this right (HTTP 403)"
-    return f"HTTP {status}"
 
 
 def _is_watch(url: URL) -> bool:

@@ -125,6 +125,19 @@ async def test_a_server_that_greets_and_answers_no_question_is_away(tmp_path: Pa
                 await servers.ask(server.url, never)
 
 
+async def test_a_connection_that_is_lost_is_no_verdict_yet(tmp_path: Path) -> None:
+    options = {"backoff": Backoff(first=60, cap=60)}
+    async with closing(NatsServers(patience=60, **options)) as (servers, _):  # type: ignore[arg-type]
+        async with NatsServer(directory=tmp_path / "nats") as server:
+            assert await servers.ask(server.url, account) == 0
+            [known] = servers._servers.values()
+            assert known.link is not None
+            over = known.link.over
+        await over.wait()
+        with pytest.raises(MessagingPending):
+            await servers.ask(server.url, account)
+
+
 async def test_a_server_that_nobody_asks_for_is_forgotten(tmp_path: Path) -> None:
     options = {"forget_seconds": 0.05, "backoff": Backoff(first=0.01, cap=0.01)}
     async with (

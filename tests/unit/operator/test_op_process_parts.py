@@ -174,11 +174,15 @@ def test_a_watch_that_is_refused_is_deaf_and_not_stuck_as_long_as_it_is_asked_fo
     now = 0.0
     hearing = Hearing(clock=lambda: now)
     hearing.expect(["/a", "/b"])
+    hearing.began("/b")
     for _ in range(40):
         now += 15.0
         hearing.failed("/a", "refused")
         hearing.heard("/b")
-    hearing.failed("/no-watch", "refused")
+    assert not hearing.all_open.is_set()
+    hearing.refused("/no-watch", "refused")
+    hearing.refused("/a", "refused")
+    assert hearing.all_open.is_set(), "nobody waits for it"
     assert hearing.deaf == {"/a": "refused"}
     assert said(Pulse(running=True), silent=hearing.silent) == (), "a restart would not heal it"
     now += 301.0
