@@ -130,10 +130,10 @@ async def test_the_process_logs_and_measures_no_secret(
         stage.submit()
 
         async def runs() -> bool:
-            return len(await asyncio.to_thread(stage.jobs, 1)) == 3
+            made = await asyncio.to_thread(stage.jobs, 1)
+            return len(made) == 3 and stage.condition("MessagingReady")[0] == "True"
 
         await until(runs, seconds=90)
-        assert stage.condition("MessagingReady")[0] == "True"
         told = "".join(str(sample) for sample in await operator.samples())
         assert await operator.ends() == 0
     lines = log.read_text()

@@ -79,10 +79,10 @@ async def test_a_training_and_a_pool_wait_for_no_server_of_another_namespace_s(
 
         async def is_applied() -> bool:
             pool = cluster.api.get(f"{GROUP}/namespaces/{other}/expertpools/small")
-            return len(healthy.jobs(1)) == 3 and bool(pool.get("status"))
+            said = healthy.condition("MessagingReady") == ("True", "StreamsReady")
+            return said and len(healthy.jobs(1)) == 3 and bool(pool.get("status"))
 
         await until(is_applied, seconds=120)
-        assert healthy.condition("MessagingReady") == ("True", "StreamsReady")
         for stage in stages:
             assert stage.condition("MessagingReady") in (("", ""), ("False", "StreamsPending"))
         assert came.empty(), "one connection to each server"
