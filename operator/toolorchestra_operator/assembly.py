@@ -10,6 +10,7 @@ from typing import Any
 from toolorchestra_operator.api_server import ApiServer
 from toolorchestra_operator.manifest import Key, Ref
 from toolorchestra_operator.measurements import Measurements
+from toolorchestra_operator.nats_servers import NatsServers
 from toolorchestra_operator.openapi import Schemas
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools.observe import PoolReconciler
@@ -66,17 +67,17 @@ class Reader:
         return await self.api.served(api_version, kind)
 
 
-def assemble(settings: Settings, api: ApiServer) -> Machinery:
+def assemble(settings: Settings, api: ApiServer, *, servers: NatsServers | None = None) -> Machinery:
     """The machinery of both kinds. What it opens, `Machinery.close` closes."""
-    look, measurements = NatsLook(), Measurements()
+    servers, measurements = servers or NatsServers(), Measurements()
     runtime = replace(runtime_of(settings), cluster=api.cluster)
-    trainings = TrainingObserver(Reader(api), look, runtime, measurements.hear)
+    trainings = TrainingObserver(Reader(api), NatsLook(servers), runtime, measurements.hear)
     pool_runtime = pool_runtime_of(settings)
     reach = replace(pool_runtime.reach, api_server=api.address)
     pools = PoolReconciler(api, replace(pool_runtime, reach=reach), Prober(reach), measurements.of)
     sweep = StreamSweep(
         find=api.get,
-        streams=NatsStreams(),
+        streams=NatsStreams(servers=servers, patient=True),
         cluster=api.cluster,
         namespaces=settings.watch_namespaces,
         nats_url=settings.nats_url,
@@ -84,5 +85,7 @@ def assemble(settings: Settings, api: ApiServer) -> Machinery:
     return Machinery(
         reconcilers={"OrchestratorTraining": Halves(trainings.observe, reconcile_training), "ExpertPool": pools},
         sweeps=(sweep,),
-        close=(look.close, pools.close),
+        streams=NatsStreams(servers=servers),
+        news=(servers.tell,),
+        close=(servers.close, pools.close),
     )

@@ -6,16 +6,18 @@ Invariants
 - A key that is at work is not taken again until it is done; added meanwhile, it is due once more right after.
 - Between the end of one look and the start of the next lie at least `spacing` seconds, or what `done` was told to hold
   it back: no reconciler, and no storm of events, turns into a busy loop.
-- Keys that are due are taken in the order in which they became due.
+- Namespaces take turns, and none has more than `most` keys at work: what one of them has in the queue, or how long it
+  is worked on, is nothing that another one waits for. Within a namespace keys are taken in the order in which they
+  became due.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import itertools
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from toolorchestra_operator.manifest import Key
@@ -30,8 +32,10 @@ class KeyQueue:
 
     clock: Callable[[], float] = time.monotonic
     spacing: float = 0.1
-    _ready: dict[Key, float] = field(default_factory=dict[Key, float])
-    """Due, and since when; in the order of becoming due."""
+    most: int | None = None
+    """Keys of one namespace that may be at work at once; None: any number."""
+    _ready: dict[str, dict[Key, float]] = field(default_factory=dict[str, dict[Key, float]])
+    """Due, and since when, in the order of becoming due; by namespace, in the order of their turns."""
     _due: dict[Key, float] = field(default_factory=dict[Key, float])
     """Not due yet."""
     _heap: list[tuple[float, Key]] = field(default_factory=list[tuple[float, Key]])
@@ -47,18 +51,23 @@ class KeyQueue:
     def add(self, key: Key, *, after: float = 0.0) -> None:
         """Look at `key` in `after` seconds at the latest (held back, as soon as it may be)."""
         now = self.clock()
-        if key not in self._ready:
+        if not self._is_ready(key):
             self._schedule(key, now + max(after, 0.0), now)
             self._changed.set()
 
     def take(self) -> Key | None:
-        """The key that has been due longest, which is at work from now on; None: none is due."""
+        """The key that has been due longest in the namespace whose turn it is, at work from now on; None: none may be
+        taken."""
         now = self.clock()
         self._promote(now)
-        if not self._ready:
+        namespace = next(self._turns(), None)
+        if namespace is None:
             return None
-        key = next(iter(self._ready))
-        del self._ready[key]
+        keys = self._ready.pop(namespace)
+        key = next(iter(keys))
+        del keys[key]
+        if keys:
+            self._ready[namespace] = keys  # behind all others
         self._working[key] = now
         return key
 
@@ -89,7 +98,7 @@ class KeyQueue:
         """Seconds until something is due; None: nothing will be unless it is added."""
         now = self.clock()
         self._promote(now)
-        if self._ready:
+        if next(self._turns(), None) is not None:
             return 0.0
         return max(self._heap[0][0] - now, 0.0) if self._heap else None
 
@@ -97,19 +106,28 @@ class KeyQueue:
     def depth(self) -> int:
         """Keys that are due and not at work."""
         self._promote(self.clock())
-        return len(self._ready) + len(self._again)
+        return sum(len(keys) for keys in self._ready.values()) + len(self._again)
 
     @property
     def oldest(self) -> float:
         """Seconds for which the key that waits longest has been due, or has been at work if that is longer; 0: none."""
         now = self.clock()
         self._promote(now)
-        since = [*itertools.islice(self._ready.values(), 1), *self._again.values(), *self._working.values()]
+        ready = (next(iter(keys.values())) for keys in self._ready.values())
+        since = [*ready, *self._again.values(), *self._working.values()]
         return max((now - one for one in since), default=0.0)
 
     def __contains__(self, key: object) -> bool:
         """Whether it will be taken without being added again."""
-        return key in self._ready or key in self._due or key in self._again
+        return isinstance(key, Key) and (self._is_ready(key) or key in self._due or key in self._again)
+
+    def _is_ready(self, key: Key) -> bool:
+        return key in self._ready.get(key.namespace, ())
+
+    def _turns(self) -> Iterator[str]:
+        """Namespaces with a key that may be taken, the next one first."""
+        at_work = Counter(key.namespace for key in self._working)
+        return (one for one in self._ready if self.most is None or at_work[one] < self.most)
 
     def _schedule(self, key: Key, due: float, now: float) -> None:
         due = max(due, self._held.get(key, due))
@@ -131,7 +149,7 @@ class KeyQueue:
             self._again.setdefault(key, since)
         else:
             self._held.pop(key, None)
-            self._ready.setdefault(key, since)
+            self._ready.setdefault(key.namespace, {}).setdefault(key, since)
 
     def _promote(self, now: float) -> None:
         while self._heap:

@@ -1,7 +1,7 @@
 """Whether this process still does its work. Pure: what the probe's handler measured goes in, complaints come out.
 
-An API server that is away is no complaint by itself until the watches have been silent for long: a restart heals
-what is stuck here, and nothing else.
+A complaint is what a restart may heal: something that is stuck here. A watch that the API server refuses (a right is
+missing), or an API server that is away, is none: the process goes on as well as it can, is not ready, and says why.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class Hearing:
 
     clock: Callable[[], float] = time.monotonic
     all_open: asyncio.Event = field(default_factory=asyncio.Event)
-    """Every watch that is expected was asked for, that is, what there was before is listed."""
+    """Every watch that is expected was asked for, that is, what there was before is listed; or may not be."""
     _last: dict[str, float] = field(default_factory=dict[str, float])
+    _failed: dict[str, tuple[float, str]] = field(default_factory=dict[str, tuple[float, str]])
+    """Since it was heard: when asking for it failed last, and how."""
     _expected: set[str] = field(default_factory=set[str])
 
     def expect(self, watches: Iterable[str]) -> None:
@@ -57,12 +59,34 @@ class Hearing:
     def heard(self, watch: str) -> None:
         """It brought something."""
         self._last[watch] = self.clock()
+        self._failed.pop(watch, None)
+
+    def failed(self, watch: str, how: str) -> None:
+        """It, or the list that comes before it, was not answered as it should be; it is tried again and again."""
+        if watch in self._last:
+            self._failed[watch] = self.clock(), how
+
+    def refused(self, watch: str, how: str) -> None:
+        """The same, and a moment later it will be no better: nobody waits for it."""
+        self.failed(watch, how)
+        self._expected.discard(watch)
+        self._note_open()
+
+    def answered(self, watch: str) -> None:
+        """It, or the list before it, is no longer refused."""
+        self._failed.pop(watch, None)
 
     @property
     def silent(self) -> Mapping[str, float]:
-        """Seconds since then, of each."""
+        """Seconds since then, or since asking for it failed last, of each."""
         now = self.clock()
-        return {watch: now - last for watch, last in self._last.items()}
+        failed = {watch: when for watch, (when, _) in self._failed.items()}
+        return {watch: now - max(last, failed.get(watch, last)) for watch, last in self._last.items()}
+
+    @property
+    def deaf(self) -> Mapping[str, str]:
+        """The watches that cannot be opened, and why."""
+        return {watch: how for watch, (_, how) in sorted(self._failed.items())}
 
     def _note_open(self) -> None:
         if not self._expected:

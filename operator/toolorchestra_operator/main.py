@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import kopf
@@ -28,8 +29,9 @@ from toolorchestra_operator.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 _SERVICE = "toolorchestra-operator"
-_CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
-"""Loggers with a line for every event and every probe."""
+_RESOLVERS = 64
+_CHATTY = ("kopf.objects", "aiohttp.access")
+"""Loggers with a line for every event."""
 
 Assemble = Callable[[Settings, ApiServer], Machinery]
 
@@ -46,12 +48,6 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
     @kopf.on.login(id="logged-in", registry=registry)
     async def logged_in(**kwargs: Any) -> kopf.AiohttpSession:
         return watching.login(settings.kubeconfig, hearing=process.hearing, count=process.meter.request, **kwargs)
-
-    @kopf.on.probe(id="alive", registry=registry, errors=kopf.ErrorsMode.PERMANENT)
-    async def alive(**_: Any) -> str:
-        if found := process.complaints():
-            raise kopf.PermanentError("; ".join(found))
-        return "yes"
 
     @kopf.on.cleanup(id="stopped", registry=registry)
     async def stopped(**_: Any) -> None:
@@ -81,6 +77,8 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
     # Until kopf takes the signals over there may be a wait for the API server.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
+    # Host names are resolved in its threads: those that resources name, and nobody answers for, must not fill it.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver"))
     meter = Meter()
     discovery = Discovery(lambda: ApiServer.connect(settings.kubeconfig), interval=settings.discovery_seconds)
     served = await discovery.first()
@@ -100,7 +98,6 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
                 registry=handlers(process),
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
-                liveness_endpoint=f"http://{settings.host}:{settings.health_port}/healthz",
                 stop_flag=process.stopping,
                 # kopf would ask for the user's name, and a container's user has none.
                 identity=cast(Any, f"toolorchestra-operator@{socket.gethostname()}"),

@@ -7,6 +7,7 @@
 | `actions_total` | kind, action | what plans did: Apply, Create, Delete, …, Status |
 | `queue_depth` | | resources that are due |
 | `queue_oldest_seconds` | | for how long the one that waits longest has been due |
+| `watches_deaf` | | watches that cannot be opened: a right is missing, or the API server is away |
 | `api_requests_total` | verb, resource, code | requests to the API server; `timeout` and `unreachable` are codes too |
 | `resyncs_total` | outcome | `done` or `failed` |
 """
@@ -64,12 +65,17 @@ class Meter:
         self._oldest = Gauge(
             f"{_PREFIX}queue_oldest_seconds", "For how long the oldest has been due.", registry=self.registry
         )
+        self._deaf = Gauge(f"{_PREFIX}watches_deaf", "Watches that cannot be opened.", registry=self.registry)
         ProcessCollector(registry=self.registry)
 
     def queue(self, *, depth: Callable[[], float], oldest: Callable[[], float]) -> None:
         """Where the queue's figures come from."""
         self._depth.set_function(depth)
         self._oldest.set_function(oldest)
+
+    def watches(self, *, deaf: Callable[[], float]) -> None:
+        """Where the watches' figure comes from."""
+        self._deaf.set_function(deaf)
 
     def request(self, verb: str, resource: str, code: str) -> None:
         """One request was answered, or was not. It has the signature of the API adapter's `count`."""
@@ -98,26 +104,6 @@ class Meter:
         """As Prometheus reads it."""
         return generate_latest(self.registry)
 
-
-class MetricsServer:
-    """Serves `/metrics` from the event loop: a scrape that is not answered says something too."""
-
-    def __init__(self, meter: Meter, *, host: str, port: int) -> None:
-        self._meter, self._host, self._port = meter, host, port
-        self._runner: web.AppRunner | None = None
-
-    async def start(self) -> None:
-        """OSError: the port is taken."""
-        app = web.Application()
-        app.router.add_get("/metrics", self._answer)
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-
-    async def stop(self) -> None:
-        """Close the port and every connection."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _answer(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._meter.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def answer(self) -> web.Response:
+        """The page."""
+        return web.Response(body=self.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

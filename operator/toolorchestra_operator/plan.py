@@ -44,7 +44,7 @@ class Delete:
 class MakeStreams:
     """Create or update the training's streams, consumers and buckets on a NATS server."""
 
-    url: str
+    url: str = field(repr=False)
     uid: str
     settings: StreamSettings = field(default_factory=StreamSettings)
 
@@ -53,7 +53,7 @@ class MakeStreams:
 class RemoveStreams:
     """Delete the training's streams and buckets."""
 
-    url: str
+    url: str = field(repr=False)
     uid: str
 
 

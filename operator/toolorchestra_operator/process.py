@@ -20,10 +20,12 @@ from toolorchestra_operator.backoff import Backoff
 from toolorchestra_operator.carry_out import carry_out
 from toolorchestra_operator.discovery import Discovery, Served, words
 from toolorchestra_operator.events import Events
+from toolorchestra_operator.health import health_pages
+from toolorchestra_operator.http_server import HttpServer
 from toolorchestra_operator.key_queue import KeyQueue
 from toolorchestra_operator.liveness import Hearing, Limits, Pulse, complaints
 from toolorchestra_operator.manifest import Key, Kind, Manifest, Ref
-from toolorchestra_operator.metrics import Meter, MetricsServer
+from toolorchestra_operator.metrics import Meter
 from toolorchestra_operator.parents import CHILDREN, GROUP, PARENTS, Watched
 from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.pool_users import PoolUsers
@@ -49,6 +51,10 @@ class Machinery:
 
     reconcilers: Mapping[Kind, Reconciler[Any]]
     sweeps: tuple[Sweep, ...] = ()
+    streams: StreamsPort = field(default_factory=NatsStreams)
+    """What plans make on NATS."""
+    news: tuple[Callable[[Callable[[Key], None]], None], ...] = ()
+    """Who tells what no watch does: each is told whom to call with a key to look at."""
     close: tuple[Callable[[], Awaitable[None]], ...] = ()
     """Connections to be closed at the end."""
 
@@ -63,7 +69,6 @@ class OperatorProcess:
     served: Served
     discovery: Discovery
     meter: Meter
-    streams: StreamsPort = field(default_factory=NatsStreams)
     queue: KeyQueue = field(default_factory=KeyQueue)
     pool_users: PoolUsers = field(default_factory=PoolUsers)
     hearing: Hearing = field(default_factory=Hearing)
@@ -76,11 +81,19 @@ class OperatorProcess:
     def __post_init__(self) -> None:
         self._events = Events(self.api)
         settings = self.settings
-        self._metrics = MetricsServer(self.meter, host=settings.host, port=settings.metrics_port)
+        # One namespace never has all of the workers, whatever its looks take.
+        self.queue.most = max(1, settings.workers - 1)
+        for news in self.machinery.news:
+            news(self.queue.add)
+        self._metrics = HttpServer({"/metrics": self.meter.answer}, host=settings.host, port=settings.metrics_port)
+        health = health_pages(complaints=self.complaints, degraded=self.degraded)
+        self._health = HttpServer(health, host=settings.host, port=settings.health_port)
 
     async def start(self) -> None:
-        """Start all tasks. OSError: the port of the metrics is taken."""
+        """Start all tasks. OSError: the port of health or metrics is taken."""
         self.meter.queue(depth=lambda: self.queue.depth, oldest=lambda: self.queue.oldest)
+        self.meter.watches(deaf=lambda: len(self.hearing.deaf))
+        await self._health.start()
         if self.settings.metrics_port:
             await self._metrics.start()
         namespaces = self.settings.watch_namespaces or ("",)
@@ -101,6 +114,7 @@ class OperatorProcess:
         for close in self.machinery.close:
             await close()
         await self._metrics.stop()
+        await self._health.stop()
 
     @property
     def children(self) -> tuple[Watched, ...]:
@@ -121,6 +135,10 @@ class OperatorProcess:
             silent=self.hearing.silent,
             limits=Limits(stuck=self.settings.stuck_seconds, silence=self.settings.silence_seconds),
         )
+
+    def degraded(self) -> tuple[str, ...]:
+        """Why it does not see everything, which no restart heals; empty: it does."""
+        return tuple(f"{watch}: {how}" for watch, how in self.hearing.deaf.items())
 
     async def _work(self, loop: ReconcileLoop, pulse: Pulse) -> None:
         """Begin when everything is listed: a parent is then looked at once, and not again for each of its children."""
@@ -161,7 +179,7 @@ class OperatorProcess:
             await self._events.post(news, about=parent)
 
         seen = {"uid": parent["metadata"]["uid"], "version": parent["metadata"]["resourceVersion"]}
-        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.streams, emit=emit, **seen)
+        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.machinery.streams, emit=emit, **seen)
 
     async def _restart_where_kinds_change(self) -> None:
         now = await self.discovery.changed(self.served)

@@ -7,6 +7,7 @@
 | the API server is away (transient) | back-off, at most half a minute |
 | it refuses (Forbidden, Invalid, NameTaken) | a condition says so; another look at the resync's pace |
 | NATS is away or refuses (MessagingUnreachable) | a condition says so; back-off, at most half a minute |
+| NATS has not answered yet (MessagingPending) | another look in a second |
 | anything else | the log, and back-off |
 
 Invariants: no failure ends a worker; a look is over when it ends or after `pass_seconds`; a key whose look failed is in
@@ -37,9 +38,9 @@ from toolorchestra_operator.key_queue import KeyQueue
 from toolorchestra_operator.liveness import Pulse
 from toolorchestra_operator.manifest import Key, Kind, Manifest
 from toolorchestra_operator.metrics import Meter, Outcome
+from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.refusal import Refusal, Told, refused
-from toolorchestra_operator.streams import MessagingUnreachable
 
 _log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5
@@ -48,6 +49,8 @@ _TAKEN: Final = 3
 """Looks in a row before it is told that a name is taken: what an earlier resource left is on its way out."""
 _TRANSIENT_CAP: Final = 30.0
 """Seconds: an API server that is back should not wait long for us."""
+_PENDING: Final = 1.0
+"""Seconds until it is asked again what a server that is slow has done meanwhile."""
 _HOLD: Final = 1.0
 """Seconds for which a key is held back after a failure, whatever events come: they may be the failed look's own."""
 
@@ -183,6 +186,9 @@ class ReconcileLoop:
 
     async def _failed(self, key: Key, error: Exception, undone: _Undone) -> _After:
         before = self.backoff.failures(key)
+        if isinstance(error, MessagingPending):
+            _log.info("%s: %s; again in %.1f s", key, error, _PENDING)
+            return _After("failed", again=_PENDING, hold=_PENDING, error=error)
         if isinstance(error, Forbidden | Invalid | NameTaken):
             return await self._refused(key, error, undone)
         if isinstance(error, MessagingUnreachable):

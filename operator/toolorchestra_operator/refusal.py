@@ -17,9 +17,9 @@ from toolorchestra_operator.carry_out import NameTaken
 from toolorchestra_operator.conditions import MESSAGE_LENGTH, Condition, condition, merged, transitions
 from toolorchestra_operator.kinds import POOLS
 from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.nats_servers import MessagingUnreachable
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools import states
-from toolorchestra_operator.streams import MessagingUnreachable
 
 Refusal = Forbidden | Invalid | NameTaken
 """Errors that only a change by somebody can end."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
+from toolorchestra.bus.nats_url import mistake, shown
 from toolorchestra_operator.pools.reach import ANY, is_listable
 
 PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
@@ -51,7 +52,7 @@ class Settings(BaseModel):
         300.0, description="not healthy where a watch has brought nothing, not even a bookmark, for longer than this"
     )
     host: str = Field("0.0.0.0", description="the address that health and metrics are served on")
-    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz is served there")
+    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz and /readyz are there")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="/metrics is there; 0: nowhere")
 
     cpu_image: str = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
@@ -62,7 +63,7 @@ class Settings(BaseModel):
     image_pull_secrets: tuple[str, ...] = Field(
         (), description="names of Secrets that every pod pulls with, with commas between"
     )
-    nats_url: str | None = Field(None, description="NATS of trainings that name none")
+    nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
     training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -101,6 +102,18 @@ class Settings(BaseModel):
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("nats_url")
+    @classmethod
+    def _is_nats_url(cls, value: str | None) -> str | None:
+        if value is not None and (wrong := mistake(value)):
+            raise ValueError(wrong)
+        return value
+
+    @field_serializer("nats_url", when_used="json")
+    def _shown(self, value: str | None) -> str | None:
+        """What is written down holds no credentials."""
+        return None if value is None else shown(value)
 
     @classmethod
     def read(cls, argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Self:
@@ -144,4 +157,5 @@ def _parser(model: type[Settings]) -> argparse.ArgumentParser:
 
 def _said(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
-    return f"{_flag(name)} ({variable(name)}) = {error['input']!r}: {error['msg']}"
+    # An environment variable may hold a secret that somebody meant for another one.
+    return f"{_flag(name)} ({variable(name)}) = {shown(repr(error['input']))}: {error['msg']}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -114,10 +115,20 @@ def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
             hearing.began(request.url.path)
 
     async def answered(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:
-        count(*_words(request.url), str(request.response.status))
+        status = request.response.status
+        count(*_words(request.url), str(status))
+        verb = _words(request.url)[0]
+        if status == HTTPStatus.FORBIDDEN:
+            hearing.refused(request.url.path, f"{verb} is refused: the service account lacks this right")
+        elif status >= HTTPStatus.BAD_REQUEST:
+            hearing.failed(request.url.path, f"{verb} is answered with HTTP {status}")
+        else:
+            hearing.answered(request.url.path)
 
     async def failed(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestExceptionParams) -> None:
-        count(*_words(request.url), "timeout" if isinstance(request.exception, TimeoutError) else "unreachable")
+        how = "timeout" if isinstance(request.exception, TimeoutError) else "unreachable"
+        count(*_words(request.url), how)
+        hearing.failed(request.url.path, f"the API server does not answer ({how})")
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(begun)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from kubernetes import client, config, watch
 
+from support.operator_process import until
 from testbed.api import Api
 from testbed.cluster import CHECKOUT, Cluster
 from testbed.control_plane import free_port
@@ -139,6 +140,7 @@ async def test_what_happens_to_a_resource_and_its_children_is_seen(
         [news] = [event for event in events if event["regarding"]["name"] == "first"]
         assert (news["reason"], news["note"], news["type"]) == ("Accepted", "a child was made", "Normal")
         assert await running.get("/healthz") == (200, '{"alive": "yes"}')
+        assert await running.get("/readyz") == (200, '{"ready": "yes"}')
         assert await running.sample('reconcile_seconds_count{kind="ExpertPool"') >= 4
         assert await running.sample('api_requests_total{code="200",resource="expertpools",verb="watch"}') == 1
         api.delete(f"{POOLS.format(namespace)}/first")
@@ -218,6 +220,38 @@ async def test_a_missing_right_is_a_condition_and_heals(cluster: Cluster, namesp
         assert await running.ends(signal.SIGTERM) == 0
 
 
+async def test_a_missing_right_to_watch_is_said_and_restarts_nothing(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """It works on, is not ready, and sees everything again as soon as it may."""
+    api, user = cluster.api, f"watcher-{namespace}"[:60].strip("-")
+    kubeconfig = cluster.own.kubeconfig_of(user)
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    rules = [*ROLE, MAKE_CONFIG_MAPS]
+    may_not = [rule for rule in rules if rule["resources"] != ["jobs"]]
+    role: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "o"}}
+    api.create(f"{rbac}/roles", {**role, "rules": may_not})
+    binding = {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "o"}}
+    subjects = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
+    api.create(f"{rbac}/rolebindings", {"metadata": {"name": "o"}, **binding, "subjects": subjects})
+    make(api, namespace, "pool")
+    async with operator(kubeconfig, tmp_path / "operator.log", "--watch-namespaces", namespace) as running:
+        await running.sees(look(namespace, "pool", "steady"))
+        jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        said = f"{jobs}: list is refused: the service account lacks this right"
+        assert await running.get("/healthz") == (200, '{"alive": "yes"}')
+        assert await running.get("/readyz") == (500, json.dumps({"ready": said}))
+        assert await running.sample("watches_deaf") == 1
+        api.merge(f"{rbac}/roles/o", {"rules": rules})
+
+        async def is_ready() -> bool:
+            return (await running.get("/readyz"))[0] == 200
+
+        await until(is_ready, seconds=90)
+        assert await running.sample("watches_deaf") == 0
+        assert await running.ends(signal.SIGTERM) == 0
+
+
 def ready(kubeconfig: Path, namespace: str, name: str) -> Line:
     """The statuses of a pool's conditions, once it is ready."""
     custom = client.CustomObjectsApi(config.new_client_from_config(str(kubeconfig), persist_config=False))  # type: ignore[no-untyped-call]
@@ -244,11 +278,20 @@ async def test_the_real_operator_says_that_an_endpoint_is_ready(
     assert "Traceback" not in log.read_text()
 
 
-async def test_bad_settings_are_said_and_end_it(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--workers", "many", "--workers (TOOLORCHESTRA_OPERATOR_WORKERS) = 'many'"),
+        ("--nats-url", "not a url", "'not a url' is no NATS URL; want a NATS URL such as nats://host:4222"),
+    ],
+)
+async def test_bad_settings_are_said_and_end_it(
+    cluster: Cluster, tmp_path: Path, flag: str, value: str, said: str
+) -> None:
     log = tmp_path / "operator.log"
-    async with operator(cluster.kubeconfig, log, "--workers", "many") as running:
+    async with operator(cluster.kubeconfig, log, flag, value) as running:
         assert await asyncio.wait_for(running.process.wait(), 60) == 2
-    assert "--workers (TOOLORCHESTRA_OPERATOR_WORKERS) = 'many'" in log.read_text()
+    assert said in log.read_text()
 
 
 async def test_an_api_server_that_does_not_answer_is_asked_again_and_sigterm_is_obeyed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.train.history import account, read_history
 from toolorchestra.train.journal import read_frames
 from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra_operator.nats_servers import NatsServers
 from toolorchestra_operator.streams import NatsStreams
 from toolorchestra_operator.trainings import builtin, workers
 from toolorchestra_operator.trainings.configuration import config_map
@@ -138,12 +139,13 @@ def wanted(nats_url: str, simulator_url: str) -> tuple[Desired, list[ExpertPool]
 async def test_an_attempt_s_pods_train_to_the_end(tmp_path: Path) -> None:
     tiny_model(tmp_path / "models" / "tiny")
     (tmp_path / "config").mkdir()
-    look = NatsLook()
+    servers = NatsServers(patience=60)
+    look = NatsLook(servers)
     async with NatsServer(directory=tmp_path / "nats") as nats:
         with simulator(tmp_path) as experts:
             desired, pools = wanted(nats.url, experts)
             names = desired.names
-            await NatsStreams().make(url=nats.url, uid=names.short_uid, settings=settings_of(desired))
+            await NatsStreams(servers=servers).make(url=nats.url, uid=names.short_uid, settings=settings_of(desired))
             assert (await look.look(nats.url, names.short_uid)).ready
             port, service = free_port(), f"{names.attempt(1)}.{names.namespace}.svc"
             places = {
@@ -174,8 +176,8 @@ async def test_an_attempt_s_pods_train_to_the_end(tmp_path: Path) -> None:
                 pytest.fail(pods.words())
             finally:
                 pods.end()
-            told = json.loads(await look.value(nats.url, names.short_uid, "progress") or b"{}")
-            await look.close()
+            told = (await look.look(nats.url, names.short_uid)).progress
+            await servers.close()
     run = RunDir(Path(pods.placed(desired.run_path)))
     steps = [row["step"] for row in read_jsonl(run.metrics) if "step" in row]
     assert steps == list(range(1, STEPS + 1))

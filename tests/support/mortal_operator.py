@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,9 +23,9 @@ from toolorchestra_operator.carry_out import carry_out
 from toolorchestra_operator.events import Events
 from toolorchestra_operator.main import main
 from toolorchestra_operator.manifest import Key, Kind, Ref
+from toolorchestra_operator.nats_servers import NatsServers, Question
 from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.settings import Settings
-from toolorchestra_operator.streams import NatsStreams
 from toolorchestra_operator.transport import Transport
 
 DIES_AFTER = "DIES_AFTER"
@@ -60,16 +59,14 @@ class Writes:
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class WatchedStreams(NatsStreams):
-    """Streams that are made and removed one write at a time, each told of."""
+@dataclass
+class WatchedServers(NatsServers):
+    """NATS servers of whose writes is told, one at a time."""
 
-    tell: Tell
+    told: Tell = print
 
-    @asynccontextmanager
-    async def _jetstream(self, url: str) -> AsyncIterator[JetStreamContext]:
-        async with super()._jetstream(url) as js:
-            yield _watched(js, self.tell)
+    async def ask(self, url: str, question: Question[Any], **how: Any) -> Any:
+        return await super().ask(url, lambda js: question(_watched(js, self.told)), **how)
 
 
 def _watched(js: JetStreamContext, tell: Tell) -> JetStreamContext:
@@ -91,18 +88,21 @@ def _told(real: Callable[..., Awaitable[Any]], verb: str, tell: Tell) -> Callabl
 class WatchedApi(ApiServer):
     """An adapter that tells of its writes, as the looking operator uses it."""
 
-    def __init__(self, real: ApiServer, tell: Tell) -> None:
+    def __init__(self, real: ApiServer, tell: Tell, sent: list[tuple[Ref, Any]]) -> None:
         self.__dict__.update(real.__dict__)  # one connection and one set of schemas for all lives
         real_transport, self._tell = real._transport, tell
-        self._transport = _WatchedTransport(real_transport, tell)  # type: ignore[assignment]
+        self._transport = _WatchedTransport(real_transport, tell, sent)  # type: ignore[assignment]
 
 
 @dataclass
 class _WatchedTransport:
     real: Transport
     tell: Tell
+    sent: list[tuple[Ref, Any]]
 
     async def request(self, verb: str, method: str, path: str, **options: Any) -> Any:
+        if method != "GET":
+            self.sent.append((options["about"], options.get("body")))
         answer = await self.real.request(verb, method, path, **options)
         if method != "GET":
             about: Ref = options["about"]
@@ -120,13 +120,16 @@ class LookingOperator:
     writes: Writes = field(default_factory=Writes)
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     deaths: int = 0
+    sent: list[tuple[Ref, Any]] = field(default_factory=list[tuple[Ref, Any]])
+    """Everything that was written to the API server, or was to be."""
 
     def __post_init__(self) -> None:
         self._born()
 
     def _born(self) -> None:
-        self.api = WatchedApi(self.server, self.writes.happened)
-        self.machinery = assemble(self.settings, self.api)
+        self.api = WatchedApi(self.server, self.writes.happened, self.sent)
+        self.servers = WatchedServers(patience=60, told=self.writes.happened)
+        self.machinery = assemble(self.settings, self.api, servers=self.servers)
         self.events = Events(self.api)
 
     async def look(self, key: Key) -> Plan | None:
@@ -142,8 +145,8 @@ class LookingOperator:
 
         metadata = observed.parent["metadata"]
         seen = {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
-        streams = WatchedStreams(tell=self.writes.happened)
-        await carry_out(plan, parent=Ref.of(observed.parent), api=self.api, streams=streams, emit=emit, **seen)
+        streams, about = self.machinery.streams, Ref.of(observed.parent)
+        await carry_out(plan, parent=about, api=self.api, streams=streams, emit=emit, **seen)
         return plan
 
     async def settles(self, namespace: str, name: str, *, kind: Kind = "OrchestratorTraining") -> None:
@@ -187,14 +190,12 @@ def _kill_after(number: int) -> None:
         return answer
 
     Transport.request = request  # type: ignore[method-assign]
-    real_jetstream = NatsStreams._jetstream
+    real_ask = NatsServers.ask
 
-    @asynccontextmanager
-    async def jetstream(self: NatsStreams, url: str) -> AsyncIterator[JetStreamContext]:
-        async with real_jetstream(self, url) as js:
-            yield _watched(js, happened)
+    async def ask(self: NatsServers, url: str, question: Question[Any], **how: Any) -> Any:
+        return await real_ask(self, url, lambda js: question(_watched(js, happened)), **how)
 
-    NatsStreams._jetstream = jetstream  # type: ignore[method-assign]
+    NatsServers.ask = ask  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

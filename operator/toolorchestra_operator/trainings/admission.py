@@ -145,7 +145,8 @@ def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: in
     """Names that an attempt needs, and that somebody else's objects have."""
     claims = (storage_claim(desired), cache_claim(desired))
     wanted = [Ref.of(one) for one in claims if one is not None]
-    wanted += [workers.ref(desired.names), desired.names.token_ref, desired.names.config_ref(attempt)]
+    names = desired.names
+    wanted += [workers.ref(names), names.token_ref, names.config_ref(attempt), names.nats_ref(attempt)]
     wanted += PROVIDERS[provider].refs(desired.names, attempt)
     found = [(ref, observed.foreign[ref]) for ref in wanted if ref in observed.foreign]
     if not found:

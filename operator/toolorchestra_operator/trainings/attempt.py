@@ -18,7 +18,7 @@ from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.admission import Admitted
 from toolorchestra_operator.trainings.builtin import HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
-from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
+from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map, nats_secret
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import is_ready, is_refused, remembered_names, resolved
@@ -28,11 +28,15 @@ from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
 from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt
-from toolorchestra_operator.trainings.remembered import Remembered
+from toolorchestra_operator.trainings.remembered import Remembered, condition_of
 from toolorchestra_operator.trainings.storage import cache_claim, storage_claim
 from toolorchestra_operator.trainings.streams import settings_of
 from toolorchestra_operator.trainings.supervision import Supervised
 
+UNANSWERED_SECONDS = 30.0
+"""How often to look where NATS does not answer: that it does again is told at once."""
+MADE_SECONDS = 1.0
+"""How soon to look for streams that were just made: no watch tells of them."""
 WARM_START = "warm start"
 """How the driver's message begins meanwhile (toolorchestra.train.job)."""
 
@@ -49,6 +53,8 @@ def under_way(
     cluster = observed.objects.get(ray.refs(supervised.names, attempt)[0])
     held = quota(supervised.queue, cluster, observed.workloads, ran=bool(told), now=now)
     soon = look_after(told, now) if state.life == "Up" else LOOK_SECONDS
+    if not observed.messaging.answered:
+        soon = UNANSWERED_SECONDS
     decision = _facts(Decision(remembered, requeue_after=soon), observed, state, held)
     if attempt > 1:
         decision = replace(decision, remove=leftovers(supervised, observed, attempt))
@@ -112,6 +118,9 @@ def _facts(decision: Decision, observed: Observed, state: ClusterState, held: Qu
         decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, messaging.error)
     elif messaging.ready:
         decision = decision.says("MessagingReady", "True", Reason.STREAMS_READY)
+    elif messaging.pending:
+        if not condition_of(observed.parent, "MessagingReady"):
+            decision = decision.says("MessagingReady", "False", Reason.STREAMS_PENDING, messaging.pending)
     else:
         decision = decision.says("MessagingReady", "False", Reason.STREAMS_PENDING, "the streams are being made")
     ready = {pool.metadata.name for pool in observed.pools if is_ready(pool)}
@@ -146,6 +155,8 @@ def _cluster(decision: Decision, observed: Observed, state: ClusterState) -> Dec
 def _running(decision: Decision, observed: Observed) -> Decision:
     told = of_attempt(observed.progress, decision.remembered.attempt)
     if not told:
+        if not observed.messaging.answered and condition_of(observed.parent, "Running").get("status") == "True":
+            return decision  # it runs as far as anybody can tell
         return decision.says("Running", "False", Reason.CLUSTER_STARTING)
     message = str(told.get("message", ""))
     if told.get("state") == "Running":
@@ -159,9 +170,10 @@ def _running(decision: Decision, observed: Observed) -> Decision:
 
 def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Decision | None:
     """What must be there before a cluster is asked for: streams, and experts that are served."""
+    if not observed.messaging.answered:
+        return decision
     if not observed.messaging.ready:
-        # Where nobody can tell what is there, nothing is made: the next look asks again.
-        return replace(decision, streams="keep" if observed.messaging.error else "make")
+        return replace(decision, streams="make", requeue_after=MADE_SECONDS)
     if alive := _heads_of_others(observed, decision.remembered.attempt):
         # Two drivers on one storage would be two truths.
         return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
@@ -213,20 +225,21 @@ def _exists(
     pools = [resolved(pool) for pool in admitted.experts]
     config = config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt))
     once: list[Manifest] = [_token(admitted, observed.token)]
-    once += [one for one in (storage_claim(desired), cache_claim(desired)) if one is not None]
+    for one in (storage_claim(desired), cache_claim(desired), nats_secret(desired, attempt=attempt)):
+        once += [one] if one is not None else []
     once += [config, *ray.manifests(desired, attempt=attempt)]
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
     live = observed.objects.get(workers.ref(desired.names))
     deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted, live=live)
-    streams: Literal["keep", "make"] = "keep" if _fits(desired, observed.messaging) else "make"
+    keep = not observed.messaging.answered or _fits(desired, observed.messaging)
+    streams: Literal["keep", "make"] = "keep" if keep else "make"
     return replace(decision, create=create, apply=(deployment,), streams=streams)
 
 
 def _fits(desired: Desired, messaging: Messaging) -> bool:
-    """The streams are there; and as many workers as the spec has by now may hold tasks. Or nobody can tell."""
+    """The streams are there; and as many workers as the spec has by now may hold tasks."""
     leases = messaging.leases
-    fit = leases is None or leases == settings_of(desired).max_ack_pending
-    return bool(messaging.error) or (messaging.ready and fit)
+    return messaging.ready and (leases is None or leases == settings_of(desired).max_ack_pending)
 
 
 def _token(admitted: Admitted, token: str) -> Manifest:
@@ -326,6 +339,8 @@ def _deadlines(
     begun = supervised.ray.begun(supervised.names, remembered.attempt, objects=observed.objects)
     if begun is None or _steps(of_attempt(observed.progress, remembered.attempt)):
         return decision
+    if not observed.messaging.answered:
+        return decision  # it may have made its steps long ago: nobody can tell
     if now - begun > timedelta(seconds=terms.start_deadline_seconds):
         _, message = obstacle(observed.pods) or (None, state.message)
         said = f"no step within {terms.start_deadline_seconds} seconds: {message}"

@@ -103,7 +103,7 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
     env: list[Mapping[str, Any]] = [*ray_environment(desired)]
     if is_head:
         command = ["python", "-m", "toolorchestra.cluster.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
-        env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref)]
+        env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref, attempt=attempt)]
         env += telemetry(desired, service="toolorchestra-controller", scraped=True)
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"

@@ -1,7 +1,8 @@
 """The ConfigMap of an attempt: what the driver and the workers are told. Made once; an attempt never changes.
 
 `driver.json` is a `toolorchestra.train.driver_config.DriverConfig`; the operator imports no trainer, so a test holds
-the two together. `resources.yaml` is the training with its experts as endpoints, whatever serves them.
+the two together. `resources.yaml` is the training with its experts as endpoints, whatever serves them. Neither holds a
+secret: `nats_secret` is where the NATS URL is, where it holds credentials.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 
 from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.bus.nats_url import has_credentials, shown
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.node_groups import shares
+from toolorchestra_operator.trainings.pods import NATS_KEY
 
 DRIVER_FILE = "driver.json"
 RESOURCES_FILE = "resources.yaml"
@@ -29,17 +32,27 @@ def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, r
         "immutable": True,
         "data": {
             DRIVER_FILE: json.dumps(driver_config(desired, attempt=attempt, ray_address=ray_address), indent=1),
-            RESOURCES_FILE: dump_all([_document(desired.training), *map(_document, pools)]),
+            RESOURCES_FILE: dump_all([_training(desired), *map(_document, pools)]),
         },
     }
 
 
+def nats_secret(desired: Desired, *, attempt: int) -> dict[str, Any] | None:
+    """The attempt's Secret with its NATS URL. None: it is no secret, or the spec names Secrets for all."""
+    names, messaging, url = desired.names, desired.spec.messaging, desired.nats_url or ""
+    named = messaging.controller_secret_ref is not None and messaging.worker_secret_ref is not None
+    if named or not has_credentials(url):
+        return None
+    metadata = names.metadata(names.nats(attempt), "config", attempt=attempt)
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {NATS_KEY: url}}
+
+
 def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> dict[str, Any]:
-    """The NATS URL of the environment wins, because it may carry credentials."""
+    """The NATS URL without its credentials: a pod is told the whole one by its environment, which wins."""
     return {
         "uid": desired.names.short_uid,
         "run": desired.run_path,
-        "nats_url": desired.spec.messaging.url or desired.runtime.nats_url or "",
+        "nats_url": shown(desired.nats_url or ""),
         "ray_address": ray_address,
         "resources": [f"{CONFIG_PATH}/{RESOURCES_FILE}"],
         "model_dir": desired.model_dir,
@@ -58,6 +71,14 @@ def _threads(desired: Desired) -> int:
     if not cores.isdigit():
         return desired.runtime.cpu_threads
     return max(1, int(cores))
+
+
+def _training(desired: Desired) -> dict[str, Any]:
+    document = _document(desired.training)
+    messaging: dict[str, Any] = document["spec"].get("messaging") or {}
+    if "url" in messaging:
+        messaging["url"] = shown(messaging["url"])
+    return document
 
 
 def _document(resource: Any) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
 def _head(desired: Desired, attempt: int) -> dict[str, Any]:
     """Without room for actors: the driver runs beside it."""
     env = [
-        *nats_environment(desired, desired.spec.messaging.controller_secret_ref),
+        *nats_environment(desired, desired.spec.messaging.controller_secret_ref, attempt=attempt),
         *telemetry(desired, service="toolorchestra-controller", scraped=True),
         variable("RAY_JOB_STOP_WAIT_TIME_S", str(HEAD_GRACE_SECONDS)),
         *(variable(name, str(DASHBOARD_START_SECONDS)) for name in _DASHBOARD_PATIENCE),

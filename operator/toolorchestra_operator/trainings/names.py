@@ -65,6 +65,14 @@ class Names(Owner):
         """The ConfigMap that an attempt reads."""
         return Ref("v1", "ConfigMap", self.namespace, self.attempt(number))
 
+    def nats(self, number: int) -> str:
+        """Of the attempt's Secret with its NATS URL, where that is one."""
+        return f"{self.attempt(number)}-nats"
+
+    def nats_ref(self, number: int) -> Ref:
+        """That Secret."""
+        return Ref("v1", "Secret", self.namespace, self.nats(number))
+
     def job(self, number: int, component: Component) -> str:
         return f"{self.name}-{number}-{component}"
 

@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
+import json
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import nats.errors
-from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, consumer_configs
+from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable, NatsServers
 from toolorchestra_operator.trainings.observed import Messaging
 
-_log = logging.getLogger(__name__)
-_USER_INFO = re.compile(r"://[^/\s,@]*@")
+PROGRESS_KEY = "progress"
 
 
-@dataclass
+@dataclass(frozen=True)
 class NatsLook:
-    """Reads only, over one connection per URL. A server that does not answer is an error in what is seen, never an
-    exception."""
+    """Reads only. A server that does not answer is a word in what is seen, never an exception, and never waited for."""
 
-    timeout: float = 5.0
-    _clients: dict[str, Client] = field(default_factory=dict[str, Client])
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    servers: NatsServers = field(default_factory=NatsServers)
 
-    async def look(self, url: str, uid: str) -> Messaging:
-        """Whether every consumer, and with it its stream, and the buckets are there."""
+    async def look(self, url: str, uid: str, *, whose: Key | None = None) -> Messaging:
+        """Whether every consumer, and with it its stream, and the buckets are there; and the progress. `whose`: the
+        training, which is called when a server that did not answer does."""
+
+        async def question(js: JetStreamContext) -> Messaging:
+            return await _seen(js, uid)
+
         try:
-            async with asyncio.timeout(self.timeout):
-                js = (await self._client(url)).jetstream(timeout=self.timeout)
-                leases = await _leases(js, uid)
-                there = [await _is_there(question) for question in _questions(js, uid)]
-        except (OSError, TimeoutError, nats.errors.Error, APIError) as error:
-            return Messaging(error=f"NATS at {_USER_INFO.sub('://', url)}: {error or type(error).__name__}")
-        return Messaging(ready=all(there), partial=any(there) and not all(there), leases=leases)
+            return await self.servers.ask(url, question, whose=whose)
+        except MessagingPending as error:
+            return Messaging(pending=str(error))
+        except MessagingUnreachable as error:
+            return Messaging(error=str(error))
 
-    async def value(self, url: str, uid: str, key: str) -> bytes | None:
-        """A key of the training's bucket; None where it was never set, or nobody answers."""
-        try:
-            async with asyncio.timeout(self.timeout):
-                js = (await self._client(url)).jetstream(timeout=self.timeout)
-                bucket = await js.key_value(Names(uid).state)
-                return (await bucket.get(key)).value
-        except (KeyNotFoundError, NotFoundError, OSError, TimeoutError, nats.errors.Error, APIError):
-            return None
 
-    async def close(self) -> None:
-        """Close every connection."""
-        for client in self._clients.values():
-            closing = asyncio.ensure_future(client.close())
-            await asyncio.wait({closing}, timeout=1.0)
-            closing.cancel()
-        self._clients.clear()
+async def _seen(js: JetStreamContext, uid: str) -> Messaging:
+    leases = await _leases(js, uid)
+    there = [await _is_there(question) for question in _questions(js, uid)]
+    ready = all(there)
+    progress = _object(await _value(js, uid, PROGRESS_KEY)) if ready else {}
+    return Messaging(ready=ready, partial=any(there) and not ready, leases=leases, progress=progress)
 
-    async def _client(self, url: str) -> Client:
-        async with self._lock:
-            client = self._clients.get(url)
-            if client is None or client.is_closed:
-                client = Client()
-                servers = [part.strip() for part in url.split(",")]
-                await client.connect(servers, name="toolorchestra-operator", max_reconnect_attempts=-1, error_cb=_noted)
-                self._clients[url] = client
-            return client
+
+async def _value(js: JetStreamContext, uid: str, key: str) -> bytes | None:
+    """A key of the training's bucket; None where it was never set."""
+    try:
+        bucket = await js.key_value(Names(uid).state)
+        return (await bucket.get(key)).value
+    except (KeyNotFoundError, NotFoundError):
+        return None
+
+
+def _object(body: bytes | None) -> dict[str, Any]:
+    """A JSON object; whatever else somebody wrote there tells nothing."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def _leases(js: JetStreamContext, uid: str) -> int | None:
@@ -93,8 +88,3 @@ async def _is_there(question: Awaitable[Any]) -> bool:
     except NotFoundError:
         return False
     return True
-
-
-async def _noted(error: Exception) -> None:
-    """Not the library's way, a traceback per try: what matters becomes a condition."""
-    _log.debug("nats: %r", error)

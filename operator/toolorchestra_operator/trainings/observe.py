@@ -6,7 +6,6 @@ after. What others have under the training's names is kept apart (`Observed.fore
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
+from toolorchestra.bus.nats_url import has_credentials
 from toolorchestra_operator.api_errors import Forbidden
 from toolorchestra_operator.discovery import KUEUE_WORKLOADS
 from toolorchestra_operator.kinds import RAY_JOB
@@ -32,7 +32,6 @@ from toolorchestra_operator.trainings.remembered import Provider, Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
-PROGRESS_KEY = "progress"
 
 
 class Reader(Protocol):
@@ -52,9 +51,7 @@ class Reader(Protocol):
 class StreamsReader(Protocol):
     """What is read of NATS."""
 
-    async def look(self, url: str, uid: str) -> Messaging: ...
-
-    async def value(self, url: str, uid: str, key: str) -> bytes | None: ...
+    async def look(self, url: str, uid: str, *, whose: Key | None = None) -> Messaging: ...
 
 
 @dataclass(frozen=True)
@@ -112,17 +109,17 @@ class TrainingObserver:
             return None
         names, remembered, sight = Names.of(parent), Remembered.of(parent), _Sight(self.api)
         kuberay = await self.api.served(*RAY_JOB)
-        found = await self._objects(sight, names, remembered, kuberay=kuberay)
+        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
+        found = await self._objects(sight, names, remembered, kuberay=kuberay, secret_url=has_credentials(url or ""))
         admitted = remembered.attempt > 0
         objects = {ref: live for ref, live in found.items() if is_own(live, names, admitted=admitted)}
         has_storage = Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage) in objects
         await sight.needs(needs(parent, has_storage=has_storage))
-        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
         messaging, progress = Messaging(), dict[str, Any]()
         if url is not None:
-            messaging = await self.streams.look(url, names.short_uid)
+            messaging = await self.streams.look(url, names.short_uid, whose=key)
             if messaging.ready and remembered.attempt:
-                progress = _json(await self.streams.value(url, names.short_uid, PROGRESS_KEY))
+                progress = dict(messaging.progress)
                 self.hear(names.namespace, progress)
         pods = await self._pods(sight, names, remembered, objects)
         pools = await self._pools(sight, key.namespace)
@@ -145,7 +142,7 @@ class TrainingObserver:
         )
 
     async def _objects(
-        self, sight: _Sight, names: Names, remembered: Remembered, *, kuberay: bool
+        self, sight: _Sight, names: Names, remembered: Remembered, *, kuberay: bool, secret_url: bool
     ) -> dict[Ref, Manifest]:
         """Whosever they are. Before a provider is chosen: under the names of each."""
         refs = [
@@ -159,6 +156,7 @@ class TrainingObserver:
         for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
             refs += [ref for provider in providers for ref in PROVIDERS[provider].refs(names, attempt)]
             refs.append(Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
+            refs += [names.nats_ref(attempt)] if secret_url else []
         found = {ref: await sight.get(ref) for ref in refs}
         return {ref: live for ref, live in found.items() if live is not None}
 
@@ -213,12 +211,3 @@ class TrainingObserver:
         text = str(((live or {}).get("data") or {}).get(kept.key, "")).strip()[:MOST_TEXT] or None
         spec = pool.spec.model_copy(update={"description": text, "description_from": None})
         return pool.model_copy(update={"spec": spec})
-
-
-def _json(body: bytes | None) -> dict[str, Any]:
-    """What programs of the training wrote; what is no object is as if nothing had been told."""
-    try:
-        told = json.loads(body or b"{}")
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}

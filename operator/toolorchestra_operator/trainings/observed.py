@@ -16,12 +16,20 @@ from toolorchestra_operator.trainings.runtime import Runtime
 @dataclass(frozen=True)
 class Messaging:
     """The training's streams on NATS. `ready`: all of them are there; `partial`: some of them are; `error`: why nobody
-    can tell. `leases`: tasks that all workers together may hold; None: nobody looked."""
+    can tell; `pending`: that nobody can tell yet. `leases`: tasks that all workers together may hold; None: nobody
+    looked. `progress`: what the controller told last; empty where it told nothing."""
 
     ready: bool = False
     partial: bool = False
     error: str = ""
+    pending: str = ""
     leases: int | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def answered(self) -> bool:
+        """Whether anything is known: that nothing is told of streams and progress says nothing otherwise."""
+        return not (self.error or self.pending)
 
 
 @dataclass(frozen=True, kw_only=True)

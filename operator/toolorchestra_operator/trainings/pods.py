@@ -11,6 +11,7 @@ from typing import Any
 
 from toolorchestra.api.base import Resources, SecretKeyRef
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.bus.nats_url import has_credentials
 from toolorchestra_operator.overlay import Rejected, overlaid
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
 from toolorchestra_operator.trainings.names import Component
@@ -19,6 +20,7 @@ USER = 1000
 HEAD_GRACE_SECONDS = 300
 """Between SIGTERM and the end of a head: a step and a checkpoint."""
 WORKER_GRACE_SECONDS = 60
+NATS_KEY = "url"
 SECRET_TOKEN_KEY = "auth_token"
 """The one that KubeRay's operator reads."""
 
@@ -98,8 +100,11 @@ def ray_environment(desired: Desired) -> list[dict[str, Any]]:
     ]
 
 
-def nats_environment(desired: Desired, reference: SecretKeyRef | None) -> list[dict[str, Any]]:
-    """Where NATS is: a Secret's key that holds the URL with its credentials, or the plain URL."""
+def nats_environment(desired: Desired, reference: SecretKeyRef | None, *, attempt: int) -> list[dict[str, Any]]:
+    """Where NATS is: a Secret's key that holds the URL with its credentials (the spec's, or the attempt's own), or the
+    URL itself where it holds none."""
+    if reference is None and has_credentials(desired.nats_url or ""):
+        reference = SecretKeyRef(name=desired.names.nats(attempt), key=NATS_KEY)
     if reference is not None:
         return [secret_variable("NATS_URL", reference)]
     return [variable("NATS_URL", desired.nats_url or "")]

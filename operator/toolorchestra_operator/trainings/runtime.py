@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Runtime:
     gpu_image: str
     worker_image: str
     """Of rollout workers: without torch and Ray."""
-    nats_url: str | None = None
+    nats_url: str | None = field(default=None, repr=False)
     stream_replicas: int = 1
     otlp_endpoint: str | None = None
     metrics_port: int | None = None

@@ -45,4 +45,5 @@ class Supervised:
 
     def everything_of(self, attempt: int) -> tuple[Ref, ...]:
         """What an attempt that is over leaves: its cluster, then its configuration."""
-        return (*self.ray.refs(self.names, attempt), self.names.config_ref(attempt))
+        names = self.names
+        return (*self.ray.refs(names, attempt), names.config_ref(attempt), names.nats_ref(attempt))

@@ -10,6 +10,7 @@ for this cluster, is never touched; nor is anything under the short UID of a tra
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Protocol
 from toolorchestra_operator.api_errors import ApiError
 from toolorchestra_operator.kinds import TRAININGS
 from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.streams import MessagingUnreachable
+from toolorchestra_operator.nats_servers import MessagingUnreachable
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.stream_marks import Owner
 
@@ -50,11 +51,14 @@ class StreamSweep:
         trainings = [one for one in parents if one["kind"] == TRAININGS[1]]
         urls = {self.nats_url, *(_url(one) for one in trainings)} - {None}
         living = frozenset(Names.of(one) for one in trainings)
-        for url in sorted(filter(None, urls)):
-            try:
-                await self._sweep(url, living)
-            except (MessagingUnreachable, ApiError) as error:
-                _log.warning("orphaned streams were not looked for to the end: %s", error)
+        # Side by side: one that takes its time to answer keeps no other training's streams from being looked at.
+        await asyncio.gather(*(self._swept(url, living) for url in sorted(filter(None, urls))))
+
+    async def _swept(self, url: str, living: frozenset[Names]) -> None:
+        try:
+            await self._sweep(url, living)
+        except (MessagingUnreachable, ApiError) as error:
+            _log.warning("orphaned streams were not looked for to the end: %s", error)
 
     async def _sweep(self, url: str, living: frozenset[Names]) -> None:
         found = await self.streams.metadata(url=url)

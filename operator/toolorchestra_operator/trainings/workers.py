@@ -91,7 +91,7 @@ def _template(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int) ->
         ],
         env=[
             variable("HOME", "/tmp"),
-            *nats_environment(desired, desired.spec.messaging.worker_secret_ref),
+            *nats_environment(desired, desired.spec.messaging.worker_secret_ref, attempt=attempt),
             *key_environment(pools),
             *telemetry(desired, service="toolorchestra-worker"),
         ],

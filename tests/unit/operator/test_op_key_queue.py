@@ -14,6 +14,7 @@ from toolorchestra_operator.manifest import Key
 
 KEYS = [Key("OrchestratorTraining", "a", "one"), Key("OrchestratorTraining", "b", "one"), Key("ExpertPool", "a", "one")]
 SPACING = 0.25
+MOST = 1
 keys = st.sampled_from(KEYS)
 delays = st.sampled_from([0.0, 0.125, 0.5, 1.0, 8.0])
 
@@ -34,7 +35,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.queue = KeyQueue(clock=self.clock, spacing=SPACING)
+        self.queue = KeyQueue(clock=self.clock, spacing=SPACING, most=MOST)
         self.wanted: dict[Key, float] = {}
         """The earliest time for which a look is asked."""
         self.may: dict[Key, float] = {}
@@ -47,6 +48,9 @@ class QueueMachine(RuleBasedStateMachine):
     def due(self) -> set[Key]:
         return {key for key in self.wanted if key not in self.working and self.at(key) <= self.clock.now}
 
+    def is_full(self, key: Key) -> bool:
+        return sum(one.namespace == key.namespace for one in self.working) >= MOST
+
     @rule(key=keys, after=delays)
     def add(self, key: Key, after: float) -> None:
         self.queue.add(key, after=after)
@@ -58,15 +62,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        due = self.due()
+        due = {key for key in self.due() if not self.is_full(key)}
         key = self.queue.take()
         assert (key is None) == (not due), f"due are {due}, taken was {key}"
         if key is None:
             return
         assert key not in self.working, f"{key} is at work twice"
         assert key in due, f"{key} was taken before its time"
-        # Fair: nothing that could have been taken has waited longer.
-        assert self.at(key) == min(self.at(one) for one in due)
+        # Nothing of its namespace that could have been taken has waited longer.
+        assert self.at(key) == min(self.at(one) for one in due if one.namespace == key.namespace)
         self.working.add(key)
         del self.wanted[key]
 
@@ -89,10 +93,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_wakes_up_in_time_and_not_before(self) -> None:
-        ahead = [self.at(key) for key in self.wanted if key not in self.working]
+        ahead = [self.at(key) for key in self.wanted if key not in self.working and not self.is_full(key)]
         sleep = self.queue.wait()
         if not ahead:
-            # A key at work that is asked for again later is in the queue, but wakes nobody who could take it in vain.
+            # A key that may not be taken yet is in the queue, but wakes nobody who could take it in vain.
             assert sleep is None or self.wanted
         else:
             assert sleep is not None
@@ -131,6 +135,41 @@ def test_a_storm_of_events_is_one_look_now_and_one_after_it() -> None:
     queue.done(KEYS[0])
     clock.now += 100
     assert queue.take() is None
+
+
+def pool(namespace: str, number: int) -> Key:
+    return Key("ExpertPool", namespace, str(number))
+
+
+def test_namespaces_take_turns_whatever_they_have_in_the_queue() -> None:
+    clock = Clock()
+    queue = KeyQueue(clock=clock)
+    for namespace, number in (("a", 40), ("b", 2), ("c", 1)):
+        for key in range(number):
+            queue.add(pool(namespace, key))
+            clock.now += 1.0
+    taken = [queue.take() for _ in range(6)]
+    assert taken == [pool("a", 0), pool("b", 0), pool("c", 0), pool("a", 1), pool("b", 1), pool("a", 2)]
+    queue.add(pool("d", 0))
+    assert [queue.take(), queue.take()] == [pool("a", 3), pool("d", 0)]
+
+
+async def test_a_namespace_never_has_all_of_the_workers() -> None:
+    queue = KeyQueue(spacing=0.0, most=2)
+    for number in range(40):
+        queue.add(pool("a", number))
+    assert [await queue.get(), await queue.get()] == [pool("a", 0), pool("a", 1)]
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert queue.wait() is None, "nothing to be tried again until something happens"
+    assert queue.depth == 38
+    queue.add(pool("b", 0))
+    assert await waiting == pool("b", 0)
+    another = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.done(pool("a", 0))
+    assert await another == pool("a", 2)
 
 
 def test_a_later_wish_beside_an_earlier_one_does_not_shorten_the_pause() -> None:

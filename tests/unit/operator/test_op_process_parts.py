@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from testbed.control_plane import free_port
 from toolorchestra_operator.api_errors import AlreadyExists, ApiError, Forbidden, Unavailable
 from toolorchestra_operator.discovery import INTERESTING, Discovery, words
 from toolorchestra_operator.events import Events, event
+from toolorchestra_operator.health import health_pages
+from toolorchestra_operator.http_server import HttpServer
 from toolorchestra_operator.key_queue import KeyQueue
 from toolorchestra_operator.kinds import POOLS, RAY_JOB, TRAININGS
 from toolorchestra_operator.liveness import Hearing, Limits, Pulse, complaints
 from toolorchestra_operator.manifest import Key, Manifest
-from toolorchestra_operator.metrics import Meter, MetricsServer
+from toolorchestra_operator.metrics import Meter
 from toolorchestra_operator.parents import CHILDREN, PARENTS, key_of, parent_of
 from toolorchestra_operator.plan import Emit
 from toolorchestra_operator.process import cancel
@@ -38,6 +41,21 @@ def test_every_setting_can_be_given_both_ways_and_the_flag_wins() -> None:
     assert settings.workers == 2
     assert settings.kubeconfig == Path("/somewhere")
     assert settings.nats_url is None, "an empty variable is unset, as a chart writes it"
+
+
+@pytest.mark.parametrize("url", ["not a url", "nats://me:s3cret@", "nats://me:s3cret@host:many", "http://me:s3cret@h"])
+def test_a_url_that_is_none_is_refused_without_its_credentials(url: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"--nats-url \(TOOLORCHESTRA_OPERATOR_NATS_URL\).*nats://host:4222"
+    ) as told:
+        Settings.read([], {f"{PREFIX}NATS_URL": url})
+    assert "s3cret" not in str(told.value)
+
+
+def test_what_is_written_down_of_settings_holds_no_credentials() -> None:
+    settings = Settings.read(["--nats-url", "nats://me:s3cret@a:1,nats://me:s3cret@b:2"], {})
+    assert json.loads(settings.model_dump_json())["nats_url"] == "nats://a:1,nats://b:2"
+    assert "s3cret" not in f"{settings!r} {settings}"
 
 
 def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +170,50 @@ def test_a_watch_that_is_opened_again_and_again_and_brings_nothing_is_silent() -
     assert hearing.silent == {"/a": 1000.0, "/b": 0.0}
 
 
+def test_a_watch_that_is_refused_is_deaf_and_not_stuck_as_long_as_it_is_asked_for() -> None:
+    now = 0.0
+    hearing = Hearing(clock=lambda: now)
+    hearing.expect(["/a", "/b"])
+    hearing.began("/b")
+    for _ in range(40):
+        now += 15.0
+        hearing.failed("/a", "refused")
+        hearing.heard("/b")
+    assert not hearing.all_open.is_set()
+    hearing.refused("/no-watch", "refused")
+    hearing.refused("/a", "refused")
+    assert hearing.all_open.is_set(), "nobody waits for it"
+    assert hearing.deaf == {"/a": "refused"}
+    assert said(Pulse(running=True), silent=hearing.silent) == (), "a restart would not heal it"
+    now += 301.0
+    assert said(Pulse(running=True), silent={"/a": hearing.silent["/a"]}), "nobody asks for it any more"
+    hearing.answered("/a")
+    assert hearing.deaf == {}
+    assert hearing.silent["/a"] == now, "it is open now, and has to bring something"
+
+
+@pytest.mark.parametrize(
+    ("stuck", "deaf", "alive", "ready"),
+    [
+        ((), (), (200, "yes"), (200, "yes")),
+        ((), ("/a: refused",), (200, "yes"), (500, "/a: refused")),
+        (
+            ("worker 0 has ended",),
+            ("/a: refused",),
+            (500, "worker 0 has ended"),
+            (500, "worker 0 has ended; /a: refused"),
+        ),
+    ],
+)
+async def test_what_a_restart_may_heal_is_death_and_the_rest_is_not_ready(
+    stuck: tuple[str, ...], deaf: tuple[str, ...], alive: tuple[int, str], ready: tuple[int, str]
+) -> None:
+    pages = health_pages(complaints=lambda: stuck, degraded=lambda: deaf)
+    for path, key, wanted in (("/healthz", "alive", alive), ("/readyz", "ready", ready)):
+        answer = await pages[path]()
+        assert (answer.status, json.loads(answer.text or "")) == (wanted[0], {key: wanted[1]})
+
+
 # ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 POOL: dict[str, Any] = {
@@ -236,7 +298,7 @@ async def test_metrics_are_served_as_text() -> None:
     meter.queue(depth=lambda: queue.depth, oldest=lambda: queue.oldest)
     meter.request("apply", "Deployment", "200")
     meter.resynced(ok=False)
-    server = MetricsServer(meter, host="127.0.0.1", port=port)
+    server = HttpServer({"/metrics": meter.answer}, host="127.0.0.1", port=port)
     await server.start()
     try:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:

@@ -19,10 +19,10 @@ from toolorchestra_operator.key_queue import KeyQueue
 from toolorchestra_operator.liveness import Pulse
 from toolorchestra_operator.manifest import Key, Manifest, Ref
 from toolorchestra_operator.metrics import Meter, Outcome
+from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.plan import Emit, Plan
 from toolorchestra_operator.reconcile_loop import ReconcileLoop
 from toolorchestra_operator.refusal import refused
-from toolorchestra_operator.streams import MessagingUnreachable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key("OrchestratorTraining", "team", "math")
@@ -255,6 +255,12 @@ async def test_nats_that_is_away_is_told_on_the_resource_and_asked_again_soon() 
         "NATS at nats://nats:4222: no answer in time",
     )
     assert len(away.done) == 1, "said once"
+
+
+async def test_nats_that_has_not_answered_yet_is_asked_again_and_nothing_is_told() -> None:
+    slow = world(MessagingPending("NATS at nats://nats:4222: it has not answered yet"))
+    assert set(await slow.looked(8)) == {1.0}
+    assert not slow.done
 
 
 @pytest.mark.parametrize("error", [forbidden(), Invalid("spec.replicas: must be positive", code=422, **ABOUT)])

@@ -15,7 +15,8 @@ from toolorchestra.bus.streams import StreamSettings, make_streams, remove_strea
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.api_errors import Unavailable
 from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.streams import MessagingUnreachable, NatsStreams
+from toolorchestra_operator.nats_servers import MessagingUnreachable, NatsServers
+from toolorchestra_operator.streams import NatsStreams
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.stream_marks import marks_of
 from toolorchestra_operator.trainings.sweep import StreamSweep, suspects
@@ -148,6 +149,13 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
         yield running
 
 
+@pytest.fixture
+async def streams() -> AsyncIterator[NatsStreams]:
+    servers = NatsServers()
+    yield NatsStreams(servers=servers, patient=True)
+    await servers.close()
+
+
 async def all_streams(url: str) -> dict[str, Sequence[str]]:
     """Their names, with their consumers'."""
     client = await nats.connect(url)
@@ -161,8 +169,9 @@ async def all_streams(url: str) -> dict[str, Sequence[str]]:
         await client.close()
 
 
-async def test_on_a_real_server_the_orphan_goes_with_all_that_it_has_and_nothing_else(server: NatsServer) -> None:
-    streams = NatsStreams()
+async def test_on_a_real_server_the_orphan_goes_with_all_that_it_has_and_nothing_else(
+    server: NatsServer, streams: NatsStreams
+) -> None:
     living = Names("tiny", "team", "11111111-0000-4000-8000-000000000001")
     namesake = Names("tiny", "other", "22222222-0000-4000-8000-000000000002")
     before = Names("tiny", "team", "33333333-0000-4000-8000-000000000003")
@@ -184,9 +193,9 @@ async def test_on_a_real_server_the_orphan_goes_with_all_that_it_has_and_nothing
     assert len(everything) - len(left) == 6
 
 
-async def test_a_removal_that_was_cut_off_is_found_again(server: NatsServer) -> None:
+async def test_a_removal_that_was_cut_off_is_found_again(server: NatsServer, streams: NatsStreams) -> None:
     """TASKS goes last, and says whose the rest is."""
-    streams, names = NatsStreams(), Names("tiny", "team", "33333333-0000-4000-8000-000000000003")
+    names = Names("tiny", "team", "33333333-0000-4000-8000-000000000003")
     settings = StreamSettings(marks=marks_of(names, cluster=HERE))
     await streams.make(url=server.url, uid=names.short_uid, settings=settings)
     client = await nats.connect(server.url)
@@ -209,7 +218,7 @@ async def test_a_removal_that_was_cut_off_is_found_again(server: NatsServer) -> 
     assert not await all_streams(server.url)
 
 
-async def test_more_streams_than_the_server_lists_at_once(server: NatsServer) -> None:
+async def test_more_streams_than_the_server_lists_at_once(server: NatsServer, streams: NatsStreams) -> None:
     client = await nats.connect(server.url)
     js = client.jetstream()
     for number in range(300):
@@ -217,7 +226,7 @@ async def test_more_streams_than_the_server_lists_at_once(server: NatsServer) ->
             name=f"s{number}", subjects=[f"s{number}"], metadata={"number": str(number)}, storage="memory"
         )
     await client.close()
-    found = await NatsStreams().metadata(url=server.url)
+    found = await streams.metadata(url=server.url)
     assert {name: data["number"] for name, data in found.items()} == {
         f"s{number}": str(number) for number in range(300)
     }

@@ -65,6 +65,7 @@ class World(ClusterModel):
         self.pods: list[dict[str, Any]] = []
         self.progress: dict[str, Any] = {}
         self.nats_error = ""
+        self.nats_pending = ""
         self.leases: int | None = None
         self.missing: tuple[Missing, ...] = ()
         self.hidden: tuple[Ref, ...] = ()
@@ -81,6 +82,9 @@ class World(ClusterModel):
 
     def observed(self) -> Observed:
         up = self.names.short_uid in self.streams
+        told, pending = self.nats_error, self.nats_pending
+        ready = up and not (told or pending)
+        messaging = Messaging(ready=ready, error=told, pending=pending, leases=self.leases)
         return Observed(
             parent=copy.deepcopy(self.parent),
             runtime=self.runtime,
@@ -90,8 +94,8 @@ class World(ClusterModel):
             pods=tuple(self.pods),
             pools=self.pools,
             missing=(*self.missing, *(Missing(Reason.FORBIDDEN, f"cannot get {ref}") for ref in self.hidden)),
-            messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error, leases=self.leases),
-            progress=self.progress,
+            messaging=messaging,
+            progress=self.progress if messaging.answered else {},
             token="t" * 64,
         )
 
@@ -386,6 +390,25 @@ def test_nothing_starts_before_nats_answers() -> None:
     world.nats_error = ""
     world.settle()
     assert world.says("MessagingReady")[0] == "True"
+
+
+@pytest.mark.parametrize("kind", ["nats_error", "nats_pending"])
+def test_a_training_that_runs_is_supervised_though_nats_does_not_answer(kind: str) -> None:
+    """It is not taken for one that never made a step; and its end is seen."""
+    world = World(startDeadlineSeconds=100, activeDeadlineSeconds=100_000)
+    world.settle()
+    world.comes_up()
+    world.settle()
+    assert world.says("Running")[:2] == ("True", "Training")
+    setattr(world, kind, "NATS at nats://nats:4222: connection refused")
+    world.passes(10_000)
+    world.settle()
+    assert world.says("Failed") == ("", "", "")
+    assert world.says("Running")[0] == "True"
+    assert world.says("MessagingReady")[0] == ("False" if kind == "nats_error" else "True")
+    world.passes(100_000)
+    world.settle()
+    assert world.says("Failed")[1] == "ActiveDeadlineExceeded"
 
 
 def test_the_operator_itself_needs_to_know_nats() -> None:

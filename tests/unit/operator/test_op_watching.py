@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import aiohttp
 import kopf
 import pytest
 import yaml
@@ -58,9 +59,11 @@ def counted() -> list[tuple[str, str, str]]:
 async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[tuple[str, str, str]]
 ) -> None:
-    asked, speak = asyncio.Event(), asyncio.Event()
+    asked, speak, may = asyncio.Event(), asyncio.Event(), True
 
     async def serve(request: web.Request) -> web.StreamResponse:
+        if not may:
+            raise web.HTTPForbidden
         answer = web.StreamResponse()
         await answer.prepare(request)
         asked.set()
@@ -117,7 +120,25 @@ async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
             chunks = [chunk async for chunk in answer.content.iter_chunked(1024)]
         assert chunks == [b'{"type": "BOOKMARK", "object": {}}\n']
         assert hearing.silent == {PATH: 0.0}
+        may = False
+        (await client.get(f"{address}{PATH}", params={"limit": "500"})).close()
+        assert hearing.deaf == {PATH: "list is refused: the service account lacks this right"}
+        may = True
+        (await client.get(f"{address}{PATH}", params={"limit": "500"})).close()
+        assert not hearing.deaf
     finally:
         await client.close()
         await runner.cleanup()
-    assert counted == [("get", "discovery", "200"), ("watch", "expertpools", "200")]
+    with pytest.raises(aiohttp.ClientError):
+        async with login(
+            kubeconfig,
+            hearing=hearing,
+            count=lambda *what: counted.append(what),
+            settings=SimpleNamespace(networking=SimpleNamespace(trust_env=False)),
+            logger=logging.getLogger(),
+        ).aiohttp_session as gone:
+            await gone.get(f"{address}{PATH}", params={"watch": "true"})
+    assert hearing.deaf == {PATH: "the API server does not answer (unreachable)"}
+    read = [("get", "discovery", "200"), ("watch", "expertpools", "200")]
+    lists = [("list", "expertpools", "403"), ("list", "expertpools", "200")]
+    assert counted == [*read, *lists, ("watch", "expertpools", "unreachable")]

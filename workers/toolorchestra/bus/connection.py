@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,12 +19,12 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServerError, ServiceUnavailableError
 
+from toolorchestra.bus.nats_url import servers, shown
 from toolorchestra.bus.protocol import BusError, BusFull, BusGone, BusUnavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_USER_INFO = re.compile(r"://[^/\s,@]*@")
 _STORE_FAILED = 10077
 """JSStreamStoreFailedF: `discard=new` answers with it, and with "maximum messages/bytes exceeded"."""
 _NOT_FOUND = (10059, 10014)
@@ -101,7 +100,7 @@ class Connection:
 
     def __init__(self, client: Client, *, url: str, timeouts: Timeouts) -> None:
         self.client, self.timeouts = client, timeouts
-        self.url = _USER_INFO.sub("://", url)
+        self.url = shown(url)
         """For messages: without a user, a password or a token."""
         self.js = client.jetstream(timeout=timeouts.request)
         self.epoch = 0
@@ -133,7 +132,7 @@ class Connection:
         try:
             async with asyncio.timeout(timeouts.connect):
                 await client.connect(
-                    [part.strip() for part in url.split(",")],
+                    servers(url),
                     name=name,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=timeouts.reconnect_wait,  # type: ignore[arg-type]

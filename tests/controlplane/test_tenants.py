@@ -1,0 +1,88 @@
+"""What one namespace's resources do, or wait for, is nothing that another namespace's wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from support.operator_process import until
+from support.training_life import GROUP, Stage, connected
+from testbed.cluster import Cluster
+from testbed.control_plane import free_port
+from toolorchestra.local.nats_server import NatsServer
+from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.assembly import assemble
+from toolorchestra_operator.discovery import Discovery
+from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.metrics import Meter
+from toolorchestra_operator.nats_servers import NatsServers
+from toolorchestra_operator.process import OperatorProcess
+from toolorchestra_operator.settings import Settings
+
+DEAD = 8
+
+
+@asynccontextmanager
+async def silent(came: asyncio.Queue[str]) -> AsyncIterator[str]:
+    """The URL of a server that lets one in and never says a word."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.put_nowait(url)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield url
+    server.close()
+
+
+async def test_a_training_and_a_pool_wait_for_no_server_of_another_namespace_s(
+    cluster: Cluster, server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    """Of two workers one at most is theirs, and it waits for none of their servers either."""
+    other, came = f"{namespace}-b"[-60:].strip("-"), asyncio.Queue[str]()
+    cluster.api.create("/api/v1/namespaces", {"metadata": {"name": other}})
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(NatsServer(directory=tmp_path / "nats", sync_always=False))
+        bus = await stack.enter_async_context(connected(nats.url))
+        urls = [await stack.enter_async_context(silent(came)) for _ in range(DEAD)]
+        ports = {"host": "127.0.0.1", "health_port": free_port(), "metrics_port": free_port()}
+        settings = Settings.model_validate({"nats_url": nats.url, "workers": 2, **ports})
+        discovery = Discovery(lambda: ApiServer.connect(cluster.kubeconfig), interval=300)
+        servers = NatsServers(connect_seconds=3600)  # they are pending until the end
+        process = OperatorProcess(
+            settings=settings,
+            api=server,
+            machinery=assemble(settings, server, servers=servers),
+            served=await discovery.first(),
+            discovery=discovery,
+            meter=Meter(),
+        )
+        process.hearing.all_open.set()  # nobody watches here: keys are put on the queue by hand
+        stages = [Stage(cluster.api, namespace, bus, f"dead-{number}") for number in range(DEAD)]
+        for number, (stage, url) in enumerate(zip(stages, urls, strict=True)):
+            stage.submit(pools=not number, messaging={"url": url})
+        healthy = Stage(cluster.api, other, bus)
+        healthy.submit()
+        await process.start()
+        stack.push_async_callback(process.stop)
+        process.hearing.all_open.set()
+        for stage in stages:
+            process.queue.add(Key("OrchestratorTraining", namespace, stage.name))
+        async with asyncio.timeout(120):
+            assert {await came.get() for _ in range(DEAD)} == set(urls)
+        process.queue.add(Key("ExpertPool", other, "small"))
+        process.queue.add(Key("OrchestratorTraining", other, healthy.name))
+
+        async def is_applied() -> bool:
+            pool = cluster.api.get(f"{GROUP}/namespaces/{other}/expertpools/small")
+            said = healthy.condition("MessagingReady") == ("True", "StreamsReady")
+            return said and len(healthy.jobs(1)) == 3 and bool(pool.get("status"))
+
+        await until(is_applied, seconds=120)
+        for stage in stages:
+            assert stage.condition("MessagingReady") in (("", ""), ("False", "StreamsPending"))
+        assert came.empty(), "one connection to each server"
