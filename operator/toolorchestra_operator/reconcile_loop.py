@@ -7,7 +7,7 @@
 | the API server is away (transient) | back-off, at most half a minute |
 | it refuses (Forbidden, Invalid, NameTaken) | a condition says so; another look at the resync's pace |
 | NATS is away or refuses (MessagingUnreachable) | a condition says so; back-off, at most half a minute |
-| anything else | the log, and back-off |
+| anything else | a condition says so, with the cause; the log; back-off |
 
 Invariants: no failure ends a worker; a look is over when it ends or after `pass_seconds`; a key whose look failed is in
 the queue again.
@@ -38,7 +38,7 @@ from toolorchestra_operator.liveness import Pulse
 from toolorchestra_operator.manifest import Key, Kind, Manifest
 from toolorchestra_operator.metrics import Meter, Outcome
 from toolorchestra_operator.plan import Plan
-from toolorchestra_operator.refusal import Refusal, Told, refused
+from toolorchestra_operator.refusal import Refusal, refused
 from toolorchestra_operator.streams import MessagingUnreachable
 
 _log = logging.getLogger(__name__)
@@ -186,6 +186,7 @@ class ReconcileLoop:
             _log.warning("%s: %s; again in %.1f s", key, error, delay)
         else:
             _log.error("%s: the look failed; again in %.1f s", key, delay, exc_info=error)
+            await self._tell(key, error)
         return _After("failed", again=delay, hold=hold, error=error)
 
     async def _refused(self, key: Key, error: Refusal) -> _After:
@@ -200,7 +201,7 @@ class ReconcileLoop:
         await self._tell(key, error)
         return after
 
-    async def _tell(self, key: Key, error: Told) -> None:
+    async def _tell(self, key: Key, error: Exception) -> None:
         """A condition; where it cannot be written, a line in the log."""
         try:
             async with asyncio.timeout(self.pass_seconds):

@@ -1,8 +1,9 @@
 """What a resource says when a plan cannot be carried out, and how to go on.
 
-`Accepted=False`: the API server will not have what the operator wants. `MessagingReady=False`: NATS will not. Without
-it a missing right, a refused field, a taken name or a full JetStream would be seen in the operator's log only, because
-a plan writes its status last. The next look that works says that all is well again.
+`Accepted=False`: the API server will not have what the operator wants, or the operator itself broke on the resource.
+`MessagingReady=False`: NATS will not. Without it a missing right, a refused field, a taken name, a full JetStream or a
+fault of the operator's own would be seen in its log only, because a plan writes its status last. The next look that
+works says that all is well again.
 """
 
 from __future__ import annotations
@@ -19,13 +20,10 @@ from toolorchestra_operator.streams import MessagingUnreachable
 
 Refusal = Forbidden | Invalid | NameTaken
 """Errors that only a change by somebody can end."""
-Told = Refusal | MessagingUnreachable
-"""Errors that a resource tells of."""
-
 _LENGTH = 1000
 
 
-def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
+def refused(parent: Manifest, error: Exception, now: datetime) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already."""
     if isinstance(error, MessagingUnreachable):
         said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
@@ -39,7 +37,16 @@ def refused(parent: Manifest, error: Told, now: datetime) -> Plan:
     return Plan(transitions(old, [said]), {**(parent.get("status") or {}), "conditions": list(conditions)})
 
 
-def _reason(error: Refusal) -> Reason:
+def broke(error: Exception) -> str:
+    """What is said where the operator broke on a resource: the cause, and who can do what."""
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, TimeoutError):
+        cause = "a look at it did not end in time"
+    remedy = "The operator's log has more, and it tries again. If a field has an odd value, change that."
+    return f"the operator failed on this resource: {cause[: _LENGTH - len(remedy)].rstrip('. ')}. {remedy}"
+
+
+def _reason(error: Exception) -> Reason:
     match error:
         case Forbidden():
             return Reason.FORBIDDEN
@@ -47,9 +54,13 @@ def _reason(error: Refusal) -> Reason:
             return Reason.NAME_TAKEN
         case Invalid():
             return Reason.INVALID_SPEC
+        case _:
+            return Reason.OPERATOR_FAILED
 
 
-def _message(error: Refusal) -> str:
+def _message(error: Exception) -> str:
+    if not isinstance(error, Refusal):
+        return broke(error)
     remedy = {
         Reason.FORBIDDEN: "Give the operator's service account this right, or lift the quota or policy that refuses.",
         Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",

@@ -19,6 +19,8 @@ def runtime_of(settings: Settings) -> Runtime:
         metrics_port=settings.training_metrics_port or None,
         image_pull_secrets=settings.image_pull_secrets,
         cpu_threads=settings.cpu_threads,
+        default_resources=settings.default_resources,
+        privileged_namespaces=settings.privileged_namespaces,
     )
 
 
@@ -31,4 +33,6 @@ def pool_runtime_of(settings: Settings) -> PoolRuntime:
         otlp_endpoint=settings.otlp_endpoint,
         cpu_threads=settings.cpu_threads,
         operator_namespace=settings.own_namespace,
+        default_resources=settings.default_resources.pools,
+        privileged_namespaces=settings.privileged_namespaces,
     )

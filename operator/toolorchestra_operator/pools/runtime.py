@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from toolorchestra.api.base import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +22,7 @@ class PoolRuntime:
     """OpenMP threads of a server without a GPU and without a CPU limit."""
     operator_namespace: str | None = None
     """Where the operator's pods are; None: they may be in any namespace."""
+    default_resources: Resources = field(default_factory=Resources)
+    """What a replica asks for where the spec does not say."""
+    privileged_namespaces: tuple[str, ...] = ()
+    """Namespaces whose overlays may weaken their pods."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra_operator.overlay import claims_devices, shape_mistakes
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
+from toolorchestra_operator.trainings.node_groups import shares
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pods import OverlayRejected
 from toolorchestra_operator.trainings.provider import PROVIDERS, RayProvider
@@ -61,6 +65,8 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
         return provider
     if unsupported := _unsupported(desired):
         return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
+    if misshapen := _misshapen(desired, observed):
+        return Refused(Reason.INVALID_POD_TEMPLATE, "; ".join(misshapen))
     try:
         _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
@@ -116,7 +122,29 @@ def _unsupported(desired: Desired) -> list[str]:
         found.append("spec.export: not available; the model is exported into storage, see status.exportURI")
     if desired.nats_url is None:  # the operator makes the streams, whoever else has a URL of their own
         found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
-    return found
+    return [*found, *_accelerators(desired)]
+
+
+def _accelerators(desired: Desired) -> Iterator[str]:
+    """What trainers and engines ask for, and cannot be certain to compute on."""
+    ray = desired.spec.ray
+    claims = claims_devices(ray.pod_template)
+    nodes = {"trainers": ray.trainers.resources}
+    if not shares(ray):
+        nodes["engines"] = ray.engines.resources
+    for name, wanted in nodes.items():
+        where = f"spec.ray.{name}.resources"
+        wrong = [f"{where}: {one}" for one in mistakes(wanted, claims=claims)]
+        found = accelerator(wanted)
+        if not wrong and found is not None and found.torch != "cuda":
+            wrong = [f"{where}: {found.resource}: trainers and engines compute with CUDA or ROCm: ask for such a GPU"]
+        yield from wrong
+
+
+def _misshapen(desired: Desired, observed: Observed) -> list[str]:
+    """What of the overlays the API server would not read."""
+    overlays = (desired.overlay(component) for component in ("head", "workers"))
+    return [one for path, overlay in overlays for one in shape_mistakes(overlay, observed.schemas, path=path)]
 
 
 def _pods(desired: Desired, provider: RayProvider) -> None:

@@ -108,6 +108,7 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
         command = ["python", "-m", "toolorchestra.cluster.node"]
         command += [word for role in group.roles for word in ("--role", role)]
+        command += ["--gpus", str(group.gpus)] if group.gpus else []
         command += ["--head", service]
         env += telemetry(desired, service=f"toolorchestra-{ROLES[component]}")
         env.append(variable("HF_HUB_OFFLINE", "1"))

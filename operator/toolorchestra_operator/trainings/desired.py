@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from toolorchestra.api.pool import GPU_RESOURCES
+from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.trainings.names import Names
@@ -41,9 +41,9 @@ class Desired:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether trainers or engines ask for a GPU: then the whole cluster runs the GPU image."""
+        """Whether trainers or engines compute on GPUs: then the whole cluster runs the GPU image."""
         wanted = (self.spec.ray.trainers.resources, self.spec.ray.engines.resources)
-        return any(gpu in one.limits for one in wanted for gpu in GPU_RESOURCES)
+        return any(accelerator(one) is not None for one in wanted)
 
     @property
     def cluster_image(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.base import Resources
 from toolorchestra.api.cluster import Ray
 from toolorchestra_operator.trainings.names import Component
@@ -27,6 +28,16 @@ class NodeGroup:
     roles: tuple[str, ...]
     replicas: int
     wanted: Resources
+    devices: int = 1
+    """On which each of its actors computes, where it does so on devices that no limit counts."""
+
+    @property
+    def gpus(self) -> int:
+        """As many as Ray is told of: it finds some kinds by itself, and of others it knows nothing."""
+        found = accelerator(self.wanted)
+        if found is None:
+            return 0
+        return self.devices if found.count is None else found.count
 
     @property
     def resources(self) -> dict[str, int]:
@@ -46,5 +57,5 @@ def node_groups(ray: Ray) -> tuple[NodeGroup, ...]:
         return (NodeGroup(TRAINERS, tuple(ROLES.values()), trainers.replicas, trainers.resources),)
     return (
         NodeGroup(TRAINERS, (ROLES[TRAINERS],), trainers.replicas, trainers.resources),
-        NodeGroup(ENGINES, (ROLES[ENGINES],), engines.replicas, engines.resources),
+        NodeGroup(ENGINES, (ROLES[ENGINES],), engines.replicas, engines.resources, engines.tensor_parallel_size),
     )
