@@ -1,8 +1,10 @@
 """Carries a plan out: its actions in order, then the status.
 
 Invariants
-- The first action that fails ends it, with the status unwritten; carried out again, what is done stays done.
-- Nothing is taken from anybody: an object that is there and not this parent's is left alone (`NameTaken`).
+- The first action that fails ends it, with the status unwritten; carried out again, what is done stays done. Only a
+  deletion that is refused lets the others be tried: one missing right must not keep compute that can be given back.
+- Nothing is taken from anybody: an object that is there and not this parent's own (`ownership`) is left alone
+  (`NameTaken`), also one that nobody owns. Nothing is ever adopted.
 - What is gone is never written to: deletes, finalizers and the status name the UID that was seen.
 - What was decided about an older state of the parent is not done (Conflict): of two operators that overlap for a moment
   the slower one looks again, instead of making an attempt anew that the other has ended.
@@ -12,11 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal, Protocol, assert_never
+from typing import Any, Literal, Protocol, assert_never
 
-from toolorchestra_operator.api_errors import AlreadyExists, Conflict
-from toolorchestra_operator.managed_fields import applied_fields
-from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.api_errors import AlreadyExists, Conflict, Forbidden
+from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.ownership import owner_in_words, owner_uid
 from toolorchestra_operator.plan import (
     Apply,
     Create,
@@ -30,7 +32,6 @@ from toolorchestra_operator.plan import (
 from toolorchestra_operator.streams import StreamsPort
 
 _log = logging.getLogger(__name__)
-_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 
 
 class Objects(Protocol):
@@ -74,6 +75,7 @@ async def carry_out(
 
     Raises: ApiError, NameTaken, MessagingUnreachable: the action that failed; those before it are done.
     """
+    refused: Forbidden | None = None
     if version and not all(isinstance(action, Emit) for action in plan.actions):
         await _check_unchanged(parent, version, api=api)
     for action in plan.actions:
@@ -81,8 +83,15 @@ async def carry_out(
             live = await api.set_finalizer(parent, action.present, uid=uid)
             if version and live is not None:
                 version = live["metadata"]["resourceVersion"]
-        else:
-            await _do(action, api=api, streams=streams, emit=emit, uid=uid)
+        elif refused is None or isinstance(action, Delete):
+            try:
+                await _do(action, api=api, streams=streams, emit=emit)
+            except Forbidden as error:
+                if not isinstance(action, Delete):
+                    raise
+                refused = refused or error
+    if refused is not None:
+        raise refused
     if plan.status is not None:
         await api.patch_status(parent, plan.status, uid=uid, **({"version": version} if version else {}))
 
@@ -99,11 +108,10 @@ async def _do(
     api: Objects,
     streams: StreamsPort,
     emit: Callable[[Emit], Awaitable[None]],
-    uid: str,
 ) -> None:
     match action:
         case Apply(manifest):
-            await _apply(manifest, api=api, uid=uid)
+            await _apply(manifest, api=api)
         case Create(manifest):
             await _create(manifest, api=api)
         case Delete(ref, seen, propagation):
@@ -118,15 +126,14 @@ async def _do(
             assert_never(action)
 
 
-async def _apply(manifest: Manifest, *, api: Objects, uid: str) -> None:
+async def _apply(manifest: Manifest, *, api: Objects) -> None:
     """Apply to our object, or to none: the UID that was looked at goes along, so that nothing comes in between."""
     ref = Ref.of(manifest)
     live = await api.get(ref)
     if live is None:
         await api.apply(manifest)
         return
-    if not _may_apply(manifest, live, uid=uid):
-        raise NameTaken(ref, _owner_of(live))
+    _check_own(manifest, live)
     metadata = {**manifest["metadata"], "uid": live["metadata"]["uid"]}
     applied = await api.apply({**manifest, "metadata": metadata})
     if applied["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]:
@@ -141,36 +148,11 @@ async def _create(manifest: Manifest, *, api: Objects) -> None:
         live = await api.get(ref)
         if live is None:
             raise Conflict("it was there, and is gone", verb="create", resource=str(ref)) from error
-        if _controller(live) != _controller(manifest) or (_controller(live) is None and not _is_managed(live)):
-            raise NameTaken(ref, _owner_of(live)) from error
+        _check_own(manifest, live)
 
 
-def _may_apply(manifest: Manifest, live: Manifest, *, uid: str) -> bool:
-    """Whether a live object is the one that is wanted, and no other's.
-
-    One whose owner was taken away by hand gets it back. A claim does not: it may be a retained one of an earlier
-    training, and with an owner its model would be deleted.
-    """
-    owner, wanted = _controller(live), _controller(manifest)
-    if owner is not None:
-        return owner in (wanted, uid)
-    if wanted is None:
-        return _is_managed(live)
-    return bool(applied_fields(live, MANAGER)) and live["kind"] != "PersistentVolumeClaim"
-
-
-def _is_managed(live: Manifest) -> bool:
-    labels = live["metadata"].get("labels") or {}
-    return bool(labels.get(_MANAGED_BY) == MANAGER)
-
-
-def _controller(manifest: Manifest) -> str | None:
-    """The UID of the controlling owner."""
-    owners = manifest["metadata"].get("ownerReferences") or ()
-    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
-
-
-def _owner_of(live: Manifest) -> str:
-    owners = live["metadata"].get("ownerReferences") or ()
-    names = [f"{owner['kind']} {owner['name']} ({owner['uid']})" for owner in owners if owner.get("controller")]
-    return names[0] if names else "nobody of ours"
+def _check_own(manifest: Manifest, live: Manifest) -> None:
+    """NameTaken: what is there is not the object that is wanted, but another's, or nobody's."""
+    wanted = owner_uid(manifest)
+    if wanted is None or owner_uid(live) != wanted:
+        raise NameTaken(Ref.of(manifest), owner_in_words(live))

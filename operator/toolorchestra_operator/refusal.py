@@ -28,7 +28,7 @@ def refused(parent: Manifest, error: Exception, now: datetime) -> Plan:
     if isinstance(error, MessagingUnreachable):
         said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
     else:
-        said = condition("Accepted", "False", _reason(error), _message(error))
+        said = condition("Accepted", "False", _reason(error), in_words(error))
     old = (parent.get("status") or {}).get("conditions") or ()
     if any(all(one.get(field) == value for field, value in said.items()) for one in old):
         return Plan()
@@ -58,7 +58,8 @@ def _reason(error: Exception) -> Reason:
             return Reason.OPERATOR_FAILED
 
 
-def _message(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What the API server says, or what the operator broke on, and the remedy."""
     if not isinstance(error, Refusal):
         return broke(error)
     remedy = {

@@ -139,7 +139,10 @@ class Stage:
         template = job["spec"]["template"]
         pod = f"{job['metadata']['name']}-0"
         pods = self.of("/api/v1", "pods")
-        self.api.create(pods, {"metadata": {"name": pod, "labels": template["metadata"]["labels"]}, **_only_spec(job)})
+        about = {"apiVersion": "batch/v1", "kind": "Job", "controller": True}
+        owner = about | {key: job["metadata"][key] for key in ("name", "uid")}
+        metadata = {"name": pod, "labels": template["metadata"]["labels"], "ownerReferences": [owner]}
+        self.api.create(pods, {"metadata": metadata, **_only_spec(job)})
         ended = {"exitCode": code, "message": message, "reason": "Completed" if code == 0 else "Error"}
         container = {"name": "head", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
         container["state"] = {"terminated": ended}

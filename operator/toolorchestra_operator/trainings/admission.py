@@ -1,10 +1,14 @@
-"""Whether a training can work as it is written and as the cluster is: refused at once, with what to change. Pure."""
+"""Whether a training can work as it is written and as the cluster is: refused at once, with what to change. Pure.
+
+A refusal is about what would be made. What is there already is supervised by other means (`supervision`).
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -12,15 +16,23 @@ from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.overlay import claims_devices, shape_mistakes
+from toolorchestra_operator.refusal import broke
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
 from toolorchestra_operator.trainings.node_groups import shares
 from toolorchestra_operator.trainings.observed import Observed
+from toolorchestra_operator.trainings.ownership import leaves, taken
 from toolorchestra_operator.trainings.pods import OverlayRejected
 from toolorchestra_operator.trainings.provider import PROVIDERS, RayProvider
 from toolorchestra_operator.trainings.remembered import Provider, Remembered
+from toolorchestra_operator.trainings.storage import cache_claim, storage_claim
+
+_log = logging.getLogger(__name__)
+LEFT_SECONDS: Final = 5.0
+"""How often to look after what is being removed."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +41,38 @@ class Refused:
 
     reason: Reason
     message: str
+    again: float | None = None
+    """Seconds until another look, where the cause goes by itself and nobody would tell."""
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """What an admitted training is worked on with."""
+    """What is made of an admitted training is made of this."""
 
     desired: Desired
     experts: tuple[ExpertPool, ...]
     provider: Provider
 
-    @property
-    def ray(self) -> RayProvider:
-        """Who makes its Ray clusters."""
-        return PROVIDERS[self.provider]
-
-    @property
-    def queue(self) -> str | None:
-        """The queue that decides when it may use compute; None: nobody does."""
-        return self.desired.spec.queue_name if self.provider == "KubeRay" else None
-
 
 def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     """Everything that can be said before anything is made. What was admitted keeps its experts and its provider."""
+    try:
+        return _admit(observed, remembered)
+    except Exception as error:  # a spec that nobody thought of: refused like any other, and what runs is supervised
+        _log.exception("%s: it cannot be admitted", observed.parent["metadata"]["name"])
+        return Refused(Reason.OPERATOR_FAILED, broke(error))
+
+
+def _admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     try:
         training = OrchestratorTraining.model_validate({k: v for k, v in observed.parent.items() if k != "status"})
     except ValidationError as error:
         return Refused(Reason.INVALID_SPEC, _said(error))
     desired = Desired(observed.parent, training, observed.runtime)
+    if remembered.terminal is not None:  # it needs nothing any more
+        return Admitted(desired, (), remembered.provider or "Builtin")
+    if unseen := [one for one in observed.missing if one.reason is Reason.FORBIDDEN]:
+        return Refused(Reason.FORBIDDEN, "; ".join(one.message for one in unseen))
     experts = _experts(training, observed, remembered)
     if isinstance(experts, Unmatched):
         return Refused(experts.reason, experts.message)
@@ -71,8 +87,10 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
         _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
         return Refused(Reason.INVALID_POD_TEMPLATE, str(error))
-    if observed.missing and remembered.terminal is None:  # one that is finished needs nothing any more
+    if observed.missing:
         return Refused(observed.missing[0].reason, "; ".join(one.message for one in observed.missing))
+    if refusal := _taken(desired, provider, observed, max(1, remembered.attempt)):
+        return refusal
     return Admitted(desired, experts, provider)
 
 
@@ -94,7 +112,7 @@ def _provider(training: OrchestratorTraining, observed: Observed, remembered: Re
     if wanted == "Auto":
         wanted = "KubeRay" if observed.kuberay else "Builtin"
     if wanted == "KubeRay":
-        if observed.kuberay or remembered.terminal is not None:
+        if observed.kuberay:
             return "KubeRay"
         said = "KubeRay is not installed: RayJobs (ray.io/v1) are not served. Install it"
         remedy = said if remembered.provider else f"{said}, or use Auto or Builtin (in a new training)"
@@ -145,6 +163,20 @@ def _misshapen(desired: Desired, observed: Observed) -> list[str]:
     """What of the overlays the API server would not read."""
     overlays = (desired.overlay(component) for component in ("head", "workers"))
     return [one for path, overlay in overlays for one in shape_mistakes(overlay, observed.schemas, path=path)]
+
+
+def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: int) -> Refused | None:
+    """Names that an attempt needs, and that somebody else's objects have."""
+    claims = (storage_claim(desired), cache_claim(desired))
+    wanted = [Ref.of(one) for one in claims if one is not None]
+    wanted += [workers.ref(desired.names), desired.names.token_ref, desired.names.config_ref(attempt)]
+    wanted += PROVIDERS[provider].refs(desired.names, attempt)
+    found = [(ref, observed.foreign[ref]) for ref in wanted if ref in observed.foreign]
+    if not found:
+        return None
+    said = "; ".join(taken(ref, live, desired.names) for ref, live in found)
+    soon = any(leaves(live, desired.names) for _, live in found)
+    return Refused(Reason.NAME_TAKEN, said, again=LEFT_SECONDS if soon else None)
 
 
 def _pods(desired: Desired, provider: RayProvider) -> None:

@@ -1,4 +1,8 @@
-"""An attempt under way: what is to exist for it, and what follows from how its cluster does. Pure."""
+"""An attempt under way: what is to exist for it, and what follows from how its cluster does. Pure.
+
+What follows is decided of `Supervised` alone; only what is to be made needs `Admitted`, and is left where the spec is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -16,57 +20,92 @@ from toolorchestra_operator.trainings.builtin import HEAD
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE, config_map
 from toolorchestra_operator.trainings.decision import Decision
-from toolorchestra_operator.trainings.desired import STORAGE_PATH, Desired
-from toolorchestra_operator.trainings.experts import is_ready, resolved
+from toolorchestra_operator.trainings.desired import Desired
+from toolorchestra_operator.trainings.experts import is_ready, remembered_names, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
-from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt, uri
+from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.storage import cache_claim, storage_claim
 from toolorchestra_operator.trainings.streams import settings_of
+from toolorchestra_operator.trainings.supervision import Supervised
 
 WARM_START = "warm start"
 """How the driver's message begins meanwhile (toolorchestra.train.job)."""
 
 
-def under_way(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
-    """The decision about an admitted, not suspended, not finished training with an attempt to its name."""
-    names, attempt = admitted.desired.names, remembered.attempt
-    ray = admitted.ray
-    state = ray.state(names, attempt, objects=observed.objects, pods=observed.pods)
+def under_way(
+    supervised: Supervised, admitted: Admitted | None, observed: Observed, remembered: Remembered, now: datetime
+) -> Decision:
+    """The decision about a not suspended, not finished training with an attempt to its name. `admitted` None: its spec
+    is refused now.
+    """
+    attempt, ray = remembered.attempt, supervised.ray
+    state = _state(supervised, observed, attempt)
     told = of_attempt(observed.progress, attempt)
-    cluster = observed.objects.get(ray.refs(names, attempt)[0])
-    held = quota(admitted.queue, cluster, observed.workloads, ran=bool(told), now=now)
+    cluster = observed.objects.get(ray.refs(supervised.names, attempt)[0])
+    held = quota(supervised.queue, cluster, observed.workloads, ran=bool(told), now=now)
     soon = look_after(told, now) if state.life == "Up" else LOOK_SECONDS
-    decision = _facts(Decision(remembered, requeue_after=soon), admitted, observed, state, held)
+    decision = _facts(Decision(remembered, requeue_after=soon), observed, state, held)
     if attempt > 1:
-        decision = replace(decision, remove=leftovers(admitted, observed, attempt))
-    if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
-        return blocked
+        decision = replace(decision, remove=leftovers(supervised, observed, attempt))
     match state.life:
         case "Succeeded":
-            return _complete(decision, admitted, now)
+            return _complete(decision, supervised, now)
         case "Failed":
-            return _failed(decision, admitted, state, now)
+            return _failed(decision, supervised, state, now)
         case "Refused":
             return fail(decision, state.reason, state.message, now)
         case "Stopped":
             return next_attempt(decision, Reason.RESTARTING, state.message, failed=False)
         case "Paused":
-            return _paused(decision, admitted, observed, state)
+            return _paused(decision, supervised, admitted, observed, state)
         case _:
-            wanted = admitted.desired.spec.rollout.workers if held.reserved and state.life != "Queued" else 0
-            decision = _exists(decision, admitted, observed, workers_wanted=wanted)
-    return _deadlines(decision, admitted, observed, state, now)
+            decision = _made(decision, supervised, admitted, observed, state, held)
+    return _deadlines(decision, supervised, observed, state, now)
+
+
+def _state(supervised: Supervised, observed: Observed, attempt: int) -> ClusterState:
+    """What cannot be seen is not known to be absent."""
+    state = supervised.ray.state(supervised.names, attempt, objects=observed.objects, pods=observed.pods)
+    hidden = [str(ref) for ref in supervised.ray.refs(supervised.names, attempt) if ref in observed.hidden]
+    if hidden and not state.ended:
+        return ClusterState("Starting", message=f"the operator may not look at {', '.join(hidden)}")
+    return state
+
+
+def _made(
+    decision: Decision,
+    supervised: Supervised,
+    admitted: Admitted | None,
+    observed: Observed,
+    state: ClusterState,
+    held: Quota,
+) -> Decision:
+    """What is to exist for an attempt that has not ended."""
+    may_work = held.reserved and state.life != "Queued"
+    if admitted is None:
+        # Nothing is made or changed. What waits in a queue gives its workers back all the same.
+        idle = () if may_work else (workers.ref(supervised.names),)
+        return replace(decision, remove=(*decision.remove, *idle))
+    if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
+        return blocked
+    return _exists(
+        decision,
+        supervised,
+        admitted,
+        observed,
+        workers_wanted=admitted.desired.spec.rollout.workers if may_work else 0,
+    )
 
 
 # ── facts ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState, held: Quota) -> Decision:
+def _facts(decision: Decision, observed: Observed, state: ClusterState, held: Quota) -> Decision:
     """Conditions that describe, and decide nothing."""
     messaging, decision = observed.messaging, decision.says("QuotaReserved", *held.aspect)
     if messaging.error:
@@ -75,8 +114,8 @@ def _facts(decision: Decision, admitted: Admitted, observed: Observed, state: Cl
         decision = decision.says("MessagingReady", "True", Reason.STREAMS_READY)
     else:
         decision = decision.says("MessagingReady", "False", Reason.STREAMS_PENDING, "the streams are being made")
-    out = [pool.metadata.name for pool in admitted.experts if not is_ready(pool)]
-    if out:
+    ready = {pool.metadata.name for pool in observed.pools if is_ready(pool)}
+    if out := [name for name in remembered_names(decision.remembered.experts) if name not in ready]:
         decision = decision.says("ExpertsReady", "False", Reason.EXPERTS_UNAVAILABLE, f"not ready: {', '.join(out)}")
     else:
         decision = decision.says("ExpertsReady", "True", Reason.EXPERTS_READY)
@@ -147,16 +186,26 @@ def _heads_of_others(observed: Observed, attempt: int) -> str:
 
 def _serves(pool: ExpertPool) -> bool:
     """It is ready, and what an attempt is told of it is known."""
+    return _is_known(pool) and is_ready(pool)
+
+
+def _is_known(pool: ExpertPool) -> bool:
+    """What an attempt is told of it."""
     status = pool.status
-    return status is not None and status.url is not None and status.served_model is not None and is_ready(pool)
+    there = status is not None and status.url is not None and status.served_model is not None
+    return pool.spec.endpoint is not None or there
 
 
 # ── what is to exist ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _exists(decision: Decision, admitted: Admitted, observed: Observed, *, workers_wanted: int) -> Decision:
+def _exists(
+    decision: Decision, supervised: Supervised, admitted: Admitted, observed: Observed, *, workers_wanted: int
+) -> Decision:
     """`workers_wanted`: none before quota is there for the cluster whose episodes they run."""
-    desired, attempt, ray = admitted.desired, decision.remembered.attempt, admitted.ray
+    if not all(map(_is_known, admitted.experts)):
+        return decision  # one was made anew under the training: what runs goes on as it was told
+    desired, attempt, ray = admitted.desired, decision.remembered.attempt, supervised.ray
     pools = [resolved(pool) for pool in admitted.experts]
     config = config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt))
     once: list[Manifest] = [_token(admitted, observed.token)]
@@ -182,33 +231,22 @@ def _token(admitted: Admitted, token: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {SECRET_TOKEN_KEY: token}}
 
 
-def everything_of(admitted: Admitted, attempt: int) -> tuple[Ref, ...]:
-    """What an attempt that is over leaves: its cluster, then its configuration."""
-    names = admitted.desired.names
-    return (*admitted.ray.refs(names, attempt), Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
-
-
-def leftovers(admitted: Admitted, observed: Observed, attempt: int) -> tuple[Ref, ...]:
+def leftovers(supervised: Supervised, observed: Observed, attempt: int) -> tuple[Ref, ...]:
     """What is to go of the attempt before `attempt`: its head, and nodes when no head needs them for a checkpoint."""
     if attempt <= 1:
         return ()
-    refs = everything_of(admitted, attempt - 1)
+    refs = supervised.everything_of(attempt - 1)
     return refs[:1] if _heads_of_others(observed, attempt) else refs
 
 
 # ── how it ends ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def exported(admitted: Admitted) -> str:
-    """Where the model of a training that is complete lies."""
-    return uri(f"{admitted.desired.run_path}/export/last", claim=admitted.desired.claim, root=STORAGE_PATH)
-
-
-def _complete(decision: Decision, admitted: Admitted, now: datetime) -> Decision:
+def _complete(decision: Decision, supervised: Supervised, now: datetime) -> Decision:
     """Whoever sees that it is complete finds the model."""
     remembered = replace(decision.remembered, terminal="Complete", completion_time=now)
-    fields = {"exportURI": exported(admitted)}
-    return replace(decision, remembered=remembered, fields=fields, requeue_after=0.0).says(
+    fields = {"exportURI": supervised.export_uri}
+    return Decision(remembered, conditions=decision.conditions, fields=fields, requeue_after=0.0).says(
         "Complete", "True", Reason.STEPS_DONE, "all steps are done and the model is exported"
     )
 
@@ -216,12 +254,12 @@ def _complete(decision: Decision, admitted: Admitted, now: datetime) -> Decision
 def fail(decision: Decision, reason: Reason, message: str, now: datetime) -> Decision:
     """For good: nothing brings it back but a new training."""
     remembered = replace(decision.remembered, terminal="Failed", completion_time=now)
-    failed = replace(decision, remembered=remembered, create=(), apply=(), requeue_after=0.0)
-    return failed.says("Failed", "True", reason, message)
+    fact = Decision(remembered, conditions=decision.conditions, requeue_after=0.0)
+    return fact.says("Failed", "True", reason, message)
 
 
-def _failed(decision: Decision, admitted: Admitted, state: ClusterState, now: datetime) -> Decision:
-    limit, restarts = admitted.desired.spec.backoff_limit, decision.remembered.restarts
+def _failed(decision: Decision, supervised: Supervised, state: ClusterState, now: datetime) -> Decision:
+    limit, restarts = supervised.terms.backoff_limit, decision.remembered.restarts
     if restarts >= limit:
         message = f"it failed {restarts + 1} times; the last words: {state.message}"
         return fail(decision, Reason.BACKOFF_LIMIT_EXCEEDED, message, now)
@@ -233,31 +271,39 @@ def next_attempt(decision: Decision, reason: Reason, message: str, *, failed: bo
     before = decision.remembered
     remembered = replace(before, attempt=before.attempt + 1, restarts=before.restarts + (1 if failed else 0))
     said = f"attempt {before.attempt} ended: {message}"
-    return replace(decision, remembered=remembered, create=(), apply=(), remove=(), requeue_after=0.0).says(
+    return Decision(remembered, conditions=decision.conditions, requeue_after=0.0).says(
         "Running", "False", reason, said
     )
 
 
-def _paused(decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState) -> Decision:
+def _paused(
+    decision: Decision, supervised: Supervised, admitted: Admitted | None, observed: Observed, state: ClusterState
+) -> Decision:
     """Until the spec differs from what the attempt was told: the change is the person's answer. Nodes and workers go;
     what tells that it is paused stays.
     """
     told = of_attempt(observed.progress, decision.remembered.attempt)
     reason = Reason(told["reason"]) if "reason" in told else state.reason
-    desired, attempt = admitted.desired, decision.remembered.attempt
-    ref = Ref("v1", "ConfigMap", desired.names.namespace, desired.names.attempt(attempt))
-    pools = [resolved(pool) for pool in admitted.experts]
-    address = admitted.ray.ray_address(desired, attempt=attempt)
-    now = config_map(desired, pools, attempt=attempt, ray_address=address)
-    before = observed.objects.get(ref)
-    if before is not None and before["data"][RESOURCES_FILE] != now["data"][RESOURCES_FILE]:
+    names, attempt = supervised.names, decision.remembered.attempt
+    if admitted is not None and _is_told_otherwise(supervised, admitted, observed, attempt):
         return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)
-    tells, *_ = admitted.ray.refs(desired.names, attempt)
-    nodes = (ref for ref in admitted.ray.compute(desired.names, attempt, failed=False) if ref != tells)
-    remove = (*decision.remove, workers.ref(desired.names), *nodes)
+    tells, *_ = supervised.ray.refs(names, attempt)
+    nodes = (ref for ref in supervised.ray.compute(names, attempt, failed=False) if ref != tells)
+    remove = (*decision.remove, workers.ref(names), *nodes)
     return replace(decision, remove=remove, requeue_after=None).says(
         "Running", "False", reason, str(told.get("message", state.message))
     )
+
+
+def _is_told_otherwise(supervised: Supervised, admitted: Admitted, observed: Observed, attempt: int) -> bool:
+    """Whether the next attempt would be told something else than this one was."""
+    before = observed.objects.get(supervised.names.config_ref(attempt))
+    if before is None or not all(map(_is_known, admitted.experts)):
+        return False
+    pools = [resolved(pool) for pool in admitted.experts]
+    address = supervised.ray.ray_address(admitted.desired, attempt=attempt)
+    now = config_map(admitted.desired, pools, attempt=attempt, ray_address=address)
+    return bool(before["data"][RESOURCES_FILE] != now["data"][RESOURCES_FILE])
 
 
 def _steps(told: Mapping[str, Any]) -> bool:
@@ -266,17 +312,17 @@ def _steps(told: Mapping[str, Any]) -> bool:
 
 
 def _deadlines(
-    decision: Decision, admitted: Admitted, observed: Observed, state: ClusterState, now: datetime
+    decision: Decision, supervised: Supervised, observed: Observed, state: ClusterState, now: datetime
 ) -> Decision:
-    spec, remembered = admitted.desired.spec, decision.remembered
-    active = spec.active_deadline_seconds
+    terms, remembered = supervised.terms, decision.remembered
+    active = terms.active_deadline_seconds
     if active is not None and remembered.start_time and now - remembered.start_time > timedelta(seconds=active):
         return fail(decision, Reason.ACTIVE_DEADLINE_EXCEEDED, f"it ran for more than {active} seconds", now)
-    begun = admitted.ray.begun(admitted.desired.names, remembered.attempt, objects=observed.objects)
+    begun = supervised.ray.begun(supervised.names, remembered.attempt, objects=observed.objects)
     if begun is None or _steps(of_attempt(observed.progress, remembered.attempt)):
         return decision
-    if now - begun > timedelta(seconds=spec.start_deadline_seconds):
+    if now - begun > timedelta(seconds=terms.start_deadline_seconds):
         _, message = obstacle(observed.pods) or (None, state.message)
-        said = f"no step within {spec.start_deadline_seconds} seconds: {message}"
+        said = f"no step within {terms.start_deadline_seconds} seconds: {message}"
         return fail(decision, Reason.START_DEADLINE_EXCEEDED, said, now)
     return decision

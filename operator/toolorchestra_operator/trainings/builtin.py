@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.ownership import controller
 from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
@@ -108,8 +109,8 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
         command = ["python", "-m", "toolorchestra.cluster.node"]
         command += [word for role in group.roles for word in ("--role", role)]
-        command += ["--gpus", str(group.gpus)] if group.gpus else []
         command += ["--head", service]
+        command += ["--gpus", str(group.gpus)] if group.gpus else []
         env += telemetry(desired, service=f"toolorchestra-{ROLES[component]}")
         env.append(variable("HF_HUB_OFFLINE", "1"))
     return pod(
@@ -133,7 +134,7 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
     head = objects.get(head_ref)
     if head is None:
         return ClusterState("Absent")
-    if ended := _ended(head, pods, names, attempt, lost_trainers=_lost_pods(objects.get(trainers_ref))):
+    if ended := _ended(head, pods, lost_trainers=_lost_pods(objects.get(trainers_ref))):
         return ended
     trainers = objects.get(trainers_ref)
     jobs = [trainers] if _is_shared(trainers) else [objects.get(engines_ref), trainers]
@@ -166,15 +167,13 @@ def _lost_pods(job: Manifest | None) -> int:
     return 0 if job is None else int((job.get("status") or {}).get("failed", 0))
 
 
-def _ended(
-    head: Manifest, pods: Sequence[Manifest], names: Names, attempt: int, *, lost_trainers: int
-) -> ClusterState | None:
+def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> ClusterState | None:
+    """By the pod that the head's Job made: another's last words are another's."""
     conditions = {c["type"] for c in (head.get("status") or {}).get("conditions") or () if c["status"] == "True"}
     if not conditions & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}:
         return None
-    labels = names.labels(HEAD, attempt=attempt)
     for one in pods:
-        if labels.items() <= (one["metadata"].get("labels") or {}).items() and (found := _terminated(one)) is not None:
+        if controller(one).get("uid") == head["metadata"]["uid"] and (found := _terminated(one)) is not None:
             code, message = found
             taken = code == EXIT_TRAINER_LOST and lost_trainers
             return of_exit(EXIT_STOPPED if taken else code, message=message)

@@ -12,6 +12,7 @@ from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainin
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.runtime import Runtime
+from toolorchestra_operator.trainings.terms import claim_of, folder_of
 
 STORAGE_PATH = "/storage"
 CONFIG_PATH = "/etc/toolorchestra"
@@ -66,15 +67,12 @@ class Desired:
     @property
     def run_path(self) -> str:
         """The training's folder in storage, by UID: a volume may be shared."""
-        claim = self.spec.storage.existing_claim
-        folder = f"{claim.path.strip('/')}/" if claim and claim.path else ""
-        return f"{STORAGE_PATH}/{folder}{self.names.name}-{self.names.short_uid}"
+        return f"{STORAGE_PATH}/{folder_of(self.spec.storage, self.names)}"
 
     @property
     def claim(self) -> str:
         """The claim that storage is."""
-        existing = self.spec.storage.existing_claim
-        return existing.claim_name if existing else self.names.storage
+        return claim_of(self.spec.storage, self.names)
 
     @property
     def volumes(self) -> Mapping[str, str]:

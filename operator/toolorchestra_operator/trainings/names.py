@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from toolorchestra_operator.kinds import TRAININGS
+from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.owner import Owner, our_labels
 
 Component = Literal["head", "trainers", "engines", "workers", "storage", "config", "ray"]
 
 TRAINING_LABEL = "toolorchestra.dev/training"
 ATTEMPT_LABEL = "toolorchestra.dev/attempt"
+UID_LABEL = "toolorchestra.dev/training-uid"
+"""On what belongs to an attempt, and its pods: an earlier training of the name may have had one of that number."""
 SHORT_UID = 8
 """Digits of a UID that key streams, subjects and the folder in storage."""
 
@@ -45,6 +48,11 @@ class Names(Owner):
         return f"{self.name}-ray"
 
     @property
+    def token_ref(self) -> Ref:
+        """The Secret with the token of the training's Ray clusters."""
+        return Ref("v1", "Secret", self.namespace, self.ray_token)
+
+    @property
     def workers(self) -> str:
         return f"{self.name}-workers"
 
@@ -52,13 +60,17 @@ class Names(Owner):
         """Of the attempt's configuration, its head's Service, and its RayJob."""
         return f"{self.name}-{number}"
 
+    def config_ref(self, number: int) -> Ref:
+        """The ConfigMap that an attempt reads."""
+        return Ref("v1", "ConfigMap", self.namespace, self.attempt(number))
+
     def job(self, number: int, component: Component) -> str:
         return f"{self.name}-{number}-{component}"
 
     def labels(self, component: Component, *, attempt: int | None = None) -> dict[str, str]:
         """What every object and pod carries; with `attempt`, what only that attempt's do."""
         labels = our_labels(component) | {TRAINING_LABEL: self.name}
-        return labels if attempt is None else labels | {ATTEMPT_LABEL: str(attempt)}
+        return labels if attempt is None else labels | {ATTEMPT_LABEL: str(attempt), UID_LABEL: self.uid}
 
     def metadata(
         self, name: str, component: Component, *, attempt: int | None = None, extra: Mapping[str, str] | None = None

@@ -1,26 +1,34 @@
-"""What a reconcile of a training sees: GETs by name, a LIST of pools, and one of pods where something is amiss."""
+"""What a reconcile of a training sees: GETs by name, a LIST of pools, and one of pods where something is amiss.
+
+What may not be looked at (a right was taken away) ends no look: it is told as missing, and what can be seen is looked
+after. What others have under the training's names is kept apart (`Observed.foreign`).
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
+from toolorchestra_operator.api_errors import Forbidden
 from toolorchestra_operator.discovery import KUEUE_WORKLOADS
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.needs import look
+from toolorchestra_operator.needs import Missing, Need, look
 from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.refusal import in_words
 from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
+from toolorchestra_operator.trainings.ownership import is_own, is_own_pod
 from toolorchestra_operator.trainings.provider import PROVIDERS
-from toolorchestra_operator.trainings.remembered import Remembered
+from toolorchestra_operator.trainings.remembered import Provider, Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
@@ -50,6 +58,44 @@ class StreamsReader(Protocol):
 
 
 @dataclass(frozen=True)
+class _Sight:
+    """The API server, as far as the operator may see it. For one look."""
+
+    api: Reader
+    missing: list[Missing] = field(default_factory=list[Missing])
+    hidden: set[Ref] = field(default_factory=set[Ref])
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None:
+        try:
+            return await self.api.get(ref)
+        except Forbidden as error:
+            self.hidden.add(ref)
+            self._note(error)
+            return None
+
+    async def list(
+        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        try:
+            return await self.api.list(api_version, kind, namespace=namespace, labels=labels)
+        except Forbidden as error:
+            self._note(error)
+            return []
+
+    async def needs(self, needs: tuple[Need, ...]) -> None:
+        try:
+            lacking, _ = await look(self.api, needs)
+            self.missing.extend(lacking)
+        except Forbidden as error:
+            self._note(error)
+
+    def _note(self, error: Forbidden) -> None:
+        said = Missing(Reason.FORBIDDEN, in_words(error))
+        if said not in self.missing:
+            self.missing.append(said)
+
+
+@dataclass(frozen=True)
 class TrainingObserver:
     """Observes one training."""
 
@@ -64,10 +110,13 @@ class TrainingObserver:
         parent = await self.api.get(Ref(API_VERSION, key.kind, key.namespace, key.name))
         if parent is None:
             return None
-        names, remembered = Names.of(parent), Remembered.of(parent)
-        objects = await self._objects(names, remembered)
+        names, remembered, sight = Names.of(parent), Remembered.of(parent), _Sight(self.api)
+        kuberay = await self.api.served(*RAY_JOB)
+        found = await self._objects(sight, names, remembered, kuberay=kuberay)
+        admitted = remembered.attempt > 0
+        objects = {ref: live for ref, live in found.items() if is_own(live, names, admitted=admitted)}
         has_storage = Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage) in objects
-        lacking, _ = await look(self.api, needs(parent, has_storage=has_storage))
+        await sight.needs(needs(parent, has_storage=has_storage))
         url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
         messaging, progress = Messaging(), dict[str, Any]()
         if url is not None:
@@ -75,36 +124,46 @@ class TrainingObserver:
             if messaging.ready and remembered.attempt:
                 progress = _json(await self.streams.value(url, names.short_uid, PROGRESS_KEY))
                 self.hear(names.namespace, progress)
+        pods = await self._pods(sight, names, remembered, objects)
+        pools = await self._pools(sight, key.namespace)
+        workloads = await self._workloads(sight, parent, names, remembered, objects)
         return Observed(
             parent=parent,
             runtime=self.runtime,
             schemas=await self.api.openapi(),
             objects=objects,
-            pods=await self._pods(names, remembered, objects),
-            pools=await self._pools(key.namespace),
-            missing=lacking,
+            foreign={ref: live for ref, live in found.items() if ref not in objects},
+            hidden=frozenset(sight.hidden),
+            pods=pods,
+            pools=pools,
+            missing=tuple(sight.missing),
             messaging=messaging,
             progress=progress,
-            kuberay=await self.api.served(*RAY_JOB),
-            workloads=await self._workloads(parent, names, remembered, objects),
+            kuberay=kuberay,
+            workloads=workloads,
             token=secrets.token_hex(32),
         )
 
-    async def _objects(self, names: Names, remembered: Remembered) -> dict[Ref, Manifest]:
+    async def _objects(
+        self, sight: _Sight, names: Names, remembered: Remembered, *, kuberay: bool
+    ) -> dict[Ref, Manifest]:
+        """Whosever they are. Before a provider is chosen: under the names of each."""
         refs = [
             Ref("apps/v1", "Deployment", names.namespace, names.workers),
             Ref("v1", "Secret", names.namespace, names.ray_token),
             Ref("v1", "PersistentVolumeClaim", names.namespace, names.storage),
             Ref("v1", "PersistentVolumeClaim", names.namespace, names.model_cache),
         ]
+        possible: tuple[Provider, ...] = ("Builtin", "KubeRay") if kuberay else ("Builtin",)
+        providers = possible if remembered.provider is None else (remembered.provider,)
         for attempt in {max(1, remembered.attempt - 1), max(1, remembered.attempt)}:
-            refs += PROVIDERS[remembered.provider].refs(names, attempt) if remembered.provider else ()
+            refs += [ref for provider in providers for ref in PROVIDERS[provider].refs(names, attempt)]
             refs.append(Ref("v1", "ConfigMap", names.namespace, names.attempt(attempt)))
-        found = {ref: await self.api.get(ref) for ref in refs}
+        found = {ref: await sight.get(ref) for ref in refs}
         return {ref: live for ref, live in found.items() if live is not None}
 
     async def _pods(
-        self, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
+        self, sight: _Sight, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
     ) -> tuple[Manifest, ...]:
         """Only while a cluster is not simply up."""
         if not remembered.attempt or remembered.terminal or remembered.provider is None:
@@ -112,10 +171,16 @@ class TrainingObserver:
         state = PROVIDERS[remembered.provider].state(names, remembered.attempt, objects=objects, pods=())
         if state.life == "Up":
             return ()
-        return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name}))
+        found = await sight.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name})
+        return tuple(pod for pod in found if is_own_pod(pod, names))
 
     async def _workloads(
-        self, parent: Manifest, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
+        self,
+        sight: _Sight,
+        parent: Manifest,
+        names: Names,
+        remembered: Remembered,
+        objects: Mapping[Ref, Manifest],
     ) -> tuple[Manifest, ...] | None:
         """Only where a queue is named and still decides."""
         job = objects.get(Ref(*RAY_JOB, names.namespace, names.attempt(remembered.attempt)))
@@ -125,30 +190,35 @@ class TrainingObserver:
         for version, kind in KUEUE_WORKLOADS:
             if await self.api.served(version, kind):
                 labels = {JOB_UID_LABEL: job["metadata"]["uid"]}
-                return tuple(await self.api.list(version, kind, namespace=names.namespace, labels=labels))
+                return tuple(await sight.list(version, kind, namespace=names.namespace, labels=labels))
         return None
 
-    async def _pools(self, namespace: str) -> tuple[ExpertPool, ...]:
+    async def _pools(self, sight: _Sight, namespace: str) -> tuple[ExpertPool, ...]:
         """Pools that the models accept; one that they do not is no expert, and says so itself."""
         found = []
-        for live in await self.api.list(API_VERSION, "ExpertPool", namespace=namespace):
+        for live in await sight.list(API_VERSION, "ExpertPool", namespace=namespace):
             try:
                 pool = ExpertPool.model_validate(live)
             except ValueError:
                 continue
-            found.append(await self._described(pool, namespace))
+            found.append(await self._described(sight, pool, namespace))
         return tuple(found)
 
-    async def _described(self, pool: ExpertPool, namespace: str) -> ExpertPool:
+    async def _described(self, sight: _Sight, pool: ExpertPool, namespace: str) -> ExpertPool:
         """With the text that is kept elsewhere, which programs are told as if it had been written in the pool."""
         if pool.spec.description_from is None:
             return pool
         kept = pool.spec.description_from.config_map_key_ref
-        live = await self.api.get(Ref("v1", "ConfigMap", namespace, kept.name))
+        live = await sight.get(Ref("v1", "ConfigMap", namespace, kept.name))
         text = str(((live or {}).get("data") or {}).get(kept.key, "")).strip()[:MOST_TEXT] or None
         spec = pool.spec.model_copy(update={"description": text, "description_from": None})
         return pool.model_copy(update={"spec": spec})
 
 
 def _json(body: bytes | None) -> dict[str, Any]:
-    return dict(json.loads(body)) if body else {}
+    """What programs of the training wrote; what is no object is as if nothing had been told."""
+    try:
+        told = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -26,17 +26,22 @@ class Messaging:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """`objects` are the live children (and those of the attempt before), `pods` all pods of the training."""
+    """`objects` are the live children (and those of the attempt before), `pods` all pods of the training: its own, and
+    nobody else's. What of others has one of its names is in `foreign`, where no rule can read or remove it.
+    """
 
     parent: Manifest
     runtime: Runtime
     schemas: Schemas
     objects: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
+    foreign: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
+    hidden: frozenset[Ref] = frozenset()
+    """What may be there: the operator may not look. `missing` says so."""
     pods: tuple[Manifest, ...] = ()
     pools: tuple[ExpertPool, ...] = ()
     """All pools of the namespace."""
     missing: tuple[Missing, ...] = ()
-    """What the spec refers to and that is not there."""
+    """What the spec refers to and that is not there, or what may not be looked at (`Forbidden`)."""
     messaging: Messaging = Messaging()
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the controller told last; empty where it told nothing, or NATS cannot be asked."""
@@ -46,3 +51,7 @@ class Observed:
     """Kueue's, of the attempt's RayJob; None where Kueue is not installed."""
     token: str = ""
     """A fresh random token, for the Ray cluster's Secret where there is none."""
+
+    def may_be_there(self, ref: Ref) -> bool:
+        """Whether an own object is there, as far as anybody knows."""
+        return ref in self.objects or ref in self.hidden

@@ -5,6 +5,9 @@ Invariants
   else; the plan after makes or removes what follows. An operator killed in between decides the same again.
 - What is created once (the attempt's configuration, its cluster) is planned only while it is absent.
 - A finished training whose children are gone stays finished.
+- A refusal (`Accepted=False`) gates what would be made or changed, and nothing else: facts, deadlines, `suspend`, the
+  TTL and a deletion are decided of what is there.
+- Only own objects are read or removed: others' under the same names are not among the observed (`Observed.foreign`).
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from toolorchestra_operator.conditions import merged, transitions
 from toolorchestra_operator.kinds import RAY_JOB
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, MakeStreams, Plan, RemoveStreams, SetFinalizer
-from toolorchestra_operator.trainings import progress
-from toolorchestra_operator.trainings.admission import Admitted, Refused, admit
-from toolorchestra_operator.trainings.attempt import everything_of, exported, leftovers, under_way
+from toolorchestra_operator.trainings import progress, workers
+from toolorchestra_operator.trainings.admission import LEFT_SECONDS, Admitted, Refused, admit
+from toolorchestra_operator.trainings.attempt import leftovers, under_way
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import STORAGE_PATH
 from toolorchestra_operator.trainings.experts import in_status
@@ -30,14 +33,14 @@ from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.streams import settings_of
+from toolorchestra_operator.trainings.supervision import Supervised
+from toolorchestra_operator.trainings.terms import Terms
 
 MANAGER = "toolorchestra"
 FINALIZER = "toolorchestra.dev/streams"
 SKIP_ANNOTATION = "toolorchestra.dev/skip-stream-removal"
 REMOVAL_SECONDS = 300
 """How long RayJobs and streams may hold a deletion up."""
-LEFT_SECONDS = 5.0
-"""How often to look after what is being removed."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
@@ -45,57 +48,99 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
     remembered = Remembered.of(observed.parent)
     if observed.parent["metadata"].get("deletionTimestamp"):
         return _deleted(observed, now)
-    admitted = admit(observed, remembered)
-    if isinstance(admitted, Refused):
-        return _plan(_refused(admitted, observed, remembered), observed, None, now)
-    return _plan(_decide(admitted, observed, remembered, now), observed, admitted, now)
-
-
-def _decide(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
-    if remembered.terminal is not None:
-        decision = _finished(admitted, observed, remembered, now)
-    elif admitted.desired.spec.suspend:
-        decision = _suspended(admitted, observed, remembered)
-    elif remembered.attempt == 0:
-        first = replace(remembered, attempt=1, start_time=now, provider=admitted.provider, experts=_experts(admitted))
-        decision = Decision(first, requeue_after=0.0)
+    verdict = admit(observed, remembered)
+    admitted = verdict if isinstance(verdict, Admitted) else None
+    supervised = _supervised(observed, remembered, admitted)
+    decision = _decide(supervised, verdict, observed, remembered, now)
+    if isinstance(verdict, Refused):
+        decision = decision.says("Accepted", "False", verdict.reason, verdict.message)
+        if verdict.again is not None:
+            waits = (verdict.again, decision.requeue_after)
+            decision = replace(decision, requeue_after=min(wait for wait in waits if wait is not None))
     else:
-        decision = under_way(admitted, observed, remembered, now)
-    if not admitted.desired.spec.suspend:
+        decision = decision.says("Accepted", "True", Reason.ACCEPTED)
+    return _plan(decision, observed, supervised, admitted, now)
+
+
+def _supervised(observed: Observed, remembered: Remembered, admitted: Admitted | None) -> Supervised | None:
+    """None: it was never admitted, so that nothing was made."""
+    if not remembered.attempt:
+        return None
+    provider = remembered.provider or (admitted.provider if admitted else "Builtin")
+    return Supervised(Names.of(observed.parent), Terms.of(observed.parent), provider)
+
+
+def _decide(
+    supervised: Supervised | None,
+    verdict: Admitted | Refused,
+    observed: Observed,
+    remembered: Remembered,
+    now: datetime,
+) -> Decision:
+    suspend = Terms.of(observed.parent).suspend
+    admitted = verdict if isinstance(verdict, Admitted) else None
+    if supervised is None:
+        decision = _before_it_begins(verdict, remembered, now, suspend=suspend)
+    elif remembered.terminal is not None:
+        decision = _finished(supervised, observed, remembered, now)
+    elif suspend:
+        decision = _suspended(supervised, observed, remembered)
+    else:
+        decision = under_way(supervised, admitted, observed, remembered, now)
+    if not suspend:
         decision = decision.says("Suspended", "False", Reason.NOT_SUSPENDED)
-    if admitted.queue is None:
-        decision = decision.says("QuotaReserved", "True", Reason.NO_QUEUE)
-    elif "QuotaReserved" not in decision.conditions and remembered.terminal is None:
-        said = f"queue {admitted.queue}: nothing is asked for"
-        decision = decision.says("QuotaReserved", "False", Reason.QUOTA_PENDING, said)
-    return decision.says("Accepted", "True", Reason.ACCEPTED)
+    return _queue(decision, supervised, admitted, remembered)
+
+
+def _before_it_begins(verdict: Admitted | Refused, remembered: Remembered, now: datetime, *, suspend: bool) -> Decision:
+    """Nothing is made before it is admitted, and not suspended."""
+    if suspend:
+        return _given_back(Decision(remembered), "compute is given back")
+    if isinstance(verdict, Refused):
+        return Decision(remembered)
+    first = replace(remembered, attempt=1, start_time=now, provider=verdict.provider, experts=_experts(verdict))
+    return Decision(first, requeue_after=0.0)
+
+
+def _queue(
+    decision: Decision, supervised: Supervised | None, admitted: Admitted | None, remembered: Remembered
+) -> Decision:
+    """What is said of the quota where nobody looked for it."""
+    if supervised is not None:
+        queue = supervised.queue
+    elif admitted is not None:
+        queue = admitted.desired.spec.queue_name if admitted.provider == "KubeRay" else None
+    else:
+        return decision
+    if queue is None:
+        return decision.says("QuotaReserved", "True", Reason.NO_QUEUE)
+    if "QuotaReserved" not in decision.conditions and remembered.terminal is None:
+        said = f"queue {queue}: nothing is asked for"
+        return decision.says("QuotaReserved", "False", Reason.QUOTA_PENDING, said)
+    return decision
 
 
 def _experts(admitted: Admitted) -> tuple[Mapping[str, Any], ...]:
     return tuple(in_status(admitted.experts))
 
 
-def _refused(refusal: Refused, observed: Observed, remembered: Remembered) -> Decision:
-    """Nothing is made, and nothing that runs is taken away: the cause may be gone in a minute."""
-    decision = Decision(remembered, conditions={})
-    return decision.says("Accepted", "False", refusal.reason, refusal.message)
-
-
-def _suspended(admitted: Admitted, observed: Observed, remembered: Remembered) -> Decision:
+def _suspended(supervised: Supervised, observed: Observed, remembered: Remembered) -> Decision:
     """Compute is given back. An attempt that had begun is over: the next one goes on from its checkpoint."""
-    said = Reason.SUSPENDED_BY_USER
-    refs = everything_of(admitted, remembered.attempt)
-    begun = remembered.attempt > 0 and any(ref in observed.objects for ref in refs)
-    if begun:
+    refs = supervised.everything_of(remembered.attempt)
+    if any(ref in observed.objects for ref in refs):
         # The number is moved on first: what an attempt leaves is removed as the leftovers of the one before.
         moved = replace(remembered, attempt=remembered.attempt + 1)
-        return Decision(moved, requeue_after=0.0).says("Suspended", "True", said, "giving compute back")
-    before = everything_of(admitted, remembered.attempt - 1) if remembered.attempt > 1 else ()
-    left = any(ref in observed.objects for ref in before)
-    after = LEFT_SECONDS if left else None
-    remove = (*leftovers(admitted, observed, remembered.attempt), _workers(admitted))
-    decision = Decision(remembered, remove=remove, requeue_after=after)
-    message = "waiting for the last checkpoint" if left else "compute is given back"
+        said = "giving compute back"
+        return Decision(moved, requeue_after=0.0).says("Suspended", "True", Reason.SUSPENDED_BY_USER, said)
+    before = supervised.everything_of(remembered.attempt - 1) if remembered.attempt > 1 else ()
+    left = any(observed.may_be_there(ref) for ref in before) or any(ref in observed.hidden for ref in refs)
+    remove = (*leftovers(supervised, observed, remembered.attempt), workers.ref(supervised.names))
+    decision = Decision(remembered, remove=remove, requeue_after=LEFT_SECONDS if left else None)
+    return _given_back(decision, "waiting for the last checkpoint" if left else "compute is given back")
+
+
+def _given_back(decision: Decision, message: str) -> Decision:
+    said = Reason.SUSPENDED_BY_USER
     return (
         decision.says("Suspended", "True", said, message)
         .says("Running", "False", said)
@@ -103,31 +148,27 @@ def _suspended(admitted: Admitted, observed: Observed, remembered: Remembered) -
     )
 
 
-def _workers(admitted: Admitted) -> Ref:
-    return Ref("apps/v1", "Deployment", admitted.desired.names.namespace, admitted.desired.names.workers)
-
-
-def _finished(admitted: Admitted, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
+def _finished(supervised: Supervised, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
     """Nodes and workers go at once (after a failure they stay for a look), the head and the streams after the TTL."""
-    spec, names = admitted.desired.spec, admitted.desired.names
+    terms, names = supervised.terms, supervised.names
     decision = Decision(remembered)
     ended = remembered.completion_time or now
-    look = timedelta(seconds=spec.keep_failed_seconds if remembered.terminal == "Failed" else 0)
-    ttl = timedelta(seconds=spec.ttl_seconds_after_finished)
+    look = timedelta(seconds=terms.keep_failed_seconds if remembered.terminal == "Failed" else 0)
+    ttl = timedelta(seconds=terms.ttl_seconds_after_finished)
     remove: tuple[Ref, ...] = ()
     if now - ended >= look:
         failed = remembered.terminal == "Failed"
-        remove = (_workers(admitted), *admitted.ray.compute(names, remembered.attempt, failed=failed))
+        remove = (workers.ref(names), *supervised.ray.compute(names, remembered.attempt, failed=failed))
     if now - ended >= ttl:
-        remove = tuple(dict.fromkeys((*remove, *everything_of(admitted, remembered.attempt))))
+        remove = tuple(dict.fromkeys((*remove, *supervised.everything_of(remembered.attempt))))
         decision = replace(decision, streams="remove")
-        if not any(ref in observed.objects for ref in admitted.ray.refs(names, remembered.attempt)):
+        if not any(map(observed.may_be_there, supervised.ray.refs(names, remembered.attempt))):
             # Last: KubeRay's operator needs it to let go of a RayJob.
-            remove += (Ref("v1", "Secret", names.namespace, names.ray_token),)
+            remove += (names.token_ref,)
     waits = [wait.total_seconds() for wait in (ended + look - now, ended + ttl - now) if wait > timedelta()]
     if any(ref in observed.objects for ref in remove):
         waits.append(LEFT_SECONDS)
-    fields = {"exportURI": exported(admitted)} if remembered.terminal == "Complete" else {}
+    fields = {"exportURI": supervised.export_uri} if remembered.terminal == "Complete" else {}
     done = "it is complete" if remembered.terminal == "Complete" else "it has failed"
     reason = Reason.STEPS_DONE if remembered.terminal == "Complete" else Reason.PROGRAM_FAILED
     return (
@@ -148,9 +189,11 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
         return Plan()
     since = now - datetime.fromisoformat(metadata["deletionTimestamp"])
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
-    url = (observed.parent["spec"].get("messaging") or {}).get("url") or observed.runtime.nats_url
+    url = _nats_url(observed)
     if skip or url is None or since > timedelta(seconds=REMOVAL_SECONDS):
         return Plan((SetFinalizer(present=False),))
+    if any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
+        return Plan(requeue_after=LEFT_SECONDS)
     if jobs := [(ref, live) for ref, live in observed.objects.items() if ref.kind == RAY_JOB[1]]:
         going = [Delete(ref, one["metadata"]["uid"]) for ref, one in jobs if "deletionTimestamp" not in one["metadata"]]
         return Plan(tuple(going), requeue_after=LEFT_SECONDS)
@@ -160,7 +203,13 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
 # ── the plan ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _plan(decision: Decision, observed: Observed, admitted: Admitted | None, now: datetime) -> Plan:
+def _plan(
+    decision: Decision,
+    observed: Observed,
+    supervised: Supervised | None,
+    admitted: Admitted | None,
+    now: datetime,
+) -> Plan:
     """The actions, then the status; events where a condition changed."""
     generation = int(observed.parent["metadata"].get("generation", 1))
     before: Mapping[str, Any] = observed.parent.get("status") or {}
@@ -170,15 +219,25 @@ def _plan(decision: Decision, observed: Observed, admitted: Admitted | None, now
     ]
     conditions = merged(before.get("conditions") or (), wanted, now=now, generation=generation)
     events = transitions(before.get("conditions") or (), conditions)
-    status = _status(decision, observed, admitted, conditions, generation)
+    status = _status(decision, observed, supervised, admitted, conditions, generation)
     actions = (*_actions(decision, observed, admitted), *events)
     return Plan(actions, None if status == before else status, decision.requeue_after)
 
 
 def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) -> list[Action]:
-    if admitted is None:
-        return []
-    desired, messaging, found = admitted.desired, observed.messaging, list[Action]()
+    """What goes, first: what is made may need the room, and be refused for the lack of it."""
+    messaging, url, found = observed.messaging, _nats_url(observed), list[Action]()
+    for ref in decision.remove:
+        live = observed.objects.get(ref)
+        if live is not None and not live["metadata"].get("deletionTimestamp"):
+            found.append(Delete(ref, live["metadata"]["uid"]))
+    if decision.streams == "remove" and (messaging.ready or messaging.partial) and url:
+        found.append(RemoveStreams(url, Names.of(observed.parent).short_uid))
+    return found if admitted is None else [*found, *_making(decision, observed, admitted)]
+
+
+def _making(decision: Decision, observed: Observed, admitted: Admitted) -> list[Action]:
+    desired, found = admitted.desired, list[Action]()
     making = bool(decision.create or decision.streams == "make")
     if making and FINALIZER not in (observed.parent["metadata"].get("finalizers") or ()):
         found.append(SetFinalizer(present=True))
@@ -189,37 +248,42 @@ def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) 
         live = observed.objects.get(Ref.of(one))
         if live is None or differences(one, live, manager=MANAGER, schemas=observed.schemas):
             found.append(Apply(one))
-    for ref in decision.remove:
-        live = observed.objects.get(ref)
-        if live is not None and not live["metadata"].get("deletionTimestamp"):
-            found.append(Delete(ref, live["metadata"]["uid"]))
-    if decision.streams == "remove" and (messaging.ready or messaging.partial) and desired.nats_url:
-        found.append(RemoveStreams(desired.nats_url, desired.names.short_uid))
     return found
 
 
+def _nats_url(observed: Observed) -> str | None:
+    """Where its streams are."""
+    return (observed.parent["spec"].get("messaging") or {}).get("url") or observed.runtime.nats_url
+
+
 def _ray(admitted: Admitted, remembered: Remembered) -> dict[str, Any]:
-    """The attempt's cluster."""
+    """The attempt's cluster. (Where the spec is refused, the last one that was made stays.)"""
     name = admitted.desired.names.attempt(remembered.attempt)
     made_with = remembered.image if remembered.cluster == name else None
     return {"provider": remembered.provider, "name": name, "image": made_with or admitted.desired.cluster_image}
 
 
 def _status(
-    decision: Decision, observed: Observed, admitted: Admitted | None, conditions: Any, generation: int
+    decision: Decision,
+    observed: Observed,
+    supervised: Supervised | None,
+    admitted: Admitted | None,
+    conditions: Any,
+    generation: int,
 ) -> dict[str, Any]:
     """The whole status: what is remembered, what the controller told, the conditions."""
     remembered, before = decision.remembered, dict(observed.parent.get("status") or {})
     found: dict[str, Any] = {**before, "observedGeneration": generation, "conditions": list(conditions)}
-    if admitted is None:
-        return found
     attempt = remembered.attempt
+    if not attempt and admitted is None:
+        return found
     told = progress.of_attempt(observed.progress, attempt)
-    found |= progress.status_fields(told, claim=admitted.desired.claim, root=STORAGE_PATH)
+    claim = supervised.claim if supervised else ""
+    found |= progress.status_fields(told, claim=claim, root=STORAGE_PATH)
     found |= {"attempt": attempt, "restarts": remembered.restarts, **decision.fields}
     if remembered.experts:
         found["experts"] = list(remembered.experts)
-    if remembered.provider is not None and attempt:
+    if remembered.provider is not None and admitted is not None:
         found["ray"] = _ray(admitted, remembered)
     for key, time in (("startTime", remembered.start_time), ("completionTime", remembered.completion_time)):
         if time is not None:

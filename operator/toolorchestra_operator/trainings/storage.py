@@ -1,10 +1,13 @@
-"""The volumes that are made for a training. A retained one has no owner: the model outlives the resource."""
+"""The volumes that are made for a training. A retained one has no owner: the model outlives the resource. It says whom
+it was made for, and is no other training's unless that one names it (`ExistingClaim`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from toolorchestra_operator.claims import claim
+from toolorchestra_operator.ownership import MADE_FOR
 from toolorchestra_operator.trainings.desired import Desired
 
 
@@ -16,6 +19,7 @@ def storage_claim(desired: Desired) -> dict[str, Any] | None:
     metadata = desired.names.metadata(desired.names.storage, "storage")
     if storage.retention_policy == "Retain":
         del metadata["ownerReferences"]
+        metadata["annotations"] = {MADE_FOR: desired.names.uid}
     return claim(storage.ephemeral_claim, metadata)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from toolorchestra.bus.streams import StreamSettings
-from toolorchestra_operator.api_errors import AlreadyExists, Conflict, Unavailable
+from toolorchestra_operator.api_errors import AlreadyExists, Conflict, Forbidden, Unavailable
 from toolorchestra_operator.carry_out import NameTaken, carry_out
 from toolorchestra_operator.manifest import MANAGER, Ref
+from toolorchestra_operator.ownership import MADE_FOR
 from toolorchestra_operator.plan import Apply, Create, Delete, Emit, MakeStreams, Plan, RemoveStreams, SetFinalizer
 
 PARENT = Ref("toolorchestra.dev/v1alpha1", "OrchestratorTraining", "team", "t")
@@ -194,22 +195,48 @@ async def test_what_is_ours_is_no_failure(action: type[Apply | Create]) -> None:
     assert world.objects[Ref.of(ours)]["spec"] == (1 if action is Apply else "ours")
 
 
-async def test_an_owner_that_was_taken_away_by_hand_is_given_back() -> None:
+@pytest.mark.parametrize("action", [Apply, Create])
+async def test_what_nobody_owns_is_not_adopted_though_we_made_it(action: type[Apply | Create]) -> None:
+    """`kubectl delete --cascade=orphan` leaves such: made of another resource's spec."""
     world = World()
     orphan = live(manifest("pool", owners=None), applied=True)
     world.objects[Ref.of(orphan)] = orphan
-    await world.carry_out(Plan(actions=(Apply(manifest("pool")),)))
-    assert world.objects[Ref.of(orphan)]["metadata"]["ownerReferences"] == US
-
-
-async def test_a_retained_claim_is_never_given_an_owner() -> None:
-    """With one, the model of an earlier training would be deleted with the next."""
-    world = World()
-    retained = live(manifest("t-storage", kind="PersistentVolumeClaim", owners=None), applied=True)
-    world.objects[Ref.of(retained)] = retained
     with pytest.raises(NameTaken):
-        await world.carry_out(Plan(actions=(Apply(manifest("t-storage", kind="PersistentVolumeClaim")),)))
-    await world.carry_out(Plan(actions=(Apply(manifest("t-storage", kind="PersistentVolumeClaim", owners=None)),)))
+        await world.carry_out(Plan(actions=(action(manifest("pool")),)))
+    assert world.objects[Ref.of(orphan)] == orphan
+
+
+@pytest.mark.parametrize("action", [Apply, Create])
+async def test_a_retained_claim_is_only_whose_it_was_made_for(action: type[Apply | Create]) -> None:
+    def claim(made_for: str) -> dict[str, Any]:
+        found = manifest("t-storage", kind="PersistentVolumeClaim", owners=None)
+        return {**found, "metadata": {**found["metadata"], "annotations": {MADE_FOR: made_for}}}
+
+    world = World()
+    retained = live(claim("us"), applied=True)
+    world.objects[Ref.of(retained)] = retained
+    with pytest.raises(NameTaken, match="t-storage is there already"):
+        await world.carry_out(Plan(actions=(action(claim("another")),)))
+    await world.carry_out(Plan(actions=(action(claim("us")),)))
+
+
+async def test_a_deletion_that_is_refused_does_not_hold_up_the_others() -> None:
+    """Of what gives compute back, what may be given back is; then it is told."""
+    world = start()
+    delete, refused = world.delete, live(manifest("refused"))
+    world.objects[Ref.of(refused)] = refused
+
+    async def may_delete(ref: Ref, **options: Any) -> bool:
+        if ref.name == "refused":
+            raise Forbidden("no", verb="delete", resource=str(ref))
+        return await delete(ref, **options)
+
+    world.delete = may_delete  # type: ignore[method-assign]
+    deletes = [Delete(Ref.of(manifest(name)), uid=f"uid of {name}") for name in ("refused", "old")]
+    with pytest.raises(Forbidden):
+        await world.carry_out(Plan((*deletes, Apply(manifest("pool"))), status={"attempt": 1}))
+    assert set(world.objects) == {Ref.of(refused)}, "and nothing is made after it"
+    assert world.status is None
 
 
 async def test_an_object_that_was_replaced_meanwhile_is_not_applied_to() -> None:

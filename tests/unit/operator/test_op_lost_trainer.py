@@ -18,13 +18,13 @@ def world(code: int, *, lost: int) -> cluster_state.ClusterState:
     head, engines, trainers, _ = builtin.refs(NAMES, 1)
     status: dict[str, Any] = {"failed": lost} if lost else {"ready": 1}
     objects: dict[Any, Any] = {
-        head: {"status": {"conditions": [{"type": "Failed", "status": "True"}]}},
+        head: {"metadata": {"uid": "head"}, "status": {"conditions": [{"type": "Failed", "status": "True"}]}},
         engines: {"status": {"ready": 1}},
         trainers: {"status": status},
     }
     ended = {"state": {"terminated": {"exitCode": code, "message": "a trainer died"}}}
-    labels = NAMES.labels(builtin.HEAD, attempt=1)
-    pod = {"metadata": {"name": "h", "labels": labels}, "status": {"containerStatuses": [ended]}}
+    owner = {"kind": "Job", "name": "tiny-1-head", "uid": "head", "controller": True}
+    pod = {"metadata": {"name": "h", "ownerReferences": [owner]}, "status": {"containerStatuses": [ended]}}
     return builtin.state(NAMES, 1, objects=objects, pods=[pod])
 
 

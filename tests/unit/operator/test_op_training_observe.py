@@ -89,7 +89,9 @@ async def test_workloads_are_read_in_whichever_version_kueue_serves(serves: set[
     training["metadata"] |= {"namespace": "default", "uid": "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"}
     training["status"] = {"attempt": 1, "ray": {"provider": "KubeRay", "name": "tiny-1"}}
     where = {"name": "tiny-1", "namespace": "default", "uid": "1"}
-    job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": where, "spec": {"suspend": True}}
+    owner = {"kind": training["kind"], "name": "tiny", "uid": training["metadata"]["uid"], "controller": True}
+    about = where | {"ownerReferences": [owner]}
+    job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": about, "spec": {"suspend": True}}
     made = {
         version: {"apiVersion": f"kueue.x-k8s.io/{version}", "kind": "Workload", "metadata": {"name": version} | where}
         for version in serves

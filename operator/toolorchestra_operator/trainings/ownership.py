@@ -1,0 +1,53 @@
+"""What of the objects and pods under a training's names is its own; and what others have there, in words. Pure."""
+
+from __future__ import annotations
+
+from toolorchestra_operator.kinds import TRAININGS
+from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.ownership import controller, owner_in_words, owner_uid
+from toolorchestra_operator.trainings.names import TRAINING_LABEL, UID_LABEL, Names
+
+
+def is_own(live: Manifest, names: Names, *, admitted: bool) -> bool:
+    """Whether a live object under one of the training's names was made for it."""
+    uid = owner_uid(live)
+    return uid == names.uid or (uid is None and admitted and _is_unmarked_volume(live, names))
+
+
+def _is_unmarked_volume(live: Manifest, names: Names) -> bool:
+    """A retained volume of a release that did not mark them. A training that was admitted uses the one of its name: had
+    it been there before and another's, it would not have been admitted.
+    """
+    labels = live["metadata"].get("labels") or {}
+    made = (labels.get("app.kubernetes.io/managed-by"), labels.get(TRAINING_LABEL)) == (MANAGER, names.name)
+    named = (live["kind"], live["metadata"]["name"]) == ("PersistentVolumeClaim", names.storage)
+    return made and named and not live["metadata"].get("ownerReferences")
+
+
+def is_own_pod(pod: Manifest, names: Names) -> bool:
+    """Of the pods that carry the training's name: those of an earlier one may still end. (A pod without a UID is of a
+    release that wrote none: whoever waits for heads to end waits for it too.)
+    """
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(UID_LABEL) in (None, names.uid)
+
+
+def leaves(live: Manifest, names: Names) -> bool:
+    """Whether it goes by itself: it is being deleted, or the garbage collector will take it after its training."""
+    owner = controller(live)
+    earlier = (owner.get("kind"), owner.get("name")) == (TRAININGS[1], names.name) and owner["uid"] != names.uid
+    return earlier or bool(live["metadata"].get("deletionTimestamp"))
+
+
+def taken(ref: Ref, live: Manifest, names: Names) -> str:
+    """What to do about an object of others whose name the training needs."""
+    whose = owner_in_words(live)
+    if leaves(live, names):
+        return f"{ref} belongs to {whose} and is on its way out: waiting until it is gone"
+    if ref.kind == "PersistentVolumeClaim" and not live["metadata"].get("ownerReferences"):
+        take = f"storage: {{type: ExistingClaim, existingClaim: {{claimName: {ref.name}}}}}"
+        return (
+            f"{ref} is there already, and belongs to {whose}: to use it, name it in a new training ({take}); "
+            "else delete it, or give the training another name"
+        )
+    return f"{ref} is there already and belongs to {whose}: delete it, or give the training another name"

@@ -1,0 +1,74 @@
+"""The terms of a training: the few fields of its spec that its endings go by. Pure.
+
+Read of the raw object, one by one: whatever else of a spec is refused (it may have been stored under another release's
+schema), what runs is suspended, timed, ended and cleaned up by them. One that does not read counts as not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from toolorchestra.api.cluster import Storage
+from toolorchestra.api.training import OrchestratorTrainingSpec
+from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.trainings.names import Names
+
+_FIELDS: Final = (
+    *("suspend", "start_deadline_seconds", "active_deadline_seconds", "backoff_limit", "keep_failed_seconds"),
+    *("ttl_seconds_after_finished", "queue_name", "storage"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """As in `spec`."""
+
+    suspend: bool
+    start_deadline_seconds: int
+    active_deadline_seconds: int | None
+    backoff_limit: int
+    keep_failed_seconds: int
+    ttl_seconds_after_finished: int
+    queue_name: str | None
+    storage: Storage
+
+    @classmethod
+    def of(cls, parent: Manifest) -> Terms:
+        spec: Mapping[str, Any] = parent["spec"]
+        return cls(**{name: _read(spec, name) for name in _FIELDS})
+
+
+def claim_of(storage: Storage, names: Names) -> str:
+    """The claim that a training's storage is."""
+    return storage.existing_claim.claim_name if storage.existing_claim else names.storage
+
+
+def folder_of(storage: Storage, names: Names) -> str:
+    """The training's folder in it, by UID: a volume may be shared."""
+    existing = storage.existing_claim
+    above = f"{existing.path.strip('/')}/" if existing and existing.path else ""
+    return f"{above}{names.name}-{names.short_uid}"
+
+
+def _adapter(name: str) -> tuple[str, TypeAdapter[Any], Any]:
+    """How a field is called in YAML, its type with its bounds, and its default."""
+    field = OrchestratorTrainingSpec.model_fields[name]
+    bounded: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return field.alias or name, TypeAdapter(bounded), field.get_default(call_default_factory=True)
+
+
+_ADAPTERS: Final = {name: _adapter(name) for name in _FIELDS}
+
+
+def _read(spec: Mapping[str, Any], name: str) -> Any:
+    key, adapter, default = _ADAPTERS[name]
+    if key not in spec:
+        return default
+    try:
+        return adapter.validate_python(spec[key])
+    except ValidationError:
+        return default
