@@ -90,7 +90,7 @@ def _no_token(volume: Any) -> str:
 
 
 def _kinds(volume: Any) -> str:
-    """kinds of volumes beyond the restricted pod security standard, such as `hostPath`."""
+    """types beyond the restricted pod security standard, such as `hostPath`."""
     kinds = [kind for kind in volume if kind != "name" and kind not in VOLUME_TYPES]
     return f"a volume of type {kinds[0]} {_BEYOND}" if kinds else ""
 
@@ -111,7 +111,7 @@ def _only_true(value: Any) -> str:
 
 
 def _any(value: Any) -> str:
-    """every value."""
+    """`true`."""
     return "" if value is False else f"it {_BEYOND}"
 
 
@@ -129,7 +129,7 @@ def _selinux(options: Any) -> str:
 
 
 def _annotations(name: Any) -> str:
-    """profiles of AppArmor and seccomp."""
+    """those of older kubelets about AppArmor and seccomp."""
     return f"it {_BEYOND}" if str(name).startswith(WEAKENING_ANNOTATIONS) else ""
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
+from support.openapi_excerpt import schemas
+from toolorchestra_operator.openapi import Schema
 from toolorchestra_operator.overlay import TABLE, Merge
+
+_MOSTLY: Final = 7
+"""To one that is any JSON."""
 
 _WORDS = st.sampled_from(
     [
@@ -39,24 +45,57 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 """Any JSON, with the words that the operator looks for."""
 
 
-def _of(fields: dict[str, Merge]) -> st.SearchStrategy[Any]:
-    """What the merge table knows, half right: mistakes are most telling beside what is no mistake."""
-    known = {name: _value(merge) for name, merge in fields.items()}
-    return st.fixed_dictionaries({}, optional=known)
+_SCALARS_OF: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "string": _WORDS,
+    "boolean": st.booleans(),
+    "integer": st.sampled_from([0, 1, 2, 44, 1000, 2**40]),
+    "number": st.sampled_from([0, 1.5]),
+}
+_POD: Final = schemas().schema("apps/v1", "Deployment").child("spec").child("template")
 
 
-def _value(merge: Merge) -> st.SearchStrategy[Any]:
+def _shaped(schema: Schema, depth: int) -> st.SearchStrategy[Any]:
+    """What the API server can read: mistakes are most telling beside what is none."""
+    if schema.quantity:
+        return st.sampled_from([1, "500m", "8Gi"])
+    if schema.fields:
+        names = st.lists(st.sampled_from(sorted(schema.fields)), unique=True, max_size=2 if depth else 0)
+        return names.flatmap(
+            lambda chosen: st.fixed_dictionaries({name: _shaped(schema.fields[name], depth - 1) for name in chosen})
+        )
+    if schema.values is not None:
+        return st.dictionaries(_NAMES, _shaped(schema.values, depth - 1), max_size=2)
+    if schema.items is not None:
+        return st.lists(_shaped(schema.items, depth - 1), max_size=2)
+    return _SCALARS_OF.get(schema.type, JSON)
+
+
+def _of(fields: Mapping[str, Merge], schema: Schema) -> st.SearchStrategy[Any]:
+    """A few of the fields that the merge table knows."""
+    names = st.lists(st.sampled_from(sorted(fields)), unique=True, max_size=4)
+    return names.flatmap(
+        lambda chosen: st.fixed_dictionaries({name: _value(fields[name], schema.child(name)) for name in chosen})
+    )
+
+
+def _value(merge: Merge, schema: Schema) -> st.SearchStrategy[Any]:
+    right: st.SearchStrategy[Any]
     if merge.fields and merge.keys:
-        main = st.builds(lambda fields: [{**fields, "name": "workers"}], _of(dict(merge.fields)))
-        return st.one_of(main, st.builds(lambda fields: [{**fields, "name": "vllm"}], _of(dict(merge.fields))), JSON)
-    if merge.fields:
-        return st.one_of(_of(dict(merge.fields)), _of(dict(merge.fields)), JSON)
-    item = st.fixed_dictionaries({}, optional=dict.fromkeys((*merge.keys, "projected", "hostPath", "emptyDir"), _WORDS))
-    return st.one_of(st.lists(item, max_size=2), st.lists(JSON, max_size=2), JSON)
+        inner = _of({name: one for name, one in merge.fields.items() if name != "name"}, schema.item)
+        right = st.builds(lambda name, fields: [{**fields, "name": name}], st.sampled_from(["workers", "vllm"]), inner)
+    elif merge.fields:
+        right = _of(merge.fields, schema)
+    elif merge.keys and schema.items is not None:
+        keyed = st.fixed_dictionaries({key: _shaped(schema.items.child(key), 0) for key in merge.keys})
+        item = st.builds(lambda some, keys: {**some, **keys}, _shaped(schema.items, 3), keyed)
+        right = st.lists(item, max_size=2)
+    else:
+        right = _shaped(schema, 3)
+    return st.one_of(*[right] * _MOSTLY, JSON)
 
 
-OVERLAYS = st.one_of(_of(dict(TABLE.fields)), st.dictionaries(_NAMES, JSON, max_size=3))
-"""`podTemplate`s."""
+OVERLAYS = st.one_of(*[_of(TABLE.fields, _POD)] * _MOSTLY, st.dictionaries(_NAMES, JSON, max_size=3))
+"""`podTemplate`s, most of which the API server could read."""
 _RESOURCES = st.sampled_from(
     [
         *("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "amd.com/gpu"),
