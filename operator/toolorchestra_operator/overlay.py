@@ -212,7 +212,7 @@ def overlaid(
     `trusted`: the namespace may weaken its pods.
     """
     walk = _Walk(container=container, trusted=trusted)
-    merged = walk.struct(template, {} if overlay is None else overlay, TABLE.fields, path)
+    merged = walk.struct(template, {} if overlay is None else _without_nulls(overlay), TABLE.fields, path)
     return Rejected(tuple(walk.mistakes)) if walk.mistakes else _privileged(merged)
 
 
@@ -295,8 +295,6 @@ class _Walk:
             return merged
         for name, value in overlay.items():
             here = f"{path}.{name}"
-            if value is None:
-                continue
             if name not in fields:
                 may = ", ".join(known for known in fields if known != "name")
                 self.wrong(here, f"the operator sets this, or nobody may; what may be set here: {may}")
@@ -366,6 +364,13 @@ class _Walk:
             at = next(place for place, own in enumerate(base) if own["name"] == self.container)
             merged[at] = self.struct(base[at], one, merge.fields, f"{path}[{index}]")
         return merged
+
+
+def _without_nulls(value: Any) -> Any:
+    """What is written with no value is not written: the API server drops it too, and would differ for ever."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _part(value: Any, name: str) -> Mapping[str, Any]:

@@ -45,6 +45,8 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 """Any JSON, with the words that the operator looks for."""
 
 
+_TELLING: Final = {"spec", "volumes", "containers", "securityContext", "env", "resourceClaims", "resources"}
+"""Fields that the operator looks into: more often than others."""
 _SCALARS_OF: Final[dict[str, st.SearchStrategy[Any]]] = {
     "string": _WORDS,
     "boolean": st.booleans(),
@@ -61,7 +63,9 @@ def _shaped(schema: Schema, depth: int) -> st.SearchStrategy[Any]:
     if schema.fields:
         names = st.lists(st.sampled_from(sorted(schema.fields)), unique=True, max_size=2 if depth else 0)
         return names.flatmap(
-            lambda chosen: st.fixed_dictionaries({name: _shaped(schema.fields[name], depth - 1) for name in chosen})
+            lambda chosen: st.fixed_dictionaries(
+                {name: st.one_of(*[_shaped(schema.fields[name], depth - 1)] * _MOSTLY, JSON) for name in chosen}
+            )
         )
     if schema.values is not None:
         return st.dictionaries(_NAMES, _shaped(schema.values, depth - 1), max_size=2)
@@ -72,7 +76,7 @@ def _shaped(schema: Schema, depth: int) -> st.SearchStrategy[Any]:
 
 def _of(fields: Mapping[str, Merge], schema: Schema) -> st.SearchStrategy[Any]:
     """A few of the fields that the merge table knows."""
-    names = st.lists(st.sampled_from(sorted(fields)), unique=True, max_size=4)
+    names = st.lists(st.sampled_from([*sorted(fields), *_TELLING & fields.keys()]), unique=True, max_size=4)
     return names.flatmap(
         lambda chosen: st.fixed_dictionaries({name: _value(fields[name], schema.child(name)) for name in chosen})
     )

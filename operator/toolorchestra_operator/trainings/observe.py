@@ -34,6 +34,7 @@ from toolorchestra_operator.trainings.remembered import Provider, Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
+EVENTS = ("events.k8s.io/v1", "Event")
 PROGRESS_KEY = "progress"
 
 
@@ -190,9 +191,9 @@ class TrainingObserver:
         found = list[Manifest]()
         for ref, live in objects.items():
             if ref.kind == "Job" and lacks_pods(live):
-                fields = f"involvedObject.uid={live['metadata']['uid']}"
+                fields = f"regarding.uid={live['metadata']['uid']}"
                 with contextlib.suppress(Forbidden):
-                    found += await self.api.list("v1", "Event", namespace=ref.namespace, fields=fields)
+                    found += await self.api.list(*EVENTS, namespace=ref.namespace, fields=fields)
         return tuple(found)
 
     async def _workloads(

@@ -90,18 +90,17 @@ def _refusals(observed: Observed, attempt: int) -> Iterator[Obstacle]:
 def _of_job(job: Manifest, events: Sequence[Manifest]) -> Obstacle | None:
     """The newest event of a pod that could not be made."""
     uid = job["metadata"]["uid"]
-    about = [
-        e for e in events if e.get("reason") == _FAILED_CREATE and (e.get("involvedObject") or {}).get("uid") == uid
-    ]
+    about = [e for e in events if e.get("reason") == _FAILED_CREATE and (e.get("regarding") or {}).get("uid") == uid]
     if not about:
         return None
-    said = str(max(about, key=_when).get("message", "")).removeprefix(_AGGREGATED)
+    said = str(max(about, key=_when).get("note", "")).removeprefix(_AGGREGATED)
     return Reason.PODS_REFUSED, f"Job {job['metadata']['name']}: {said}"
 
 
 def _when(event: Manifest) -> str:
-    """Times of one format compare as text."""
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp", ""))
+    """Times of one format compare as text. The Job controller's recorder fills in the older fields."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    return str(series or event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
 
 
 def _of_deployment(deployment: Manifest) -> Obstacle | None:

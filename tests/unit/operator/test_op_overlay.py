@@ -241,6 +241,13 @@ def test_every_mistake_is_told_at_once() -> None:
     assert paths == ["spec.vllm.podTemplate.spec.hostPID", "spec.vllm.podTemplate.spec.hostIPC"]
 
 
+def test_what_has_no_value_is_not_written() -> None:
+    overlay = {"metadata": {"annotations": {"a": None, "b": "c"}}, "spec": {"affinity": {"podAffinity": None}}}
+    found = merged(overlay)
+    assert found["metadata"]["annotations"] == {"b": "c", "toolorchestra.dev/a": "1"}
+    assert found["spec"]["affinity"] == {}
+
+
 def test_no_overlay_changes_nothing_and_the_template_is_never_written_to() -> None:
     before = copy.deepcopy(TEMPLATE)
     assert merged(None) == merged({}) == merged({"spec": {}}) == TEMPLATE
