@@ -104,6 +104,18 @@ class _After:
     error: BaseException | None = None
 
 
+@dataclass
+class _Undone:
+    """The status of a plan while it is carried out, and of what version of the parent it is."""
+
+    status: Manifest | None = None
+    version: str = ""
+
+    def of(self, parent: Manifest) -> Manifest | None:
+        """None: the parent is another by now."""
+        return self.status if parent["metadata"].get("resourceVersion", "") == self.version else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReconcileLoop:
     """Every worker runs `work`. `find` and `carry_out` reach the API server. Durations in seconds."""
@@ -147,14 +159,15 @@ class ReconcileLoop:
             _trace(key, after, began=began)
 
     async def _pass(self, key: Key) -> _After:
+        undone = _Undone()
         try:
             async with asyncio.timeout(self.pass_seconds):
-                return await self._reconcile(key)
+                return await self._reconcile(key, undone)
         except Exception as error:
             self.meter.failed(key, error)
-            return await self._failed(key, error)
+            return await self._failed(key, error, undone)
 
-    async def _reconcile(self, key: Key) -> _After:
+    async def _reconcile(self, key: Key, undone: _Undone) -> _After:
         reconciler = self.reconcilers[key.kind]
         observed = await reconciler.observe(key)
         if observed is None:
@@ -162,17 +175,18 @@ class ReconcileLoop:
             return _After("gone")
         plan = reconciler.reconcile(observed, self.now())
         if not plan.empty:
+            undone.status, undone.version = plan.status, observed.parent["metadata"].get("resourceVersion", "")
             await self.carry_out(plan, parent=observed.parent)
             self.meter.carried_out(key, plan)
         self.backoff.succeeded(key)
         return _After("unchanged" if plan.empty else "changed", again=plan.requeue_after, plan=plan)
 
-    async def _failed(self, key: Key, error: Exception) -> _After:
+    async def _failed(self, key: Key, error: Exception, undone: _Undone) -> _After:
         before = self.backoff.failures(key)
         if isinstance(error, Forbidden | Invalid | NameTaken):
-            return await self._refused(key, error)
+            return await self._refused(key, error, undone)
         if isinstance(error, MessagingUnreachable):
-            await self._tell(key, error)
+            await self._tell(key, error, undone)
         transient = isinstance(error, MessagingUnreachable) or (isinstance(error, ApiError) and error.transient)
         delay = self.backoff.failed(key, cap=_TRANSIENT_CAP if transient else None)
         hold = min(delay, _HOLD)
@@ -186,10 +200,10 @@ class ReconcileLoop:
             _log.warning("%s: %s; again in %.1f s", key, error, delay)
         else:
             _log.error("%s: the look failed; again in %.1f s", key, delay, exc_info=error)
-            await self._tell(key, error)
+            await self._tell(key, error, undone)
         return _After("failed", again=delay, hold=hold, error=error)
 
-    async def _refused(self, key: Key, error: Refusal) -> _After:
+    async def _refused(self, key: Key, error: Refusal, undone: _Undone) -> _After:
         """Say it on the resource. What somebody has to change is not tried again and again."""
         delay = min(self.backoff.failed(key), self.resync_seconds)
         # A right may come a moment after the resource that needs it.
@@ -198,15 +212,18 @@ class ReconcileLoop:
         after = _After("failed", again=pace, hold=min(delay, _HOLD), error=error)
         if isinstance(error, NameTaken) and self.backoff.failures(key) < _TAKEN:
             return after
-        await self._tell(key, error)
+        await self._tell(key, error, undone)
         return after
 
-    async def _tell(self, key: Key, error: Exception) -> None:
+    async def _tell(self, key: Key, error: Exception, undone: _Undone) -> None:
         """A condition; where it cannot be written, a line in the log."""
         try:
             async with asyncio.timeout(self.pass_seconds):
                 parent = await self.find(key)
-                if parent is not None and not (plan := refused(parent, error, self.now())).empty:
+                if parent is None:
+                    return
+                plan = refused(parent, error, self.now(), decided=undone.of(parent))
+                if not plan.empty:
                     await self.carry_out(plan, parent=parent)
         except Exception as another:
             _log.warning("%s: that it was refused could not be said on it: %s", key, another)

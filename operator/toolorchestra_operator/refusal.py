@@ -2,8 +2,9 @@
 
 `Accepted=False`: the API server will not have what the operator wants, or the operator itself broke on the resource.
 `MessagingReady=False`: NATS will not. Without it a missing right, a refused field, a taken name, a full JetStream or a
-fault of the operator's own would be seen in its log only, because a plan writes its status last. The next look that
-works says that all is well again.
+fault of the operator's own would be seen in its log only, because a plan writes its status last. What else the plan
+would have said of what runs is said too: it was seen, and not made. The next look that works says that all is well
+again.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ Refusal = Forbidden | Invalid | NameTaken
 _LENGTH = 1000
 
 
-def refused(parent: Manifest, error: Exception, now: datetime) -> Plan:
-    """The plan that tells it on the live `parent`; empty where it says so already."""
+def refused(parent: Manifest, error: Exception, now: datetime, *, decided: Manifest | None = None) -> Plan:
+    """The plan that tells it on the live `parent`; empty where it says so already. `decided`: the status of the plan
+    that was not carried out, where it is about this very parent.
+    """
     if isinstance(error, MessagingUnreachable):
         said = condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error)[:_LENGTH])
     else:
         said = condition("Accepted", "False", _reason(error), in_words(error))
-    old = (parent.get("status") or {}).get("conditions") or ()
-    if any(all(one.get(field) == value for field, value in said.items()) for one in old):
-        return Plan()
-    generation = parent["metadata"].get("generation", 0)
-    conditions = merged(old, [said], now=now, generation=generation)
-    return Plan(transitions(old, [said]), {**(parent.get("status") or {}), "conditions": list(conditions)})
+    before = parent.get("status") or {}
+    old, facts = before.get("conditions") or (), before if decided is None else decided
+    seen = () if decided is None else facts.get("conditions") or ()
+    told = [*(one for one in seen if one["type"] != said["type"]), said]
+    conditions = merged(old, told, now=now, generation=parent["metadata"].get("generation", 0))
+    status = {**facts, "conditions": list(conditions)}
+    return Plan() if status == before else Plan(transitions(old, conditions), status)
 
 
 def broke(error: Exception) -> str:

@@ -15,10 +15,11 @@ import pytest
 from support.mortal_operator import LookingOperator
 from support.training_life import MADE, Stage, connected
 from testbed.api import Api, Refused
+from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.api_server import ApiServer
 from toolorchestra_operator.settings import Settings
-from toolorchestra_operator.trainings.names import TRAINING_LABEL
+from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 
 TTL_AND_MORE = timedelta(days=1, seconds=1)
 POD = {"containers": [{"name": "c", "image": "theirs"}]}
@@ -26,6 +27,7 @@ LABELLED = {"metadata": {"labels": {"app": "theirs"}}}
 CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 JOB = {"spec": {"template": {**LABELLED, "spec": {**POD, "restartPolicy": "Never"}}}}
 DEPLOYMENT = {"spec": {"selector": {"matchLabels": {"app": "theirs"}}, "template": {**LABELLED, "spec": POD}}}
+CACHE = Names("tiny", "", "").model_cache
 THEIRS: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
     ("/apis/apps/v1", "deployments", "tiny-workers"): DEPLOYMENT,
     ("/apis/batch/v1", "jobs", "tiny-1-head"): JOB,
@@ -35,7 +37,7 @@ THEIRS: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
     ("/api/v1", "configmaps", "tiny-1"): {"data": {"a": "theirs"}},
     ("/api/v1", "secrets", "tiny-ray"): {"stringData": {"a": "theirs"}},
     ("/api/v1", "persistentvolumeclaims", "tiny-storage"): {"spec": CLAIM},
-    ("/api/v1", "persistentvolumeclaims", "tiny-model-cache"): {"spec": CLAIM},
+    ("/api/v1", "persistentvolumeclaims", CACHE): {"spec": CLAIM},
 }
 """An object of somebody else's under every name of the training's."""
 ASKS_FOR_A_CACHE = {"provider": "Builtin", "modelCache": {"type": "EphemeralClaim"}}
@@ -241,3 +243,26 @@ async def test_a_volume_of_a_release_that_did_not_mark_it_stays_its_training_s(
     stage.api.merge(stage.of("/api/v1", "persistentvolumeclaims", "tiny-storage"), {"metadata": {"annotations": None}})
     await operator.settles(stage.namespace, stage.name)
     assert accepted(stage)[:2] == ("True", "Accepted")
+
+
+@pytest.mark.usefixtures("kuberay")
+async def test_a_rayjob_of_somebody_else_is_no_attempt_and_stays(
+    operator: LookingOperator, stage: Stage, kuberay: Cluster
+) -> None:
+    """It has succeeded, and is there when the training is made, suspended and deleted."""
+    jobs, theirs = stage.of("/apis/ray.io/v1", "rayjobs"), stage.of("/apis/ray.io/v1", "rayjobs", "tiny-1")
+    head = {"rayStartParams": {}, "template": {"spec": {"containers": [{"name": "h", "image": "theirs"}]}}}
+    spec = {"entrypoint": "true", "rayClusterSpec": {"headGroupSpec": head}}
+    about = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "tiny-1"}}
+    stage.api.create(jobs, {**about, "spec": spec})
+    ended = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete", "failed": 0, "succeeded": 1}
+    stage.api.merge(f"{theirs}/status", {"status": ended})
+    before = stage.api.get(theirs)
+    await submitted(operator, stage, ray={"provider": "KubeRay"})
+    assert accepted(stage)[:2] == ("False", "NameTaken")
+    assert stage.condition("Complete") == ("", "")
+    stage.api.merge(stage.path(stage.name), {"spec": {"suspend": True}})
+    await operator.settles(stage.namespace, stage.name)
+    stage.api.delete(stage.path(stage.name))
+    await operator.settles(stage.namespace, stage.name)
+    assert stage.api.get(theirs) == before

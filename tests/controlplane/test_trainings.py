@@ -395,7 +395,8 @@ async def test_two_of_one_name_never_meet_and_what_one_leaves_behind_is_swept(
     cluster.api.delete(here.path(here.name))
     cluster.api.merge(here.path(here.name), {"metadata": {"finalizers": None}})
     here.collect_children()
-    here.submit(pools=False)
+    volume = {"type": "ExistingClaim", "existingClaim": {"claimName": first.storage}}
+    here.submit(pools=False, storage=volume)  # what the first one left, with a folder of its own
     kept = await there.streams(other.short_uid)
     async with operator_process(*how) as operator:
         await until(are_made, seconds=120)

@@ -15,6 +15,7 @@ from toolorchestra_operator.kinds import POOLS
 from toolorchestra_operator.manifest import Key, Manifest, Ref
 from toolorchestra_operator.needs import Missing, Need, look
 from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.ownership import owner_uid
 from toolorchestra_operator.plan import Plan
 from toolorchestra_operator.pools import states
 from toolorchestra_operator.pools.admission import read
@@ -101,8 +102,9 @@ class PoolReconciler:
         return await self.prober.answer(key, target)
 
     async def _objects(self, names: Names) -> dict[Ref, Manifest]:
+        """The pool's own: what others have under its names is neither read nor changed (`NameTaken` says so)."""
         found = {ref: await self.api.get(ref) for ref in names.refs}
-        return {ref: live for ref, live in found.items() if live is not None}
+        return {ref: live for ref, live in found.items() if live is not None and owner_uid(live) == names.uid}
 
     async def _pods(self, names: Names, pool: ExpertPool, objects: dict[Ref, Manifest]) -> tuple[Manifest, ...]:
         """Only while some are missing: labels are not indexed, and a list costs as much as the namespace is large."""

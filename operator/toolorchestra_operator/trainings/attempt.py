@@ -166,7 +166,8 @@ def _running(decision: Decision, observed: Observed) -> Decision:
 def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Decision | None:
     """What must be there before a cluster is asked for: streams, and experts that are served."""
     if not observed.messaging.ready:
-        return replace(decision, streams="make")
+        # Where nobody can tell what is there, nothing is made: the next look asks again.
+        return replace(decision, streams="keep" if observed.messaging.error else "make")
     if alive := _heads_of_others(observed, decision.remembered.attempt):
         # Two drivers on one storage would be two truths.
         return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
@@ -225,9 +226,10 @@ def _exists(
 
 
 def _fits(desired: Desired, messaging: Messaging) -> bool:
-    """The streams are there; and as many workers as the spec has by now may hold tasks."""
+    """The streams are there; and as many workers as the spec has by now may hold tasks. Or nobody can tell."""
     leases = messaging.leases
-    return messaging.ready and (leases is None or leases == settings_of(desired).max_ack_pending)
+    fit = leases is None or leases == settings_of(desired).max_ack_pending
+    return bool(messaging.error) or (messaging.ready and fit)
 
 
 def _token(admitted: Admitted, token: str) -> Manifest:

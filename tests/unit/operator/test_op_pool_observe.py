@@ -113,6 +113,16 @@ async def test_pods_are_listed_only_while_replicas_are_missing() -> None:
     assert not prober.targets, "nobody is there to ask"
 
 
+@pytest.mark.parametrize("owners", [[], [{"kind": "ExpertPool", "name": "qwen", "uid": "earlier", "controller": True}]])
+async def test_what_others_have_under_its_names_is_not_read(owners: list[dict[str, Any]]) -> None:
+    """Neither their replicas count as the pool's, nor is their Secret's value sent anywhere."""
+    pool, *made = served(ready=1)
+    theirs = [{**one, "metadata": {**one["metadata"], "ownerReferences": owners}} for one in made]
+    found, _, prober = await observed(pool, *theirs)
+    assert found.objects == {}
+    assert not prober.targets
+
+
 async def test_the_endpoint_is_asked_with_its_key() -> None:
     pool = stored(
         endpoint_pool(

@@ -197,6 +197,37 @@ async def test_a_refusal_is_said_on_the_resource_once_and_tried_at_the_pace_of_t
     assert [type(action) for action in denied.done[0].actions] == [Emit]
 
 
+@pytest.mark.parametrize("changed", [False, True])
+async def test_what_was_seen_of_it_is_told_beside_a_refusal(changed: bool) -> None:
+    """A plan writes its status last: what runs must not stand still in it because of what may not be made. Unless the
+    parent has changed since: then it is about another one."""
+    ready = {"type": "ClusterReady", "status": "True", "reason": "ClusterReady", "message": ""}
+    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}
+    wanted = Plan((Emit("Normal", "ClusterReady", "not told"),), {"step": 3, "conditions": [ready, accepted]})
+    denied = world(wanted)
+    carry_out, find = denied.carry_out, denied.find
+
+    async def deny(plan: Plan, *, parent: Manifest) -> None:
+        if plan is wanted:
+            raise forbidden()
+        await carry_out(plan, parent=parent)
+
+    async def find_changed(key: Key) -> Manifest | None:
+        live = await find(key)
+        assert live is not None
+        return {**live, "metadata": {**live["metadata"], "resourceVersion": "another"}}
+
+    object.__setattr__(denied.loop, "carry_out", deny)
+    if changed:
+        object.__setattr__(denied.loop, "find", find_changed)
+    await denied.looked(3)
+    found = {one["type"]: one["status"] for one in denied.status["conditions"]}
+    assert found == {"Accepted": "False"} | ({} if changed else {"ClusterReady": "True"})
+    assert denied.status.get("step") == (None if changed else 3)
+    (said,) = denied.done
+    assert len(said.actions) == len(found), "each change is an event"
+
+
 async def test_a_name_that_is_taken_for_a_moment_is_not_worth_a_word() -> None:
     error = NameTaken(Ref("v1", "Service", "team", "math-1"), "Service x (u2)")
     short = world(error, error, Plan())

@@ -6,7 +6,7 @@ import copy
 import os
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,20 @@ from support.openapi_excerpt import schemas
 from support.real_run import TINY_RUN
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.train.driver_config import DriverConfig
 from toolorchestra.train.status import EXIT_CODES
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import MakeStreams, Plan
-from toolorchestra_operator.trainings import cluster_state, node_groups
+from toolorchestra_operator.trainings import cluster_state, node_groups, workers
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.progress import status_fields
 from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
 from toolorchestra_operator.trainings.runtime import Runtime
+from toolorchestra_operator.trainings.terms import Terms
 
 RUNTIME = Runtime(cpu_image="cpu", gpu_image="gpu", worker_image="worker", nats_url="nats://nats:4222")
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
@@ -65,6 +67,8 @@ class World(ClusterModel):
         self.nats_error = ""
         self.leases: int | None = None
         self.missing: tuple[Missing, ...] = ()
+        self.hidden: tuple[Ref, ...] = ()
+        """What the operator may not look at."""
         self.runtime = RUNTIME
 
     @property
@@ -81,10 +85,11 @@ class World(ClusterModel):
             parent=copy.deepcopy(self.parent),
             runtime=self.runtime,
             schemas=schemas(),
-            objects=self.live(),
+            objects={ref: live for ref, live in self.live().items() if ref not in self.hidden},
+            hidden=frozenset(self.hidden),
             pods=tuple(self.pods),
             pools=self.pools,
-            missing=self.missing,
+            missing=(*self.missing, *(Missing(Reason.FORBIDDEN, f"cannot get {ref}") for ref in self.hidden)),
             messaging=Messaging(ready=up and not self.nats_error, error=self.nats_error, leases=self.leases),
             progress=self.progress,
             token="t" * 64,
@@ -415,8 +420,8 @@ def test_more_workers_may_hold_more_tasks() -> None:
     def made() -> list[int]:
         return [one.settings.max_ack_pending for one in world.plan().actions if isinstance(one, MakeStreams)]
 
-    for workers, leases in ((2, 19), (20, 192), (1, 16)):
-        world.parent["spec"]["rollout"]["workers"] = workers
+    for wanted, leases in ((2, 19), (20, 192), (1, 16)):
+        world.parent["spec"]["rollout"]["workers"] = wanted
         assert made() == ([] if world.leases is None else [leases])
         world.leases = leases
         assert not made()
@@ -439,6 +444,112 @@ def test_what_is_missing_holds_up_a_start_and_no_end() -> None:
     world.settle()
     assert world.says("Accepted")[0] == "True"
     assert world.kinds() == KEPT
+
+
+@pytest.mark.parametrize("breaks", ["stored under another schema", "nobody thought of it"])
+@pytest.mark.parametrize("ends", ["suspended", "failed", "complete", "deadline"])
+def test_a_spec_that_cannot_be_worked_with_holds_up_no_end(
+    breaks: str, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The terms that can be read count: they may be all that is right in it."""
+    world = World(backoffLimit=0, ttlSecondsAfterFinished=60, keepFailedSeconds=0, activeDeadlineSeconds=3600)
+    world.settle()
+    world.comes_up()
+    world.settle()
+    if breaks == "nobody thought of it":
+
+        def breaks_down(*_: Any, **__: Any) -> None:
+            raise TypeError("a pod template that is a number")
+
+        monkeypatch.setattr(workers, "deployment", breaks_down)
+    else:
+        world.parent["spec"]["rollout"] = {"workers": "many"}
+        world.parent["spec"] |= {"keepFailedSeconds": "a while", "algorithm": 5}
+    world.progress |= {"step": 2}
+    world.settle()
+    accepted, reason, message = world.says("Accepted")
+    assert (accepted, reason) == ("False", "InvalidSpec")
+    assert ("a pod template that is a number" if breaks == "nobody thought of it" else "spec.algorithm") in message
+    assert world.says("Running") == ("True", "Training", "step 2 of 10")
+    match ends:
+        case "suspended":
+            world.parent["spec"]["suspend"] = True
+            world.settle()
+            assert world.says("Suspended")[0] == "True"
+            assert world.kinds() == KEPT | {"Secret tiny-ray"}
+            return
+        case "failed":
+            world.head_ends(1, "ValueError: boom")
+            world.settle()
+            assert world.says("Failed")[1] == "BackoffLimitExceeded"
+        case "deadline":
+            world.passes(3601)
+            world.settle()
+            assert world.says("Failed")[1] == "ActiveDeadlineExceeded"
+        case _:
+            world.head_ends(0)
+            world.settle()
+            assert world.says("Complete")[0] == "True"
+            assert world.parent["status"]["exportURI"].startswith("pvc://tiny-storage/tiny-")
+    world.passes(601)
+    world.settle()
+    assert world.kinds() == KEPT
+    assert not world.streams
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_gone() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    made = world.kinds()
+    world.hidden = tuple(world.job(component) for component in ("head", "trainers", "engines"))
+    world.settle()
+    assert world.says("Accepted")[:2] == ("False", "Forbidden")
+    assert "Job default/tiny-1-head" in world.says("ClusterReady")[2]
+    assert (world.attempt, world.kinds()) == (1, made)
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert world.says("Suspended") == ("True", "SuspendedByUser", "waiting for the last checkpoint")
+    world.hidden = ()
+    world.settle()
+    assert world.says("Suspended")[2] == "compute is given back"
+    assert world.kinds() == KEPT | {"Secret tiny-ray"}
+
+
+def test_terms_are_what_the_models_make_of_a_spec() -> None:
+    spec = DOCUMENTS[0]["spec"]
+    claim = {"type": "ExistingClaim", "existingClaim": {"claimName": "shared", "path": "runs/"}}
+    more = {
+        "suspend": True,
+        "backoffLimit": 7,
+        "queueName": "research",
+        "storage": claim,
+        "activeDeadlineSeconds": 9999,
+    }
+    for changed in ({}, more):
+        parent = {**DOCUMENTS[0], "metadata": {"name": "tiny", "namespace": "default"}, "spec": {**spec, **changed}}
+        whole = OrchestratorTraining.model_validate(parent).spec
+        terms = Terms.of(parent)
+        assert asdict(terms) == {name: getattr(whole, name) for name in asdict(terms)}
+    assert Terms.of({"spec": {"backoffLimit": -1, "storage": "round", "suspend": True}}) == replace(
+        Terms.of({"spec": {}}), suspend=True
+    )
+
+
+def test_a_nats_that_nobody_can_ask_is_not_written_to() -> None:
+    """What is missing there is not known; and a write that fails would keep what runs from being told of."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.settle()
+    world.nats_error = "NATS at nats://nats:4222: no answer in time"
+    assert not [one for one in world.plan().actions if isinstance(one, MakeStreams)]
+    world.head_ends(1, "ValueError: boom")
+    world.settle()
+    assert world.attempt == 2
+    assert world.says("MessagingReady")[:2] == ("False", "MessagingUnreachable")
+    assert not [kind for kind in world.kinds() if kind.startswith("Job tiny-2")]
 
 
 @pytest.mark.parametrize("folder", [None, "kept/here"])

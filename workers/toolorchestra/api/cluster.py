@@ -143,7 +143,8 @@ class Storage(Model):
     secret_ref: SecretKeyRef | None = None
     """Credentials of the object store."""
     retention_policy: Literal["Retain", "Delete"] = "Retain"
-    """Of a volume made for the training. Retain: it has no owner, so the model outlives the resource."""
+    """Of a volume made for the training. Retain: it has no owner, so the model outlives the resource; another training
+    uses it by naming it (ExistingClaim)."""
 
 
 class Checkpoint(Model):

@@ -39,8 +39,8 @@ TRAINING_CONDITION_ORDER: tuple[TrainingConditionType, ...] = (
 the first one that is True, so there is no phase to keep."""
 
 TRAINING_CONDITIONS: Mapping[TrainingConditionType, str] = {
-    "Accepted": "It can work as written and as the cluster is. `False`: nothing is made, what runs is left alone; "
-    "it heals by itself when the cause goes.",
+    "Accepted": "It can work as written and as the cluster is. `False`: nothing is made or changed; what runs is "
+    "supervised to its end all the same; it heals by itself when the cause goes.",
     "QuotaReserved": "The queue that it names admitted it, or it names none. Nothing is started before.",
     "MessagingReady": "Its streams, consumers and buckets exist on NATS.",
     "ExpertsReady": "Every expert that it was admitted with is ready. `False` while it runs: episodes of those that "

@@ -161,7 +161,7 @@ _EXPLAINED: dict[Reason, Explained] = {
         "An object that the operator needs to make is there already and belongs to somebody else. It is never taken "
         "over.",
         "Delete or rename that object, or give the resource another name. One that an earlier resource of the name "
-        "left goes by itself.",
+        "left goes by itself; a volume that an earlier training kept is used by naming it (`ExistingClaim`).",
     ),
     Reason.OPERATOR_FAILED: Explained(
         "Accepted=False",
