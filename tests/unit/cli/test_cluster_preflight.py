@@ -68,6 +68,25 @@ def test_gpus_are_counted_by_pool_and_training() -> None:
     assert line.text.startswith("13 nvidia.com/gpu: pool qwen 3 x 1, tiny trainers 2 x 1, tiny engines 4 x 2")
 
 
+CLAIMING = {"spec": {"resourceClaims": [{"name": "g"}]}}
+
+
+@pytest.mark.parametrize(
+    ("vllm", "level", "said"),
+    [
+        ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, "ok", "1 nvidia.com/mig-1g.10gb: pool qwen 1 x 1"),
+        ({"resources": {"accelerator": "Claim"}, "podTemplate": CLAIMING}, "note", "claimed by podTemplate, which is"),
+        ({"resources": {"limits": {"example.com/npu": 1}}}, "missing", "pool qwen: example.com/npu: not known whether"),
+        ({"podTemplate": CLAIMING}, "missing", "pool qwen: podTemplate claims"),
+        ({"podTemplate": {"spec": "abc"}}, "note", "none is asked for"),
+    ],
+)
+def test_what_computes_is_known_stated_or_missing(vllm: Any, level: str, said: str) -> None:
+    [line] = [one for one in gpu_lines(demands([pool(**vllm)], [])) if one.about == "GPUs"]
+    assert line.level == level
+    assert line.text.startswith(said)
+
+
 def test_without_gpus_it_says_so() -> None:
     lines = list(gpu_lines(demands(POOLS, [training()])))
     assert levels(lines, "GPUs") == ["note"]

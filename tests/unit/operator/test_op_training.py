@@ -468,7 +468,7 @@ def test_a_spec_that_cannot_be_worked_with_holds_up_no_end(
     world.progress |= {"step": 2}
     world.settle()
     accepted, reason, message = world.says("Accepted")
-    assert (accepted, reason) == ("False", "InvalidSpec")
+    assert (accepted, reason) == ("False", "OperatorFailed" if breaks == "nobody thought of it" else "InvalidSpec")
     assert ("a pod template that is a number" if breaks == "nobody thought of it" else "spec.algorithm") in message
     assert world.says("Running") == ("True", "Training", "step 2 of 10")
     match ends:

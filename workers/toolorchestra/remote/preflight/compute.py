@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolorchestra.api.accelerators import accelerator
-from toolorchestra.api.base import Resources
+from toolorchestra.api.accelerators import accelerator, mistakes
+from toolorchestra.api.base import ComputeResources, Resources
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.remote.preflight.line import Line
@@ -25,6 +25,8 @@ class Demand:
     node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
     claims: bool = False
     """Whether they compute on devices that podTemplate claims."""
+    wrong: tuple[str, ...] = ()
+    """Why it is not certain on what they compute: the operator refuses that."""
 
     @property
     def gpus(self) -> int:
@@ -63,18 +65,27 @@ def _demand(what: str, pods: int, wanted: Resources, overlay: Mapping[str, Any] 
     found = accelerator(wanted)
     count = found.count or 0 if found else 0
     gpu, claims = (found.resource if found and count else ""), found is not None and found.claimed
-    return Demand(what, pods, gpu, count, _node_selector(overlay), claims)
+    wrong = list[str]()
+    if isinstance(wanted, ComputeResources):
+        wrong += mistakes(wanted, claims=bool(_spec(overlay).get("resourceClaims")))
+    return Demand(what, pods, gpu, count, _node_selector(overlay), claims, tuple(wrong))
 
 
 def _node_selector(overlay: Mapping[str, Any] | None) -> dict[str, str]:
-    """Nobody has checked the overlay yet: what is no map is no selector, and the operator refuses it."""
-    spec = (overlay or {}).get("spec")
-    selector = spec.get("nodeSelector") if isinstance(spec, Mapping) else None
+    selector = _spec(overlay).get("nodeSelector")
     return dict(selector) if isinstance(selector, Mapping) else {}
+
+
+def _spec(overlay: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Nobody has checked the overlay yet: what is no map says nothing, and the operator refuses it."""
+    spec = (overlay or {}).get("spec")
+    return spec if isinstance(spec, Mapping) else {}
 
 
 def gpu_lines(found: Sequence[Demand]) -> Iterator[Line]:
     """How many GPUs of which kind, and for whom."""
+    for one in found:
+        yield from (Line("missing", "GPUs", f"{one.what}: {said}") for said in one.wrong)
     totals: Counter[str] = Counter()
     for one in found:
         totals[one.gpu] += one.gpus
@@ -84,6 +95,6 @@ def gpu_lines(found: Sequence[Demand]) -> Iterator[Line]:
             yield Line("ok", "GPUs", f"{total} {gpu}: {shares}")
     if claimed := [one.what for one in found if one.claims]:
         yield Line("note", "GPUs", f"claimed by podTemplate, which is not counted here: {', '.join(claimed)}")
-    elif not any(totals[gpu] for gpu in totals if gpu):
+    elif not any(totals[gpu] for gpu in totals if gpu) and not any(one.wrong for one in found):
         yield Line("note", "GPUs", "none is asked for: everything runs on CPUs, with the CPU image")
     yield Line("ok", "pods", ", ".join(f"{one.what} {one.pods}" for one in found) or "none")
