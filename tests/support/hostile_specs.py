@@ -45,8 +45,11 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 """Any JSON, with the words that the operator looks for."""
 
 
-_TELLING: Final = {"spec", "volumes", "containers", "securityContext", "env", "resourceClaims", "resources"}
-"""Fields that the operator looks into: more often than others."""
+_TELLING: Final = {
+    *("spec", "volumes", "containers", "securityContext", "env", "resourceClaims", "resources"),
+    *("projected", "sources", "hostPath", "capabilities", "seLinuxOptions"),
+}
+"""Fields that the operator looks into: half of those that are drawn."""
 _SCALARS_OF: Final[dict[str, st.SearchStrategy[Any]]] = {
     "string": _WORDS,
     "boolean": st.booleans(),
@@ -61,8 +64,7 @@ def _shaped(schema: Schema, depth: int) -> st.SearchStrategy[Any]:
     if schema.quantity:
         return st.sampled_from([1, "500m", "8Gi"])
     if schema.fields:
-        names = st.lists(st.sampled_from(sorted(schema.fields)), unique=True, max_size=2 if depth else 0)
-        return names.flatmap(
+        return _chosen(schema.fields, most=2 if depth else 0).flatmap(
             lambda chosen: st.fixed_dictionaries(
                 {name: st.one_of(*[_shaped(schema.fields[name], depth - 1)] * _MOSTLY, JSON) for name in chosen}
             )
@@ -74,10 +76,16 @@ def _shaped(schema: Schema, depth: int) -> st.SearchStrategy[Any]:
     return _SCALARS_OF.get(schema.type, JSON)
 
 
+def _chosen(fields: Mapping[str, Any], *, most: int) -> st.SearchStrategy[list[str]]:
+    """Names of some of the fields."""
+    any_of, telling = st.sampled_from(sorted(fields)), sorted(_TELLING & fields.keys())
+    one = st.one_of(any_of, st.sampled_from(telling)) if telling else any_of
+    return st.lists(one, unique=True, max_size=most)
+
+
 def _of(fields: Mapping[str, Merge], schema: Schema) -> st.SearchStrategy[Any]:
     """A few of the fields that the merge table knows."""
-    names = st.lists(st.sampled_from([*sorted(fields), *_TELLING & fields.keys()]), unique=True, max_size=4)
-    return names.flatmap(
+    return _chosen(fields, most=4).flatmap(
         lambda chosen: st.fixed_dictionaries({name: _value(fields[name], schema.child(name)) for name in chosen})
     )
 

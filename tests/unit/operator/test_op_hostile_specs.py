@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from support.hostile_specs import OVERLAYS, PARAMETERS, RESOURCES
@@ -58,6 +58,10 @@ TRAININGS = st.builds(
     RESOURCES,
     PARAMETERS,
 )
+WORD = {"spec": {"volumes": [{"name": "a", "projected": "abc"}]}}
+NUMBER = {"spec": {"volumes": [{"name": "a", "projected": {"sources": 5}}]}}
+HALF, ONE_POINT = {"limits": {"nvidia.com/gpu": "500m"}}, {"limits": {"nvidia.com/gpu": "1.0"}}
+"""What broke it once."""
 POOL_SPECS = st.fixed_dictionaries({"podTemplate": OVERLAYS}, optional={"resources": RESOURCES})
 
 
@@ -134,12 +138,17 @@ def pool_survives(vllm: dict[str, Any]) -> None:
 
 @settings(max_examples=FEW, **QUIET)
 @given(TRAININGS)
+@example(a_training({}, WORD, ({}, {}, {}), {}, {}))
+@example(a_training(NUMBER, {}, ({}, {}, {}), {}, {"a": {"tokenSecretRef": "b"}}))
+@example(a_training({}, {}, ({}, HALF, ONE_POINT), {}, {}))
 def test_no_spec_of_a_training_breaks_a_look_or_silences_it(parent: dict[str, Any]) -> None:
     survives(parent)
 
 
 @settings(max_examples=FEW, **QUIET)
 @given(POOL_SPECS)
+@example({"podTemplate": WORD})
+@example({"podTemplate": NUMBER, "resources": HALF})
 def test_no_spec_of_a_pool_breaks_a_look_or_silences_it(vllm: dict[str, Any]) -> None:
     pool_survives(vllm)
 
