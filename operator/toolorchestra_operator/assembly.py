@@ -52,11 +52,17 @@ class Reader:
         return await self.api.get(ref)
 
     async def list(
-        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+        self,
+        api_version: str,
+        kind: str,
+        *,
+        namespace: str,
+        labels: Mapping[str, str] | None = None,
+        fields: str = "",
     ) -> list[dict[str, Any]]:
-        """The objects that carry all of `labels`."""
+        """The objects that carry all of `labels`; `fields` is a selector as the API server has it."""
         selector = ",".join(f"{name}={value}" for name, value in (labels or {}).items())
-        return await self.api.list(api_version, kind, namespace=namespace, labels=selector)
+        return await self.api.list(api_version, kind, namespace=namespace, labels=selector, fields=fields)
 
     async def openapi(self) -> Schemas:
         """The schemas of the kinds that are made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -16,6 +17,10 @@ _REASONS: Final[Mapping[str, Reason]] = {
     "PersistentVolumeClaim": Reason.CLAIM_NOT_FOUND,
     "StorageClass": Reason.STORAGE_CLASS_NOT_FOUND,
 }
+
+
+_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+"""What else a spec calls an object (it may be cut out of a URI) is none, and no path to ask for."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ async def look(api: Reader, needs: Iterable[Need]) -> tuple[tuple[Missing, ...],
     lacking = []
     for need in needs:
         try:
-            live = held.get(need.ref) or await api.get(need.ref)
+            live = held.get(need.ref) or (await api.get(need.ref) if _NAME.fullmatch(need.ref.name) else None)
         except Forbidden:
             if need.ref.namespace:
                 raise

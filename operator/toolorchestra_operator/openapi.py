@@ -43,6 +43,8 @@ class Schema:
     """A map or struct that has one owner, and is compared whole."""
     quantity: bool = False
     default: Any = NO_DEFAULT
+    type: str = ""
+    """JSON's, of a scalar; "": what has fields, values or items, and what may be anything."""
 
     def child(self, name: str) -> Schema:
         """The schema of a field, or of a map's value."""
@@ -145,6 +147,7 @@ class _Builder:
             atomic=raw.get("x-kubernetes-map-type") == "atomic",
             quantity=_is_quantity(raw),
             default=raw.get("default", NO_DEFAULT),
+            type=raw["type"] if raw.get("type") in _SCALARS else "",
         )
 
     @staticmethod
@@ -160,9 +163,11 @@ class _Builder:
             quantity=target.quantity,
             # A quantity's `{}` is how a Go struct without a value is published; no such default is ever filled in.
             default=NO_DEFAULT if target.quantity else raw.get("default", target.default),
+            type=target.type,
         )
 
 
+_SCALARS: Final = ("boolean", "integer", "number", "string")
 _QUANTITY: Final = Schema(quantity=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_UP, Decimal, InvalidOperation
+from decimal import ROUND_UP, Decimal
 
 from kubernetes.utils.quantity import parse_quantity
 
@@ -21,5 +21,5 @@ def amount(quantity: str | int | float) -> Decimal:
         parsed = Decimal(text) if spelled["exponent"] else Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]
         finer = abs(parsed) < 1 and parsed % _NANO != 0
         return (parsed.quantize(_NANO, rounding=ROUND_UP) if finer else parsed).normalize()
-    except InvalidOperation as error:
+    except ArithmeticError as error:
         raise ValueError(f"{quantity!r} is not a quantity") from error

@@ -8,7 +8,7 @@
 | it refuses (Forbidden, Invalid, NameTaken) | a condition says so; another look at the resync's pace |
 | NATS is away or refuses (MessagingUnreachable) | a condition says so; back-off, at most half a minute |
 | NATS has not answered yet (MessagingPending) | another look in a second |
-| anything else | the log, and back-off |
+| anything else | a condition says so, with the cause; the log; back-off |
 
 Invariants: no failure ends a worker; a look is over when it ends or after `pass_seconds`; a key whose look failed is in
 the queue again.
@@ -40,7 +40,7 @@ from toolorchestra_operator.manifest import Key, Kind, Manifest
 from toolorchestra_operator.metrics import Meter, Outcome
 from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.plan import Plan
-from toolorchestra_operator.refusal import Refusal, Told, refused
+from toolorchestra_operator.refusal import Refusal, refused
 
 _log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5
@@ -206,6 +206,7 @@ class ReconcileLoop:
             _log.warning("%s: %s; again in %.1f s", key, error, delay)
         else:
             _log.error("%s: the look failed; again in %.1f s", key, delay, exc_info=error)
+            await self._tell(key, error, undone)
         return _After("failed", again=delay, hold=hold, error=error)
 
     async def _refused(self, key: Key, error: Refusal, undone: _Undone) -> _After:
@@ -220,7 +221,7 @@ class ReconcileLoop:
         await self._tell(key, error, undone)
         return after
 
-    async def _tell(self, key: Key, error: Told, undone: _Undone) -> None:
+    async def _tell(self, key: Key, error: Exception, undone: _Undone) -> None:
         """A condition; where it cannot be written, a line in the log."""
         try:
             async with asyncio.timeout(self.pass_seconds):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from toolorchestra.api.generated import GENERATED, escaped
-from toolorchestra_operator.overlay import RESERVED_LABELS, RESERVED_VARIABLES, Merge, merge_table
+from toolorchestra_operator.overlay import (
+    RESERVED_LABELS,
+    RESERVED_VARIABLES,
+    Merge,
+    merge_table,
+)
 
 INTRO = f"""# Overlays on pods
 
@@ -34,7 +39,18 @@ nothing is made. Images, commands, ports, probes, resources, root and service ac
 server's own checks come after: pod security, quotas.
 
 **add**: further keys or items; one that the operator has set, or that is there twice, is refused. Items of a list are
-told apart by the fields that are named. **replace**: the overlay's value holds.
+told apart by the fields that are named. **replace**: the overlay's value holds. Types and names of fields are held
+against the API server's own schema of pods, before anything is made.
+
+**Trust.** What lets a pod out of itself, beyond the restricted pod security standard, is refused: the node's files
+(`hostPath`) and network storage that pods mount past Kubernetes, the node's network, processes and IPC, capabilities,
+`privileged`. A person who may write a training is not thereby a person who may own a node. Where that is wanted, for
+RDMA say, the chart's `privilegedNamespaces` names the namespaces whose overlays may do it; the namespace's own pod
+security has to allow it too.
+
+**Devices.** `resourceClaims` of `spec.ray.podTemplate` go to trainers and engines, not to the head, and each container
+gets all of them (a pool's and the workers' may name some themselves). Say in `resources.accelerator` whether they
+compute: [install.md](install.md#gpus).
 """
 
 
@@ -45,6 +61,11 @@ def overlay_page() -> str:
 
 
 def _limit(path: str, merge: Merge) -> str:
+    trust = f"with trust only: {merge.trust}" if merge.trust else ""
+    return "; ".join(filter(None, (_refused(path, merge), trust)))
+
+
+def _refused(path: str, merge: Merge) -> str:
     if path in ("metadata.labels", "metadata.annotations"):
         return f"keys that begin with {', '.join(f'`{prefix}`' for prefix in RESERVED_LABELS)} are the operator's"
     if path.endswith(".env"):

@@ -1,9 +1,10 @@
 """What a resource says when a plan cannot be carried out, and how to go on.
 
-`Accepted=False`: the API server will not have what the operator wants. `MessagingReady=False`: NATS will not. Without
-it a missing right, a refused field, a taken name or a full JetStream would be seen in the operator's log only, because
-a plan writes its status last. What else the plan would have said of what runs is said too: it was seen, and not made.
-The next look that works says that all is well again.
+`Accepted=False`: the API server will not have what the operator wants, or the operator itself broke on the resource.
+`MessagingReady=False`: NATS will not. Without it a missing right, a refused field, a taken name, a full JetStream or a
+fault of the operator's own would be seen in its log only, because a plan writes its status last. What else the plan
+would have said of what runs is said too: it was seen, and not made. The next look that works says that all is well
+again.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ from toolorchestra_operator.pools import states
 
 Refusal = Forbidden | Invalid | NameTaken
 """Errors that only a change by somebody can end."""
-Told = Refusal | MessagingUnreachable
-"""Errors that a resource tells of."""
 
 _ERROR_LENGTH = MESSAGE_LENGTH - 200
 """Characters of an error's words, so that there is room for the remedy."""
 
 
-def refused(parent: Manifest, error: Told, now: datetime, *, decided: Manifest | None = None) -> Plan:
+def refused(parent: Manifest, error: Exception, now: datetime, *, decided: Manifest | None = None) -> Plan:
     """The plan that tells it on the live `parent`; empty where it says so already. `decided`: the status of the plan
     that was not carried out, where it is about this very parent.
     """
@@ -46,7 +45,7 @@ def refused(parent: Manifest, error: Told, now: datetime, *, decided: Manifest |
     return Plan() if status == before else Plan(transitions(old, conditions), status)
 
 
-def _said(parent: Manifest, error: Told) -> Sequence[Condition]:
+def _said(parent: Manifest, error: Exception) -> Sequence[Condition]:
     if isinstance(error, MessagingUnreachable):
         return [condition("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, str(error))]
     accepted = condition("Accepted", "False", _reason(error), in_words(error))
@@ -55,7 +54,16 @@ def _said(parent: Manifest, error: Told) -> Sequence[Condition]:
     return states.of_refused(accepted, (parent.get("status") or {}).get("conditions") or ())
 
 
-def _reason(error: Refusal) -> Reason:
+def broke(error: Exception) -> str:
+    """What is said where the operator broke on a resource: the cause, and who can do what."""
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, TimeoutError):
+        cause = "a look at it did not end in time"
+    remedy = "The operator's log has more, and it tries again. If a field has an odd value, change that."
+    return f"the operator failed on this resource: {cause[:_ERROR_LENGTH].rstrip('. ')}. {remedy}"
+
+
+def _reason(error: Exception) -> Reason:
     match error:
         case Forbidden():
             return Reason.FORBIDDEN
@@ -63,10 +71,14 @@ def _reason(error: Refusal) -> Reason:
             return Reason.NAME_TAKEN
         case Invalid():
             return Reason.INVALID_SPEC
+        case _:
+            return Reason.OPERATOR_FAILED
 
 
-def in_words(error: Refusal) -> str:
-    """What the API server says, and the remedy."""
+def in_words(error: Exception) -> str:
+    """What the API server says, or what the operator broke on, and the remedy."""
+    if not isinstance(error, Refusal):
+        return broke(error)
     remedy = {
         Reason.FORBIDDEN: "Give the operator's service account this right, or lift the quota or policy that refuses.",
         Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",

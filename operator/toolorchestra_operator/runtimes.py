@@ -20,6 +20,8 @@ def runtime_of(settings: Settings) -> Runtime:
         metrics_port=settings.training_metrics_port or None,
         image_pull_secrets=settings.image_pull_secrets,
         cpu_threads=settings.cpu_threads,
+        default_resources=settings.default_resources,
+        privileged_namespaces=settings.privileged_namespaces,
     )
 
 
@@ -34,4 +36,6 @@ def pool_runtime_of(settings: Settings) -> PoolRuntime:
         operator_namespace=settings.own_namespace,
         reach=Reach(settings.allowed_hosts),
         secrets_need_label=settings.secrets_need_label,
+        default_resources=settings.default_resources.pools,
+        privileged_namespaces=settings.privileged_namespaces,
     )

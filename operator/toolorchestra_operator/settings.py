@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from toolorchestra.bus.nats_url import mistake, shown
+from toolorchestra_operator.container_resources import DefaultResources
 from toolorchestra_operator.pools.reach import ANY, is_listable
 
 PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
@@ -80,11 +82,23 @@ class Settings(BaseModel):
     secrets_need_label: bool = Field(
         True, description="pools may refer only to Secrets with the label toolorchestra.dev/secret-for=pools"
     )
+    default_resources: DefaultResources = Field(
+        DefaultResources(),
+        description="JSON: requests and limits of head, trainers, engines, workers and pools where a spec gives none",
+    )
+    privileged_namespaces: tuple[str, ...] = Field(
+        (), description="namespaces whose podTemplates may weaken their pods (hostPath, …), with commas between"
+    )
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
         1, description="threads of a trainer or an engine that has neither a GPU nor a CPU limit"
     )
 
-    @field_validator("watch_namespaces", "image_pull_secrets", "allowed_hosts", mode="before")
+    @field_validator("default_resources", mode="before")
+    @classmethod
+    def _json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("watch_namespaces", "image_pull_secrets", "allowed_hosts", "privileged_namespaces", mode="before")
     @classmethod
     def _parts(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -146,7 +160,7 @@ def _parser(model: type[Settings]) -> argparse.ArgumentParser:
     )
     for name, field in model.model_fields.items():
         default = field.get_default()
-        shown = "" if default in (None, ()) else f"; default {default}"
+        shown = "" if default in (None, (), DefaultResources()) else f"; default {default}"
         parser.add_argument(
             _flag(name),
             metavar=name.rsplit("_", 1)[-1].upper(),

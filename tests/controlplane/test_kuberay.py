@@ -178,6 +178,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "telemetry": {"otlpEndpoint": "http://collector:4318"},
         "ray": {
             "provider": "KubeRay",
+            "trainers": {"resources": {"accelerator": "Claim"}},
+            "engines": {"resources": {"accelerator": "Claim"}},
             "podTemplate": {
                 "metadata": {"labels": {"team": "a"}, "annotations": {"x/y": "z"}},
                 "spec": {

@@ -91,6 +91,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "queueName": "experts",
         "drainSeconds": 0,
         "extraArgs": ["--max-num-seqs=8"],
+        "resources": {"accelerator": "None"},
         "podTemplate": {
             "metadata": {"labels": {"team": "a"}, "annotations": {"x/y": "z"}},
             "spec": {
@@ -268,10 +269,10 @@ async def test_a_missing_storage_class(operator: Operator, api: Api, namespace: 
 
 
 async def test_what_only_the_api_server_sees_is_its_refusal(operator: Operator, api: Api, namespace: str) -> None:
-    """The overlay's table does not know pods' schemas; the strict apply does, and names the field."""
-    overlay = {"spec": {"tolerations": [{"key": "gpu", "operatr": "Exists"}]}}
+    """A schema has names and types of fields, not their values; the apply knows these, and names the field."""
+    overlay = {"spec": {"tolerations": [{"key": "gpu", "operator": "Sometimes"}]}}
     api.create(POOLS.format(namespace), vllm_pool(podTemplate=overlay))
-    with pytest.raises(Invalid, match="operatr"):
+    with pytest.raises(Invalid, match=r"tolerations\[0\]\.operator"):
         await operator.look()
 
 

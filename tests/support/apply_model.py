@@ -213,8 +213,8 @@ def _dropped(name: str, value: Any, schema: Schema) -> bool:
     return value == [] or empty_map or (value is False and name in VALUE_FIELDS)
 
 
-_BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-_DECIMAL = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000), "M": Decimal(10**6)}
+_BINARY = {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}
+_DECIMAL = {"m": Decimal("0.001"), "": Decimal(1)} | {unit: Decimal(10**3) ** n for n, unit in enumerate("kMGTPE", 1)}
 
 
 def spelled(quantity: str) -> str:

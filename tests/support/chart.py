@@ -35,6 +35,8 @@ EVERYTHING: Mapping[str, Any] = {
         "priorityClassName": "system-cluster-critical",
         "serviceAccount": {"annotations": {"x": "y"}},
     },
+    "defaultResources": {"workers": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 2, "memory": "1Gi"}}},
+    "privilegedNamespaces": ["rdma"],
     "proxy": {"http": "http://proxy:3128", "https": "http://proxy:3128", "noProxy": "10.0.0.0/8"},
     "caBundle": {"configMap": "trust"},
     "telemetry": {"otlpEndpoint": "http://collector.observability:4318"},

@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.needs import Missing
+from toolorchestra_operator.overlay import claims_devices
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.reach import Reach, host_of
 
@@ -34,6 +36,13 @@ def unreachable(pool: ExpertPool, reach: Reach) -> Missing | None:
 def unworkable(desired: Desired) -> Missing | None:
     """What the schema allows and cannot work."""
     vllm = desired.vllm
+    wrong = tuple(mistakes(vllm.resources, claims=claims_devices(vllm.pod_template)))
+    if wrong:
+        return Missing(Reason.INVALID_SPEC, "; ".join(f"spec.vllm.resources: {one}" for one in wrong))
+    found = accelerator(vllm.resources)
+    if found is not None and found.torch != "cuda" and vllm.image is None:
+        message = f"spec.vllm.image: {found.resource} needs an image whose vLLM is made for it, and the chart's is not"
+        return Missing(Reason.INVALID_SPEC, f"{message}: name one")
     cache = vllm.cache
     if cache and cache.ephemeral_claim and "ReadWriteOncePod" in cache.ephemeral_claim.access_modes:
         message = (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from toolorchestra.api.pool import GPU_RESOURCES, VLLM, ExpertPool
+from toolorchestra.api.accelerators import accelerator
+from toolorchestra.api.pool import VLLM, ExpertPool
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.runtime import PoolRuntime
@@ -37,8 +38,8 @@ class Desired:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a replica asks for a GPU; the rest follows from it: image, flags, pod security."""
-        return any(gpu in self.vllm.resources.limits for gpu in GPU_RESOURCES)
+        """Whether a replica computes on a GPU or alike; the rest follows from it: image, flags, pod security."""
+        return accelerator(self.vllm.resources) is not None
 
     @property
     def image(self) -> str:

@@ -21,7 +21,7 @@ from toolorchestra_operator.canonical import differences
 from toolorchestra_operator.conditions import merged, transitions
 from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
 from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.overlay import Rejected
+from toolorchestra_operator.overlay import Rejected, shape_mistakes
 from toolorchestra_operator.plan import Action, Apply, Create, Delete, Plan
 from toolorchestra_operator.pools import manifests, states
 from toolorchestra_operator.pools.admission import read, unreachable, unworkable
@@ -29,7 +29,7 @@ from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, Names
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
-from toolorchestra_operator.pools.template import inputs_digest, key_digest, template
+from toolorchestra_operator.pools.template import POD_PATH, inputs_digest, key_digest, template
 from toolorchestra_operator.recorded import recorded
 
 LOOK_SECONDS: Final = 10.0
@@ -74,7 +74,7 @@ def _of_endpoint(pool: ExpertPool, observed: Observed, refusal: Missing | None, 
 
 def _of_vllm(desired: Desired, observed: Observed, refusal: Missing | None, now: datetime) -> Plan:
     live = observed.objects.get(desired.names.deployment_ref)
-    wanted = unworkable(desired) or _wanted(desired, observed, live)
+    wanted = unworkable(desired) or _misshapen(desired, observed) or _wanted(desired, observed, live)
     if isinstance(wanted, Missing) and refusal is None:
         refusal = wanted
     actions = () if refusal is not None or isinstance(wanted, Missing) else wanted
@@ -84,6 +84,12 @@ def _of_vllm(desired: Desired, observed: Observed, refusal: Missing | None, now:
     conditions = states.of_vllm(desired.vllm, live, obstacle=stands, answer=observed.answer, refusal=refusal)
     look = LOOK_SECONDS if desired.vllm.replicas and live is not None and (missing > 0 or stands) else None
     return _plan(observed, actions, conditions, _fields(desired, live), now=now, look=look)
+
+
+def _misshapen(desired: Desired, observed: Observed) -> Missing | None:
+    """What of the overlay the API server would not read."""
+    found = shape_mistakes(desired.vllm.pod_template, observed.schemas, path=POD_PATH)
+    return Missing(Reason.INVALID_POD_TEMPLATE, "; ".join(found)) if found else None
 
 
 def _wanted(desired: Desired, observed: Observed, live: Manifest | None) -> tuple[Action, ...] | Missing:

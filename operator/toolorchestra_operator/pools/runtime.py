@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from toolorchestra.api.base import Resources
 from toolorchestra_operator.pools.reach import Reach
 
 
@@ -26,3 +27,7 @@ class PoolRuntime:
     """Which hosts may be experts."""
     secrets_need_label: bool = True
     """Only Secrets whose label says that they are for pools may be referred to."""
+    default_resources: Resources = field(default_factory=Resources)
+    """What a replica asks for where the spec does not say."""
+    privileged_namespaces: tuple[str, ...] = ()
+    """Namespaces whose overlays may weaken their pods."""

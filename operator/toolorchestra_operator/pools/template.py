@@ -6,7 +6,8 @@ import hashlib
 from typing import Any, Final
 
 from toolorchestra.api.pool import VLLM
-from toolorchestra_operator.overlay import Rejected, overlaid
+from toolorchestra_operator.container_resources import filled
+from toolorchestra_operator.overlay import Rejected, overlaid, with_claims
 from toolorchestra_operator.pools.desired import CACHE_PATH, CREDENTIALS_PATH, MODEL_PATH, Desired
 from toolorchestra_operator.pools.names import COMPONENT, PORT
 from toolorchestra_operator.pools.server import DRAIN_MARGIN_SECONDS, arguments, environment, lifecycle, probes
@@ -50,7 +51,9 @@ def template(desired: Desired, *, key_digest: str) -> dict[str, Any] | Rejected:
         "metadata": {"labels": desired.names.labels, "annotations": {KEY_ANNOTATION: key_digest}},
         "spec": _pod(desired),
     }
-    return overlaid(own, desired.vllm.pod_template, container=COMPONENT, path=POD_PATH)
+    trusted = desired.names.namespace in desired.runtime.privileged_namespaces
+    merged = overlaid(own, desired.vllm.pod_template, container=COMPONENT, path=POD_PATH, trusted=trusted)
+    return merged if isinstance(merged, Rejected) else with_claims(merged, container=COMPONENT, used=True)
 
 
 def _pod(desired: Desired) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def _pod(desired: Desired) -> dict[str, Any]:
         "command": arguments(desired),
         "env": environment(desired),
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": _resources(vllm),
+        "resources": filled(vllm.resources, desired.runtime.default_resources),
         "securityContext": dict(_NO_PRIVILEGES),
         "volumeMounts": mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -86,11 +89,6 @@ def _pod(desired: Desired) -> dict[str, Any]:
     if secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     return spec
-
-
-def _resources(vllm: VLLM) -> dict[str, Any]:
-    given = {"limits": dict(vllm.resources.limits), "requests": dict(vllm.resources.requests)}
-    return {kind: amounts for kind, amounts in given.items() if amounts}
 
 
 def shm_size(vllm: VLLM) -> str:

@@ -6,19 +6,23 @@ A refusal is about what would be made. What is there already is supervised by ot
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
+from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.overlay import claims_devices, shape_mistakes
+from toolorchestra_operator.refusal import broke
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names
-from toolorchestra_operator.trainings.node_groups import gpu_problems
+from toolorchestra_operator.trainings.node_groups import device_problems, shares
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.ownership import leaves, taken
 from toolorchestra_operator.trainings.pods import OverlayRejected
@@ -56,8 +60,7 @@ def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
         return _admit(observed, remembered)
     except Exception as error:  # a spec that nobody thought of: refused like any other, and what runs is supervised
         _log.exception("%s: it cannot be admitted", observed.parent["metadata"]["name"])
-        said = f"the operator cannot work with this spec ({type(error).__name__}: {error})"
-        return Refused(Reason.INVALID_SPEC, f"{said}: change the last thing that was changed, and report it")
+        return Refused(Reason.OPERATOR_FAILED, broke(error))
 
 
 def _admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
@@ -76,11 +79,10 @@ def _admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
     provider = _provider(training, observed, remembered)
     if isinstance(provider, Refused):
         return provider
-    unsupported = _unsupported(desired)
-    if remembered.terminal is None:  # what has ended, with whatever GPUs, stays as it ended
-        unsupported += gpu_problems(desired.spec.ray)
-    if unsupported:
+    if unsupported := _unsupported(desired):
         return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
+    if misshapen := _misshapen(desired, observed):
+        return Refused(Reason.INVALID_POD_TEMPLATE, "; ".join(misshapen))
     try:
         _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
@@ -138,7 +140,30 @@ def _unsupported(desired: Desired) -> list[str]:
         found.append("spec.export: not available; the model is exported into storage, see status.exportURI")
     if desired.nats_url is None:  # the operator makes the streams, whoever else has a URL of their own
         found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
-    return found
+    return [*found, *_accelerators(desired)]
+
+
+def _accelerators(desired: Desired) -> Iterator[str]:
+    """What trainers and engines ask for, and cannot be certain to compute on."""
+    ray = desired.spec.ray
+    claims = claims_devices(ray.pod_template)
+    nodes = {"trainers": ray.trainers.resources}
+    if not shares(ray):
+        nodes["engines"] = ray.engines.resources
+    for name, wanted in nodes.items():
+        where = f"spec.ray.{name}.resources"
+        wrong = [f"{where}: {one}" for one in mistakes(wanted, claims=claims)]
+        found = accelerator(wanted)
+        if not wrong and found is not None and found.torch != "cuda":
+            wrong = [f"{where}: {found.resource}: trainers and engines compute with CUDA or ROCm: ask for such a GPU"]
+        yield from wrong
+    yield from device_problems(ray)
+
+
+def _misshapen(desired: Desired, observed: Observed) -> list[str]:
+    """What of the overlays the API server would not read."""
+    overlays = (desired.overlay(component) for component in ("head", "workers"))
+    return [one for path, overlay in overlays for one in shape_mistakes(overlay, observed.schemas, path=path)]
 
 
 def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: int) -> Refused | None:

@@ -23,9 +23,9 @@ from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import is_ready, is_refused, remembered_names, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
-from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
+from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
-from toolorchestra_operator.trainings.pod_reasons import obstacle
+from toolorchestra_operator.trainings.pod_reasons import obstacle, of_workers, ready_workers
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
 from toolorchestra_operator.trainings.progress import LOOK_SECONDS, look_after, of_attempt
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
@@ -143,11 +143,17 @@ def _queued(decision: Decision, state: ClusterState, held: Quota) -> Decision:
 
 
 def _cluster(decision: Decision, observed: Observed, state: ClusterState) -> Decision:
+    attempt = decision.remembered.attempt
     if state.life == "Up":
-        return decision.says("ClusterReady", "True", Reason.CLUSTER_READY, state.message)
+        deployment = observed.objects.get(workers.ref(Names.of(observed.parent)))
+        found = None if deployment is None else of_workers(deployment, observed.pods)
+        if deployment is not None and found is not None and not ready_workers(deployment):
+            return decision.says("ClusterReady", "False", *found)
+        said = f"{state.message}; {found[1]}" if found else state.message
+        return decision.says("ClusterReady", "True", Reason.CLUSTER_READY, said)
     if state.ended:
         return decision.says("ClusterReady", "False", state.reason, state.message)
-    found = obstacle(observed.pods) if state.life == "Starting" else None
+    found = obstacle(observed, attempt=attempt) if state.life == "Starting" else None
     reason, message = found or (Reason.CLUSTER_STARTING, state.message)
     return decision.says("ClusterReady", "False", reason, message)
 
@@ -342,7 +348,7 @@ def _deadlines(
     if not observed.messaging.answered:
         return decision  # it may have made its steps long ago: nobody can tell
     if now - begun > timedelta(seconds=terms.start_deadline_seconds):
-        _, message = obstacle(observed.pods) or (None, state.message)
+        _, message = obstacle(observed, attempt=remembered.attempt) or (None, state.message)
         said = f"no step within {terms.start_deadline_seconds} seconds: {message}"
         return fail(decision, Reason.START_DEADLINE_EXCEEDED, said, now)
     return decision

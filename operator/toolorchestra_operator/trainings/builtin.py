@@ -110,6 +110,7 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
         command = ["python", "-m", "toolorchestra.cluster.node"]
         command += [word for role in group.roles for word in ("--role", role)]
         command += ["--head", service]
+        command += ["--gpus", str(group.gpus)] if group.gpus else []
         env += telemetry(desired, service=f"toolorchestra-{ROLES[component]}")
         env.append(variable("HF_HUB_OFFLINE", "1"))
     return pod(

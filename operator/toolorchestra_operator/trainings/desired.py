@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from toolorchestra.api.pool import GPU_RESOURCES
+from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra_operator.manifest import Manifest
 from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.references import described, named_claim
 from toolorchestra_operator.trainings.runtime import Runtime
 from toolorchestra_operator.trainings.terms import claim_of, folder_of
 
@@ -42,9 +43,9 @@ class Desired:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether trainers or engines ask for a GPU: then the whole cluster runs the GPU image."""
+        """Whether trainers or engines compute on GPUs: then the whole cluster runs the GPU image."""
         wanted = (self.spec.ray.trainers.resources, self.spec.ray.engines.resources)
-        return any(gpu in one.limits for one in wanted for gpu in GPU_RESOURCES)
+        return any(accelerator(one) is not None for one in wanted)
 
     @property
     def cluster_image(self) -> str:
@@ -77,7 +78,10 @@ class Desired:
     @property
     def volumes(self) -> Mapping[str, str]:
         """Claims that URIs of the spec name, with where they are mounted (read-only)."""
-        claims = sorted(set(_claims(self.parent["spec"], skip=("export", "storage"))))
+        named = (
+            named_claim(path, value) for path, value in described(self.parent, skip=("spec.export", "spec.storage"))
+        )
+        claims = sorted({claim for claim in named if claim is not None})
         return {claim: f"{VOLUMES_PATH}/{claim}" for claim in claims}
 
     @property
@@ -106,14 +110,3 @@ class Desired:
     def fetched(self) -> bool:
         """Whether the model is downloaded by the pods themselves."""
         return self.spec.model.uri.startswith("hf://")
-
-
-def _claims(value: Any, *, skip: tuple[str, ...] = ()) -> list[str]:
-    """Claims of all `pvc://claim/…` in a document."""
-    if isinstance(value, str):
-        return [value.removeprefix("pvc://").partition("/")[0]] if value.startswith("pvc://") else []
-    if isinstance(value, Mapping):
-        return [claim for key, part in value.items() if key not in skip for claim in _claims(part)]
-    if isinstance(value, list | tuple):
-        return [claim for part in value for claim in _claims(part)]
-    return []

@@ -120,11 +120,13 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
 
 
 def _workers(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
-    """A group of nodes, each with room for one actor of each of its roles. GPUs: as many as the limit says."""
+    """A group of nodes, each with room for one actor of each of its roles."""
     component = group.component
     env = [*telemetry(desired, service=f"toolorchestra-{ROLES[component]}"), variable("HF_HUB_OFFLINE", "1")]
     # KubeRay puts the value into a shell's command line as it is.
     told = {"num-cpus": str(len(group.roles)), "resources": f"'{json.dumps(group.resources)}'"}
+    if group.gpus:
+        told["num-gpus"] = str(group.gpus)  # KubeRay reads limits itself, and knows fewer names
     parameters = told | {"disable-usage-stats": "true"}
     return {
         "groupName": component,

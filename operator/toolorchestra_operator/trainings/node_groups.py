@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.base import Resources
 from toolorchestra.api.cluster import Ray
-from toolorchestra.api.pool import GPU_RESOURCES
 from toolorchestra_operator.trainings.names import Component
 
 TRAINERS: Final = "trainers"
 ENGINES: Final = "engines"
 ROLES: Final = {TRAINERS: "trainer", ENGINES: "engine"}
 """What a node tells Ray that it is for."""
-PART_OF_GPU: Final = "nvidia.com/mig-"
-"""How NVIDIA's device plugin begins the names of parts, such as nvidia.com/mig-1g.10gb."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,16 @@ class NodeGroup:
     roles: tuple[str, ...]
     replicas: int
     wanted: Resources
+    devices: int = 1
+    """On which each of its actors computes, where it does so on devices that no limit counts."""
+
+    @property
+    def gpus(self) -> int:
+        """As many as Ray is told of: it finds some kinds by itself, and of others it knows nothing."""
+        found = accelerator(self.wanted)
+        if found is None:
+            return 0
+        return self.devices if found.count is None else found.count
 
     @property
     def resources(self) -> dict[str, int]:
@@ -50,31 +58,17 @@ def node_groups(ray: Ray) -> tuple[NodeGroup, ...]:
         return (NodeGroup(TRAINERS, tuple(ROLES.values()), trainers.replicas, trainers.resources),)
     return (
         NodeGroup(TRAINERS, (ROLES[TRAINERS],), trainers.replicas, trainers.resources),
-        NodeGroup(ENGINES, (ROLES[ENGINES],), engines.replicas, engines.resources),
+        NodeGroup(ENGINES, (ROLES[ENGINES],), engines.replicas, engines.resources, engines.tensor_parallel_size),
     )
 
 
-def gpu_problems(ray: Ray) -> Iterator[str]:
-    """GPUs that are asked for so that they would never be had, or lie idle: by field, with what to change."""
-    parts = {"trainers": ray.trainers.resources, "engines": ray.engines.resources}
-    misspelt = [problem for name, wanted in parts.items() for problem in _not_whole(name, wanted)]
-    yield from misspelt
-    with_gpu = [name for name, wanted in parts.items() if any(gpu in wanted.limits for gpu in GPU_RESOURCES)]
-    if len(with_gpu) == 1 and not misspelt and not shares(ray):
-        (without,) = parts.keys() - with_gpu
+def device_problems(ray: Ray) -> Iterator[str]:
+    """Devices that would never be had, or lie idle: by field, with what to change."""
+    parts = {TRAINERS: ray.trainers.resources, ENGINES: ray.engines.resources}
+    have = [name for name, wanted in parts.items() if accelerator(wanted) is not None]
+    if len(have) == 1 and not shares(ray):
+        (without,) = parts.keys() - have
         yield (
-            f"spec.ray.{without}.resources.limits: no GPU, and {with_gpu[0]} have one: trainers and engines compute on"
+            f"spec.ray.{without}.resources.limits: no GPU, and {have[0]} have one: trainers and engines compute on"
             " the same kind of device, so ask for GPUs for both or neither (one for both: spec.ray.placement Shared)"
         )
-
-
-def _not_whole(name: str, wanted: Resources) -> Iterator[str]:
-    """What is no whole GPU to Kubernetes, of one part."""
-    if mig := sorted(one for one in {*wanted.limits, *wanted.requests} if one.startswith(PART_OF_GPU)):
-        yield (
-            f"spec.ray.{name}.resources: {', '.join(mig)} is a part of a GPU, and {name} compute on whole ones: ask for"
-            f" {GPU_RESOURCES[0]}"
-        )
-    for gpu in GPU_RESOURCES:
-        if gpu in wanted.requests and gpu not in wanted.limits:
-            yield f"spec.ray.{name}.resources.requests: {gpu} counts where it stands in limits: put it there"

@@ -6,6 +6,7 @@ after. What others have under the training's names is kept apart (`Observed.fore
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,11 +28,13 @@ from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.ownership import is_own, is_own_pod
+from toolorchestra_operator.trainings.pod_reasons import lacks_pods, lacks_workers
 from toolorchestra_operator.trainings.provider import PROVIDERS
 from toolorchestra_operator.trainings.remembered import Provider, Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
+EVENTS = ("events.k8s.io/v1", "Event")
 
 
 class Reader(Protocol):
@@ -40,7 +43,13 @@ class Reader(Protocol):
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
     async def list(
-        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+        self,
+        api_version: str,
+        kind: str,
+        *,
+        namespace: str,
+        labels: Mapping[str, str] | None = None,
+        fields: str = "",
     ) -> list[dict[str, Any]]: ...
 
     async def openapi(self) -> Schemas: ...
@@ -132,6 +141,7 @@ class TrainingObserver:
             foreign={ref: live for ref, live in found.items() if ref not in objects},
             hidden=frozenset(sight.hidden),
             pods=pods,
+            events=await self._events(objects) if remembered.attempt and not remembered.terminal else (),
             pools=pools,
             missing=tuple(sight.missing),
             messaging=messaging,
@@ -163,14 +173,26 @@ class TrainingObserver:
     async def _pods(
         self, sight: _Sight, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
     ) -> tuple[Manifest, ...]:
-        """Only while a cluster is not simply up."""
+        """Only while a cluster is not simply up, with all of its workers."""
         if not remembered.attempt or remembered.terminal or remembered.provider is None:
             return ()
         state = PROVIDERS[remembered.provider].state(names, remembered.attempt, objects=objects, pods=())
-        if state.life == "Up":
+        deployment = objects.get(Ref("apps/v1", "Deployment", names.namespace, names.workers))
+        if state.life == "Up" and not (deployment and lacks_workers(deployment)):
             return ()
         found = await sight.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name})
         return tuple(pod for pod in found if is_own_pod(pod, names))
+
+    async def _events(self, objects: Mapping[Ref, Manifest]) -> tuple[Manifest, ...]:
+        """Of Jobs without all of their pods: nothing else says that pods are refused, and why. Without the right to
+        look, nobody is told that, and no more."""
+        found = list[Manifest]()
+        for ref, live in objects.items():
+            if ref.kind == "Job" and lacks_pods(live):
+                fields = f"regarding.uid={live['metadata']['uid']}"
+                with contextlib.suppress(Forbidden):
+                    found += await self.api.list(*EVENTS, namespace=ref.namespace, fields=fields)
+        return tuple(found)
 
     async def _workloads(
         self,

@@ -46,6 +46,8 @@ class Observed:
     hidden: frozenset[Ref] = frozenset()
     """What may be there: the operator may not look. `missing` says so."""
     pods: tuple[Manifest, ...] = ()
+    events: tuple[Manifest, ...] = ()
+    """Of Jobs that have fewer pods than they want."""
     pools: tuple[ExpertPool, ...] = ()
     """All pools of the namespace."""
     missing: tuple[Missing, ...] = ()

@@ -12,7 +12,8 @@ from typing import Any
 from toolorchestra.api.base import Resources, SecretKeyRef
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.nats_url import has_credentials
-from toolorchestra_operator.overlay import Rejected, overlaid
+from toolorchestra_operator.container_resources import filled, of_preparation
+from toolorchestra_operator.overlay import Rejected, overlaid, with_claims
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
 from toolorchestra_operator.trainings.names import Component
 
@@ -117,16 +118,6 @@ def key_environment(pools: Sequence[ExpertPool]) -> list[dict[str, Any]]:
     return [secret_variable(reference.variable, reference) for reference in known]
 
 
-def resources(wanted: Resources) -> dict[str, Any]:
-    """As in a pod; a GPU is asked for by its limit alone."""
-    found: dict[str, Any] = {}
-    if wanted.limits:
-        found["limits"] = dict(wanted.limits)
-    if wanted.requests:
-        found["requests"] = dict(wanted.requests)
-    return found
-
-
 def shared_volumes(desired: Desired, *, storage: bool, attempt: int) -> tuple[list[Any], list[Any]]:
     """Volumes and mounts: configuration, what URIs name, scratch; `storage` for the Ray cluster's pods alone."""
     volumes: list[dict[str, Any]] = [
@@ -167,8 +158,10 @@ def _compiled(desired: Desired) -> list[dict[str, Any]]:
     return [variable(name, f"{MODELS_PATH}/.{folder}") for name, folder in _COMPILED.items()]
 
 
-def _fetch(desired: Desired, *, image: str, tokenizer_only: bool, mounts: list[Any]) -> list[dict[str, Any]]:
-    """The init container that downloads the model."""
+def _fetch(
+    desired: Desired, *, image: str, tokenizer_only: bool, mounts: list[Any], resources: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The init container that downloads the model, with what the main one may use: it runs before that one."""
     if not desired.fetched:
         return []
     model = desired.spec.model
@@ -185,6 +178,7 @@ def _fetch(desired: Desired, *, image: str, tokenizer_only: bool, mounts: list[A
             "command": command,
             "env": env,
             "volumeMounts": mounts,
+            "resources": of_preparation(resources),
             "securityContext": dict(CONTAINER_SECURITY),
         }
     ]
@@ -207,13 +201,14 @@ def pod(
 ) -> dict[str, Any]:
     """One pod template; its main container is named after the component."""
     volumes, mounts = shared_volumes(desired, storage=storage, attempt=attempt)
+    resources = filled(wanted, getattr(desired.runtime.default_resources, component))
     container: dict[str, Any] = {
         "name": component,
         "image": image,
         "command": list(command),
         "env": [*env, *(_compiled(desired) if storage else ())],
         "volumeMounts": mounts,
-        "resources": resources(wanted),
+        "resources": resources,
         "securityContext": dict(CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -230,7 +225,7 @@ def pod(
         "containers": [container],
         "volumes": volumes,
     }
-    if init := _fetch(desired, image=image, tokenizer_only=not storage, mounts=mounts):
+    if init := _fetch(desired, image=image, tokenizer_only=not storage, mounts=mounts, resources=resources):
         spec["initContainers"] = init
     if desired.spec.priority_class_name:
         spec["priorityClassName"] = desired.spec.priority_class_name
@@ -238,7 +233,8 @@ def pod(
         spec["imagePullSecrets"] = [{"name": name} for name in desired.runtime.image_pull_secrets]
     template = {"metadata": {"labels": desired.names.labels(component, attempt=attempt)}, "spec": spec}
     path, overlay = desired.overlay(component)
-    merged = overlaid(template, overlay, container=component, path=path)
+    trusted = desired.names.namespace in desired.runtime.privileged_namespaces
+    merged = overlaid(template, overlay, container=component, path=path, trusted=trusted)
     if isinstance(merged, Rejected):
         raise OverlayRejected(str(merged))
-    return merged
+    return with_claims(merged, container=component, used=component != "head")

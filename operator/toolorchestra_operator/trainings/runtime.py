@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from toolorchestra_operator.container_resources import DefaultResources
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -21,5 +23,9 @@ class Runtime:
     image_pull_secrets: tuple[str, ...] = ()
     cpu_threads: int = 1
     """Torch and OpenMP threads of a trainer or an engine without a CPU limit."""
+    default_resources: DefaultResources = field(default_factory=DefaultResources)
+    """What containers ask for where the spec does not say."""
+    privileged_namespaces: tuple[str, ...] = ()
+    """Namespaces whose overlays may weaken their pods."""
     cluster: str = ""
     """Which cluster this is, for those who share a NATS server; "": nobody can tell."""

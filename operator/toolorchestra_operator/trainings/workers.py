@@ -95,7 +95,7 @@ def _template(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int) ->
             *key_environment(pools),
             *telemetry(desired, service="toolorchestra-worker"),
         ],
-        wanted=Resources(),
+        wanted=rollout.resources or Resources(),
         restart="Always",
         grace=WORKER_GRACE_SECONDS,
         storage=False,

@@ -32,6 +32,7 @@ from testbed.cluster import CHECKOUT
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra_operator.container_resources import DefaultResources
 from toolorchestra_operator.parents import OURS
 from toolorchestra_operator.plan import Apply
 from toolorchestra_operator.pools.reach import Reach
@@ -107,6 +108,11 @@ def test_the_operator_obeys_its_environment(values: Mapping[str, Any]) -> None:
     assert named <= {"TOOLORCHESTRA_OPERATOR_" + field.upper() for field in Settings.model_fields}
     assert settings.watch_namespaces == tuple(values.get("watchNamespaces", ()))
     assert settings.image_pull_secrets == tuple(values.get("imagePullSecrets", ()))
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())["defaultResources"] | values.get(
+        "defaultResources", {}
+    )
+    assert settings.default_resources == DefaultResources.model_validate(defaults)
+    assert settings.privileged_namespaces == tuple(values.get("privilegedNamespaces", ()))
     assert (settings.health_port, settings.metrics_port) == (8080, 8081)
     assert settings.host == "0.0.0.0"
     assert len({one["name"] for one in template["spec"]["containers"][0]["env"]}) == len(

@@ -68,6 +68,25 @@ def test_gpus_are_counted_by_pool_and_training() -> None:
     assert line.text.startswith("13 nvidia.com/gpu: pool qwen 3 x 1, tiny trainers 2 x 1, tiny engines 4 x 2")
 
 
+CLAIMING = {"spec": {"resourceClaims": [{"name": "g"}]}}
+
+
+@pytest.mark.parametrize(
+    ("vllm", "level", "said"),
+    [
+        ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, "ok", "1 nvidia.com/mig-1g.10gb: pool qwen 1 x 1"),
+        ({"resources": {"accelerator": "Claim"}, "podTemplate": CLAIMING}, "note", "claimed by podTemplate, which is"),
+        ({"resources": {"limits": {"example.com/npu": 1}}}, "missing", "pool qwen: example.com/npu: not known whether"),
+        ({"podTemplate": CLAIMING}, "missing", "pool qwen: podTemplate claims"),
+        ({"podTemplate": {"spec": "abc"}}, "note", "none is asked for"),
+    ],
+)
+def test_what_computes_is_known_stated_or_missing(vllm: Any, level: str, said: str) -> None:
+    [line] = [one for one in gpu_lines(demands([pool(**vllm)], [])) if one.about == "GPUs"]
+    assert line.level == level
+    assert line.text.startswith(said)
+
+
 def test_without_gpus_it_says_so() -> None:
     lines = list(gpu_lines(demands(POOLS, [training()])))
     assert levels(lines, "GPUs") == ["note"]
@@ -158,11 +177,6 @@ def test_an_engine_that_vllm_cannot_split_is_missing() -> None:
 def test_a_quantized_model_is_said_not_to_be_trained() -> None:
     [first, *_] = training_lines(gpu_training("hf://Qwen/Qwen3-8B-FP8"), gpu_bytes=H100)
     assert (first.level, first.remedy) == ("note", "set spec.model.uri to the model that it was made from")
-
-
-def test_a_head_that_asks_for_half_a_gpu_is_no_gpu() -> None:
-    half = {"head": {"resources": {"limits": {"nvidia.com/gpu": "500m"}}}}
-    assert "none is asked for" in next(iter(gpu_lines(demands((), (training(ray=half),))))).text
 
 
 @pytest.mark.parametrize("uri", ["hf://Qwen/Qwen3-30B-A3B", "hf://Qwen/Qwen3-8B-AWQ", "hf://Qwen/Qwen2.5-7B"])

@@ -242,6 +242,23 @@ SHARED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [
+        (GPUS, "1"),
+        ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, "1"),
+        ({"accelerator": "example.com/h100", "limits": {"example.com/h100": 1}}, "1"),
+        ({"accelerator": "Claim"}, "1"),
+        ({"limits": {"cpu": 2}}, None),
+    ],
+)
+def test_ray_is_told_of_every_gpu(resources: dict[str, Any], gpus: str | None) -> None:
+    (job,) = kuberay.manifests(desired(ray={"trainers": {"resources": resources}}), attempt=1)
+    trainers, engines = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert trainers["rayStartParams"].get("num-gpus") == gpus
+    assert "num-gpus" not in engines["rayStartParams"]
+
+
 def test_trainer_and_engine_of_one_gpu_are_one_node() -> None:
     """A pod's GPU limit is whole: one pod with one GPU, in which Ray has room for both."""
     (job,) = kuberay.manifests(desired(ray=SHARED), attempt=1)

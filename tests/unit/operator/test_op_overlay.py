@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolorchestra_operator.overlay import Rejected, merge_table, overlaid
+from support.openapi_excerpt import schemas
+from toolorchestra_operator.overlay import (
+    VOLUME_TYPES,
+    Rejected,
+    merge_table,
+    overlaid,
+    shape_mistakes,
+    with_claims,
+)
 
 TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"toolorchestra.dev/pool": "qwen"}, "annotations": {"toolorchestra.dev/a": "1"}},
@@ -78,9 +86,9 @@ AFFINITY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         (spec(securityContext={"fsGroup": 5}), "spec.securityContext.seccompProfile.type", "RuntimeDefault"),
         (main(resources={"claims": [{"name": "g"}]}), "spec.containers.0.resources.limits", {"nvidia.com/gpu": 1}),
         (
-            main(securityContext={"capabilities": {"add": ["IPC_LOCK"]}}),
+            main(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE"]}}),
             "spec.containers.0.securityContext.capabilities",
-            {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+            {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
         ),
         (
             main(env=[{"name": "NCCL_DEBUG", "value": "INFO"}]),
@@ -148,11 +156,96 @@ def test_what_may_not(overlay: Any, said: str) -> None:
     assert said in str(found)
 
 
+@pytest.mark.parametrize(
+    ("overlay", "path", "trusted"),
+    [
+        (spec(volumes=[{"name": "r", "hostPath": {"path": "/"}}]), "spec.volumes", True),
+        (spec(volumes=[{"name": "r", "iscsi": {}}]), "spec.volumes", True),
+        (spec(hostNetwork=True), "spec.hostNetwork", True),
+        (spec(hostPID=True), "spec.hostPID", True),
+        (spec(hostIPC=True), "spec.hostIPC", True),
+        (spec(securityContext={"seLinuxOptions": {"type": "spc_t"}}), "spec.securityContext.seLinuxOptions", True),
+        (main(securityContext={"seLinuxOptions": {"user": "root"}}), "securityContext.seLinuxOptions", True),
+        (main(securityContext={"capabilities": {"add": ["IPC_LOCK"]}}), "capabilities.add[0]", True),
+        (main(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}), "capabilities.add[0]", True),
+        (main(securityContext={"privileged": True}), "securityContext.privileged", True),
+        (
+            {"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/vllm": "unconfined"}}},
+            "metadata.annotations[container.apparmor.security.beta.kubernetes.io/vllm]",
+            True,
+        ),
+        (spec(volumes=[TOKEN]), "spec.volumes", False),
+        (spec(securityContext={"runAsUser": 0}), "runAsUser", False),
+        (main(command=["sh"]), "command", False),
+    ],
+)
+def test_what_weakens_a_pod_needs_a_trusted_namespace_and_nothing_else_is_trusted(
+    overlay: Any, path: str, trusted: bool
+) -> None:
+    found = overlaid(TEMPLATE, overlay, container="vllm")
+    assert isinstance(found, Rejected)
+    assert path in str(found)
+    assert isinstance(overlaid(TEMPLATE, overlay, container="vllm", trusted=True), Rejected) != trusted
+
+
+@pytest.mark.parametrize("kind", [one for one in VOLUME_TYPES if one != "projected"])
+def test_volumes_that_stay_within_the_cluster_are_added(kind: str) -> None:
+    assert {"name": "v", kind: {}} in merged(spec(volumes=[{"name": "v", kind: {}}]))["spec"]["volumes"]
+
+
+def test_a_privileged_container_may_get_privileges_or_the_api_server_refuses_it() -> None:
+    overlay = main(securityContext={"privileged": True})
+    found = overlaid(TEMPLATE, overlay, container="vllm", trusted=True)
+    assert not isinstance(found, Rejected)
+    assert "allowPrivilegeEscalation" not in found["spec"]["containers"][0]["securityContext"]
+    assert TEMPLATE["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize(
+    ("overlay", "said"),
+    [
+        (
+            spec(volumes=[{"name": "a", "projected": "abc"}]),
+            "podTemplate.spec.volumes[0].projected: an object is wanted",
+        ),
+        (spec(volumes=[{"name": "a", "projected": {"sources": 5}}]), "projected.sources: a list is wanted"),
+        (spec(volumes=[{"name": "a", "emptyDir": {"sizeLimit": "x"}}]), "sizeLimit: a quantity such as"),
+        (spec(volumes=[{"name": "a", "emptyDirs": {}}]), "volumes[0].emptyDirs: there is no such field"),
+        (spec(nodeSelector=["a"]), "nodeSelector: a map is wanted"),
+        (spec(nodeSelector={"a": 1}), "nodeSelector[a]: a string is wanted"),
+        (spec(hostAliases=[None]), "hostAliases[0]: it is empty"),
+        (spec(hostNetwork="yes"), "hostNetwork: a boolean is wanted"),
+        (spec(securityContext={"fsGroup": True}), "fsGroup: an integer is wanted"),
+    ],
+)
+def test_what_no_api_server_reads_is_told_with_its_path(overlay: Any, said: str) -> None:
+    assert any(said in one for one in shape_mistakes(overlay, schemas(), path="podTemplate"))
+
+
+@pytest.mark.parametrize(
+    ("main_claims", "used", "expected"),
+    [(None, True, [{"name": "g"}]), ([{"name": "g", "request": "a"}], True, [{"name": "g", "request": "a"}])],
+)
+def test_the_claims_of_a_pod_are_its_main_containers(main_claims: Any, used: bool, expected: Any) -> None:
+    overlay = main(**({"resources": {"claims": main_claims}} if main_claims else {}))
+    overlay["spec"]["resourceClaims"] = [{"name": "g"}]
+    found = with_claims(merged(overlay), container="vllm", used=used)
+    assert found["spec"]["containers"][0]["resources"] == {"claims": expected, "limits": {"nvidia.com/gpu": 1}}
+    assert "resourceClaims" not in with_claims(merged(overlay), container="vllm", used=False)["spec"]
+
+
 def test_every_mistake_is_told_at_once() -> None:
     found = overlaid(TEMPLATE, spec(hostPID=True, hostIPC=True), container="vllm", path="spec.vllm.podTemplate")
     assert isinstance(found, Rejected)
     paths = [message.split(": ")[0] for message in found.messages]
     assert paths == ["spec.vllm.podTemplate.spec.hostPID", "spec.vllm.podTemplate.spec.hostIPC"]
+
+
+def test_what_has_no_value_is_not_written() -> None:
+    overlay = {"metadata": {"annotations": {"a": None, "b": "c"}}, "spec": {"affinity": {"podAffinity": None}}}
+    found = merged(overlay)
+    assert found["metadata"]["annotations"] == {"b": "c", "toolorchestra.dev/a": "1"}
+    assert found["spec"]["affinity"] == {}
 
 
 def test_no_overlay_changes_nothing_and_the_template_is_never_written_to() -> None:

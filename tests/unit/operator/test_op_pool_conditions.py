@@ -219,11 +219,18 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
         world = make()
         world.settle()
         said |= {one["reason"] for one in world.parent["status"]["conditions"]}
-    from_elsewhere = {"Forbidden", "NameTaken"}  # said by the loop, where the API server refuses a plan
+    from_elsewhere = {"Forbidden", "NameTaken", "OperatorFailed"}  # said by the loop, where a look fails
     of_trainings = {
         *("NoExpertsMatch", "PoolNotFound", "RayProviderUnavailable", "QuotaReserved", "QuotaUnknown", "NoQueue"),
         *("Preempted", "StreamsReady", "StreamsPending", "MessagingUnreachable", "ExpertsReady", "ExpertsUnavailable"),
-        *("ClusterStarting", "ClusterReady", "StartDeadlineExceeded", "ActiveDeadlineExceeded", "Training"),
+        *(
+            "ClusterStarting",
+            "ClusterReady",
+            "PodsRefused",
+            "StartDeadlineExceeded",
+            "ActiveDeadlineExceeded",
+            "Training",
+        ),
         *("WarmStarting", "Evaluating", "Restarting", "StepsDone", "SpendCapReached", "FailureRateExceeded"),
         *(
             "GroupsExhausted",

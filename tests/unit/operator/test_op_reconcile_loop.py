@@ -165,6 +165,11 @@ async def test_any_other_error_backs_off_up_to_the_resync_and_starts_anew_after_
     assert max(pauses) == 300.0
     assert await broken.looked(2) == [*pauses, 0.1, 0.5]
     assert broken.count("reconcile_failures_total", kind=KEY.kind, error="ValueError") == 14
+    (said,) = broken.status["conditions"]
+    assert (said["type"], said["status"], said["reason"]) == ("Accepted", "False", "OperatorFailed")
+    assert "ValueError: a bug" in said["message"]
+    (told,) = (plan for plan in broken.done if plan.status is not None)
+    assert [type(action) for action in told.actions] == [Emit], "once, with an event"
 
 
 async def test_events_of_a_failing_look_do_not_make_it_spin() -> None:

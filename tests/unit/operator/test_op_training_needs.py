@@ -78,6 +78,11 @@ def test_what_a_field_needs(spec: dict[str, Any], need: Need, reason: Reason) ->
         {"ray": {"podTemplate": {"spec": {"existingClaim": "a word of somebody's own"}}}},
         {"storage": {"ephemeralClaim": {"size": "1Gi"}}},
         {"model": {"uri": "hf://a/b"}},
+        {"model": {"tokenSecretRef": "a word"}},
+        {"model": {"tokenSecretRef": {"name": 5, "key": ["a"]}}},
+        {"storage": {"existingClaim": ["a"], "ephemeralClaim": 5}},
+        {"tasks": {"sources": [{"reasoningGym": {"parameters": {"a": {"tokenSecretRef": "b", "uri": "pvc://c/d"}}}}]}},
+        {"tools": {"functions": [{"description": "pvc://is/a/word"}]}},
     ],
 )
 def test_what_needs_nothing(spec: dict[str, Any]) -> None:
@@ -115,6 +120,14 @@ async def test_what_is_there_is_asked_once_and_a_class_nobody_may_see_is_taken_a
     assert [one.message for one in lacking] == ["spec.b: Secret keys in namespace default has no key other: add it"]
     assert list(held) == [here("Secret", "keys")]
     assert api.asked == ["keys", "fast"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a?watch=1", "A"])
+async def test_what_is_no_name_is_missing_and_never_asked_for(name: str) -> None:
+    api = Api()
+    lacking, _ = await look(api, [Need("spec.model.uri", here("PersistentVolumeClaim", name))])
+    assert [one.reason for one in lacking] == [Reason.CLAIM_NOT_FOUND]
+    assert not api.asked
 
 
 async def test_a_right_that_is_missing_is_not_an_object_that_is_missing() -> None:

@@ -67,6 +67,23 @@ def test_a_node_tells_of_gpus_that_ray_hides_from_the_one_who_asks(
     assert [gpu.uuid for gpu in rooms._gpus_here()] == ["GPU-a"]
 
 
+def test_where_the_driver_lists_none_torch_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of GPUs, and other makers'."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "torch.py").write_text(
+        "import os, types\n"
+        "part = types.SimpleNamespace(name='H100 MIG 1g.10gb', total_memory=10 << 30)\n"
+        "there = 'CUDA_VISIBLE_DEVICES' not in os.environ\n"
+        "cuda = types.SimpleNamespace(device_count=lambda: int(there), get_device_properties=lambda i: part)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert [(gpu.name, gpu.size) for gpu in rooms._gpus_here()] == [("H100 MIG 1g.10gb", 10 * GIB)]
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    assert rooms._gpus_here() == ()
+
+
 @pytest.mark.parametrize(
     ("by_role", "room"),
     [(False, {"CPU": 2, "GPU": 1}), (True, {"CPU": 2, "GPU": 1, "trainer": 1, "engine": 1})],

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from toolorchestra.api.scalars import Key, LabelValue, ObjectName, Quantity
+from toolorchestra.api.rules import rule, ruled
+from toolorchestra.api.scalars import AcceleratorName, Key, LabelValue, ObjectName, Quantity
 
 GROUP = "toolorchestra.dev"
 VERSION = "v1alpha1"
@@ -80,8 +81,24 @@ class ConfigMapKeyRef(Model):
     """Key in the ConfigMap."""
 
 
+def _whole_numbers(s: Mapping[str, Any]) -> bool:
+    return all(
+        "/" not in name or str(n).isdigit() for amounts in (s["limits"], s["requests"]) for name, n in amounts.items()
+    )
+
+
 class Resources(Model):
     """Compute resources of a container, as in a pod."""
+
+    model_config = ruled(
+        rule(
+            "[self.limits, self.requests].all(amounts, amounts.all(name,"
+            " !name.contains('/') || string(amounts[name]).matches('^[0-9]+$')))",
+            "a resource with a slash in its name, such as a GPU, is a whole number without a unit",
+            check=_whole_numbers,
+            defaulted=("limits", "requests"),
+        )
+    )
 
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict, json_schema_extra=PARENT)
     """Upper limits by resource name, such as `nvidia.com/gpu: 1`."""
@@ -89,6 +106,13 @@ class Resources(Model):
         default_factory=dict, json_schema_extra=PARENT
     )
     """Requests by resource name, such as `cpu: 4`."""
+
+
+class ComputeResources(Resources):
+    """Resources of a container that computes on a GPU, or alike, or on the CPU."""
+
+    accelerator: AcceleratorName | None = None
+    """Which of limits computes; or Claim (resourceClaims do), or None (the CPU); absent: a known name in limits."""
 
 
 class LabelSelectorRequirement(Model):

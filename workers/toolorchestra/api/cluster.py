@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from toolorchestra.api.base import PARENT, Model, Resources, SecretKeyRef
+from toolorchestra.api.base import PARENT, ComputeResources, Model, Resources, SecretKeyRef
 from toolorchestra.api.model import Cache, EphemeralClaim, ExistingClaim
 from toolorchestra.api.pool import gpus_match_shards, one_gpu_each
 from toolorchestra.api.rules import NEW_TRAINING, immutable, rule, ruled, union
@@ -29,7 +29,7 @@ class RayTrainers(Model):
 
     replicas: Annotated[Count, Field(le=1024)] = 1
     """Trainer pods; they shard the model among them."""
-    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one trainer, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
 
@@ -44,7 +44,7 @@ class RayEngines(Model):
     """GPUs per engine; equals the GPU limit where there is one."""
     start_timeout_seconds: Annotated[Count, Field(le=86400)] | None = None
     """Most seconds of an engine's start, while it gets on; absent: 1800, and one more for every 50 MB of weights."""
-    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
 

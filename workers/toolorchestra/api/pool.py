@@ -8,19 +8,20 @@ Decimals in US dollars; a simulated expert is an Endpoint whose server is the si
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from toolorchestra.api.accelerators import EXACT, MIG, is_known
 from toolorchestra.api.base import (
     LIST_SET,
     OPEN,
     PARENT,
     ApiVersion,
+    ComputeResources,
     ConfigMapKeyRef,
     Model,
-    Resources,
     SecretKeyRef,
 )
 from toolorchestra.api.conditions import CONDITION_LIST, Condition
@@ -82,8 +83,6 @@ letter, digit or dash more is another flag. RE2's and Python's syntax."""
 OWNED_PARAMETERS = ("model", "messages", "tools", "n", "stream")
 """Parameters of a request that the client sends, or must not: none of ours may be called so."""
 
-GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
-
 RESERVED_NAMES = ("outcome", "cost", "latency", "policy")
 """Names that mean something else in weights and price books, so no pool and no function may have them."""
 
@@ -91,37 +90,47 @@ NEW_POOL = "make a new pool and point trainings at it"
 
 
 def gpus_match_shards() -> dict[str, str]:
-    """Rule: where a GPU limit is given, it equals `tensorParallelSize` (one shard, one GPU)."""
-    return rule(
-        f"{list(GPU_RESOURCES)}.all(gpu, !has(self.resources.limits) || !(gpu in self.resources.limits)"
-        " || string(self.resources.limits[gpu]) == string(self.tensorParallelSize))",
+    """Rule: where a limit of an accelerator is given, it equals `tensorParallelSize` (one shard, one GPU)."""
+    return _gpus_are(
+        "string(self.tensorParallelSize)",
+        lambda s: str(s["tensorParallelSize"]),
         "tensorParallelSize must equal the GPU limit in resources.limits: one shard per GPU",
-        check=_one_gpu_per_shard,
         defaulted=("resources", "tensorParallelSize"),
         at="tensorParallelSize",
     )
 
 
 def one_gpu_each() -> dict[str, str]:
-    """Rule: where a GPU limit is given, it is 1 (a trainer is one process, which computes on one GPU)."""
-    return rule(
-        f"{list(GPU_RESOURCES)}.all(gpu, !has(self.resources.limits) || !(gpu in self.resources.limits)"
-        " || string(self.resources.limits[gpu]) == '1')",
+    """Rule: where a limit of an accelerator is given, it is 1 (a trainer is one process, and computes on one GPU)."""
+    return _gpus_are(
+        "'1'",
+        lambda s: "1",
         "the GPU limit in resources.limits must be 1, since a trainer computes on one GPU: raise replicas instead",
-        check=_one_gpu,
         defaulted=("resources",),
         at="resources",
     )
 
 
-def _one_gpu(s: Mapping[str, Any]) -> bool:
-    limits = s["resources"].get("limits", {})
-    return all(str(limits[gpu]) == "1" for gpu in GPU_RESOURCES if gpu in limits)
+def _gpus_are(
+    cel: str, wanted: Callable[[Mapping[str, Any]], str], message: str, *, defaulted: tuple[str, ...], at: str
+) -> dict[str, str]:
+    """Rule: every limit of an accelerator is as `cel` and `wanted` say. One that the spec names is the only one."""
+    known = f"(name in {list(EXACT)} || name.startsWith('{MIG}'))"
+    computes = f"(has(self.resources.accelerator) ? name == self.resources.accelerator : {known})"
 
+    def check(s: Mapping[str, Any]) -> bool:
+        resources = s["resources"]
+        stated, limits = resources.get("accelerator"), resources.get("limits", {})
+        return all(str(limits[name]) == wanted(s) for name in limits if (name == stated if stated else is_known(name)))
 
-def _one_gpu_per_shard(s: Mapping[str, Any]) -> bool:
-    limits = s["resources"].get("limits", {})
-    return all(str(limits[gpu]) == str(s["tensorParallelSize"]) for gpu in GPU_RESOURCES if gpu in limits)
+    return rule(
+        f"!has(self.resources.limits) || self.resources.limits.all(name, !{computes}"
+        f" || string(self.resources.limits[name]) == {cel})",
+        message,
+        check=check,
+        defaulted=defaulted,
+        at=at,
+    )
 
 
 class ExpertLimits(Model):
@@ -184,7 +193,7 @@ class VLLM(Model):
     """Context length in tokens; absent: the model's own."""
     extra_args: tuple[ShortText, ...] = Field(default=(), max_length=64)
     """Further flags of vLLM, one string each; flags that have a field of their own are refused."""
-    resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
+    resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one replica, such as {limits: {nvidia.com/gpu: 2, memory: 96Gi}}."""
     cache: Cache | None = None
     """Volume for weights and compiled code; absent: none, every start fetches and compiles."""

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     STORAGE_CLASS_NOT_FOUND = "StorageClassNotFound"
     FORBIDDEN = "Forbidden"
     NAME_TAKEN = "NameTaken"
+    OPERATOR_FAILED = "OperatorFailed"
     RAY_PROVIDER_UNAVAILABLE = "RayProviderUnavailable"
     QUOTA_RESERVED = "QuotaReserved"
     QUOTA_PENDING = "QuotaPending"
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     EXPERTS_UNAVAILABLE = "ExpertsUnavailable"
     CLUSTER_STARTING = "ClusterStarting"
     CLUSTER_READY = "ClusterReady"
+    PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
@@ -175,6 +177,11 @@ _EXPLAINED: dict[Reason, Explained] = {
         "Delete or rename that object, or give the resource another name. One that an earlier resource of the name "
         "left goes by itself; a volume that an earlier training kept is used by naming it (`ExistingClaim`).",
     ),
+    Reason.OPERATOR_FAILED: Explained(
+        "Accepted=False",
+        "The operator broke on the resource. The message has the cause, its log the whole story. What runs goes on.",
+        "Change a field that has an odd value; report it, with the log: that should not happen.",
+    ),
     Reason.RAY_PROVIDER_UNAVAILABLE: Explained(
         "Accepted=False",
         "The Ray provider that `spec.ray.provider` asks for is not to be had in this cluster.",
@@ -248,6 +255,13 @@ _EXPLAINED: dict[Reason, Explained] = {
         "ClusterReady=False, Degraded=True",
         "A pod finds no node. The message is the scheduler's.",
         "Free or add what it lacks (GPUs, memory, a volume), ask for less, or add a toleration by `podTemplate`.",
+    ),
+    Reason.PODS_REFUSED: Explained(
+        "ClusterReady=False",
+        "Pods cannot be made: a quota, pod security, a missing PriorityClass or ServiceAccount, or a webhook refuses "
+        "them. The message has the API server's words.",
+        "Do what the words say: raise the quota, ask for less (`resources`), make what is missing, or take out of "
+        "`podTemplate` what is refused. It goes on by itself.",
     ),
     Reason.IMAGE_PULL_FAILED: Explained(
         "ClusterReady=False, Degraded=True",

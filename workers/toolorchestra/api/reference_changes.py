@@ -29,6 +29,7 @@ EFFECTS: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.rollout.workers": "The workers' Deployment is scaled, and the number of tasks that may be held at once.",
         "spec.rollout.concurrencyPerWorker": "The workers roll; episodes in flight get a minute to end, then are "
         "sent again.",
+        "spec.rollout.resources": "The workers roll.",
         "spec.rollout.podTemplate": "The workers roll.",
         "spec.ray": "While suspended: the next attempt is made with it.",
         "spec.startDeadlineSeconds": _AT_ONCE,

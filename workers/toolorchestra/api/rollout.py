@@ -1,7 +1,7 @@
 """`spec.rollout`: how episodes are run.
 
 `rollout.{workers, concurrency_per_worker, max_turns, max_prompt_tokens, max_response_tokens,
-episode_timeout_seconds, episode_budget: {max_usd, max_service_seconds}, pod_template}`.
+episode_timeout_seconds, episode_budget: {max_usd, max_service_seconds}, resources, pod_template}`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from toolorchestra.api.base import PARENT, Model
+from toolorchestra.api.base import PARENT, Model, Resources
 from toolorchestra.api.rules import NEW_TRAINING, immutable, ruled
 from toolorchestra.api.scalars import USD, Count, Opaque, Replicas, Seconds
 
@@ -52,5 +52,7 @@ class Rollout(Model):
     """Seconds of wall time after which an episode is given up, as a failure of infrastructure."""
     episode_budget: EpisodeBudget = Field(default_factory=EpisodeBudget, json_schema_extra=PARENT)
     """Most that one episode may spend: US dollars, service seconds."""
+    resources: Resources | None = None
+    """Resources of one worker, such as {limits: {memory: 2Gi}}; absent, whole or in part: the chart's."""
     pod_template: Opaque | None = None
     """Overlay on the workers' pods: tolerations, nodeSelector, …; what it may set is a table in docs/podtemplate.md."""

@@ -178,6 +178,14 @@ LabelValue = Annotated[
         r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "a label's value: at most 63 letters, digits, -._", 63
     ),
 ]
+AcceleratorName = Annotated[
+    str,
+    PatternText(
+        r"^(Claim|None|[a-z0-9][-.a-z0-9]*/[-._A-Za-z0-9]+)$",
+        "the name of a resource in limits such as example.com/npu, or Claim, or None",
+        253,
+    ),
+]
 MOST_TEXT = 4096
 """Characters of a `Text`."""
 Text = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]

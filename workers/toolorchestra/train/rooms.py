@@ -6,7 +6,11 @@ GPU each on one. The group is detached, as the engines in it are: it outlives a 
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +23,13 @@ from toolorchestra.train.driver_config import ENGINE_ROLE, TRAINER_ROLE
 from toolorchestra.train.gpus import VISIBLE, Gpu, visible_gpus
 
 NAME = "rooms"
+ASK_SECONDS = 120.0
+"""Torch and a driver that sleeps."""
+_ASK_TORCH = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print(json.dumps([(gpu.name, gpu.total_memory) for gpu in gpus]))
+"""
 
 
 def rooms(size: int, *, by_role: bool) -> PlacementGroup:
@@ -52,4 +63,15 @@ def smallest_gpu() -> Gpu | None:
 
 def _gpus_here() -> tuple[Gpu, ...]:
     """All that the node's container shows; Ray hides them from a task that asks for none."""
-    return visible_gpus({name: value for name, value in os.environ.items() if name != VISIBLE})
+    environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
+    return visible_gpus(environment) or _by_torch(environment)
+
+
+def _by_torch(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """What NVIDIA's driver does not list: parts of its GPUs (MIG), AMD's. In a process of its own, whose CUDA context
+    ends with it."""
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
+        argv = [sys.executable, "-c", _ASK_TORCH]
+        said = subprocess.run(argv, env=environment, capture_output=True, check=True, timeout=ASK_SECONDS).stdout
+        return tuple(Gpu(i, "", name, size) for i, (name, size) in enumerate(json.loads(said)))
+    return ()

@@ -14,8 +14,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.base import Resources
-from toolorchestra.api.pool import GPU_RESOURCES, ExpertPool
+from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.remote.preflight.line import Line
@@ -201,4 +202,4 @@ def _limited(about: str, what: str, need: float, wanted: Resources) -> Line:
 
 
 def _on_gpu(wanted: Resources) -> bool:
-    return any(gpu in wanted.limits for gpu in GPU_RESOURCES)
+    return accelerator(wanted) is not None
