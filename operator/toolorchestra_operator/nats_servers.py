@@ -58,6 +58,11 @@ class _Link:
     client: Client = field(default_factory=Client)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is over, or will be told to be."""
+        return self.over.is_set() or self.client.is_closed
+
 
 @dataclass(eq=False)
 class _Server:
@@ -132,7 +137,7 @@ class NatsServers:
             await _within(server.known.wait(), greeting - self.clock())
         if server.words:
             raise MessagingUnreachable(server.named(server.words))
-        if server.link is None or (server.late and not patient):
+        if server.link is None or server.link.is_lost or (server.late and not patient):
             raise MessagingPending(server.named(_PENDING))
         task = asyncio.ensure_future(self._put(server, server.link, question))
         try:
@@ -152,6 +157,9 @@ class NatsServers:
                 answer = await question(link.client.jetstream(timeout=self.answer_seconds))
         except _Errors as error:
             words = said(error)
+            if link.is_lost:  # only a new connection can tell whether the server is there
+                link.over.set()
+                raise MessagingPending(server.named(_PENDING)) from error
             if not isinstance(error, _Refusals):
                 if server.link is link:
                     self._says(server, words)
