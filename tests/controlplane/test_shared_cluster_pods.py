@@ -139,7 +139,7 @@ async def test_what_a_spec_says_of_a_resource_is_not_contradicted(
     operator = operator_of(server, nats_server, default_resources=DEFAULTS)
     ray = BUILTIN | {
         "head": {"resources": {"limits": {"memory": "1Gi"}}},
-        "trainers": {"resources": {"requests": {"memory": "64Gi", "cpu": 8}}},
+        "trainers": {"resources": {"requests": {"memory": "64Gi", "cpu": 8}, "limits": {"nvidia.com/gpu": 1}}},
         "engines": {"resources": {"limits": {"nvidia.com/gpu": 1}}},
     }
     workers = {"resources": {"requests": {"cpu": "1500m"}, "limits": {"cpu": 3}}}
@@ -151,7 +151,7 @@ async def test_what_a_spec_says_of_a_resource_is_not_contradicted(
         "requests": {"memory": "1Gi", "cpu": "100m"},
     }
     assert asked["trainers"] == {
-        "limits": {"memory": "64Gi", "cpu": "8"},
+        "limits": {"memory": "64Gi", "cpu": "8", "nvidia.com/gpu": "1"},
         "requests": {"memory": "64Gi", "cpu": "8"},
     }
     assert asked["workers"]["requests"] == {"cpu": "1500m", "memory": "256Mi"}
