@@ -12,7 +12,7 @@ import urllib3.exceptions
 from testbed.api import Api, Refused
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, TRAINING_LABEL
 
-TICK = 0.25
+TICK = 0.4
 _STAMP = "2030-01-01T00:00:00Z"
 ANY_ERROR = (Refused, urllib3.exceptions.HTTPError, OSError)
 """What the API server says while it is away, or when somebody was faster."""

@@ -19,7 +19,7 @@ from week.world import PLURALS, World, lacking_secret, wrong
 
 PATIENCE = 240.0
 """Seconds in which anything that is waited for has to come, operator, API server and NATS killed meanwhile."""
-TICK = 0.3
+TICK = 0.5
 SKIP = {"toolorchestra.dev/skip-stream-removal": "true"}
 REFUSED = {0: "PoolNotFound", 1: "InvalidPodTemplate", 2: "ClaimNotFound", 3: "SecretNotFound"}
 """By the variant of what is wrong (world.wrong)."""
