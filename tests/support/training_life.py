@@ -59,10 +59,14 @@ def documents(name: str = "tiny", **spec: Any) -> tuple[dict[str, Any], list[dic
     return training, pools
 
 
+async def _noted(error: Exception) -> None:
+    """That the server is away: whoever asks it then finds out."""
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
     """A NATS client."""
-    client = await nats.connect(url)
+    client = await nats.connect(url, error_cb=_noted)
     try:
         yield client
     finally:

@@ -102,7 +102,9 @@ class World:
             live = self.api.get(one.path)
         except Refused as refused:
             return str(refused)
-        metadata = {key: live["metadata"].get(key) for key in ("uid", "labels", "annotations", "ownerReferences")}
+        metadata = {key: live["metadata"].get(key) for key in ("uid", "labels", "ownerReferences")}
+        notes = live["metadata"].get("annotations") or {}
+        metadata["annotations"] = {key: value for key, value in notes.items() if ".kubernetes.io/" not in key}
         return json.dumps([metadata, live.get("spec"), live.get("data")], sort_keys=True)
 
     def left(self, space: str) -> list[str]:
