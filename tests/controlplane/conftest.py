@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 
+from support.training_life import connected
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
+from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.api_server import ApiServer
 
 
@@ -61,3 +64,17 @@ async def server(cluster: Cluster) -> AsyncIterator[ApiServer]:
     """The operator's own adapter, as the cluster's administrator."""
     async with await ApiServer.connect(cluster.kubeconfig, timeout=60) as server:
         yield server
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A NATS server with JetStream, of this test alone."""
+    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
+        yield running
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
+    """A client of it."""
+    async with connected(nats_server.url) as client:
+        yield client

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,12 +40,6 @@ THEIRS: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
 }
 """An object of somebody else's under every name of the training's."""
 ASKS_FOR_A_CACHE = {"provider": "Builtin", "modelCache": {"type": "EphemeralClaim"}}
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
 
 
 @pytest.fixture

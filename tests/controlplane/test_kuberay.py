@@ -18,7 +18,7 @@ import yaml
 from nats.aio.client import Client
 
 from support.mortal_operator import LookingOperator
-from support.training_life import Stage, connected
+from support.training_life import Stage
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -51,18 +51,6 @@ WORKLOAD_CRD: dict[str, Any] = {
     },
 }
 """As little of Kueue's as is read; its own is not to be had here."""
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
-    async with connected(nats_server.url) as client:
-        yield client
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from nats.aio.client import Client
 
 from support.mortal_operator import LookingOperator
 from support.operator_process import until
-from support.training_life import GROUP, Stage, connected, documents
+from support.training_life import GROUP, Stage, documents
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -34,18 +33,6 @@ BUT_SECRETS = [
     {"apiGroups": [""], "resources": ["services", "pods", "configmaps", "persistentvolumeclaims"], "verbs": ["*"]},
     {"apiGroups": ["apps", "batch", "toolorchestra.dev", "events.k8s.io"], "resources": ["*"], "verbs": ["*"]},
 ]
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
-    async with connected(nats_server.url) as client:
-        yield client
 
 
 @dataclass

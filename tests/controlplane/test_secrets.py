@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from support.mortal_operator import LookingOperator
 from support.operator_process import operator_process, until
 from support.pool_world import vllm_pool
-from support.training_life import GROUP, Stage, connected
+from support.training_life import GROUP, Stage
 from testbed.api import Api
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -26,18 +26,6 @@ from toolorchestra_operator.settings import Settings
 GIVEN = {"operator": "0perator", "tenant": "tenant-s3cret", "dead": "dead-s3cret"}
 """Passwords in URLs."""
 IMAGES = {"cpu_image": "cpu:1", "gpu_image": "gpu:1", "worker_image": "worker:1"}
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
-    async with connected(nats_server.url) as client:
-        yield client
 
 
 def url(server: NatsServer, who: str) -> str:

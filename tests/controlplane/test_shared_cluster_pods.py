@@ -6,9 +6,8 @@ No controller runs: a Job's pods are tried by the test, as the Job controller wo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from support.hostile_specs import OVERLAYS
 from support.mortal_operator import LookingOperator
 from support.openapi_excerpt import schemas
 from support.pool_world import vllm_pool
-from support.training_life import GROUP, Stage, connected
+from support.training_life import GROUP, Stage
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -46,18 +45,6 @@ QUOTA = dict.fromkeys(("requests.cpu", "limits.cpu"), "100") | dict.fromkeys(
 )
 FETCHED = {"uri": "hf://a/b", "price": {"inputUSDPerMillionTokens": "0", "outputUSDPerMillionTokens": "0"}}
 BUILTIN = {"provider": "Builtin"}
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
-    async with connected(nats_server.url) as client:
-        yield client
 
 
 @pytest.fixture

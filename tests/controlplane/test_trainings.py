@@ -10,7 +10,7 @@ import asyncio
 import difflib
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from nats.aio.client import Client
 
 from support.mortal_operator import LookingOperator, Write, Writes
 from support.operator_process import operator_process, until
-from support.training_life import GROUP, Player, Stage, connected, documents, played
+from support.training_life import GROUP, Player, Stage, documents, played
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
@@ -31,18 +31,6 @@ from toolorchestra_operator.settings import Settings
 ATTEMPTS = 2
 """Of every story."""
 TTL_AND_MORE = timedelta(days=1, seconds=1)
-
-
-@pytest.fixture
-async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(directory=tmp_path / "nats", sync_always=False) as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
-    async with connected(nats_server.url) as client:
-        yield client
 
 
 def settings(nats_server: NatsServer, **more: object) -> Settings:

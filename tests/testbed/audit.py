@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,8 +27,9 @@ POLICY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Write:
-    """One request that could change something, and how it was answered."""
+    """One request that could change something, and how it was answered. `at`: when, in seconds since the epoch."""
 
+    at: float
     verb: str
     resource: str
     """`pods`, `deployments.apps`, with `/status` or `/finalizers` where a sub-resource was written."""
@@ -51,6 +53,7 @@ def _write(event: dict[str, Any]) -> Write:
     resource = ".".join(part for part in (what.get("resource", ""), what.get("apiGroup", "")) if part)
     sub = what.get("subresource")
     return Write(
+        at=datetime.fromisoformat(event["stageTimestamp"]).timestamp(),
         verb=event["verb"],
         resource=f"{resource}/{sub}" if sub else resource,
         namespace=what.get("namespace", ""),

@@ -17,7 +17,6 @@ import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from support.training_life import GROUP, connected
 from testbed.api import Refused
 from testbed.audit import AuditLog
 from testbed.cluster import Cluster, running
-from toolorchestra.bus.streams import Names as StreamNames
 from toolorchestra.local.nats_server import NatsServer
 from week.kubelet import Kubelet
 from week.latency import BAR_SECONDS, Latency
@@ -40,15 +38,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TENANTS = 5
 LEFT_SECONDS = 120.0
 """For the garbage collector."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was not as it should be, a line each; and what is counted."""
-
-    problems: list[str]
-    objects: int
-    touched: list[str]
 
 
 def touched(log: AuditLog, world: World) -> list[str]:
@@ -68,9 +57,7 @@ async def remains(world: World, spaces: list[str], bus: Client) -> list[str]:
     deadline = time.monotonic() + LEFT_SECONDS
     while True:
         found = [line for space in spaces for line in await asyncio.to_thread(world.left, space)]
-        streams = [info.config.name or "" for info in await bus.jetstream(timeout=60).streams_info()]
-        prefix = StreamNames("x").state.partition("x")[0]
-        found += [f"stream {name}" for name in streams if name.startswith(prefix) or "TO_" in name]
+        found += [f"stream {info.config.name}" for info in await bus.jetstream(timeout=60).streams_info()]
         if not found or time.monotonic() > deadline:
             return found
         await asyncio.sleep(1.0)

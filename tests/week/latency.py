@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from nats.aio.client import Client
 
+from support.operator_process import until
 from support.training_life import Stage
-from testbed.api import Refused
 from testbed.cluster import Cluster
+from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION
 from week.kubelet import Kubelet
-from week.world import OPERATOR, PLURALS, wrong
+from week.world import OPERATOR, PLURALS, is_there, remove, wrong
 
 BAR_SECONDS = 2.0
 HEALTHY = 2
 """Trainings of every other tenant that are changed."""
 PATIENCE = 120.0
-SKIP = {"toolorchestra.dev/skip-stream-removal": "true"}
-
-
-@dataclass(frozen=True)
-class Written:
-    """One answered write. `at`: seconds since the epoch."""
-
-    at: float
-    resource: str
-    namespace: str
-    name: str
-    agent: str
 
 
 @dataclass(frozen=True)
@@ -54,20 +38,22 @@ class Latency:
         for stage in healthy:
             await asyncio.to_thread(stage.submit, pools=False)
         for stage in healthy:
-            await self._until(lambda stage=stage: self._has_workers(stage))  # type: ignore[misc]
+            workers = f"{PLURALS['deployment'].format(space=stage.namespace)}/{stage.name}-workers"
+            await self._is(workers, there=True)
         failed = [Stage(self.cluster.api, noisy, self.bus, f"noise-{i}") for i in range(failing)]
         for number, stage in enumerate(failed):
             await asyncio.to_thread(self._fails, stage, number)
         seconds = [await self._change(healthy[number % len(healthy)], 3 + number) for number in range(changes)]
         for stage in (*healthy, *failed):
             path = stage.path(stage.name)
-            await asyncio.to_thread(self.cluster.api.merge, path, {"metadata": {"annotations": SKIP}})
+            await asyncio.to_thread(
+                self.cluster.api.merge, path, {"metadata": {"annotations": {SKIP_ANNOTATION: "true"}}}
+            )
             await asyncio.to_thread(self.cluster.api.delete, path)
         for stage in (*healthy, *failed):
-            await self._until(lambda stage=stage: self._is_gone(stage))  # type: ignore[misc]
-            with suppress(Refused):
-                claim = f"{PLURALS['claim'].format(space=stage.namespace)}/{stage.name}-storage"
-                await asyncio.to_thread(self.cluster.api.delete, claim)
+            await self._is(stage.path(stage.name), there=False)
+            claim = f"{PLURALS['claim'].format(space=stage.namespace)}/{stage.name}-storage"
+            await asyncio.to_thread(remove, self.cluster.api, claim)
         ordered = sorted(seconds)
         p95 = ordered[max(0, -(-len(ordered) * 95 // 100) - 1)]
         return {"p95_seconds": p95, "p50_seconds": ordered[len(ordered) // 2], "change_seconds": seconds}
@@ -92,54 +78,24 @@ class Latency:
         )
         took: list[float] = []
 
-        def is_applied() -> bool:
-            seen = [one for one in self._written(since) if one.namespace == stage.namespace]
-            changed = [one.at for one in seen if one.name == stage.name and not one.agent.startswith(OPERATOR)]
+        async def is_applied() -> bool:
+            seen = self.cluster.audit_log.writes(since=since, namespace=stage.namespace)
+            done = [one for one in seen if one.code < 300 and "/" not in one.resource]
+            changed = [one.at for one in done if one.name == stage.name and not one.user_agent.startswith(OPERATOR)]
             applied = [
                 one.at
-                for one in seen
-                if one.name == f"{stage.name}-workers"
-                and one.resource == "deployments"
-                and one.agent.startswith(OPERATOR)
+                for one in done
+                if (one.resource, one.name) == ("deployments.apps", f"{stage.name}-workers")
+                and one.user_agent.startswith(OPERATOR)
             ]
             took[:] = [applied[0] - changed[0]] if changed and applied else []
             return bool(took)
 
-        await self._until(is_applied)
+        await until(is_applied, seconds=PATIENCE)
         return took[0]
 
-    def _written(self, since: int) -> Iterator[Written]:
-        with self.cluster.audit_log.path.open("rb") as file:
-            file.seek(since)
-            for line in file.read().split(b"\n")[:-1]:
-                one = json.loads(line)
-                what = one.get("objectRef", {})
-                if not what.get("subresource") and one.get("responseStatus", {}).get("code", 0) < 300:
-                    yield Written(
-                        at=datetime.fromisoformat(one["stageTimestamp"]).timestamp(),
-                        resource=what.get("resource", ""),
-                        namespace=what.get("namespace", ""),
-                        name=what.get("name", ""),
-                        agent=one.get("userAgent", ""),
-                    )
+    async def _is(self, path: str, *, there: bool) -> None:
+        async def so() -> bool:
+            return await asyncio.to_thread(is_there, self.cluster.api, path) is there
 
-    def _has_workers(self, stage: Stage) -> bool:
-        try:
-            self.cluster.api.get(f"{PLURALS['deployment'].format(space=stage.namespace)}/{stage.name}-workers")
-        except Refused:
-            return False
-        return True
-
-    def _is_gone(self, stage: Stage) -> bool:
-        try:
-            stage.live()
-        except Refused as refused:
-            return refused.code == 404
-        return False
-
-    async def _until(self, is_so: Any) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not await asyncio.to_thread(is_so):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {PATIENCE:g} s")
-            await asyncio.sleep(0.1)
+        await until(so, seconds=PATIENCE)

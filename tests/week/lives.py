@@ -11,18 +11,16 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from support.training_life import GROUP, STEPS, Stage
+from support.training_life import STEPS, Stage
 from testbed.api import Api, Refused
+from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION
 from week.kubelet import ANY_ERROR, Kubelet
 from week.stories import Life
-from week.world import PLURALS, World, lacking_secret, wrong
+from week.world import PLURALS, REFUSED, World, is_there, lacking_secret, remove, wrong
 
 PATIENCE = 240.0
 """Seconds in which anything that is waited for has to come, operator, API server and NATS killed meanwhile."""
 TICK = 0.5
-SKIP = {"toolorchestra.dev/skip-stream-removal": "true"}
-REFUSED = {0: "PoolNotFound", 1: "InvalidPodTemplate", 2: "ClaimNotFound", 3: "SecretNotFound"}
-"""By the variant of what is wrong (world.wrong)."""
 
 
 class NotSo(Exception):
@@ -84,7 +82,7 @@ class Lives:
                 await self._completes(life, 1)
             case "is wrong":
                 await self._made(life, **wrong(life.variant))
-                await self._says(life, "Accepted", "False", REFUSED[life.variant % 4])
+                await self._says(life, "Accepted", "False", REFUSED[life.variant % len(REFUSED)])
             case "lacks a Secret for a while":
                 await self._lacks(life)
             case "meets foreign objects":
@@ -94,7 +92,7 @@ class Lives:
                 await self._nothing_made(life)
             case "names a dead NATS server":
                 url = self.dead[life.variant % len(self.dead)]
-                await self._made(life, annotations=SKIP, messaging={"url": url})
+                await self._made(life, annotations={SKIP_ANNOTATION: "true"}, messaging={"url": url})
                 await self._says(life, "MessagingReady", "False", "MessagingUnreachable")
         await self._gone(life)
 
@@ -156,7 +154,7 @@ class Lives:
         collection = PLURALS["secret"].format(space=life.tenant)
         await self._calm(lambda: _unless_there(lambda: self.api.create(collection, body)))
         await self._completes(life, 1)
-        await self._calm(lambda: _unless_gone(lambda: self.api.delete(f"{collection}/{secret}")))
+        await self._removed(f"{collection}/{secret}")
 
     async def _nothing_made(self, life: Life) -> None:
         def own() -> list[str]:
@@ -167,29 +165,21 @@ class Lives:
 
     async def _gone(self, life: Life) -> None:
         path = self._stage(life).path(life.name)
-        await self._calm(lambda: _unless_gone(lambda: self.api.delete(path)))
-
-        def is_gone() -> bool:
-            try:
-                self.api.get(path)
-            except Refused as refused:
-                return refused.code == 404
-            return False
-
-        await self._until("it is gone", is_gone)
+        await self._removed(path)
         claim = f"{PLURALS['claim'].format(space=life.tenant)}/{life.name}-storage"
         if not any(one.kind == "claim" and one.path == claim for one in self.world.foreign):
             # Its owner removes the models that were kept; the next one of the name would find the name taken.
-            await self._calm(lambda: _unless_gone(lambda: self.api.delete(claim)))
+            await self._removed(claim)
 
-            def claim_is_gone() -> bool:
-                try:
-                    self.api.get(claim)
-                except Refused as refused:
-                    return refused.code == 404
-                return False
+    async def _removed(self, path: str) -> None:
+        """Asked for until it is gone: an answer may be lost."""
 
-            await self._until("its claim is gone", claim_is_gone)
+        def is_gone() -> bool:
+            if is_there(self.api, path):
+                remove(self.api, path)
+            return not is_there(self.api, path)
+
+        await self._until(f"{path} is gone", is_gone)
 
     # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -281,15 +271,3 @@ def _unless_there(make: Callable[[], Any]) -> None:
     except Refused as refused:
         if refused.reason != "AlreadyExists":
             raise
-
-
-def _unless_gone(remove: Callable[[], Any]) -> None:
-    try:
-        remove()
-    except Refused as refused:
-        if refused.code != 404:
-            raise
-
-
-def trainings_path(space: str) -> str:
-    return f"{GROUP}/namespaces/{space}/orchestratortrainings"

@@ -30,10 +30,9 @@ SHARES: Final[dict[Story, int]] = {
     "meets foreign objects": 8,
     "names a dead NATS server": 4,
 }
-"""Of a hundred trainings. The NATS servers are dead in turn in the ways of `world.DEAD`."""
+"""Of a hundred trainings."""
 FOREIGN: Final = ("deployment", "job", "configmap", "secret", "service", "claim")
 """Kinds of objects of somebody else that bear a name which a training's own would have."""
-WRONG: Final = ("no such pool", "overlay", "two devices", "no such claim")
 
 
 @dataclass(frozen=True, order=True)

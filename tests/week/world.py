@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ _BODIES: dict[str, dict[str, Any]] = {
     "service": {"spec": {"selector": _LABELS, "ports": [{"port": 80}]}},
     "claim": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}},
 }
+
+
+REFUSED = ("PoolNotFound", "InvalidPodTemplate", "ClaimNotFound", "SecretNotFound")
+"""Why, by the variant of what is wrong (`wrong`)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -126,9 +131,26 @@ class World:
         return found
 
 
+def is_there(api: Api, path: str) -> bool:
+    """Whether an object is."""
+    try:
+        api.get(path)
+    except Refused as refused:
+        if refused.code != 404:
+            raise
+        return False
+    return True
+
+
+def remove(api: Api, path: str) -> None:
+    """Delete it, where it is there."""
+    with contextlib.suppress(Refused):
+        api.delete(path)
+
+
 def wrong(variant: int) -> dict[str, Any]:
-    """A spec, in part, that cannot be admitted though the API server stores it; and the reason that is expected."""
-    match variant % 4:
+    """A spec, in part, that cannot be admitted though the API server stores it."""
+    match variant % len(REFUSED):
         case 0:
             return {"tools": {"experts": {"type": "Names", "names": ["nobody"]}}}
         case 1:

@@ -14,6 +14,7 @@ def event(**changes: Any) -> str:
         {
             "kind": "Event",
             "stage": "ResponseComplete",
+            "stageTimestamp": "1970-01-01T00:00:02.500000Z",
             "requestURI": "/apis/apps/v1/namespaces/a/deployments/b?fieldManager=toolorchestra&force=true",
             "verb": "patch",
             "user": {"username": "admin", "groups": []},
@@ -30,6 +31,7 @@ def test_a_line_is_one_write(tmp_path: Path) -> None:
     log.path.write_text(event() + "\n")
     assert log.writes() == [
         Write(
+            at=2.5,
             verb="patch",
             resource="deployments.apps",
             namespace="a",
