@@ -179,10 +179,12 @@ def _finished(supervised: Supervised, observed: Observed, remembered: Remembered
 
 
 def _deleted(observed: Observed, now: datetime) -> Plan:
-    """RayJobs, then streams go with the training: best effort, for a while, unless the annotation says not to wait.
+    """RayJobs, then streams and all that it made go with the training: best effort, for a while, unless the annotation
+    says not to wait.
 
-    A RayJob before its token's Secret, which goes when the training is gone: without the token KubeRay's operator keeps
-    the RayJob, and with it all of its pods, for ever.
+    A RayJob before its token's Secret: without the token KubeRay's operator keeps the RayJob, and with it all of its
+    pods, for ever. The rest is not left to Kubernetes' garbage collector alone: it forgets owners that go while it has
+    lost sight of our kinds, as it does for seconds after the API server was restarted, and never looks again.
     """
     metadata = observed.parent["metadata"]
     if FINALIZER not in (metadata.get("finalizers") or ()):
@@ -190,14 +192,21 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
     since = now - datetime.fromisoformat(metadata["deletionTimestamp"])
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
     url = _nats_url(observed)
-    if skip or url is None or since > timedelta(seconds=REMOVAL_SECONDS):
+    if since > timedelta(seconds=REMOVAL_SECONDS):
         return Plan((SetFinalizer(present=False),))
-    if any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
+    streams = () if skip or url is None else (RemoveStreams(url, Names.of(observed.parent).short_uid),)
+    if "orphan" in metadata["finalizers"]:  # `--cascade=orphan`: what it made is to outlive it
+        return Plan((*streams, SetFinalizer(present=False)))
+    going = [
+        Delete(ref, live["metadata"]["uid"])
+        for ref, live in observed.objects.items()
+        if live["metadata"].get("ownerReferences") and not live["metadata"].get("deletionTimestamp")
+    ]
+    if streams and any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
         return Plan(requeue_after=LEFT_SECONDS)
-    if jobs := [(ref, live) for ref, live in observed.objects.items() if ref.kind == RAY_JOB[1]]:
-        going = [Delete(ref, one["metadata"]["uid"]) for ref, one in jobs if "deletionTimestamp" not in one["metadata"]]
-        return Plan(tuple(going), requeue_after=LEFT_SECONDS)
-    return Plan((RemoveStreams(url, Names.of(observed.parent).short_uid), SetFinalizer(present=False)))
+    if streams and any(ref.kind == RAY_JOB[1] for ref in observed.objects):
+        return Plan(tuple(one for one in going if one.ref.kind == RAY_JOB[1]), requeue_after=LEFT_SECONDS)
+    return Plan((*going, *streams, SetFinalizer(present=False)))
 
 
 # ── the plan ───────────────────────────────────────────────────────────────────────────────────────────────────

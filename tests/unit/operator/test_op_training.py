@@ -30,7 +30,7 @@ from toolorchestra_operator.trainings import cluster_state, node_groups, workers
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.progress import status_fields
-from toolorchestra_operator.trainings.reconcile import reconcile
+from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION, reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
 from toolorchestra_operator.trainings.runtime import Runtime
 from toolorchestra_operator.trainings.terms import Terms
@@ -674,12 +674,28 @@ def test_a_provider_that_is_not_there_is_refused() -> None:
     assert world.parent["status"]["ray"] == {"provider": "Builtin", "name": "tiny-1", "image": "cpu"}
 
 
-def test_deleting_removes_the_streams_and_lets_go() -> None:
+@pytest.mark.parametrize("skip", [False, True])
+def test_deleting_removes_what_it_made_and_lets_go(skip: bool) -> None:
+    """Not left to the garbage collector alone, which forgets owners whose kind it lost sight of."""
     world = World()
     world.settle()
     world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:10Z"
+    world.parent["metadata"]["annotations"] = {SKIP_ANNOTATION: "true"} if skip else {}
+    streams = set(world.streams)
     world.settle()
-    assert (world.streams, world.parent["metadata"]["finalizers"]) == (set(), [])
+    assert (world.streams, world.parent["metadata"]["finalizers"]) == (streams if skip else set(), [])
+    assert world.kinds() == KEPT
+
+
+def test_orphans_outlive_it() -> None:
+    """`kubectl delete --cascade=orphan`: the API server adds a finalizer of that name."""
+    world = World()
+    world.settle()
+    made = world.kinds()
+    world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:10Z"
+    world.parent["metadata"]["finalizers"] = ["orphan", *world.parent["metadata"]["finalizers"]]
+    world.settle()
+    assert (world.streams, world.kinds()) == (set(), made)
 
 
 def test_only_a_retained_volume_has_no_owner() -> None:
