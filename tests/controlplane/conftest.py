@@ -15,7 +15,7 @@ from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
+from toolorchestra_operator.kubernetes.api_server import ApiServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,10 +10,10 @@ import pytest
 from support.representative import a_pool, representative
 from testbed.api import Api
 from testbed.cluster import Cluster
-from toolorchestra_operator.api_errors import ApiError, Conflict, Forbidden, Invalid, NotFound
-from toolorchestra_operator.api_server import FINALIZER, ApiServer
-from toolorchestra_operator.kinds import COMPARED, RAY_JOB
-from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.kubernetes.api_errors import ApiError, Conflict, Forbidden, Invalid, NotFound
+from toolorchestra_operator.kubernetes.api_server import FINALIZER, ApiServer
+from toolorchestra_operator.kubernetes.kinds import COMPARED, RAY_JOB
+from toolorchestra_operator.kubernetes.manifest import Ref
 
 
 async def a_parent(server: ApiServer, namespace: str) -> dict[str, Any]:

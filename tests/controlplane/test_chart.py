@@ -28,7 +28,7 @@ from testbed.control_plane import ControlPlane, free_port
 from testbed.kuberay import crd_files
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.process import tail
-from toolorchestra_operator.kinds import RESOURCES, Resource, object_path
+from toolorchestra_operator.kubernetes.kinds import RESOURCES, Resource, object_path
 
 pytestmark = pytest.mark.chart
 
@@ -196,7 +196,7 @@ async def operator(plane: ControlPlane, manifests: list[Any], *, nats: str, log:
     given = {**os.environ, **environment(template), "PYTHONPATH": paths, "HOME": str(log.parent)}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "toolorchestra_operator.main", *map(str, flags)),
+            *(sys.executable, "-m", "toolorchestra_operator.runtime.main", *map(str, flags)),
             env=given,
             stdout=output,
             stderr=output,

@@ -19,11 +19,11 @@ from support.real_run import TINY_RUN
 from support.run_rig import app, orchestra
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
-from toolorchestra.remote.connection import connect
-from toolorchestra.remote.errors import NotServed, Unreachable
-from toolorchestra.remote.kinds import TRAININGS, Kind
-from toolorchestra.remote.kube import Kube
-from toolorchestra.remote.reader import manifest, reading
+from toolorchestra.cluster_client.connection import connect
+from toolorchestra.cluster_client.errors import NotServed, Unreachable
+from toolorchestra.cluster_client.kinds import TRAININGS, Kind
+from toolorchestra.cluster_client.kube import Kube
+from toolorchestra.cluster_client.reader import manifest, reading
 
 TINY = TINY_RUN / "training.yaml"
 Run = Callable[..., Result]

@@ -16,8 +16,8 @@ from support.training_life import MADE, Stage, connected
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 
 TTL_AND_MORE = timedelta(days=1, seconds=1)

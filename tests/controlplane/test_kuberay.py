@@ -22,8 +22,8 @@ from support.training_life import Stage
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 FINALIZER = "ray.io/rayjob-finalizer"
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": "8000m", "memory": "65536Mi"}, "requests": {"cpu": "4"}}

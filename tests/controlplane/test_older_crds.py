@@ -20,10 +20,10 @@ from testbed.api import Api, Refused
 from testbed.cluster import CHECKOUT
 from testbed.control_plane import ControlPlane
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.older_crds import REASONS, TYPES
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.kubernetes.older_crds import REASONS, TYPES
+from toolorchestra_operator.runtime.settings import Settings
 
 BEFORE = CHECKOUT / "tests" / "fixtures" / "release-before"
 CRDS = sorted(path.name for path in (CHECKOUT / "crds").glob("*.yaml"))

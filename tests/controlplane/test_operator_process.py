@@ -272,7 +272,7 @@ async def test_the_real_operator_says_that_an_endpoint_is_ready(
     make(cluster.api, namespace, "outside", probe="None")
     log = tmp_path / "operator.log"
     flags = ("--watch-namespaces", namespace)
-    async with operator(cluster.kubeconfig, log, *flags, module="toolorchestra_operator.main") as running:
+    async with operator(cluster.kubeconfig, log, *flags, module="toolorchestra_operator.runtime.main") as running:
         assert (await asyncio.to_thread(ready, cluster.kubeconfig, namespace, "outside"))["Accepted"] == "True"
         assert await running.ends(signal.SIGTERM) == 0
     assert "Traceback" not in log.read_text()

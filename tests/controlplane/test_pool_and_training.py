@@ -13,8 +13,8 @@ from support.pool_world import FOR_POOLS, vllm_pool
 from support.training_life import GROUP, Stage, connected, documents
 from testbed.api import Api
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 CACHE: dict[str, Any] = {"type": "EphemeralClaim", "ephemeralClaim": {"size": "1Gi"}}
 

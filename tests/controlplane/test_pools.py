@@ -18,18 +18,18 @@ import pytest
 from support.pool_world import FOR_POOLS, GPU, HERE, RUNTIME, endpoint_pool, vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
-from toolorchestra_operator.api_errors import Invalid
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.carry_out import carry_out
-from toolorchestra_operator.events import Events
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.plan import Emit, Plan
+from toolorchestra_operator.kubernetes.api_errors import Invalid
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.messaging.streams import NatsStreams
+from toolorchestra_operator.planning.carry_out import carry_out
+from toolorchestra_operator.planning.events import Events
+from toolorchestra_operator.planning.plan import Emit, Plan
+from toolorchestra_operator.planning.refusal import refused
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.observe import PoolReconciler
 from toolorchestra_operator.pools.probe import Prober
 from toolorchestra_operator.pools.runtime import PoolRuntime
-from toolorchestra_operator.refusal import refused
-from toolorchestra_operator.streams import NatsStreams
 
 POOLS = "/apis/toolorchestra.dev/v1alpha1/namespaces/{}/expertpools"
 

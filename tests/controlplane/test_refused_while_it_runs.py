@@ -20,10 +20,10 @@ from support.training_life import GROUP, Stage, documents
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_errors import Forbidden
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.runtime.settings import Settings
 
 RBAC = "rbac.authorization.k8s.io"
 SECRET = {"metadata": {"name": "bus"}, "stringData": {"url": "nats://bus"}}

@@ -20,8 +20,8 @@ from support.training_life import GROUP, Stage
 from testbed.api import Api
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 GIVEN = {"operator": "0perator", "tenant": "tenant-s3cret", "dead": "dead-s3cret"}
 """Passwords in URLs."""

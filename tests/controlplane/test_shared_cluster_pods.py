@@ -23,18 +23,18 @@ from support.training_life import GROUP, Stage
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.backoff import Backoff
-from toolorchestra_operator.carry_out import carry_out
-from toolorchestra_operator.events import Events
-from toolorchestra_operator.key_queue import KeyQueue
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.metrics import Meter
-from toolorchestra_operator.overlay import Rejected, overlaid, shape_mistakes
-from toolorchestra_operator.plan import Emit, Plan
-from toolorchestra_operator.reconcile_loop import ReconcileLoop
-from toolorchestra_operator.settings import Settings
-from toolorchestra_operator.streams import NatsStreams
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.backoff import Backoff
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.messaging.streams import NatsStreams
+from toolorchestra_operator.planning.carry_out import carry_out
+from toolorchestra_operator.planning.events import Events
+from toolorchestra_operator.planning.overlay import Rejected, overlaid, shape_mistakes
+from toolorchestra_operator.planning.plan import Emit, Plan
+from toolorchestra_operator.runtime.key_queue import KeyQueue
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop
+from toolorchestra_operator.runtime.settings import Settings
 
 DEFAULTS = {
     kind: {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}

@@ -12,14 +12,14 @@ from support.training_life import GROUP, Stage, connected
 from testbed.cluster import Cluster
 from testbed.control_plane import free_port
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.assembly import assemble
-from toolorchestra_operator.discovery import Discovery
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.metrics import Meter
-from toolorchestra_operator.nats_servers import NatsServers
-from toolorchestra_operator.process import OperatorProcess
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.discovery import Discovery
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.messaging.servers import NatsServers
+from toolorchestra_operator.runtime.assembly import assemble
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.process import OperatorProcess
+from toolorchestra_operator.runtime.settings import Settings
 
 DEAD = 8
 

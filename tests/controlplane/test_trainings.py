@@ -25,8 +25,8 @@ from support.training_life import GROUP, Player, Stage, documents, played
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 ATTEMPTS = 2
 """Of every story."""

@@ -17,7 +17,7 @@ import pytest
 
 from support.real_run import TINY_RUN, RealRun
 from support.tiny_model import tiny_model
-from toolorchestra.train.run_dir import read_jsonl
+from toolorchestra.runs.run_dir import read_jsonl
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

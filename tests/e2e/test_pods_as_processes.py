@@ -22,12 +22,12 @@ from support.real_run import TINY_RUN
 from support.tiny_model import tiny_model
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.ledger.history import account, read_history
+from toolorchestra.ledger.journal import read_frames
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra.train.history import account, read_history
-from toolorchestra.train.journal import read_frames
-from toolorchestra.train.run_dir import RunDir, read_jsonl
-from toolorchestra_operator.nats_servers import NatsServers
-from toolorchestra_operator.streams import NatsStreams
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
+from toolorchestra_operator.messaging.servers import NatsServers
+from toolorchestra_operator.messaging.streams import NatsStreams
 from toolorchestra_operator.trainings import builtin, workers
 from toolorchestra_operator.trainings.configuration import config_map
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, STORAGE_PATH, VOLUMES_PATH, Desired

@@ -16,8 +16,8 @@ import yaml
 from support.real_run import RealRun
 from toolorchestra.evaluation.archive import traces_in
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.run_dir import read_jsonl
-from toolorchestra.train.status import EXIT_CODES
+from toolorchestra.runs.run_dir import read_jsonl
+from toolorchestra.runs.status import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "examples" / "real-model"

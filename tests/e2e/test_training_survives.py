@@ -18,9 +18,9 @@ import pytest
 
 from support.real_run import TINY_RUN, RealRun
 from support.tiny_model import tiny_model
-from toolorchestra.train.history import account, read_history
-from toolorchestra.train.journal import read_frames
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.ledger.history import account, read_history
+from toolorchestra.ledger.journal import read_frames
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 
 pytestmark = [pytest.mark.long, pytest.mark.real, pytest.mark.timeout(1200)]
 

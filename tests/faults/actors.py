@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import ray
 
-from toolorchestra.train.engine_actor import EngineStatus
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.engines.actor import EngineStatus
+from toolorchestra.weights.snapshot import Snapshot
 
 
 class _Method:

@@ -1,5 +1,5 @@
-"""A controller's life with everything real but engines and trainers: the Job of `train/job.py`, started and ended as
-`train/driver.py` does it."""
+"""A controller's life with everything real but engines and trainers: the Job of `controller/job.py`, started
+and ended as `controller/driver.py` does it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from faults.plan import Plan
 from faults.tally import Tally
 from faults.trainers import ScriptedTrainers, SnapshotWriter, manifest_snapshot
 from toolorchestra.bus.protocol import RolloutBus
-from toolorchestra.train import job as job_module
-from toolorchestra.train.checkpoint import Checkpoint, CheckpointStore
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.job import Job
-from toolorchestra.train.pauses import Paused, Stopped
-from toolorchestra.train.trainers import AsyncTrainers
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.controller import job as job_module
+from toolorchestra.controller.job import Job
+from toolorchestra.controller.pauses import Paused, Stopped
+from toolorchestra.trainer.facade import AsyncTrainers
+from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
 ISSUE_SECONDS = 20.0
 """After which an issue is lost, here: the real time-out is minutes."""
@@ -146,7 +146,7 @@ async def live(around: Surroundings, *, life: Life, on_job: Callable[[ScriptedJo
 
 
 async def _drive(job: ScriptedJob) -> Ended:
-    """As train/driver.py: drive."""
+    """As controller/driver.py: drive."""
     ended = Ended("Failed")
     try:
         await job.start()

@@ -16,10 +16,10 @@ from typing import Any
 from aiohttp import web
 
 from faults.lost_node import cut, unless
+from toolorchestra.engines.actor import EngineStatus
 from toolorchestra.policy.fake import byte_renderer
 from toolorchestra.policy.parser import ToolCall, format_calls
-from toolorchestra.train.engine_actor import EngineStatus
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.weights.snapshot import Snapshot
 
 _ENUM = re.compile(r'"enum": \[([^\]]*)\]')
 _TASK = re.compile(r"Task (\d+): (?:(\w+) )?add (\d+) and (\d+)")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from toolorchestra.train.journal import Journal
+from toolorchestra.ledger.journal import Journal
 
 POINTS = (
     *("submit", "submitted", "received", "ack", "acked", "put", "flush", "flushed"),

@@ -12,7 +12,7 @@ from toolorchestra.bus import nats as nats_module
 from toolorchestra.bus.connection import Timeouts
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.streams import StreamSettings
-from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.contract.driver_config import DriverConfig
 
 QUICK = Timeouts(connect=10, request=1, deadline=20, reconnect_wait=0.05)
 STREAMS = StreamSettings(ack_wait=2.5, result_ack_wait=4.0)

@@ -10,13 +10,13 @@ from decimal import Decimal
 from faults.plan import Plan
 from faults.provider import Bill, Charge
 from faults.trainers import fingerprint, trained_by
+from toolorchestra.controller.assemble import SampleFilters, train_samples
+from toolorchestra.ledger.history import History, account, read_history
+from toolorchestra.ledger.journal import Frame, Kind, read_frames
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Call, Trace
-from toolorchestra.train.assemble import SampleFilters, train_samples
-from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.history import History, account, read_history
-from toolorchestra.train.journal import Frame, Kind, read_frames
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.weights.checkpoint import CheckpointStore
 
 FILTERS = SampleFilters(require_format=False, require_answer=False)
 

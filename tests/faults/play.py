@@ -17,7 +17,7 @@ from faults.oracle import judge
 from faults.plan import Plan
 from faults.stage import Stage
 from toolorchestra.api.reasons import Reason
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 
 HANG_SECONDS = 75.0
 """Without a step, an evaluation or a new life: longer than every time-out of this world together."""

@@ -16,6 +16,7 @@ from faults.tally import Tally
 from faults.world import WORKERS
 from toolorchestra.api.load import load
 from toolorchestra.bus.protocol import RolloutBus
+from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.experts.breaker import BreakerPolicy
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.endpoint import Endpoint
@@ -28,7 +29,6 @@ from toolorchestra.rollout.routing import follow_routing
 from toolorchestra.rollout.worker import Worker, WorkerSettings
 from toolorchestra.tasks.grader import Grade, grade
 from toolorchestra.tasks.task import Task
-from toolorchestra.train.driver_config import DriverConfig
 
 PATIENCE_SECONDS = 2.0
 """Of a client with an expert: the provider's hung replies take longer."""

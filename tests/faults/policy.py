@@ -9,13 +9,13 @@ from pathlib import Path
 from faults.plan import Plan
 from faults.world import DEMO, make_world
 from toolorchestra.api.load import load
+from toolorchestra.controller.settings import settings_of
+from toolorchestra.controller.warm_traces import warm_batches
 from toolorchestra.local.plan import find_file
 from toolorchestra.policy.renderer import Renderer
-from toolorchestra.train.batch import StepConfig
-from toolorchestra.train.settings import settings_of
-from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.warm_start import supervised_step
-from toolorchestra.train.warm_traces import warm_batches
+from toolorchestra.trainer.batch import StepConfig
+from toolorchestra.trainer.supervised import supervised_step
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 BASE = DEMO / "base"
 STEPS, BATCH, RATE = 60, 32, 5e-4

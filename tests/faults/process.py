@@ -18,7 +18,7 @@ from faults.life import Life, know_lives
 from faults.nats_bus import connect
 from faults.plan import Combination, Plan
 from faults.tally import Tally
-from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.contract.driver_config import DriverConfig
 
 PLAN = "plan.json"
 

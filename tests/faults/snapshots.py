@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from faults.trainers import SnapshotWriter, manifest_snapshot
-from toolorchestra.train.weights import Snapshot, folder_keys
+from toolorchestra.weights.snapshot import Snapshot, folder_keys
 
 
 def writer_of(model: Path) -> SnapshotWriter:
@@ -16,7 +16,7 @@ def writer_of(model: Path) -> SnapshotWriter:
     def write(folder: Path, version: str) -> Snapshot:
         from safetensors.torch import load_file
 
-        from toolorchestra.train.snapshot_writer import write_snapshot
+        from toolorchestra.weights.writer import write_snapshot
 
         tensors = {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
         keys = folder_keys(model)

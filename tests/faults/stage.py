@@ -16,7 +16,7 @@ from faults.provider import Provider
 from faults.tally import Tally
 from faults.vllm_engine import RealEngine
 from faults.world import ENGINES, POOLS, WORKERS, make_world, raise_cap
-from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.contract.driver_config import DriverConfig
 
 KILLED = Ended("killed")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
-from toolorchestra.train.weights import MANIFEST, Snapshot
+from toolorchestra.trainer.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.weights.snapshot import MANIFEST, Snapshot
 
 STATE = "trained.json"
 SnapshotWriter = Callable[[Path, str], Snapshot]

@@ -1,4 +1,4 @@
-"""A real vLLM under the real keeper of `train/engine_actor.py`, run here instead of in Ray; it can be killed as one."""
+"""A real vLLM under the real keeper of `engines/actor.py`, run here instead of in Ray; it can be killed as one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 from aiohttp import web
 
 from faults.lost_node import cut, unless
-from toolorchestra.train.engine_actor import EngineActor, EngineStatus
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.engines.actor import EngineActor, EngineStatus
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.weights.snapshot import Snapshot
 
 WAIT_SECONDS = 5.0
 ROOM = 1024

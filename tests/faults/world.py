@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from faults.plan import ALLOWANCE, GROUPS, SIBLINGS, Plan
+from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.policy.fake import byte_renderer
 from toolorchestra.policy.renderer import Renderer
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.run_dir import RunDir, write_atomically
+from toolorchestra.runs.run_dir import RunDir, write_atomically
 
 POOLS = {"small": ("20", "80"), "middle": ("50", "200"), "large": ("100", "400")}
 """Dollars per million tokens, in and out."""

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gpu.finding import Figure
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.trainer import Trainer
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.trainer import Trainer
 
 K3 = 0.015
 """Gate of the mean k3 estimate, nats a token: prime-rl merges below it; healthy runs have 0.0004 to 0.003."""

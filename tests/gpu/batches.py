@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from toolorchestra.train.batch import TrainSample
+from toolorchestra.trainer.batch import TrainSample
 
 PROMPT_TOKENS, SIBLINGS = 1000, 8
 MEDIAN_TOKENS, SPREAD, SHORTEST, LONGEST = 800, 0.9, 16, 4096

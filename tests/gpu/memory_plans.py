@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolorchestra.train.gpu_memory import fused_kernels
-from toolorchestra.train.memory import Layout, memory_plan, shape_of
+from toolorchestra.sizing.division import fused_kernels
+from toolorchestra.sizing.memory import Layout, memory_plan, shape_of
 
 
 @dataclass(frozen=True)

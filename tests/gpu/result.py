@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gpu.finding import Figure, Note, Skip, decode, encode, shown
 from gpu.identity import Identity
-from toolorchestra.train.run_dir import write_atomically
+from toolorchestra.runs.run_dir import write_atomically
 
 Status = Literal["running", "ok", "missed", "failed", "late", "skipped"]
 """missed: it ended and a bar is not met; failed: it broke off; late: it was killed at its time limit; skipped: it could

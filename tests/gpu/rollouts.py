@@ -13,11 +13,11 @@ from pathlib import Path
 import aiohttp
 
 from gpu.place import Place
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.engines.server import EngineServer
+from toolorchestra.engines.startup import Patience
 from toolorchestra.policy.engine import Generation, GenerationParameters, VLLMEngine
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engine_server import EngineServer
-from toolorchestra.train.progress import Patience
+from toolorchestra.trainer.batch import TrainSample
 
 START_SECONDS = 240.0
 STARTED_WITH = "0-0"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gpu.finding import Figure
 from gpu.rollouts import random_prompts, rollout
-from toolorchestra.train.engine_server import EngineServer
+from toolorchestra.engines.server import EngineServer
 
 REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS, AT_A_TIME = 512, 1000, 256, 256
 KV_BYTES = 38 * 10**9

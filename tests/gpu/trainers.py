@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpu.place import Place
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 
 def trainer_of(place: Place, folder: Path, *, checkpointing: bool = False, head_float32: bool = False) -> Trainer:

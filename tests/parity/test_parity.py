@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from toolorchestra.train.batch import StepConfig, TrainSample
-from toolorchestra.train.objectives.clipped import Clipped
-from toolorchestra.train.objectives.objective import LossInputs
-from toolorchestra.train.packing import token_weights
+from toolorchestra.trainer.batch import StepConfig, TrainSample
+from toolorchestra.trainer.objectives.clipped import Clipped
+from toolorchestra.trainer.objectives.objective import LossInputs
+from toolorchestra.trainer.packing import token_weights
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("parity_cases", HERE / "cases.py")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from toolorchestra_operator.openapi import NO_DEFAULT, Schema, Schemas
+from toolorchestra_operator.kubernetes.openapi import NO_DEFAULT, Schema, Schemas
 
 Path = tuple[tuple[str, str], ...]
 """Steps ("f", field), ("k", JSON of keys), ("v", JSON of a value)."""

@@ -14,8 +14,17 @@ from typing import Any
 
 from support.apply_model import ApplyModel
 from support.openapi_excerpt import schemas
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Apply, Create, Delete, Emit, MakeStreams, Plan, RemoveStreams, SetFinalizer
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.plan import (
+    Apply,
+    Create,
+    Delete,
+    Emit,
+    MakeStreams,
+    Plan,
+    RemoveStreams,
+    SetFinalizer,
+)
 
 MANAGER = "toolorchestra"
 FINALIZER = "toolorchestra.dev/streams"

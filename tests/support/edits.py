@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from toolorchestra_operator.openapi import Schema
-from toolorchestra_operator.quantity import amount
+from toolorchestra_operator.kubernetes.openapi import Schema
+from toolorchestra_operator.kubernetes.quantity import amount
 
 KEY_FIELDS = ("name", "containerPort", "port", "mountPath", "topologyKey", "whenUnsatisfiable")
 """Fields without which an item of a list could not be told from the others."""

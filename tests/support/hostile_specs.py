@@ -8,8 +8,8 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from support.openapi_excerpt import schemas
-from toolorchestra_operator.openapi import Schema
-from toolorchestra_operator.overlay import TABLE, Merge
+from toolorchestra_operator.kubernetes.openapi import Schema
+from toolorchestra_operator.planning.overlay import TABLE, Merge
 
 _MOSTLY: Final = 7
 """To one that is any JSON."""

@@ -15,8 +15,8 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from toolorchestra.train.agreement import FLOAT32, check_agreement, own_values
-from toolorchestra.train.model import ModelError, load_policy
+from toolorchestra.trainer.agreement import FLOAT32, check_agreement, own_values
+from toolorchestra.trainer.model import ModelError, load_policy
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 

@@ -17,16 +17,16 @@ from typing import Any
 from nats.js import JetStreamContext
 
 from toolorchestra.process import die_with_parent
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.assembly import assemble
-from toolorchestra_operator.carry_out import carry_out
-from toolorchestra_operator.events import Events
-from toolorchestra_operator.main import main
-from toolorchestra_operator.manifest import Key, Kind, Ref
-from toolorchestra_operator.nats_servers import NatsServers, Question
-from toolorchestra_operator.plan import Emit, Plan
-from toolorchestra_operator.settings import Settings
-from toolorchestra_operator.transport import Transport
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Key, Kind, Ref
+from toolorchestra_operator.kubernetes.transport import Transport
+from toolorchestra_operator.messaging.servers import NatsServers, Question
+from toolorchestra_operator.planning.carry_out import carry_out
+from toolorchestra_operator.planning.events import Events
+from toolorchestra_operator.planning.plan import Emit, Plan
+from toolorchestra_operator.runtime.assembly import assemble
+from toolorchestra_operator.runtime.main import main
+from toolorchestra_operator.runtime.settings import Settings
 
 DIES_AFTER = "DIES_AFTER"
 _STREAM_WRITES = ("add_stream", "update_stream", "add_consumer", "delete_stream")

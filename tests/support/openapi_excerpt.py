@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.kubernetes.openapi import Schemas
 
 HERE = Path(__file__).parent
 FILES = {

@@ -12,9 +12,9 @@ from support.cluster_model import ClusterModel
 from support.openapi_excerpt import schemas
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool, MeasuredService
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.planning.needs import Missing
+from toolorchestra_operator.planning.plan import Plan
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 TINY_RUN = Path(__file__).resolve().parent / "tiny_run"
 TICK_SECONDS = 0.05

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Any
 
 from toolorchestra.process import die_with_parent
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.main import main
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.parents import PARENT_KINDS, PARENT_LABELS
-from toolorchestra_operator.plan import Apply, Emit, Plan
-from toolorchestra_operator.process import Machinery
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.planning.plan import Apply, Emit, Plan
+from toolorchestra_operator.runtime.main import main
+from toolorchestra_operator.runtime.parents import PARENT_KINDS, PARENT_LABELS
+from toolorchestra_operator.runtime.process import Machinery
+from toolorchestra_operator.runtime.settings import Settings
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
 

@@ -175,7 +175,7 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
     ("v1", "ServiceAccount"): {"automountServiceAccountToken": False, "imagePullSecrets": [{"name": "registry"}]},
     ("ray.io/v1", "RayJob"): {
         "spec": {
-            "entrypoint": "python -m toolorchestra.train.driver",
+            "entrypoint": "python -m toolorchestra.controller.driver",
             "suspend": True,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 600,

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 HOLDER = """
 import json, signal, sys
 from pathlib import Path
 from toolorchestra.local.lock import RunLock
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 run = RunDir(Path(sys.argv[1]))
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -6,7 +6,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from toolorchestra.train.batch import TrainSample
+from toolorchestra.trainer.batch import TrainSample
 
 
 def random_sample(rng: random.Random, length: int, *, vocabulary: int = 256) -> TrainSample:

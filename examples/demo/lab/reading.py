@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from toolorchestra.controller.format_traces import naive_route
 from toolorchestra.policy.prompts import qa_messages, qa_tools
 from toolorchestra.tasks.task import GraderSpec, Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.format_traces import naive_route
 
 from .tokens import PRICES
 

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from toolorchestra.controller.format_traces import naive_route
 from toolorchestra.policy.parser import Rules, parse
 from toolorchestra.policy.prompts import qa_messages, qa_tools
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rewards.component import Combiner, EpisodeComponents, GroupComponents
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import InstanceView
-from toolorchestra.train.format_traces import naive_route
-from toolorchestra.train.objectives.clipped import Clipped
-from toolorchestra.train.objectives.objective import LossInputs
+from toolorchestra.trainer.objectives.clipped import Clipped
+from toolorchestra.trainer.objectives.objective import LossInputs
 
 from .tiny import Tiny
 from .world import Outcome

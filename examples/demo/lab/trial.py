@@ -23,8 +23,8 @@ from demo.lab.routing import Choice, Instance, Recipe, Score, Trial, best_alone 
 from demo.lab.tiny import Tiny  # noqa: E402
 from demo.lab.world import DemoWorld, load_world  # noqa: E402
 
+from toolorchestra.ledger.ledger import MAX_REFILL  # noqa: E402
 from toolorchestra.policy.renderer import Renderer  # noqa: E402
-from toolorchestra.train.ledger import MAX_REFILL  # noqa: E402
 
 COST_SHARE = 0.30
 FAR = 1 << 40

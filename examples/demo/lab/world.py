@@ -10,13 +10,13 @@ from pathlib import Path
 from toolorchestra.api.load import load
 from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.controller.settings import EvaluationSuite, Settings, settings_of
 from toolorchestra.experts.simulated import SimulatedTask
 from toolorchestra.experts.skills import is_right, simulated_answer
 from toolorchestra.tasks.suite import Suite
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.sampler import ViewSampler
 from toolorchestra.tools.view import InstanceView
-from toolorchestra.train.settings import EvaluationSuite, Settings, settings_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.manifest import Manifest
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.overlay import claims_devices
+from toolorchestra_operator.kubernetes.manifest import Manifest
+from toolorchestra_operator.planning.needs import Missing
+from toolorchestra_operator.planning.overlay import claims_devices
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.reach import Reach, host_of
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.pool import VLLM, ExpertPool
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.runtime import PoolRuntime
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any, Final
 
-from toolorchestra_operator.claims import claim
-from toolorchestra_operator.manifest import MANAGER, Manifest
+from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest
+from toolorchestra_operator.planning.claims import claim
+from toolorchestra_operator.planning.recorded import record
 from toolorchestra_operator.pools.desired import Desired
 from toolorchestra_operator.pools.names import API_KEY, PORT
 from toolorchestra_operator.pools.server import start_seconds
-from toolorchestra_operator.recorded import record
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 TRAINING_LABEL: Final = "toolorchestra.dev/training"

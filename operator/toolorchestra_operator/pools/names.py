@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from toolorchestra_operator.kinds import POOLS
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.owner import Owner, our_labels
+from toolorchestra_operator.kubernetes.kinds import POOLS
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.kubernetes.owner import Owner, our_labels
 
 POOL_LABEL: Final = "toolorchestra.dev/pool"
 COMPONENT: Final = "vllm"

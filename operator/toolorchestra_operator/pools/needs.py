@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from toolorchestra.api.base import SecretKeyRef
 from toolorchestra.api.pool import ExpertPool, ExpertPoolSpec
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.needs import Need, storage_class
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.needs import Need, storage_class
 
 SECRET_LABEL: Final = ("toolorchestra.dev/secret-for", "pools")
 _REFERENCES: Final = ("secret", "secretRef", "secretKeyRef", "nodePublishSecretRef")

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool, MeasuredService
-from toolorchestra_operator.kinds import POOLS
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.needs import Missing, Need, look
-from toolorchestra_operator.openapi import Schemas
-from toolorchestra_operator.ownership import owner_uid
-from toolorchestra_operator.plan import Plan
+from toolorchestra_operator.kubernetes.kinds import POOLS
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.kubernetes.openapi import Schemas
+from toolorchestra_operator.kubernetes.ownership import owner_uid
+from toolorchestra_operator.planning.needs import Missing, Need, look
+from toolorchestra_operator.planning.plan import Plan
 from toolorchestra_operator.pools import states
 from toolorchestra_operator.pools.admission import read, unreachable
 from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names

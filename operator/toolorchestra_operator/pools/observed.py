@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from toolorchestra.api.pool import MeasuredService
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.openapi import Schemas
+from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.pools.probe import Answer
 from toolorchestra_operator.pools.runtime import PoolRuntime
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import aiohttp
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.pools.connections import Connections, NotAllowed
 from toolorchestra_operator.pools.reach import Reach
 

@@ -17,12 +17,13 @@ from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.canonical import differences
-from toolorchestra_operator.conditions import merged, transitions
-from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.overlay import Rejected, shape_mistakes
-from toolorchestra_operator.plan import Action, Apply, Create, Delete, Plan
+from toolorchestra_operator.kubernetes.canonical import differences
+from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.planning.conditions import merged, transitions
+from toolorchestra_operator.planning.needs import Missing
+from toolorchestra_operator.planning.overlay import Rejected, shape_mistakes
+from toolorchestra_operator.planning.plan import Action, Apply, Create, Delete, Plan
+from toolorchestra_operator.planning.recorded import recorded
 from toolorchestra_operator.pools import manifests, states
 from toolorchestra_operator.pools.admission import read, unreachable, unworkable
 from toolorchestra_operator.pools.desired import Desired
@@ -30,7 +31,6 @@ from toolorchestra_operator.pools.names import API_KEY, Names
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
 from toolorchestra_operator.pools.template import POD_PATH, inputs_digest, key_digest, template
-from toolorchestra_operator.recorded import recorded
 
 LOOK_SECONDS: Final = 10.0
 """How soon to look again at replicas that are missing: what happens to pods wakes nobody."""

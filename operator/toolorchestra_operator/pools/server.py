@@ -12,9 +12,9 @@ from importlib import resources
 from typing import Any, Final
 
 from toolorchestra.api.base import SecretKeyRef
+from toolorchestra_operator.kubernetes.quantity import amount
 from toolorchestra_operator.pools.desired import CACHE_PATH, CREDENTIALS_PATH, Desired
 from toolorchestra_operator.pools.names import API_KEY, PORT
-from toolorchestra_operator.quantity import amount
 
 CPU_KV_CACHE_BYTES: Final = 256 << 20
 KEEP_ALIVE_SECONDS: Final = 600

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import VLLM, Endpoint
-from toolorchestra_operator.conditions import condition
-from toolorchestra_operator.manifest import Manifest
-from toolorchestra_operator.needs import Missing
+from toolorchestra_operator.kubernetes.manifest import Manifest
+from toolorchestra_operator.planning.conditions import condition
+from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.pools.pod_reasons import Obstacle
 from toolorchestra_operator.pools.probe import PERIODS, Answer
 

@@ -6,12 +6,12 @@ import hashlib
 from typing import Any, Final
 
 from toolorchestra.api.pool import VLLM
-from toolorchestra_operator.container_resources import filled
-from toolorchestra_operator.overlay import Rejected, overlaid, with_claims
+from toolorchestra_operator.planning.container_resources import filled
+from toolorchestra_operator.planning.overlay import Rejected, overlaid, with_claims
+from toolorchestra_operator.planning.recorded import digest
 from toolorchestra_operator.pools.desired import CACHE_PATH, CREDENTIALS_PATH, MODEL_PATH, Desired
 from toolorchestra_operator.pools.names import COMPONENT, PORT
 from toolorchestra_operator.pools.server import DRAIN_MARGIN_SECONDS, arguments, environment, lifecycle, probes
-from toolorchestra_operator.recorded import digest
 
 REFRESH_ANNOTATION: Final = "toolorchestra.dev/refresh-template"
 """On the pool: another value rolls it to the templates and images of the operator that runs now."""

@@ -16,9 +16,9 @@ from toolorchestra.api.accelerators import accelerator, mistakes
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.overlay import claims_devices, shape_mistakes
-from toolorchestra_operator.refusal import broke
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.overlay import claims_devices, shape_mistakes
+from toolorchestra_operator.planning.refusal import broke
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import Unmatched, chosen, remembered_names

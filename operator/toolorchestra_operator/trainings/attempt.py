@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.admission import Admitted
 from toolorchestra_operator.trainings.builtin import HEAD
@@ -38,7 +38,7 @@ UNANSWERED_SECONDS = 30.0
 MADE_SECONDS = 1.0
 """How soon to look for streams that were just made: no watch tells of them."""
 WARM_START = "warm start"
-"""How the driver's message begins meanwhile (toolorchestra.train.job)."""
+"""How the driver's message begins meanwhile (toolorchestra.controller.job)."""
 
 
 def under_way(

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.ownership import controller
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.ownership import controller
 from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
@@ -102,12 +102,12 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
     component, is_head = group.component, group.component == HEAD
     env: list[Mapping[str, Any]] = [*ray_environment(desired)]
     if is_head:
-        command = ["python", "-m", "toolorchestra.cluster.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
+        command = ["python", "-m", "toolorchestra.pods.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
         env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref, attempt=attempt)]
         env += telemetry(desired, service="toolorchestra-controller", scraped=True)
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
-        command = ["python", "-m", "toolorchestra.cluster.node"]
+        command = ["python", "-m", "toolorchestra.pods.node"]
         command += [word for role in group.roles for word in ("--role", role)]
         command += ["--head", service]
         command += ["--gpus", str(group.gpus)] if group.gpus else []

@@ -17,7 +17,7 @@ EXIT_TRAINER_LOST = 76
 """A failure like any other, unless the provider knows that the trainer's node was taken away."""
 EXIT_STOPPED = 130
 EXIT_TERMINATED = 143
-"""Exit statuses of the driver (toolorchestra.train.status.EXIT_CODES; a test compares them)."""
+"""Exit statuses of the driver (toolorchestra.runs.status.EXIT_CODES; a test compares them)."""
 
 
 @dataclass(frozen=True)

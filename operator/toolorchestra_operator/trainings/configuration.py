@@ -1,6 +1,6 @@
 """The ConfigMap of an attempt: what the driver and the workers are told. Made once; an attempt never changes.
 
-`driver.json` is a `toolorchestra.train.driver_config.DriverConfig`; the operator imports no trainer, so a test holds
+`driver.json` is a `toolorchestra.contract.driver_config.DriverConfig`; the operator imports no trainer, so a test holds
 the two together. `resources.yaml` is the training with its experts as endpoints, whatever serves them. Neither holds a
 secret: `nats_secret` is where the NATS URL is, where it holds credentials.
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from toolorchestra.api.conditions import Reason, TrainingConditionType
-from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings.remembered import Remembered
 
 Status = Literal["True", "False", "Unknown"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.references import described, named_claim
 from toolorchestra_operator.trainings.runtime import Runtime

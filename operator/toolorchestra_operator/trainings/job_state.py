@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.trainings.cluster_state import EXIT_TRAINER_LOST, ClusterState, Life, of_exit
 
 ANY: Final = "*"

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.trainings.decision import Aspect
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toolorchestra_operator.kinds import TRAININGS
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.owner import Owner, our_labels
+from toolorchestra_operator.kubernetes.kinds import TRAININGS
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.kubernetes.owner import Owner, our_labels
 
 Component = Literal["head", "trainers", "engines", "workers", "storage", "config", "ray"]
 

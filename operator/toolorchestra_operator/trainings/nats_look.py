@@ -11,8 +11,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, consumer_configs
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable, NatsServers
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable, NatsServers
 from toolorchestra_operator.trainings.observed import Messaging
 
 PROGRESS_KEY = "progress"

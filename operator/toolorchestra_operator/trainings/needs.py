@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.needs import Need, storage_class
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.planning.needs import Need, storage_class
 from toolorchestra_operator.trainings.references import described, named_claim
 
 _SKIPPED = ("spec.export",)

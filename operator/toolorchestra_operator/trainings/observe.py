@@ -16,13 +16,13 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
 from toolorchestra.bus.nats_url import has_credentials
-from toolorchestra_operator.api_errors import Forbidden
-from toolorchestra_operator.discovery import KUEUE_WORKLOADS
-from toolorchestra_operator.kinds import RAY_JOB
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.needs import Missing, Need, look
-from toolorchestra_operator.openapi import Schemas
-from toolorchestra_operator.refusal import in_words
+from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra_operator.kubernetes.discovery import KUEUE_WORKLOADS
+from toolorchestra_operator.kubernetes.kinds import RAY_JOB
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.kubernetes.openapi import Schemas
+from toolorchestra_operator.planning.needs import Missing, Need, look
+from toolorchestra_operator.planning.refusal import in_words
 from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
 from toolorchestra_operator.trainings.needs import needs

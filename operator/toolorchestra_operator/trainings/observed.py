@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.openapi import Schemas
+from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.trainings.runtime import Runtime
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from toolorchestra_operator.kinds import TRAININGS
-from toolorchestra_operator.manifest import MANAGER, Manifest, Ref
-from toolorchestra_operator.ownership import controller, owner_in_words, owner_uid
+from toolorchestra_operator.kubernetes.kinds import TRAININGS
+from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.ownership import controller, owner_in_words, owner_uid
 from toolorchestra_operator.trainings.names import TRAINING_LABEL, UID_LABEL, Names
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Observed
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from toolorchestra_operator.manifest import Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings import builtin, kuberay
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.desired import Desired

@@ -18,11 +18,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.canonical import differences
-from toolorchestra_operator.conditions import merged, transitions
-from toolorchestra_operator.kinds import RAY_JOB
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Action, Apply, Create, Delete, MakeStreams, Plan, RemoveStreams, SetFinalizer
+from toolorchestra_operator.kubernetes.canonical import differences
+from toolorchestra_operator.kubernetes.kinds import RAY_JOB
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.conditions import merged, transitions
+from toolorchestra_operator.planning.plan import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    MakeStreams,
+    Plan,
+    RemoveStreams,
+    SetFinalizer,
+)
 from toolorchestra_operator.trainings import progress, workers
 from toolorchestra_operator.trainings.admission import LEFT_SECONDS, Admitted, Refused, admit
 from toolorchestra_operator.trainings.attempt import leftovers, under_way

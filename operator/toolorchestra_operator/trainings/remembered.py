@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 
 Provider = Literal["KubeRay", "Builtin"]
 Terminal = Literal["Complete", "Failed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolorchestra_operator.container_resources import DefaultResources
+from toolorchestra_operator.planning.container_resources import DefaultResources
 
 
 @dataclass(frozen=True, kw_only=True)

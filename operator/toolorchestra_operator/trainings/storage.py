@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolorchestra_operator.claims import claim
-from toolorchestra_operator.ownership import MADE_FOR
+from toolorchestra_operator.kubernetes.ownership import MADE_FOR
+from toolorchestra_operator.planning.claims import claim
 from toolorchestra_operator.trainings.desired import Desired
 
 

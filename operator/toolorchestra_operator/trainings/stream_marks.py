@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from toolorchestra.bus.streams import Names as StreamNames
-from toolorchestra_operator.manifest import MANAGER
+from toolorchestra_operator.kubernetes.manifest import MANAGER
 from toolorchestra_operator.trainings.names import Names
 
 _MANAGED_BY: Final = "app.kubernetes.io/managed-by"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.provider import PROVIDERS, RayProvider
 from toolorchestra_operator.trainings.remembered import Provider

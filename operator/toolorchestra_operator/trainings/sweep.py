@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from toolorchestra_operator.api_errors import ApiError
-from toolorchestra_operator.kinds import TRAININGS
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.nats_servers import MessagingUnreachable
+from toolorchestra_operator.kubernetes.api_errors import ApiError
+from toolorchestra_operator.kubernetes.kinds import TRAININGS
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.messaging.servers import MessagingUnreachable
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.stream_marks import Owner
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from toolorchestra.api.cluster import Storage
 from toolorchestra.api.training import OrchestratorTrainingSpec
-from toolorchestra_operator.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.trainings.names import Names
 
 _FIELDS: Final = (

@@ -7,8 +7,8 @@ from typing import Any
 
 from toolorchestra.api.base import Resources
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.recorded import digest, record, recorded
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.planning.recorded import digest, record, recorded
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.names import Names

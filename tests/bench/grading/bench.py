@@ -38,6 +38,8 @@ import psutil
 
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.engines.server import EngineServer
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.policy.engine import Engine, Generation, GenerationParameters, VLLMEngine
 from toolorchestra.policy.fake import FakeEngine, byte_renderer
@@ -55,8 +57,6 @@ from toolorchestra.tasks.judge import Judge
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engine_server import EngineServer
 
 RESULTS = Path(".bench/grading/results.json")
 MODEL = Path("examples/demo/base")

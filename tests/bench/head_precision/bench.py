@@ -24,9 +24,9 @@ import torch  # noqa: E402
 from gpu.agreement import Agreement, agreement, deltas  # noqa: E402
 from gpu.checks.real_weights import PROMPTS, TOKENS, chats  # noqa: E402
 from gpu.rollouts import MODEL_LENGTH, Rollout, launched, rollout  # noqa: E402
-from toolorchestra.train.engine_args import EngineConfig  # noqa: E402
-from toolorchestra.train.progress import Patience  # noqa: E402
-from toolorchestra.train.trainer import Trainer, TrainerConfig  # noqa: E402
+from toolorchestra.engines.arguments import EngineConfig  # noqa: E402
+from toolorchestra.engines.startup import Patience  # noqa: E402
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig  # noqa: E402
 
 MODEL = ROOT / ".cache" / "real-model" / "smollm2-135m-instruct"
 START_SECONDS = 900.0

@@ -19,12 +19,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from toolorchestra.ledger.history import History
+from toolorchestra.ledger.journal import Journal
+from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.ledger import LedgerConfig, StepPlan
+from toolorchestra.ledger.resume import KEY, load_history
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.train.bookkeeper import Bookkeeper, Result
-from toolorchestra.train.history import History
-from toolorchestra.train.journal import Journal
-from toolorchestra.train.ledger import LedgerConfig, StepPlan
-from toolorchestra.train.resume import KEY, load_history
 
 ROOT = Path(__file__).resolve().parents[3]
 GROUPS, SIZE, EVERY, LOST = 16, 8, 10, 7

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from world import STEP, STEPS, WARM_UP, as_sample
 
-from toolorchestra.train.batch import StepConfig
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer.batch import StepConfig
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 
 def main(folder: Path, threads: int, token_budget: int) -> None:

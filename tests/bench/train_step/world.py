@@ -38,7 +38,7 @@ def draw_trajectories(seed: int = SEED) -> list[dict[str, Any]]:
 def make(folder: Path) -> None:
     """Write model/ and trajectories.json under `folder`; runs in the project's environment."""
     from support.tiny_model import tiny_model
-    from toolorchestra.train.trainer import Trainer, TrainerConfig
+    from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
     model = tiny_model(folder / "model", seed=SEED, spread=0.02, **MODEL)  # type: ignore[arg-type]
     rows, rng = draw_trajectories(), random.Random(SEED + 1)
@@ -50,7 +50,7 @@ def make(folder: Path) -> None:
 
 def as_sample(row: dict[str, Any]) -> Any:
     """A row as our trainer takes it."""
-    from toolorchestra.train.batch import TrainSample
+    from toolorchestra.trainer.batch import TrainSample
 
     prompt, completion = row["prompt"], row["completion"]
     logprobs = row.get("logprobs", [0.0] * len(completion))

@@ -24,9 +24,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from toolorchestra.train.snapshot_reader import read_tensors
-from toolorchestra.train.snapshot_writer import write_snapshot
-from toolorchestra.train.weights import KeySet, file_digest, verify
+from toolorchestra.weights.reader import read_tensors
+from toolorchestra.weights.snapshot import KeySet, file_digest, verify
+from toolorchestra.weights.writer import write_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = Path("/dev/shm")

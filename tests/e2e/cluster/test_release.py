@@ -18,9 +18,9 @@ from support.release import CORE, NAME, PLURALS, RESEARCH, SYSTEM, Release, orph
 from support.timeline import Timeline
 from testbed.api import Refused
 from testbed.cluster import CHECKOUT
-from toolorchestra.train.history import account, read_history
-from toolorchestra.train.journal import read_frames
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.ledger.history import account, read_history
+from toolorchestra.ledger.journal import read_frames
+from toolorchestra.runs.run_dir import RunDir
 
 pytestmark = pytest.mark.timeout(3000)
 

@@ -45,10 +45,10 @@ MODULES = [
     "toolorchestra.cli.train",
     "toolorchestra.local.supervisor",
     "toolorchestra.rollout.worker",
-    "toolorchestra.train.driver",
-    "toolorchestra.train.engine_server",
-    "toolorchestra.train.snapshot_transfer",
-    "toolorchestra.train.trainer",
+    "toolorchestra.controller.driver",
+    "toolorchestra.engines.server",
+    "toolorchestra.weights.transfer",
+    "toolorchestra.trainer.trainer",
     "gpu.check",
 ]
 LIBRARIES = (

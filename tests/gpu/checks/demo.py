@@ -22,7 +22,7 @@ from gpu.place import Place
 from support.real_run import TINY_RUN
 from support.tiny_model import tiny_model
 from toolorchestra.process import tail
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 
 DEMO = ROOT / "examples/demo"
 FULL_STEPS = 140

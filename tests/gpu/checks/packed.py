@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 from gpu.finding import Figure, Finding
 from gpu.models import TINY, Shape, write_model
 from gpu.place import Place
-from toolorchestra.train.batch import StepConfig, TrainSample
-from toolorchestra.train.model import load_policy
-from toolorchestra.train.packing import pack, token_weights
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer.batch import StepConfig, TrainSample
+from toolorchestra.trainer.model import load_policy
+from toolorchestra.trainer.packing import pack, token_weights
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 SMALL = Shape(hidden=512, layers=6, intermediate=1536, heads=8, kv_heads=2, head_dim=64, vocabulary=8192, tied=True)
 WEIGHTS = 0.04

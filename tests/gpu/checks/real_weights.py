@@ -18,9 +18,9 @@ from gpu.place import Place
 from gpu.rollouts import Rollout, engine_config, launched, rollout, wait_ready
 from gpu.trainers import trainer_of
 from support.tiny_model import tiny_model
-from toolorchestra.train.batch import StepConfig
-from toolorchestra.train.engine_server import EngineServer
-from toolorchestra.train.trainer import Trainer
+from toolorchestra.engines.server import EngineServer
+from toolorchestra.trainer.batch import StepConfig
+from toolorchestra.trainer.trainer import Trainer
 
 TASKS = ROOT / "examples/real-model/tasks.jsonl"
 PROMPTS, TOKENS = 64, 128

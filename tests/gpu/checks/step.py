@@ -19,9 +19,9 @@ from gpu.memory_plans import Planned, planned
 from gpu.models import SHAPES, TINY, Shape, write_model
 from gpu.place import Place
 from gpu.trainers import trainer_of
-from toolorchestra.train.batch import StepConfig, StepMetrics, TrainSample
-from toolorchestra.train.packing import plan_batches
-from toolorchestra.train.trainer import Trainer
+from toolorchestra.trainer.batch import StepConfig, StepMetrics, TrainSample
+from toolorchestra.trainer.packing import plan_batches
+from toolorchestra.trainer.trainer import Trainer
 
 BUDGETS = (16_384, 12_288, 8_192, 6_144, 4_096)
 """Tokens of a micro-batch: the first that the plan lets through without checkpointing is taken."""

@@ -18,10 +18,10 @@ from gpu.place import Place
 from gpu.rollouts import Rollout, engine_config, launched, random_prompts, rollout, wait_ready
 from gpu.throughput import KV_BYTES, throughput
 from gpu.trainers import trainer_of
-from toolorchestra.train.batch import StepConfig
-from toolorchestra.train.engine_server import EngineServer
-from toolorchestra.train.trainer import Trainer
-from toolorchestra.train.weights import WEIGHTS
+from toolorchestra.engines.server import EngineServer
+from toolorchestra.trainer.batch import StepConfig
+from toolorchestra.trainer.trainer import Trainer
+from toolorchestra.weights.snapshot import WEIGHTS
 
 TOTAL_SECONDS, PAUSE_SECONDS = 4.0, 2.0
 UPDATE = 0.015

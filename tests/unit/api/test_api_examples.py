@@ -13,7 +13,7 @@ from openapi_schema_validator import OAS30Validator
 from toolorchestra.api import KINDS, Bundle, load
 from toolorchestra.api.crd import FACTS, root_schema
 from toolorchestra.api.schema import Schema, structural_schema, violations, with_defaults
-from toolorchestra.train.settings import money_problems, worst_case_usd
+from toolorchestra.controller.settings import money_problems, worst_case_usd
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))

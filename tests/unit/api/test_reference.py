@@ -22,9 +22,9 @@ from toolorchestra.api.kinds import CUSTOM_RESOURCES
 from toolorchestra.api.reference_changes import EFFECTS, refused
 from toolorchestra.api.schema import Schema, structural_schema
 from toolorchestra.cli.crds import pages
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.metrics import Meter
-from toolorchestra_operator.plan import Action, Plan, SetFinalizer
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.planning.plan import Action, Plan, SetFinalizer
+from toolorchestra_operator.runtime.metrics import Meter
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"

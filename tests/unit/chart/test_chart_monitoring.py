@@ -19,10 +19,10 @@ from test_op_training_metrics import templates
 
 from support.chart import CHART, NAMESPACE, environment, of_kind, render
 from toolorchestra.telemetry import metrics
-from toolorchestra.train.batch import MOST_K3
-from toolorchestra_operator.metrics import Meter
-from toolorchestra_operator.runtimes import runtime_of
-from toolorchestra_operator.settings import Settings
+from toolorchestra.trainer.batch import MOST_K3
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.runtimes import runtime_of
+from toolorchestra_operator.runtime.settings import Settings
 
 pytestmark = pytest.mark.chart
 

@@ -32,11 +32,11 @@ from testbed.cluster import CHECKOUT
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra_operator.container_resources import DefaultResources
-from toolorchestra_operator.parents import OURS
-from toolorchestra_operator.plan import Apply
+from toolorchestra_operator.planning.container_resources import DefaultResources
+from toolorchestra_operator.planning.plan import Apply
 from toolorchestra_operator.pools.reach import Reach
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.runtime.parents import OURS
+from toolorchestra_operator.runtime.settings import Settings
 
 pytestmark = pytest.mark.chart
 

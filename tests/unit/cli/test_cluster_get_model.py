@@ -17,11 +17,11 @@ from aiohttp import WSMsgType, web
 from kubernetes.client import ApiClient, Configuration
 
 from toolorchestra.cli.get_model import exported
-from toolorchestra.remote.errors import ClusterError, NotAuthorised, Unreachable
-from toolorchestra.remote.execute import CommandFailed, execute
-from toolorchestra.remote.fetch import Damaged, File, NoFolder, NoRoom, check_target, fetch, list_files
-from toolorchestra.remote.kube import Kube
-from toolorchestra.remote.reader import NoImage, image_of, manifest, reading
+from toolorchestra.cluster_client.errors import ClusterError, NotAuthorised, Unreachable
+from toolorchestra.cluster_client.execute import CommandFailed, execute
+from toolorchestra.cluster_client.fetch import Damaged, File, NoFolder, NoRoom, check_target, fetch, list_files
+from toolorchestra.cluster_client.kube import Kube
+from toolorchestra.cluster_client.reader import NoImage, image_of, manifest, reading
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 5000, "sub dir/tokenizer.json": b"x" * 10_240}
 TRAINING: dict[str, Any] = {

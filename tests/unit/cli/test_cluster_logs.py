@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from toolorchestra.remote.errors import NotFound
-from toolorchestra.remote.logs import Follower, choose, prefixed, write_logs
-from toolorchestra.remote.pods import container_of, has_log, of_role, overview, waits_for
+from toolorchestra.cluster_client.errors import NotFound
+from toolorchestra.cluster_client.logs import Follower, choose, prefixed, write_logs
+from toolorchestra.cluster_client.pods import container_of, has_log, of_role, overview, waits_for
 
 
 def pod(

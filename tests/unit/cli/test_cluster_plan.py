@@ -127,8 +127,8 @@ def test_a_machine_that_only_talks_to_clusters_needs_no_trainer() -> None:
     commands = "plan,render,submit,status,logs,cancel,suspend,resume,get_model,training_logs,training_status"
     modules = [f"toolorchestra.cli.{command}" for command in commands.split(",")]
     modules += [
-        "toolorchestra_operator.rendering",
-        "toolorchestra.remote.preflight.spend",
-        "toolorchestra.remote.execute",
+        "toolorchestra_operator.runtime.rendering",
+        "toolorchestra.cluster_client.preflight.spend",
+        "toolorchestra.cluster_client.execute",
     ]
     subprocess.run([sys.executable, "-c", CLIENT_ALONE, absent, ",".join(modules)], check=True, timeout=120)

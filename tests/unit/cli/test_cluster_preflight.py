@@ -16,23 +16,23 @@ from support.pool_world import GPU, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.remote.kinds import Kind
-from toolorchestra.remote.preflight.capacity import MEMORY_LABEL, gpu_bytes
-from toolorchestra.remote.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
-from toolorchestra.remote.preflight.compute import demands, gpu_lines
-from toolorchestra.remote.preflight.facts import Facts, Hidden
-from toolorchestra.remote.preflight.line import Line
-from toolorchestra.remote.preflight.look import look
-from toolorchestra.remote.preflight.memory import (
+from toolorchestra.cluster_client.kinds import Kind
+from toolorchestra.cluster_client.preflight.capacity import MEMORY_LABEL, gpu_bytes
+from toolorchestra.cluster_client.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
+from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines
+from toolorchestra.cluster_client.preflight.facts import Facts, Hidden
+from toolorchestra.cluster_client.preflight.line import Line
+from toolorchestra.cluster_client.preflight.look import look
+from toolorchestra.cluster_client.preflight.memory import (
     bytes_of,
     known_shape,
     pool_lines,
     size_of,
     training_lines,
 )
-from toolorchestra.remote.preflight.references import Reference, references
-from toolorchestra.remote.preflight.spend import evaluation_episodes, may_chat, spend_lines, training_episodes
-from toolorchestra.train.settings import worst_case_usd
+from toolorchestra.cluster_client.preflight.references import Reference, references
+from toolorchestra.cluster_client.preflight.spend import evaluation_episodes, may_chat, spend_lines, training_episodes
+from toolorchestra.controller.settings import worst_case_usd
 
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])

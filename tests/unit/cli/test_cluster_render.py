@@ -11,7 +11,7 @@ import yaml
 from support.pool_world import vllm_pool
 from support.real_run import TINY_RUN
 from support.run_rig import orchestra
-from toolorchestra_operator.rendering import HIDDEN, STAND_IN_UID
+from toolorchestra_operator.runtime.rendering import HIDDEN, STAND_IN_UID
 
 TINY = TINY_RUN / "training.yaml"
 

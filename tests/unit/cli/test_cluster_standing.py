@@ -11,11 +11,19 @@ import pytest
 
 from support.run_rig import make_run
 from toolorchestra.cli.place import Place
-from toolorchestra.remote.errors import Conflicting, NotAuthorised, NotFound, NotServed, Refused, Unreachable, failure
-from toolorchestra.remote.kept import claim_of, folder_of, kept
-from toolorchestra.remote.shown import age, lines, table
-from toolorchestra.remote.standing import message_of, next_step, standing, state_of
-from toolorchestra.remote.trainings import follow
+from toolorchestra.cluster_client.errors import (
+    Conflicting,
+    NotAuthorised,
+    NotFound,
+    NotServed,
+    Refused,
+    Unreachable,
+    failure,
+)
+from toolorchestra.cluster_client.kept import claim_of, folder_of, kept
+from toolorchestra.cluster_client.shown import age, lines, table
+from toolorchestra.cluster_client.standing import message_of, next_step, standing, state_of
+from toolorchestra.cluster_client.trainings import follow
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 

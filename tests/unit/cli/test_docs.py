@@ -12,7 +12,7 @@ import pytest
 from support.run_rig import model_folder, orchestra
 from toolorchestra.api.load import load
 from toolorchestra.cli.main import COMMANDS
-from toolorchestra.train.settings import money_problems, worst_case_usd
+from toolorchestra.controller.settings import money_problems, worst_case_usd
 
 ROOT = Path(__file__).parents[3]
 CODE = ROOT / "workers" / "toolorchestra"

@@ -16,8 +16,8 @@ from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalPlan
 from toolorchestra.local.supervisor import SupervisorError
-from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.status import State
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.runs.status import State
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
 

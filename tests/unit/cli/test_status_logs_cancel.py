@@ -12,7 +12,7 @@ import pytest
 
 from support.run_rig import held, make_run, orchestra
 from toolorchestra.local.lock import RunLock
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 RUNNING = {
     "state": "Running",

@@ -14,7 +14,7 @@ import pytest
 
 from support.run_rig import make_run, model_folder, orchestra
 from toolorchestra.api.load import load
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run"
 TRAINING, SKILLS = (TINY / "training.yaml").read_text(encoding="utf-8"), TINY / "skills.yaml"

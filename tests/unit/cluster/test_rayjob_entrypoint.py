@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from toolorchestra.cluster import before_end
-from toolorchestra.cluster.before_end import end_driver, outlive_head
-from toolorchestra.cluster.claim import Claim
-from toolorchestra.cluster.entrypoint import serve
-from toolorchestra.train.driver_config import DriverConfig
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.pods import pre_stop as before_end
+from toolorchestra.pods.claim import Claim
+from toolorchestra.pods.entrypoint import serve
+from toolorchestra.pods.pre_stop import end_driver, outlive_head
 
 WAITS = "import signal, sys; signal.signal(15, lambda *_: sys.exit(130)); print('up', flush=True); signal.pause()"
 

@@ -10,9 +10,9 @@ import pytest
 from demo.lab.routing import Choice, Instance, Score, alone
 from demo.lab.world import DemoWorld, load_world
 
+from toolorchestra.controller.format_traces import naive_route, shares_word
 from toolorchestra.policy.prompts import qa_messages, qa_tools
 from toolorchestra.policy.renderer import Renderer
-from toolorchestra.train.format_traces import naive_route, shares_word
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 BASE = DEMO / "base"

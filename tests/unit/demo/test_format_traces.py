@@ -8,11 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolorchestra.policy.parser import Rules, parse
-from toolorchestra.policy.prompts import qa_messages, qa_tools
-from toolorchestra.tasks.task import GraderSpec, Task
-from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.format_traces import (
+from toolorchestra.controller.format_traces import (
     MATCH_PROBABILITY,
     choose,
     naive_route,
@@ -20,6 +16,10 @@ from toolorchestra.train.format_traces import (
     shares_word,
     topic_words,
 )
+from toolorchestra.policy.parser import Rules, parse
+from toolorchestra.policy.prompts import qa_messages, qa_tools
+from toolorchestra.tasks.task import GraderSpec, Task
+from toolorchestra.tools.view import ExpertView, InstanceView, Price
 
 DESCRIPTIONS = ("exact at sums", "careful with letters", "finds prime factors", "frontier model")
 

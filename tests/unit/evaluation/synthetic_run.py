@@ -11,11 +11,11 @@ from typing import Any
 
 from synthetic_traces import PRICES, SPECIALIST, evaluation, trace
 
+from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.rollout.codec import encode_trace
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Ending, Trace
-from toolorchestra.train.journal import Journal, Kind
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 START = 1_800_000_000.0
 GROUP_SIZE = 4

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_traces import evaluation
 
+from toolorchestra.controller.best import Score, score_attempts
 from toolorchestra.evaluation.attempt import Attempt, attempts_of
 from toolorchestra.evaluation.evaluate import evaluate_suite
 from toolorchestra.rewards.registry import RewardConfig
-from toolorchestra.train.best import Score, score_attempts
 
 CONFIG = RewardConfig(combiner="GDPO", weights={"outcome": 1, "cost": 0.3})
 SYSTEMS: dict[str, list[Attempt]] = {name: attempts_of(traces) for name, traces in evaluation(tasks=40).items()}

@@ -24,11 +24,11 @@ from toolorchestra.evaluation.report import write_report
 from toolorchestra.evaluation.rescore import rescore
 from toolorchestra.evaluation.run_data import surviving
 from toolorchestra.evaluation.series import call_shares, metric_series, pareto_front
+from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.rewards.registry import RewardConfig, reward_config
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Ending
-from toolorchestra.train.journal import Journal, Kind
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 STEPS, TASKS = 40, 320
 

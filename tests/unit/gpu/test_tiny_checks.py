@@ -17,8 +17,8 @@ from gpu.flops import matmul_parameters, peak_flops, step_flops
 from gpu.kernels import kind_of
 from gpu.models import SHAPES, TINY, write_model
 from gpu.place import Place
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 
 @pytest.fixture(autouse=True)

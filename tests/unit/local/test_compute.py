@@ -8,10 +8,10 @@ import pytest
 
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
+from toolorchestra.gpus.devices import GIB, Gpu
+from toolorchestra.gpus.placement import Placement, PlacementError
 from toolorchestra.local.compute import Compute, DeviceError, compute_of, device_of
-from toolorchestra.train.gpu_memory import MemoryRefused
-from toolorchestra.train.gpus import GIB, Gpu
-from toolorchestra.train.placement import Placement, PlacementError
+from toolorchestra.sizing.division import MemoryRefused
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 H100 = Gpu(0, "GPU-a", "NVIDIA H100 80GB HBM3", 80 * GIB)

@@ -16,7 +16,7 @@ from support.run_rig import make_run
 from support.tiny_model import tiny_model
 from toolorchestra.local.free_memory import free_memory
 from toolorchestra.local.snapshot_folder import MARGIN, PREFIX, Room, snapshot_bytes, snapshot_folder, why_on_disk
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 GB = 10**9
 
@@ -121,7 +121,7 @@ HOLDER = """
 import signal, sys
 from pathlib import Path
 from toolorchestra.local.snapshot_folder import snapshot_folder
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 run, model, shared = map(Path, sys.argv[1:])
 place = snapshot_folder(RunDir(run), uid="ab12", model=model, device="cpu", say=lambda line: None, shared=shared)

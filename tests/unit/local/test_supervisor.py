@@ -15,6 +15,8 @@ import pytest
 from support.run_rig import make_run
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.gpus.devices import Gpu
 from toolorchestra.local.compute import Compute
 from toolorchestra.local.nats_server import NatsServer, NatsServerError
 from toolorchestra.local.plan import LocalPlan
@@ -28,9 +30,7 @@ from toolorchestra.local.supervisor import (
 )
 from toolorchestra.process import Child
 from toolorchestra.rollout.heartbeat import STOOD_STILL
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.gpus import Gpu
-from toolorchestra.train.run_dir import RunDir, read_jsonl
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from toolorchestra_operator.api_errors import (
+from toolorchestra_operator.kubernetes.api_errors import (
     AlreadyExists,
     ApiError,
     Conflict,
@@ -24,8 +24,8 @@ from toolorchestra_operator.api_errors import (
     Unavailable,
     failure,
 )
-from toolorchestra_operator.api_server import ApiServer
-from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.manifest import Ref
 
 POD = Ref("v1", "Pod", "team", "p")
 CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "team"}}

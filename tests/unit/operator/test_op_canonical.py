@@ -13,8 +13,8 @@ from support.apply_model import ApplyModel
 from support.edits import other_than, removable, respelled, scalars
 from support.manifest_strategies import manifests, pairs
 from support.openapi_excerpt import schemas
-from toolorchestra_operator.canonical import differences
-from toolorchestra_operator.openapi import Schema
+from toolorchestra_operator.kubernetes.canonical import differences
+from toolorchestra_operator.kubernetes.openapi import Schema
 
 US = "toolorchestra"
 

@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from toolorchestra.bus.streams import StreamSettings
-from toolorchestra_operator.api_errors import AlreadyExists, Conflict, Forbidden, Unavailable
-from toolorchestra_operator.carry_out import NameTaken, carry_out
-from toolorchestra_operator.manifest import MANAGER, Ref
-from toolorchestra_operator.ownership import MADE_FOR
-from toolorchestra_operator.plan import Apply, Create, Delete, Emit, MakeStreams, Plan, RemoveStreams, SetFinalizer
+from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, Conflict, Forbidden, Unavailable
+from toolorchestra_operator.kubernetes.manifest import MANAGER, Ref
+from toolorchestra_operator.kubernetes.ownership import MADE_FOR
+from toolorchestra_operator.planning.carry_out import NameTaken, carry_out
+from toolorchestra_operator.planning.plan import (
+    Apply,
+    Create,
+    Delete,
+    Emit,
+    MakeStreams,
+    Plan,
+    RemoveStreams,
+    SetFinalizer,
+)
 
 PARENT = Ref("toolorchestra.dev/v1alpha1", "OrchestratorTraining", "team", "t")
 US = [{"kind": "OrchestratorTraining", "name": "t", "uid": "us", "controller": True}]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.api.conditions import TRAINING_CONDITION_ORDER, Reason
-from toolorchestra_operator.conditions import condition, merged, timestamp, transitions
+from toolorchestra_operator.planning.conditions import condition, merged, timestamp, transitions
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 kinds = st.sampled_from(TRAINING_CONDITION_ORDER)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from toolorchestra.api.accelerators import CLAIM, NONE, accelerator, mistakes
 from toolorchestra.api.base import ComputeResources, Resources
-from toolorchestra_operator.container_resources import filled, of_preparation
-from toolorchestra_operator.quantity import amount
+from toolorchestra_operator.kubernetes.quantity import amount
+from toolorchestra_operator.planning.container_resources import filled, of_preparation
 
 DEFAULT = Resources(limits={"cpu": "4", "memory": "8Gi"}, requests={"cpu": "500m", "memory": "1Gi"})
 

@@ -10,9 +10,9 @@ import pytest
 from support.apply_model import ApplyModel
 from support.openapi_excerpt import schemas
 from support.representative import SPECS, representative
-from toolorchestra_operator.canonical import canonical, differences, normal
-from toolorchestra_operator.manifest import MANAGER
-from toolorchestra_operator.openapi import UNTYPED, Schemas
+from toolorchestra_operator.kubernetes.canonical import canonical, differences, normal
+from toolorchestra_operator.kubernetes.manifest import MANAGER
+from toolorchestra_operator.kubernetes.openapi import UNTYPED, Schemas
 
 KNOWN = [about for about in sorted(SPECS) if about in schemas()]
 

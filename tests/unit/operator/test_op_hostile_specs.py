@@ -17,8 +17,8 @@ from support.pool_world import PoolWorld, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Create, Plan
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.plan import Create, Plan
 from toolorchestra_operator.pools.needs import needs as pool_needs
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.needs import needs

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from toolorchestra_operator.backoff import Backoff
-from toolorchestra_operator.key_queue import KeyQueue
-from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.kubernetes.backoff import Backoff
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.runtime.key_queue import KeyQueue
 
 KEYS = [Key("OrchestratorTraining", "a", "one"), Key("OrchestratorTraining", "b", "one"), Key("ExpertPool", "a", "one")]
 SPACING = 0.25

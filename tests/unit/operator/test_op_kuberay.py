@@ -17,10 +17,10 @@ from testbed.cluster import CHECKOUT
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra_operator.kinds import RAY_JOB
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Plan
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra_operator.kubernetes.kinds import RAY_JOB
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.plan import Plan
 from toolorchestra_operator.trainings import builtin, kuberay, node_groups
 from toolorchestra_operator.trainings.configuration import driver_config
 from toolorchestra_operator.trainings.desired import Desired
@@ -205,7 +205,7 @@ def test_the_rayjob() -> None:
     assert job["metadata"]["name"] == "tiny-3"
     spec = job["spec"]
     assert spec["entrypoint"].endswith(
-        "python -m toolorchestra.cluster.entrypoint --config /etc/toolorchestra/driver.json"
+        "python -m toolorchestra.pods.entrypoint --config /etc/toolorchestra/driver.json"
     )
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] == 900
@@ -337,7 +337,7 @@ def test_its_pods_are_the_builtin_providers(device: str) -> None:
             one["name"]: one for one in like["env"]
         }.items()
         assert "command" not in container, "Ray is started by KubeRay"
-        assert container["lifecycle"]["preStop"]["exec"]["command"][2] == "toolorchestra.cluster.before_end"
+        assert container["lifecycle"]["preStop"]["exec"]["command"][2] == "toolorchestra.pods.pre_stop"
         differ = {"containers", "terminationGracePeriodSeconds"}
         assert {k: v for k, v in pod["spec"].items() if k not in differ} == {
             k: v for k, v in other["spec"].items() if k not in differ

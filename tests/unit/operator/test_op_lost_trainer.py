@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toolorchestra.train.status import EXIT_TRAINER_LOST
+from toolorchestra.runs.status import EXIT_TRAINER_LOST
 from toolorchestra_operator.trainings import builtin, cluster_state
 from toolorchestra_operator.trainings.names import Names
 

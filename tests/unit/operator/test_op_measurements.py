@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.measurements import Measurements
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.runtime.measurements import Measurements
 
 POOL = Key("ExpertPool", "research", "sage")
 TOLD: dict[str, Any] = {"p50Milliseconds": 900, "p99Milliseconds": 2100, "errorRate": 0.0123, "calls": 40}

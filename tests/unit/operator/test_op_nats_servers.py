@@ -12,9 +12,9 @@ from nats.js import JetStreamContext
 
 from toolorchestra.bus.nats_url import has_credentials, mistake, shown
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.backoff import Backoff
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable, NatsServers, said
+from toolorchestra_operator.kubernetes.backoff import Backoff
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable, NatsServers, said
 
 KEY = Key("OrchestratorTraining", "team", "tiny")
 

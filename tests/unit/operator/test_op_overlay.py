@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.openapi_excerpt import schemas
-from toolorchestra_operator.overlay import (
+from toolorchestra_operator.planning.overlay import (
     VOLUME_TYPES,
     Rejected,
     merge_table,

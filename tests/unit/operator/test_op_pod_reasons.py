@@ -8,7 +8,7 @@ import pytest
 
 from support.openapi_excerpt import schemas
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Ref
+from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle, of_workers
 from toolorchestra_operator.trainings.runtime import Runtime

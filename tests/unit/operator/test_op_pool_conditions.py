@@ -9,8 +9,8 @@ import pytest
 
 from support.pool_world import GATE, GPU, PoolWorld, endpoint_pool, pod, vllm_pool, waiting
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.plan import Emit
+from toolorchestra_operator.planning.needs import Missing
+from toolorchestra_operator.planning.plan import Emit
 
 Said = dict[str, tuple[str, str]]
 

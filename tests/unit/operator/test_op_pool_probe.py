@@ -12,7 +12,7 @@ from aiohttp import web
 
 from support.pool_world import HERE
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.pools import probe
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
 

@@ -17,7 +17,7 @@ from support.pool_world import HERE, PoolWorld, vllm_pool
 from support.tiny_model import tiny_model
 from testbed.control_plane import free_port
 from toolorchestra.process import Child, tail
-from toolorchestra_operator.manifest import Key
+from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.pools.names import PORT
 from toolorchestra_operator.pools.probe import Prober, Target
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from support.pool_world import GPU, RUNTIME, PoolWorld, endpoint_pool, vllm_pool, vllm_pools
 from toolorchestra.api.pool import MeasuredService
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.plan import Create
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.plan import Create
 from toolorchestra_operator.pools.reconcile import reconcile
 from toolorchestra_operator.pools.runtime import PoolRuntime
 from toolorchestra_operator.pools.template import REFRESH_ANNOTATION

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolorchestra_operator.manifest import Key
-from toolorchestra_operator.pool_users import PoolUsers
+from toolorchestra_operator.kubernetes.manifest import Key
+from toolorchestra_operator.runtime.pool_users import PoolUsers
 
 
 def training(name: str, *experts: str, namespace: str = "team", ended: bool = False) -> dict[str, Any]:

@@ -15,21 +15,21 @@ import aiohttp
 import pytest
 
 from testbed.control_plane import free_port
-from toolorchestra_operator.api_errors import AlreadyExists, ApiError, Forbidden, Unavailable
-from toolorchestra_operator.discovery import INTERESTING, Discovery, words
-from toolorchestra_operator.events import Events, event
-from toolorchestra_operator.health import health_pages
-from toolorchestra_operator.http_server import HttpServer
-from toolorchestra_operator.key_queue import KeyQueue
-from toolorchestra_operator.kinds import POOLS, RAY_JOB, TRAININGS
-from toolorchestra_operator.liveness import Hearing, Limits, Pulse, complaints
-from toolorchestra_operator.manifest import Key, Manifest
-from toolorchestra_operator.metrics import Meter
-from toolorchestra_operator.parents import CHILDREN, PARENTS, key_of, parent_of
-from toolorchestra_operator.plan import Emit
-from toolorchestra_operator.process import cancel
-from toolorchestra_operator.resync import Resync
-from toolorchestra_operator.settings import PREFIX, Settings, SettingsError, variable
+from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, ApiError, Forbidden, Unavailable
+from toolorchestra_operator.kubernetes.discovery import INTERESTING, Discovery, words
+from toolorchestra_operator.kubernetes.kinds import POOLS, RAY_JOB, TRAININGS
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest
+from toolorchestra_operator.planning.events import Events, event
+from toolorchestra_operator.planning.plan import Emit
+from toolorchestra_operator.runtime.health import health_pages
+from toolorchestra_operator.runtime.http_server import HttpServer
+from toolorchestra_operator.runtime.key_queue import KeyQueue
+from toolorchestra_operator.runtime.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.parents import CHILDREN, PARENTS, key_of, parent_of
+from toolorchestra_operator.runtime.process import cancel
+from toolorchestra_operator.runtime.resync import Resync
+from toolorchestra_operator.runtime.settings import PREFIX, Settings, SettingsError, variable
 
 # ── settings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from toolorchestra_operator.quantity import amount
+from toolorchestra_operator.kubernetes.quantity import amount
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from toolorchestra.telemetry import setup as telemetry
-from toolorchestra_operator.api_errors import ApiError, Conflict, Forbidden, Invalid, Throttled, Unavailable
-from toolorchestra_operator.backoff import Backoff
-from toolorchestra_operator.carry_out import NameTaken
-from toolorchestra_operator.key_queue import KeyQueue
-from toolorchestra_operator.liveness import Pulse
-from toolorchestra_operator.manifest import Key, Manifest, Ref
-from toolorchestra_operator.metrics import Meter, Outcome
-from toolorchestra_operator.nats_servers import MessagingPending, MessagingUnreachable
-from toolorchestra_operator.plan import Emit, Plan
-from toolorchestra_operator.reconcile_loop import ReconcileLoop
-from toolorchestra_operator.refusal import refused
+from toolorchestra_operator.kubernetes.api_errors import ApiError, Conflict, Forbidden, Invalid, Throttled, Unavailable
+from toolorchestra_operator.kubernetes.backoff import Backoff
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
+from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable
+from toolorchestra_operator.planning.carry_out import NameTaken
+from toolorchestra_operator.planning.plan import Emit, Plan
+from toolorchestra_operator.planning.refusal import refused
+from toolorchestra_operator.runtime.key_queue import KeyQueue
+from toolorchestra_operator.runtime.liveness import Pulse
+from toolorchestra_operator.runtime.metrics import Meter, Outcome
+from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key("OrchestratorTraining", "team", "math")
@@ -343,7 +343,7 @@ async def test_only_looks_that_did_something_or_failed_have_a_span(monkeypatch: 
     assert set_up.provider is not None
     assert set_up.memory is not None
     tracer = set_up.provider.get_tracer("test")
-    monkeypatch.setattr("toolorchestra_operator.reconcile_loop.tracer", lambda: tracer)
+    monkeypatch.setattr("toolorchestra_operator.runtime.reconcile_loop.tracer", lambda: tracer)
     subject = world(Plan(requeue_after=1.0), Plan((Emit("Normal", "Accepted", ""),), requeue_after=1.0), ValueError())
     await subject.looked(3)
     spans = set_up.memory.get_finished_spans()

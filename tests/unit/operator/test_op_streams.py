@@ -11,8 +11,8 @@ import pytest
 
 from toolorchestra.bus.streams import StreamSettings
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.nats_servers import MessagingUnreachable, NatsServers
-from toolorchestra_operator.streams import NatsStreams
+from toolorchestra_operator.messaging.servers import MessagingUnreachable, NatsServers
+from toolorchestra_operator.messaging.streams import NatsStreams
 from toolorchestra_operator.trainings.nats_look import NatsLook
 from toolorchestra_operator.trainings.observed import Messaging
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from toolorchestra.bus.streams import StreamSettings, make_streams, remove_streams
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.api_errors import Unavailable
-from toolorchestra_operator.manifest import Manifest, Ref
-from toolorchestra_operator.nats_servers import MessagingUnreachable, NatsServers
-from toolorchestra_operator.streams import NatsStreams
+from toolorchestra_operator.kubernetes.api_errors import Unavailable
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
+from toolorchestra_operator.messaging.servers import MessagingUnreachable, NatsServers
+from toolorchestra_operator.messaging.streams import NatsStreams
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.stream_marks import marks_of
 from toolorchestra_operator.trainings.sweep import StreamSweep, suspects

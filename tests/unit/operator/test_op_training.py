@@ -21,11 +21,11 @@ from support.real_run import TINY_RUN
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.status import EXIT_CODES
-from toolorchestra_operator.manifest import Ref
-from toolorchestra_operator.needs import Missing
-from toolorchestra_operator.plan import MakeStreams, Plan
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.runs.status import EXIT_CODES
+from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.planning.needs import Missing
+from toolorchestra_operator.planning.plan import MakeStreams, Plan
 from toolorchestra_operator.trainings import cluster_state, node_groups, workers
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed

@@ -10,8 +10,8 @@ import test_op_kuberay
 import test_op_training
 
 from toolorchestra.telemetry.metrics_setup import MetricsPlan
-from toolorchestra_operator.runtimes import runtime_of
-from toolorchestra_operator.settings import Settings
+from toolorchestra_operator.runtime.runtimes import runtime_of
+from toolorchestra_operator.runtime.settings import Settings
 
 COLLECTOR = "http://collector:4318"
 

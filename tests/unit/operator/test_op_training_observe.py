@@ -10,8 +10,8 @@ import pytest
 from support.openapi_excerpt import schemas
 from support.training_life import documents
 from toolorchestra.api.scalars import MOST_TEXT
-from toolorchestra_operator.manifest import Key, Ref
-from toolorchestra_operator.openapi import Schemas
+from toolorchestra_operator.kubernetes.manifest import Key, Ref
+from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.trainings.observe import API_VERSION, TrainingObserver
 from toolorchestra_operator.trainings.observed import Messaging
 from toolorchestra_operator.trainings.runtime import Runtime

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from aiohttp import web
 
-from toolorchestra_operator.liveness import Hearing
-from toolorchestra_operator.parents import CHILDREN, OURS
-from toolorchestra_operator.watching import Patience, configure, login
+from toolorchestra_operator.runtime.liveness import Hearing
+from toolorchestra_operator.runtime.parents import CHILDREN, OURS
+from toolorchestra_operator.runtime.watching import Patience, configure, login
 
 PATH = "/apis/toolorchestra.dev/v1alpha1/expertpools"
 

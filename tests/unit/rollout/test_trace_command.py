@@ -11,9 +11,9 @@ from episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, answe
 from typer.testing import CliRunner
 
 from toolorchestra.cli.main import app
+from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.policy.prompts import chat_messages, chat_tools
 from toolorchestra.rollout.codec import encode_trace
-from toolorchestra.train.journal import Journal, Kind
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from toolorchestra.bus.protocol import (
     Received,
     ResultKind,
 )
+from toolorchestra.controller.wire import read_arrival
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.errors import ExpertUnavailable, Reason
 from toolorchestra.policy.engine import NoEngine
@@ -38,7 +39,6 @@ from toolorchestra.rollout.pools import PoolEntry, PoolFile, PoolFileError, read
 from toolorchestra.rollout.routing import ENGINES_KEY, apply_routing, follow_routing
 from toolorchestra.rollout.trace import Ending
 from toolorchestra.rollout.worker import Worker, WorkerSettings
-from toolorchestra.train.wire import read_arrival
 
 SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
 

@@ -13,14 +13,14 @@ import transformers
 
 from support.model_families import FAMILIES, PAGE, random_model, row, verdict
 from support.train_samples import sibling_batch
-from toolorchestra.train import attention, model, model_settings
-from toolorchestra.train.agreement import FLOAT32, Tolerance, largest
-from toolorchestra.train.family import families
-from toolorchestra.train.logprob import Logits
-from toolorchestra.train.model import ModelError, load_policy
-from toolorchestra.train.packing import pack
-from toolorchestra.train.refusals import refusals
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer import attention, model, model_settings
+from toolorchestra.trainer.agreement import FLOAT32, Tolerance, largest
+from toolorchestra.trainer.family import families
+from toolorchestra.trainer.logprob import Logits
+from toolorchestra.trainer.model import ModelError, load_policy
+from toolorchestra.trainer.packing import pack
+from toolorchestra.trainer.refusals import refusals
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from support.real_run import TINY_RUN
 from toolorchestra.api.cluster import Limits
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.controller.settings import Settings, SettingsError, episode_limits, settings_of
 from toolorchestra.experts.build import build_endpoint
 from toolorchestra.experts.chat import ChatReply, ChatRequest, Reserve
 from toolorchestra.experts.client import ExpertClient
@@ -32,7 +33,6 @@ from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.tasks.grader import Grade, grade
 from toolorchestra.tasks.task import GraderSpec, Task
 from toolorchestra.tools.view import ExpertView, InstanceView, Price
-from toolorchestra.train.settings import Settings, SettingsError, episode_limits, settings_of
 
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])

@@ -21,14 +21,14 @@ from hypothesis.stateful import (
 )
 
 from toolorchestra.bus.protocol import Withdrawn
+from toolorchestra.controller.outbox import reckon
+from toolorchestra.ledger.history import Accepted, Evaluation, History, account, read_history, recover
+from toolorchestra.ledger.journal import Frame, Kind
+from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.ledger import Effects, GroupState, LedgerConfig, StepPlan, Waiting
+from toolorchestra.ledger.spend import Spend
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Episode, Issue
-from toolorchestra.train.bookkeeper import Bookkeeper, Result
-from toolorchestra.train.history import Accepted, Evaluation, History, account, read_history, recover
-from toolorchestra.train.journal import Frame, Kind
-from toolorchestra.train.ledger import Effects, GroupState, LedgerConfig, StepPlan, Waiting
-from toolorchestra.train.outbox import reckon
-from toolorchestra.train.spend import Spend
 
 ALLOWANCE = Decimal("0.10")
 PATIENCE = 100.0

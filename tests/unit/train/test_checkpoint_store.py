@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from toolorchestra.train.checkpoint import MANIFEST, CheckpointError, CheckpointStore, verify_checkpoint
+from toolorchestra.weights.checkpoint import MANIFEST, CheckpointError, CheckpointStore, verify_checkpoint
 
 
 def write(store: CheckpointStore, step: int, content: str = "weights") -> None:

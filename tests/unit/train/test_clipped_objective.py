@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from toolorchestra.train.objectives.clipped import Clipped, reference_kl
-from toolorchestra.train.objectives.objective import LossInputs
+from toolorchestra.trainer.objectives.clipped import Clipped, reference_kl
+from toolorchestra.trainer.objectives.objective import LossInputs
 
 
 def inputs(ratio: float, advantage: float, *, entropy: float = 2.0, reference: float | None = None) -> LossInputs:

@@ -32,12 +32,26 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.envelope import Envelope, without_body
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import UNTOUCHED, Received
+from toolorchestra.controller.assemble import SampleFilters
+from toolorchestra.controller.controller import Controller, ControllerConfig
+from toolorchestra.controller.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
+from toolorchestra.controller.instances import World
+from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
+from toolorchestra.controller.outbox import reckon
+from toolorchestra.controller.pauses import Paused, Stopped
+from toolorchestra.controller.rewarding import Rewarding
+from toolorchestra.controller.wire import BusWire
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
+from toolorchestra.ledger.history import account, read_history
+from toolorchestra.ledger.journal import Journal, Kind, read_frames, read_synced
+from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.ledger import LedgerConfig, Waiting
+from toolorchestra.ledger.sibling import MAX_ISSUES
 from toolorchestra.policy.engine import EngineLost, Generation, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.policy.version import PolicyVersion
@@ -46,30 +60,16 @@ from toolorchestra.rollout.codec import TRACE_CONTENT, decode_order, decode_trac
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.worker import Worker, WorkerSettings
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.suite import Suite, WeightedSource
 from toolorchestra.tools.catalog import Catalog, ExpertTool
 from toolorchestra.tools.sampler import ViewSampler
 from toolorchestra.tools.view import Price
-from toolorchestra.train.assemble import SampleFilters
-from toolorchestra.train.batch import Mismatch, NonFiniteStep, StepConfig, StepMetrics, TrainSample
-from toolorchestra.train.bookkeeper import Bookkeeper
-from toolorchestra.train.checkpoint import Checkpoint
-from toolorchestra.train.controller import Controller, ControllerConfig
-from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
-from toolorchestra.train.episode_spans import EpisodeSpans
-from toolorchestra.train.history import account, read_history
-from toolorchestra.train.issues import MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind, read_frames, read_synced
-from toolorchestra.train.ledger import LedgerConfig, Waiting
-from toolorchestra.train.outbox import reckon
-from toolorchestra.train.pauses import Paused, Stopped
-from toolorchestra.train.rewarding import Rewarding
-from toolorchestra.train.run_dir import RunDir, read_jsonl
-from toolorchestra.train.schedule import Schedule
-from toolorchestra.train.weights import NoRoom, Snapshot
-from toolorchestra.train.wire import BusWire
-from toolorchestra.train.world import World
+from toolorchestra.trainer.batch import Mismatch, NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.trainer.schedule import Schedule
+from toolorchestra.weights.checkpoint import Checkpoint
+from toolorchestra.weights.snapshot import NoRoom, Snapshot
 
 POOLS = ("pool-cheap", "pool-dear")
 

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 from episode_world import VIEW
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.controller.deferral import FIRST_SECONDS, LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.experts.errors import Reason as Why
 from toolorchestra.experts.standing import MOST_CALLS, MOST_TASKS
 from toolorchestra.rollout.trace import Call, Components, Ending, Sampling, Trace, Turn
-from toolorchestra.train.deferral import FIRST_SECONDS, LONGEST_SECONDS, OUT_SECONDS, Deferrals
 
 
 class Clock:

@@ -18,20 +18,20 @@ from typing import Any
 import pytest
 import torch
 
-from toolorchestra.train import engine_server
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engine_control import (
+from toolorchestra.engines import server as engine_server
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.engines.control import (
     EngineControl,
     EngineRefused,
     EngineUnreachable,
     Timeouts,
     UpdateFailed,
 )
-from toolorchestra.train.engine_middleware import SECRET_HEADER
-from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer, PortTaken
-from toolorchestra.train.progress import Patience
-from toolorchestra.train.snapshot_writer import write_snapshot
-from toolorchestra.train.weights import Snapshot, SnapshotError, folder_keys
+from toolorchestra.engines.middleware import SECRET_HEADER
+from toolorchestra.engines.server import EngineDied, EngineNotReady, EngineServer, PortTaken
+from toolorchestra.engines.startup import Patience
+from toolorchestra.weights.snapshot import Snapshot, SnapshotError, folder_keys
+from toolorchestra.weights.writer import write_snapshot
 
 
 class ScriptedEngine(ThreadingHTTPServer):
@@ -251,7 +251,7 @@ def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from toolorchestra.train import engine_server
+from toolorchestra.engines import server as engine_server
 engine_server.engine_arguments = lambda config, port, base: [sys.executable, "-c", "import time; time.sleep(60)"]
 server = engine_server.EngineServer(engine_server.EngineConfig(model_dir="m"), log=Path(sys.argv[1]))
 starter = threading.Thread(target=server.launch)

@@ -15,9 +15,9 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from toolorchestra.train import plugin_path
-from toolorchestra.train.engine_args import EngineConfig, engine_arguments, engine_environment, start_seconds
-from toolorchestra.train.engine_middleware import OPEN_ROUTES, SECRET_ENV, SECRET_HEADER, ControlGuard
+from toolorchestra.engines import plugin_path
+from toolorchestra.engines.arguments import EngineConfig, engine_arguments, engine_environment, start_seconds
+from toolorchestra.engines.middleware import OPEN_ROUTES, SECRET_ENV, SECRET_HEADER, ControlGuard
 
 CONTROL = [
     ("POST", "/pause"),
@@ -94,7 +94,7 @@ def test_arguments_and_environment() -> None:
         "--max-model-len 512",
         "--generation-config vllm",
         "--enable-scale-out",
-        "--middleware toolorchestra.train.engine_middleware.ControlGuard",
+        "--middleware toolorchestra.engines.middleware.ControlGuard",
         '{"backend": "toolorchestra_snapshot"}',
         "--enforce-eager",
     ):
@@ -148,7 +148,7 @@ def test_an_engine_of_a_checkout_finds_the_plug_in(tmp_path: Path, monkeypatch: 
     code = f"import sys; sys.path.insert(0, sys.argv[1]); {ask}"
     argv = [sys.executable, "-I", "-S", "-c", code, str(tmp_path), plugin_path.GROUP]
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["toolorchestra.train.vllm_plugin:register"]
+    assert said.split() == ["toolorchestra.engines.vllm_plugin:register"]
     (project,) = (Path(__file__).parents[3] / "pyproject.toml").read_text().split('"vllm.general_plugins"]')[1:]
     assert project.splitlines()[1] == f'{plugin_path.NAME} = "{plugin_path.TARGET}"'
 

@@ -9,15 +9,15 @@ import pytest
 
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
-from toolorchestra.train import gpu_memory
-from toolorchestra.train.driver_config import DriverConfig, GpuMemory
-from toolorchestra.train.engine_args import engine_arguments
-from toolorchestra.train.gpu_memory import MemoryRefused, divide, layout_of
-from toolorchestra.train.gpus import GIB
-from toolorchestra.train.job import engine_config, trainer_config
-from toolorchestra.train.memory import memory_plan
-from toolorchestra.train.model_shape import QWEN3
-from toolorchestra.train.placement import Placement
+from toolorchestra.contract.driver_config import DriverConfig, GpuMemory
+from toolorchestra.controller.job import engine_config, trainer_config
+from toolorchestra.engines.arguments import engine_arguments
+from toolorchestra.gpus.devices import GIB
+from toolorchestra.gpus.placement import Placement
+from toolorchestra.sizing import division as gpu_memory
+from toolorchestra.sizing.division import MemoryRefused, divide, layout_of
+from toolorchestra.sizing.memory import memory_plan
+from toolorchestra.sizing.model_shape import QWEN3
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 

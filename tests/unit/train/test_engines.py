@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import ray
 
-from toolorchestra.train import engine_actor, engine_server
-from toolorchestra.train.engine_actor import EngineActor, EngineStatus
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engine_server import EngineNotReady, EngineServer
-from toolorchestra.train.engines import Engines
-from toolorchestra.train.progress import Patience, Progress, signs_of
-from toolorchestra.train.weights import Snapshot, SnapshotError
+from toolorchestra.engines import actor as engine_actor
+from toolorchestra.engines import server as engine_server
+from toolorchestra.engines.actor import EngineActor, EngineStatus
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.engines.fleet import Engines
+from toolorchestra.engines.server import EngineNotReady, EngineServer
+from toolorchestra.engines.startup import Patience, Progress, signs_of
+from toolorchestra.weights.snapshot import Snapshot, SnapshotError
 
 
 def version(text: str) -> Snapshot:
@@ -123,7 +124,7 @@ def watched(scene: Scene) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolorchestra.train.engines.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("toolorchestra.engines.fleet.RETRY_SECONDS", 0.01)
 
 
 async def test_that_no_engine_serves_any_more_is_said_once_and_taken_back() -> None:

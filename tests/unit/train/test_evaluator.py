@@ -21,25 +21,25 @@ from test_controller import Hours, a_world
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
+from toolorchestra.controller.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
+from toolorchestra.controller.evaluator import Evaluated, Evaluator, Job
+from toolorchestra.controller.outbox import reckon
+from toolorchestra.controller.pauses import Paused
+from toolorchestra.controller.ports import Delivery
+from toolorchestra.controller.settings import EvaluationSuite
+from toolorchestra.controller.wire import BusWire
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
+from toolorchestra.ledger.history import read_history
+from toolorchestra.ledger.journal import Journal, Kind, read_frames, read_synced
+from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.ledger import LedgerConfig
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES
 from toolorchestra.policy.engine import EngineLost, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.worker import Worker, WorkerSettings
-from toolorchestra.train.bookkeeper import Bookkeeper
-from toolorchestra.train.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
-from toolorchestra.train.evaluator import Evaluated, Evaluator, Job
-from toolorchestra.train.history import read_history
-from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES
-from toolorchestra.train.journal import Journal, Kind, read_frames, read_synced
-from toolorchestra.train.ledger import LedgerConfig
-from toolorchestra.train.outbox import reckon
-from toolorchestra.train.pauses import Paused
-from toolorchestra.train.ports import Delivery
-from toolorchestra.train.settings import EvaluationSuite
-from toolorchestra.train.wire import BusWire
 
 TASKS = 5
 ALLOWANCE = Decimal("0.5")

@@ -15,11 +15,11 @@ import torch
 
 from support.model_families import random_model
 from support.train_samples import random_batch
-from toolorchestra.train import fused
-from toolorchestra.train.agreement import check_agreement, own_values
-from toolorchestra.train.fused import WRITTEN_OUT, Fused, Kernels, fuse, liger, usable
-from toolorchestra.train.model import Policy, load_policy
-from toolorchestra.train.packing import pack
+from toolorchestra.trainer import fused
+from toolorchestra.trainer.agreement import check_agreement, own_values
+from toolorchestra.trainer.fused import WRITTEN_OUT, Fused, Kernels, fuse, liger, usable
+from toolorchestra.trainer.model import Policy, load_policy
+from toolorchestra.trainer.packing import pack
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from toolorchestra.train import gpus
-from toolorchestra.train.gpus import GIB, MIB, Gpu, parse, seen, visible_gpus
+from toolorchestra.gpus import devices as gpus
+from toolorchestra.gpus.devices import GIB, MIB, Gpu, parse, seen, visible_gpus
 
 SAID = """\
 0, GPU-aaaa1111, 81559, Disabled, NVIDIA H100 80GB HBM3

@@ -19,10 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolorchestra.rollout.codec import decode_trace
-from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.history import account, read_history, recover
-from toolorchestra.train.journal import (
+from toolorchestra.ledger.history import account, read_history, recover
+from toolorchestra.ledger.journal import (
     Journal,
     JournalError,
     Kind,
@@ -33,7 +31,9 @@ from toolorchestra.train.journal import (
     synced_path,
     write_sealed,
 )
-from toolorchestra.train.resume import load_history
+from toolorchestra.ledger.resume import load_history
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.weights.checkpoint import CheckpointStore
 
 OLD_RUN = Path(__file__).parents[2] / "fixtures" / "runs" / "before-frame-versions"
 

@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from toolorchestra.ledger.ledger import Effects, GroupState, Ledger, LedgerConfig, StepPlan, Waiting
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES, SiblingStatus
+from toolorchestra.ledger.spend import Spend
 from toolorchestra.rollout.identity import Episode, Issue
-from toolorchestra.train.issues import MAX_DEFERRALS, MAX_ISSUES, SiblingStatus
-from toolorchestra.train.ledger import Effects, GroupState, Ledger, LedgerConfig, StepPlan, Waiting
-from toolorchestra.train.spend import Spend
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolorchestra.train.footprint import chunk_tokens, head_bytes
-from toolorchestra.train.logprob import Logits, dense_token_logprobs, token_logprobs
+from toolorchestra.trainer.footprint import chunk_tokens, head_bytes
+from toolorchestra.trainer.logprob import Logits, dense_token_logprobs, token_logprobs
 
 
 @settings(deadline=None, max_examples=25)

@@ -20,11 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from toolorchestra.policy.model_file import ModelFileError
-from toolorchestra.train.attention import PACKED_ATTENTION
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.family import alone
-from toolorchestra.train.footprint import head_bytes
-from toolorchestra.train.memory import (
+from toolorchestra.sizing.memory import (
     GIB,
     WANTED_SEQUENCES,
     Layout,
@@ -35,10 +31,14 @@ from toolorchestra.train.memory import (
     memory_plan,
     shape_of,
 )
-from toolorchestra.train.memory_table import BASE, table
-from toolorchestra.train.model import Policy
-from toolorchestra.train.model_shape import QWEN3
-from toolorchestra.train.packing import pack
+from toolorchestra.sizing.model_shape import QWEN3
+from toolorchestra.sizing.table import BASE, table
+from toolorchestra.trainer.attention import PACKED_ATTENTION
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.family import alone
+from toolorchestra.trainer.footprint import head_bytes
+from toolorchestra.trainer.model import Policy
+from toolorchestra.trainer.packing import pack
 
 LAYOUT = Layout(gpu_bytes=79 * GIB, tokens_per_micro_batch=16384, max_model_len=4096, max_num_seqs=256)
 

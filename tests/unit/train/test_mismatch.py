@@ -22,17 +22,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 from synthetic_traces import trace
 
 from support.train_samples import fresh_places, random_batch, sibling_batch, some_fresh
+from toolorchestra.controller.assemble import SampleFilters, train_samples
+from toolorchestra.controller.monitoring.stats import mismatch_figures
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.trace import Sample, Segment
-from toolorchestra.train.assemble import SampleFilters, train_samples
-from toolorchestra.train.batch import Mismatch, StepConfig, TrainSample
-from toolorchestra.train.family import families
-from toolorchestra.train.objectives.clipped import Clipped
-from toolorchestra.train.objectives.mismatch import mismatch_sums
-from toolorchestra.train.objectives.objective import LossInputs
-from toolorchestra.train.packing import PackedBatch, pack, plan_batches, token_weights
-from toolorchestra.train.stats import mismatch_figures
-from toolorchestra.train.trainer import Trainer, TrainerConfig
+from toolorchestra.trainer.batch import Mismatch, StepConfig, TrainSample
+from toolorchestra.trainer.family import families
+from toolorchestra.trainer.objectives.clipped import Clipped
+from toolorchestra.trainer.objectives.mismatch import mismatch_sums
+from toolorchestra.trainer.objectives.objective import LossInputs
+from toolorchestra.trainer.packing import PackedBatch, pack, plan_batches, token_weights
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 
 NATS = st.floats(-40.0, 0.0, width=32)
 

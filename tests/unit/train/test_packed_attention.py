@@ -13,8 +13,8 @@ from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from support.train_samples import random_batch, sibling_batch
-from toolorchestra.train import attention
-from toolorchestra.train.attention import (
+from toolorchestra.trainer import attention
+from toolorchestra.trainer.attention import (
     AttentionRefused,
     Weighing,
     flash_takes,
@@ -22,11 +22,11 @@ from toolorchestra.train.attention import (
     packed_attention,
     varlen_attention,
 )
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.documents import MAX_PADDING, Documents, group_documents
-from toolorchestra.train.family import Family, alone, families
-from toolorchestra.train.model import ModelError, Policy, load_policy
-from toolorchestra.train.packing import pack, token_weights
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.documents import MAX_PADDING, Documents, group_documents
+from toolorchestra.trainer.family import Family, alone, families
+from toolorchestra.trainer.model import ModelError, Policy, load_policy
+from toolorchestra.trainer.packing import pack, token_weights
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=50))

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.train_samples import random_batch, sibling_batch
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.family import families
-from toolorchestra.train.packing import pack, plan_batches, sequence_cost, token_weights
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.family import families
+from toolorchestra.trainer.packing import pack, plan_batches, sequence_cost, token_weights
 
 LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolorchestra.api.cluster import Ray
-from toolorchestra.train.placement import Placement, PlacementError, asked, on_machine
+from toolorchestra.gpus.placement import Placement, PlacementError, asked, on_machine
 
 
 def ray(*, trainers: int = 1, engines: int = 1, shards: int = 1, placement: str | None = None) -> Ray:

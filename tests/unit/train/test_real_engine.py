@@ -19,15 +19,15 @@ import pytest
 import torch
 
 from support.tiny_model import tiny_model
-from toolorchestra.train.batch import StepConfig, TrainSample
-from toolorchestra.train.engine_args import EngineConfig
-from toolorchestra.train.engine_control import UpdateFailed
-from toolorchestra.train.engine_server import EngineDied, EngineNotReady, EngineServer
-from toolorchestra.train.packing import pack, token_weights
-from toolorchestra.train.progress import Patience
-from toolorchestra.train.snapshot_writer import write_snapshot
-from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.weights import Snapshot, read_header
+from toolorchestra.engines.arguments import EngineConfig
+from toolorchestra.engines.control import UpdateFailed
+from toolorchestra.engines.server import EngineDied, EngineNotReady, EngineServer
+from toolorchestra.engines.startup import Patience
+from toolorchestra.trainer.batch import StepConfig, TrainSample
+from toolorchestra.trainer.packing import pack, token_weights
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
+from toolorchestra.weights.snapshot import Snapshot, read_header
+from toolorchestra.weights.writer import write_snapshot
 
 pytestmark = pytest.mark.real
 

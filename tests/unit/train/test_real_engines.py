@@ -14,10 +14,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from toolorchestra.train.driver_config import ENGINE_ROLE
-from toolorchestra.train.engine_actor import EngineStatus
-from toolorchestra.train.engines import Engines
-from toolorchestra.train.weights import Snapshot
+from toolorchestra.contract.driver_config import ENGINE_ROLE
+from toolorchestra.engines.actor import EngineStatus
+from toolorchestra.engines.fleet import Engines
+from toolorchestra.weights.snapshot import Snapshot
 
 pytestmark = pytest.mark.real
 

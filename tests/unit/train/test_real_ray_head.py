@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 def test_another_ray_is_not_joined(tmp_path: Path) -> None:
     ready = tmp_path / "ray.json"
-    argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", "1"]
+    argv = [sys.executable, "-m", "toolorchestra.controller.ray_head", "--ready", str(ready), "--cpus", "1"]
     with (tmp_path / "ray.log").open("wb") as log:
         process = subprocess.Popen(argv, env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}, stdout=log, stderr=log)
     deadline = time.monotonic() + 120

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import ray
 
-from toolorchestra.train.placement import HALF
-from toolorchestra.train.rooms import at, rooms, smallest_gpu
+from toolorchestra.gpus.placement import HALF
+from toolorchestra.gpus.rooms import at, rooms, smallest_gpu
 
 pytestmark = pytest.mark.real
 

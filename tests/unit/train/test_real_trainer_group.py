@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from support.train_samples import fresh_places, random_batch, sibling_batch, some_fresh
-from toolorchestra.train.batch import NonFiniteStep, StepConfig
-from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.trainer_group import TrainerGroup, TrainerLost
-from toolorchestra.train.warm_start import supervised_sample, supervised_step
+from toolorchestra.trainer.batch import NonFiniteStep, StepConfig
+from toolorchestra.trainer.group import TrainerGroup, TrainerLost
+from toolorchestra.trainer.supervised import supervised_sample, supervised_step
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
+from toolorchestra.weights.checkpoint import CheckpointStore
 
 pytestmark = pytest.mark.real
 

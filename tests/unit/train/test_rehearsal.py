@@ -18,17 +18,17 @@ from episode_world import RENDERER
 from support.run_rig import model_folder
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.controller.instances import World
+from toolorchestra.controller.job import Job
+from toolorchestra.controller.pauses import Paused
+from toolorchestra.controller.rehearsal import RehearsalError, one_of_each_kind, rehearse
+from toolorchestra.controller.settings import SettingsError, settings_of
 from toolorchestra.local.plan import LocalError, plan_of
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.policy.template import ChatTemplate
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
 from toolorchestra.tasks.file_uri import path_of
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.job import Job
-from toolorchestra.train.pauses import Paused
-from toolorchestra.train.rehearsal import RehearsalError, one_of_each_kind, rehearse
-from toolorchestra.train.run_dir import RunDir, read_jsonl
-from toolorchestra.train.settings import SettingsError, settings_of
-from toolorchestra.train.world import World
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "tests" / "support" / "tiny_run" / "training.yaml"

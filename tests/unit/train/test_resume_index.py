@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from test_books_survive import BooksMachine
 
+from toolorchestra.ledger import resume
+from toolorchestra.ledger.dispatch_set import IssueSet
+from toolorchestra.ledger.history import History, account, read_history, recover
+from toolorchestra.ledger.journal import Journal, Kind, read_frames
+from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.ledger import LedgerConfig, StepPlan
+from toolorchestra.ledger.resume import KEY, IndexDamaged, decode, encode, load_history, resumed
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.identity import Episode, Issue
-from toolorchestra.train import resume
-from toolorchestra.train.bookkeeper import Bookkeeper, Result
-from toolorchestra.train.history import History, account, read_history, recover
-from toolorchestra.train.issue_set import IssueSet
-from toolorchestra.train.journal import Journal, Kind, read_frames
-from toolorchestra.train.ledger import LedgerConfig, StepPlan
-from toolorchestra.train.resume import KEY, IndexDamaged, decode, encode, load_history, resumed
 
 DERIVED = ("opened", "dropped", "accepted", "fate", "steps", "settled", "recorded")
 """What condensing takes something out of; the other fields of a History stay as they are."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from toolorchestra.train import rooms
-from toolorchestra.train.gpus import GIB, Gpu
+from toolorchestra.gpus import rooms
+from toolorchestra.gpus.devices import GIB, Gpu
 
 LARGE, MIXED, LOST, HEAD = "0a", "0b", "0c", "0d"
 """Ray's names of nodes are 28 bytes."""

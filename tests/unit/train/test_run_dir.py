@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from support.run_rig import make_run, orchestra
 from toolorchestra.cli.runs import overview
-from toolorchestra.train import run_dir
-from toolorchestra.train.checkpoint import BEST, CheckpointStore
-from toolorchestra.train.run_dir import RunDir, Unreadable, read_jsonl
+from toolorchestra.runs import run_dir
+from toolorchestra.runs.run_dir import RunDir, Unreadable, read_jsonl
+from toolorchestra.weights.checkpoint import BEST, CheckpointStore
 
 
 def test_every_path_of_a_run_is_described_as_it_is() -> None:

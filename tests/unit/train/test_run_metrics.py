@@ -25,28 +25,29 @@ from support.metric_points import Measured
 from support.real_run import TINY_RUN
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import BusUnavailable, Depth
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.controller import driver
+from toolorchestra.controller.arrival import Arrival
+from toolorchestra.controller.evaluator import Job
+from toolorchestra.controller.job import Job as TrainingJob
+from toolorchestra.controller.monitoring import run_meter
+from toolorchestra.controller.monitoring.run_meter import Gauges, RunMeter
+from toolorchestra.controller.pauses import Paused
+from toolorchestra.controller.wire import BusWire
+from toolorchestra.engines.actor import EngineStatus
+from toolorchestra.engines.fleet import Engines
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
+from toolorchestra.ledger.journal import Frame, Kind, read_frames
+from toolorchestra.ledger.ledger import Ledger
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Trace
+from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry import metrics as m
-from toolorchestra.train import driver, run_meter
-from toolorchestra.train.arrival import Arrival
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.engine_actor import EngineStatus
-from toolorchestra.train.engines import Engines
-from toolorchestra.train.evaluator import Job
-from toolorchestra.train.job import Job as TrainingJob
-from toolorchestra.train.journal import Frame, Kind, read_frames
-from toolorchestra.train.ledger import Ledger
-from toolorchestra.train.pauses import Paused
-from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.run_meter import Gauges, RunMeter
-from toolorchestra.train.wire import BusWire
 
 
 def metered(scene: Scene) -> Measured:
@@ -319,7 +320,7 @@ async def test_a_run_without_an_exporter_measures_nothing(tmp_path: Path, monkey
         raise AssertionError("measured for nobody")
 
     for name in ("of_arrival", "of_step", "of_books", "of_issue"):
-        monkeypatch.setattr(f"toolorchestra.train.measurements.{name}", never)
+        monkeypatch.setattr(f"toolorchestra.controller.monitoring.measurements.{name}", never)
     scene = Scene(tmp_path, reply=either([]), steps=1)
     async with scene.running():
         assert len(await scene.train()) == 1

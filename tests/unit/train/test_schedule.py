@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from toolorchestra.train.schedule import Schedule
+from toolorchestra.trainer.schedule import Schedule
 
 
 def rates(schedule: Schedule) -> list[float]:

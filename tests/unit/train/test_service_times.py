@@ -8,8 +8,8 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolorchestra.controller.monitoring.service_times import WINDOW, ServiceTimes
 from toolorchestra.rollout.trace import Call, Meter, Trace
-from toolorchestra.train.service_times import WINDOW, ServiceTimes
 
 
 def trace(*calls: Call) -> Trace:

@@ -13,10 +13,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from support.train_samples import random_batch
-from toolorchestra.train.footprint import keeps_compute_weights
-from toolorchestra.train.model import Policy, load_policy
-from toolorchestra.train.packing import PackedBatch, pack
-from toolorchestra.train.sharding import MIXED, Accumulation, masters, settle, shard
+from toolorchestra.trainer.footprint import keeps_compute_weights
+from toolorchestra.trainer.model import Policy, load_policy
+from toolorchestra.trainer.packing import PackedBatch, pack
+from toolorchestra.trainer.sharding import MIXED, Accumulation, masters, settle, shard
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolorchestra.train import snapshot_writer
-from toolorchestra.train.snapshot_place import SnapshotPlace
-from toolorchestra.train.snapshot_writer import write_snapshot
-from toolorchestra.train.weights import NoRoom, Snapshot, open_snapshot, verify
+from toolorchestra.weights import writer as snapshot_writer
+from toolorchestra.weights.place import SnapshotPlace
+from toolorchestra.weights.snapshot import NoRoom, Snapshot, open_snapshot, verify
+from toolorchestra.weights.writer import write_snapshot
 
 KEYS = {"a": (64, 1024)}
 

@@ -17,12 +17,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from toolorchestra.train import weights
-from toolorchestra.train.block_digest import BLOCK, block_digest, read_whole
-from toolorchestra.train.snapshot_reader import read_tensors, staged_tensors
-from toolorchestra.train.snapshot_writer import write_snapshot
-from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.weights import Snapshot, SnapshotError, mark_of, open_snapshot, read_entries, verify
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
+from toolorchestra.weights import snapshot as weights
+from toolorchestra.weights.block_digest import BLOCK, block_digest, read_whole
+from toolorchestra.weights.reader import read_tensors, staged_tensors
+from toolorchestra.weights.snapshot import Snapshot, SnapshotError, mark_of, open_snapshot, read_entries, verify
+from toolorchestra.weights.writer import write_snapshot
 
 CPU = torch.device("cpu")
 Tensors = dict[str, torch.Tensor]

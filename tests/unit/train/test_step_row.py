@@ -21,14 +21,14 @@ from synthetic_run import metric_row, write_run
 from support.run_rig import make_run
 from toolorchestra.cli.runs import _list_row, _table, overview
 from toolorchestra.cli.status import lines, standing
+from toolorchestra.controller.job import REPORTED
 from toolorchestra.evaluation import plots
 from toolorchestra.evaluation.report import write_report
 from toolorchestra.evaluation.run_data import surviving
 from toolorchestra.local.live import Display, step_line
-from toolorchestra.train.job import REPORTED
-from toolorchestra.train.run_dir import read_jsonl
-from toolorchestra.train.status import StatusWriter
-from toolorchestra.train.step_row import MAPPINGS, SHARES, sound
+from toolorchestra.runs.run_dir import read_jsonl
+from toolorchestra.runs.status import StatusWriter
+from toolorchestra.runs.step_row import MAPPINGS, SHARES, sound
 
 WHOLE = metric_row(3, steps=8, rng=random.Random(0))
 FIGURES = st.one_of(

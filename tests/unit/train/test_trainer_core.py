@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.train_samples import random_batch
-from toolorchestra.train.batch import NonFiniteStep, StepConfig, TrainSample
-from toolorchestra.train.checkpoint import CheckpointStore
-from toolorchestra.train.objectives.clipped import Clipped
-from toolorchestra.train.objectives.objective import LossInputs, LossOutputs
-from toolorchestra.train.trainer import Trainer, TrainerConfig
-from toolorchestra.train.warm_start import supervised_sample, supervised_step
-from toolorchestra.train.weights import SnapshotError, check_keys, folder_keys, open_snapshot, read_header, verify
+from toolorchestra.trainer.batch import NonFiniteStep, StepConfig, TrainSample
+from toolorchestra.trainer.objectives.clipped import Clipped
+from toolorchestra.trainer.objectives.objective import LossInputs, LossOutputs
+from toolorchestra.trainer.supervised import supervised_sample, supervised_step
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
+from toolorchestra.weights.checkpoint import CheckpointStore
+from toolorchestra.weights.snapshot import SnapshotError, check_keys, folder_keys, open_snapshot, read_header, verify
 
 
 def trainer(folder: Path, **settings: bool) -> Trainer:

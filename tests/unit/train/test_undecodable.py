@@ -20,15 +20,15 @@ from test_evaluator import ALONE, Life
 from toolorchestra.bus.envelope import UNREADABLE, Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import Lease, Received, ResultKind
+from toolorchestra.controller.arrival import Undecodable
+from toolorchestra.controller.wire import BusWire, read_arrival
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts, traces_in
+from toolorchestra.ledger.journal import Kind, read_frames
+from toolorchestra.ledger.journalled import KEPT_BYTES
 from toolorchestra.rollout.codec import TRACE_CONTENT, decode_trace, encode_trace
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.rollout.worker import WorkerSettings
-from toolorchestra.train.arrival import Undecodable
-from toolorchestra.train.bookkeeper import KEPT_BYTES
-from toolorchestra.train.journal import Kind, read_frames
-from toolorchestra.train.run_dir import read_jsonl
-from toolorchestra.train.wire import BusWire, read_arrival
+from toolorchestra.runs.run_dir import read_jsonl
 
 SETTINGS = WorkerSettings(concurrency=16, lease_expiry_seconds=0.2)
 Spoil = Callable[[Envelope], Envelope]

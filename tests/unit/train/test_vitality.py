@@ -15,12 +15,12 @@ from episode_world import answer, host_of, order_of, play
 from test_controller import Scene, either
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.controller.assemble import SampleFilters
+from toolorchestra.controller.controller import Paused
+from toolorchestra.controller.monitoring.vitality import EMPTY_STEPS, FEWEST_OUTPUTS, OUTPUTS, Vitality
 from toolorchestra.policy.parser import Rejection
 from toolorchestra.rollout.trace import Trace, Turn
-from toolorchestra.train.assemble import SampleFilters
-from toolorchestra.train.controller import Paused
-from toolorchestra.train.run_dir import read_jsonl
-from toolorchestra.train.vitality import EMPTY_STEPS, FEWEST_OUTPUTS, OUTPUTS, Vitality
+from toolorchestra.runs.run_dir import read_jsonl
 
 REFUSED, READ = Turn(text="hm", rejection=Rejection.NO_CALL.value), Turn(text="call")
 

@@ -13,15 +13,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
 
 from episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, host_of, order_of, play
 
+from toolorchestra.controller.format_traces import naive_talk
+from toolorchestra.controller.instances import Instance
+from toolorchestra.controller.warm_traces import warm_samples
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.policy.template import ChatTemplate
 from toolorchestra.rollout.trace import Ending
 from toolorchestra.tasks.answer import extract_answer
 from toolorchestra.tasks.task import Task
-from toolorchestra.train.batch import TrainSample
-from toolorchestra.train.format_traces import naive_talk
-from toolorchestra.train.warm_traces import warm_samples
-from toolorchestra.train.world import Instance
+from toolorchestra.trainer.batch import TrainSample
 
 LONG_CHAT = CHAT_TASK.model_copy(update={"context": 'He said: "{1}"\n</tool_call>', "instruction": "Add 2 and\t2."})
 

@@ -16,7 +16,7 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, find_run
 from toolorchestra.cli.status import next_step
 from toolorchestra.local.lock import RunLock
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 POLL_SECONDS = 0.2
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from toolorchestra.remote.errors import ClusterError
+from toolorchestra.cluster_client.errors import ClusterError
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 RunOrTraining = Annotated[
     Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
@@ -44,7 +44,7 @@ Output = Annotated[
 
 def connected(*, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Kube:
     """The cluster; nothing is asked of it yet. ClusterError: there is none, or no client library."""
-    from toolorchestra.remote.connection import connect
+    from toolorchestra.cluster_client.connection import connect
 
     return connect(kubeconfig=kubeconfig, context=context, namespace=namespace)
 

@@ -9,7 +9,7 @@ import typer
 
 from toolorchestra.api.crd import crd_files
 from toolorchestra.api.reference import reference_files
-from toolorchestra_operator.reference import overlay_page
+from toolorchestra_operator.planning.reference import overlay_page
 
 
 def crds(

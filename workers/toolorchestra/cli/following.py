@@ -9,15 +9,15 @@ import typer
 from toolorchestra.cli.cluster import errors_said
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 LOOKED_AWAY = 130
 
 
 def follow_to_the_end(kube: Kube, training: dict[str, Any]) -> int:
     """The exit status that says how it ended."""
-    from toolorchestra.remote.standing import EXIT_CODES, next_step
-    from toolorchestra.remote.trainings import find, follow
+    from toolorchestra.cluster_client.standing import EXIT_CODES, next_step
+    from toolorchestra.cluster_client.trainings import find, follow
 
     metadata = training["metadata"]
     name, namespace = metadata["name"], metadata["namespace"]

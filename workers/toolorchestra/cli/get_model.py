@@ -16,8 +16,8 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.train import fail
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.fetch import Execute
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.fetch import Execute
+    from toolorchestra.cluster_client.kube import Kube
 
 Which = Literal["last", "best"]
 
@@ -44,8 +44,8 @@ def get_model(
         fail(f"say where to: orchestra get-model {name} --to DIR")
     try:
         with errors_said():
-            from toolorchestra.remote.fetch import check_target
-            from toolorchestra.remote.trainings import find
+            from toolorchestra.cluster_client.fetch import check_target
+            from toolorchestra.cluster_client.trainings import find
 
             check_target(to)
             kube = Place(kubeconfig, context, namespace).kube()
@@ -56,8 +56,8 @@ def get_model(
 
 
 def _copy(kube: Kube, training: dict[str, Any], to: Path, *, which: Which, image: str | None) -> None:
-    from toolorchestra.remote import reader
-    from toolorchestra.remote.execute import execute
+    from toolorchestra.cluster_client import reader
+    from toolorchestra.cluster_client.execute import execute
 
     claim, folder = exported(training, which)
     template = reader.template_of(kube, training)
@@ -71,7 +71,7 @@ def _copy(kube: Kube, training: dict[str, Any], to: Path, *, which: Which, image
 
 def exported(training: dict[str, Any], which: Which) -> tuple[str, str]:
     """Claim and folder of the exported model; ends the command where it is not on a claim."""
-    from toolorchestra.remote.kept import claim_of, folder_of
+    from toolorchestra.cluster_client.kept import claim_of, folder_of
 
     uri = (training.get("status") or {}).get("exportURI") or ""
     claim = claim_of(training)
@@ -87,8 +87,8 @@ def exported(training: dict[str, Any], which: Which) -> tuple[str, str]:
 
 def copy_folder(run: Execute, folder: str, to: Path, *, training: dict[str, Any]) -> None:
     """List, stream, verify, name; with a bar on a terminal."""
-    from toolorchestra.remote.fetch import NoFolder, fetch, list_files
-    from toolorchestra.remote.trainings import line_of
+    from toolorchestra.cluster_client.fetch import NoFolder, fetch, list_files
+    from toolorchestra.cluster_client.trainings import line_of
 
     try:
         files = list_files(run, folder)

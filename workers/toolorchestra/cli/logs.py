@@ -13,9 +13,9 @@ import typer
 from toolorchestra.cli.cluster import Context, Kubeconfig, LongNamespace, RunOrTraining
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
+from toolorchestra.cluster_client.pods import Role
 from toolorchestra.local.lock import RunLock
-from toolorchestra.remote.pods import Role
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.visible import LogText
 
 POLL_SECONDS = 0.2

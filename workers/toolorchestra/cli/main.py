@@ -60,8 +60,8 @@ class LazyGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """A damaged file of a run is a mistake to mend, not a traceback: it is named, and the status is 2."""
-        from toolorchestra.train.journal import JournalError
-        from toolorchestra.train.run_dir import Unreadable
+        from toolorchestra.ledger.journal import JournalError
+        from toolorchestra.runs.run_dir import Unreadable
 
         try:
             return super().invoke(ctx)

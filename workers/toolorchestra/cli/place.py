@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolorchestra.cli.cluster import connected
-from toolorchestra.remote.connection import reachable_config
+from toolorchestra.cluster_client.connection import reachable_config
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from toolorchestra.api.mistakes import dotted
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.cli.cluster import Context, Files, Kubeconfig, Namespace, Output, connected, errors_said
 from toolorchestra.cli.documents import DEFAULT_NAMESPACE, Documents, Sent, read
-from toolorchestra.remote.errors import NoClient, NoCluster, Unreachable
-from toolorchestra.remote.kinds import RAY_JOBS
-from toolorchestra.remote.preflight.facts import Facts, Hidden
-from toolorchestra.remote.preflight.line import Line
+from toolorchestra.cluster_client.errors import NoClient, NoCluster, Unreachable
+from toolorchestra.cluster_client.kinds import RAY_JOBS
+from toolorchestra.cluster_client.preflight.facts import Facts, Hidden
+from toolorchestra.cluster_client.preflight.line import Line
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 LEAST_GPU = 2**30
 """Bytes: no GPU has less; a smaller number is one whose unit was forgotten."""
@@ -86,7 +86,7 @@ def _cluster(
 
 def _gpu_bytes(given: str | None) -> int | None:
     from toolorchestra.cli.train import fail
-    from toolorchestra.remote.preflight.memory import bytes_of
+    from toolorchestra.cluster_client.preflight.memory import bytes_of
 
     size = None if given is None else bytes_of(given)
     if given is not None and size is None:
@@ -99,11 +99,11 @@ def _gpu_bytes(given: str | None) -> int | None:
 
 def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: int | None) -> Iterator[Line]:
     """Everything about what is for one namespace."""
-    from toolorchestra.remote.preflight.capacity import gpu_bytes
-    from toolorchestra.remote.preflight.cluster import cluster_lines
-    from toolorchestra.remote.preflight.compute import demands, gpu_lines
-    from toolorchestra.remote.preflight.look import look
-    from toolorchestra.remote.preflight.references import references
+    from toolorchestra.cluster_client.preflight.capacity import gpu_bytes
+    from toolorchestra.cluster_client.preflight.cluster import cluster_lines
+    from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines
+    from toolorchestra.cluster_client.preflight.look import look
+    from toolorchestra.cluster_client.preflight.references import references
 
     sent = [one for one in documents.all if one.namespace == namespace]
     bundle = documents.bundle(namespace)
@@ -151,7 +151,7 @@ def _would_be_refused(sent: Sequence[Sent], there: Sequence[ExpertPool], *, kube
     from toolorchestra.cli.render import operator_settings
 
     try:
-        from toolorchestra_operator.rendering import render
+        from toolorchestra_operator.runtime.rendering import render
     except ModuleNotFoundError as error:
         yield Line("unknown", "operator", f"its admission cannot be asked here ({error.name} is not installed)")
         return
@@ -168,8 +168,8 @@ def _would_be_refused(sent: Sequence[Sent], there: Sequence[ExpertPool], *, kube
 
 
 def _memory_and_money(bundle: Bundle, there: Sequence[ExpertPool], gpu_bytes: int | None) -> Iterator[Line]:
-    from toolorchestra.remote.preflight.memory import pool_lines, training_lines
-    from toolorchestra.remote.preflight.spend import spend_lines
+    from toolorchestra.cluster_client.preflight.memory import pool_lines, training_lines
+    from toolorchestra.cluster_client.preflight.spend import spend_lines
 
     everything = Bundle(pools=(*bundle.pools, *there))
     for pool in bundle.pools:

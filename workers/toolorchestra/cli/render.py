@@ -14,8 +14,8 @@ import yaml
 from toolorchestra.cli.documents import DEFAULT_NAMESPACE, Documents, read
 
 if TYPE_CHECKING:
-    from toolorchestra_operator.rendering import Rendered
-    from toolorchestra_operator.settings import Settings
+    from toolorchestra_operator.runtime.rendering import Rendered
+    from toolorchestra_operator.runtime.settings import Settings
 
 CHART_NATS = "nats://toolorchestra-nats.toolorchestra-system:4222"
 """Stands for the NATS of an installation where nobody names one."""
@@ -53,7 +53,7 @@ def render(
 def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
     """The operator's settings from its flags and variables; ends the command where they are wrong."""
     from toolorchestra.cli.train import fail
-    from toolorchestra_operator.settings import Settings, SettingsError
+    from toolorchestra_operator.runtime.settings import Settings, SettingsError
 
     try:
         found = Settings.read(list(flags), os.environ)
@@ -64,7 +64,7 @@ def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
 
 def rendered(documents: Documents, settings: Settings, *, kuberay: bool) -> Iterator[Rendered]:
     """What becomes of each resource, namespace by namespace."""
-    from toolorchestra_operator.rendering import render as render_parts
+    from toolorchestra_operator.runtime.rendering import render as render_parts
 
     for namespace in documents.namespaces:
         pools = [one.manifest for one in documents.pools if one.namespace == namespace]

@@ -22,7 +22,7 @@ def report(
     # matplotlib loads here, not for `orchestra --help`.
     from toolorchestra.evaluation.gates import gates
     from toolorchestra.evaluation.report import headline, write_report
-    from toolorchestra.train.journal import JournalError
+    from toolorchestra.ledger.journal import JournalError
 
     found = find_run(run, folder=folder)
     try:

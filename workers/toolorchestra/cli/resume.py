@@ -14,7 +14,7 @@ from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, Folder, find_run
 from toolorchestra.cli.train import fail
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 
 def resume(

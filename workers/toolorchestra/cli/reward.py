@@ -95,8 +95,8 @@ def _score_run(run: Path, *, runs: Path, combiner: str | None, weights: str | No
     from toolorchestra.cli.runs import find_run
     from toolorchestra.evaluation.archive import accepted_frames, training_spec
     from toolorchestra.evaluation.rescore import episode_rows, rescore, summary
+    from toolorchestra.ledger.journal import JournalError
     from toolorchestra.rollout.codec import decode_trace
-    from toolorchestra.train.journal import JournalError
 
     found = find_run(run, folder=runs)
     spec = training_spec(found.read_manifest())

@@ -18,7 +18,10 @@ from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
+from toolorchestra.controller.settings import SettingsError
 from toolorchestra.evaluation.gates import gates
+from toolorchestra.gpus.devices import VISIBLE, visible_gpus
+from toolorchestra.gpus.placement import PlacementError
 from toolorchestra.local.compute import Compute, Device, DeviceError, compute_of, why_no_cuda_engine
 from toolorchestra.local.launch import report, supervise
 from toolorchestra.local.lock import RunLocked
@@ -26,14 +29,11 @@ from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
 from toolorchestra.local.reach import has_address, unknown_hosts
 from toolorchestra.local.supervisor import SupervisorError
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.runs.status import EXIT_CODES
+from toolorchestra.sizing.division import MemoryRefused
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.telemetry.setup import TelemetryError, check
-from toolorchestra.train.gpu_memory import MemoryRefused
-from toolorchestra.train.gpus import VISIBLE, visible_gpus
-from toolorchestra.train.placement import PlacementError
-from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.settings import SettingsError
-from toolorchestra.train.status import EXIT_CODES
 
 
 def new_plan(

@@ -12,8 +12,8 @@ import typer
 
 from toolorchestra.cli.say import say
 from toolorchestra.local.lock import RunLock
-from toolorchestra.train.run_dir import RunDir, Unreadable, read_jsonl
-from toolorchestra.train.step_row import SoundRow, sound_rows
+from toolorchestra.runs.run_dir import RunDir, Unreadable, read_jsonl
+from toolorchestra.runs.step_row import SoundRow, sound_rows
 
 RUNS = Path("runs")
 UNDER_WAY = ("Starting", "Running")

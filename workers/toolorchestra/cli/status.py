@@ -14,9 +14,9 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, UNDER_WAY, clock, find_run
 from toolorchestra.cli.say import say
 from toolorchestra.cli.train import fail
+from toolorchestra.cluster_client.connection import reachable_config
 from toolorchestra.local.lock import RunLock
-from toolorchestra.remote.connection import reachable_config
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 
 def status(

@@ -13,7 +13,7 @@ from toolorchestra.cli.following import follow_to_the_end
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 
 def submit(
@@ -48,8 +48,8 @@ def submit(
 
 
 def _apply(kube: Kube, manifests: Sequence[dict[str, Any]], *, force: bool) -> list[dict[str, Any]]:
-    from toolorchestra.remote.errors import Conflicting
-    from toolorchestra.remote.submission import submit as submit_all
+    from toolorchestra.cluster_client.errors import Conflicting
+    from toolorchestra.cluster_client.submission import submit as submit_all
 
     found = []
     try:

@@ -22,9 +22,9 @@ def suspend(
     Example: orchestra suspend router -n research && orchestra resume router -n research
     """
     with errors_said():
-        from toolorchestra.remote.standing import ENDED, state_of
-        from toolorchestra.remote.trainings import find, follow
-        from toolorchestra.remote.trainings import suspend as set_suspend
+        from toolorchestra.cluster_client.standing import ENDED, state_of
+        from toolorchestra.cluster_client.trainings import find, follow
+        from toolorchestra.cluster_client.trainings import suspend as set_suspend
 
         kube = Place(kubeconfig, context, namespace).kube()
         training = find(kube, name, namespace=kube.namespace)

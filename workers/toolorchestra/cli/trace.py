@@ -20,7 +20,7 @@ from toolorchestra.evaluation.archive import traces_in
 from toolorchestra.evaluation.exchange import exchange
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Call, Trace, Turn
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.visible import visible
 
 _SHOWN = 1500

@@ -13,7 +13,7 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.train import fail
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 DEAF_SECONDS = 60.0
 """An operator that has not seen the change after this long is not there."""
@@ -24,10 +24,10 @@ LAST_SECONDS = 480.0
 def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
     """With `wait` the compute is given back first, with a checkpoint; else the training is deleted at once."""
     with errors_said():
-        from toolorchestra.remote.kept import kept
-        from toolorchestra.remote.kinds import TRAININGS
-        from toolorchestra.remote.standing import ENDED, state_of
-        from toolorchestra.remote.trainings import find
+        from toolorchestra.cluster_client.kept import kept
+        from toolorchestra.cluster_client.kinds import TRAININGS
+        from toolorchestra.cluster_client.standing import ENDED, state_of
+        from toolorchestra.cluster_client.trainings import find
 
         kube = place.kube()
         training = find(kube, name, namespace=kube.namespace)
@@ -58,8 +58,8 @@ def _confirm(name: str, *, yes: bool) -> None:
 
 def _give_back(kube: Kube, training: dict[str, Any]) -> None:
     """Suspend it, and wait for its last checkpoint."""
-    from toolorchestra.remote.standing import compute_is_back, message_of
-    from toolorchestra.remote.trainings import compute_left, seen, suspend
+    from toolorchestra.cluster_client.standing import compute_is_back, message_of
+    from toolorchestra.cluster_client.trainings import compute_left, seen, suspend
 
     name, namespace = training["metadata"]["name"], training["metadata"]["namespace"]
     training = suspend(kube, training, True)
@@ -81,7 +81,7 @@ def _give_back(kube: Kube, training: dict[str, Any]) -> None:
 
 def _give_up(training: dict[str, Any], *, waited: float) -> None:
     """Ends the command where nobody reacts, or it takes longer than it may."""
-    from toolorchestra.remote.errors import Unreachable
+    from toolorchestra.cluster_client.errors import Unreachable
 
     name, namespace = training["metadata"]["name"], training["metadata"]["namespace"]
     at_once = (

@@ -10,7 +10,7 @@ import typer
 from toolorchestra.cli.cluster import errors_said
 from toolorchestra.cli.following import LOOKED_AWAY
 from toolorchestra.cli.place import Place
-from toolorchestra.remote.pods import Role
+from toolorchestra.cluster_client.pods import Role
 from toolorchestra.visible import LogText
 
 
@@ -19,8 +19,8 @@ def print_logs(
 ) -> None:
     """The chosen pods' logs; ends with 2 where there is none of them, saying which there are."""
     with errors_said():
-        from toolorchestra.remote.logs import Follower, choose, pods_of, write_logs
-        from toolorchestra.remote.trainings import find
+        from toolorchestra.cluster_client.logs import Follower, choose, pods_of, write_logs
+        from toolorchestra.cluster_client.trainings import find
 
         kube = place.kube()
         training = find(kube, name, namespace=kube.namespace)
@@ -40,8 +40,8 @@ def print_logs(
 
 
 def _none(training: dict[str, Any], pods: list[dict[str, Any]], *, wanted: str) -> NoReturn:
-    from toolorchestra.remote.kept import claim_of, folder_of
-    from toolorchestra.remote.pods import overview
+    from toolorchestra.cluster_client.kept import claim_of, folder_of
+    from toolorchestra.cluster_client.pods import overview
 
     typer.echo(f"error: there is no {wanted} of {training['metadata']['name']}", err=True)
     for line in overview(pods):

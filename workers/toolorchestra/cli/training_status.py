@@ -15,7 +15,7 @@ from toolorchestra.cli.place import Place
 from toolorchestra.cli.say import say
 
 if TYPE_CHECKING:
-    from toolorchestra.remote.kube import Kube
+    from toolorchestra.cluster_client.kube import Kube
 
 POLL_SECONDS = 2.0
 
@@ -33,9 +33,9 @@ def show(name: str | None, place: Place, *, as_json: bool, watch: bool, all_name
 
 
 def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
-    from toolorchestra.remote.shown import lines
-    from toolorchestra.remote.standing import standing
-    from toolorchestra.remote.trainings import events, find
+    from toolorchestra.cluster_client.shown import lines
+    from toolorchestra.cluster_client.standing import standing
+    from toolorchestra.cluster_client.trainings import events, find
 
     training = find(kube, name, namespace=kube.namespace)
     if as_json:
@@ -48,7 +48,7 @@ def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
 
 def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None:
     """The table, and with `watch` again whenever it is another; an API server that is away is waited for."""
-    from toolorchestra.remote.errors import Unreachable
+    from toolorchestra.cluster_client.errors import Unreachable
 
     typer.echo(shown := _all(kube, as_json=as_json, namespace=namespace))
     try:
@@ -65,9 +65,9 @@ def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None
 
 
 def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
-    from toolorchestra.remote.kinds import TRAININGS
-    from toolorchestra.remote.shown import table
-    from toolorchestra.remote.standing import standing
+    from toolorchestra.cluster_client.kinds import TRAININGS
+    from toolorchestra.cluster_client.shown import table
+    from toolorchestra.cluster_client.standing import standing
 
     found = kube.list(TRAININGS, namespace=namespace)
     if as_json:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from toolorchestra.ledger.journal import Frame, Kind, read_frames, read_sealed
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.journal import Frame, Kind, read_frames, read_sealed
 
 SUFFIX = ".traces"
 

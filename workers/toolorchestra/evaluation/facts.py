@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolorchestra.evaluation.run_data import RunData
-from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
+from toolorchestra.trainer.batch import HEALTHY_K3, MOST_K3
 
 Json = dict[str, Any]
 PUSH_EVENTS = frozenset({"sync", "weights", "published"})

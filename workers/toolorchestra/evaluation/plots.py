@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from toolorchestra.evaluation.baselines import BEST_EXPERT, INITIAL_POLICY, ORACLE, POLICY
 from toolorchestra.evaluation.series import Series, call_shares, metric_series, pareto_front
 from toolorchestra.rollout.baselines import ALWAYS
-from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
+from toolorchestra.trainer.batch import HEALTHY_K3, MOST_K3
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -28,9 +28,9 @@ from toolorchestra.evaluation.gates import gates
 from toolorchestra.evaluation.progress import progress
 from toolorchestra.evaluation.reward_scale import DESCRIPTION, RAW_DESCRIPTION
 from toolorchestra.evaluation.run_data import RunData, read_run
+from toolorchestra.runs.run_dir import write_atomically
 from toolorchestra.tasks.file_uri import relative
-from toolorchestra.train.batch import HEALTHY_K3, MOST_K3
-from toolorchestra.train.run_dir import write_atomically
+from toolorchestra.trainer.batch import HEALTHY_K3, MOST_K3
 
 Json = dict[str, Any]
 REPORT_SCHEMA = 1

@@ -18,13 +18,13 @@ from toolorchestra.evaluation.archive import (
     lost_attempts,
     training_spec,
 )
+from toolorchestra.ledger.history import Account, account, read_history
+from toolorchestra.ledger.journal import Frame, Kind, read_frame, read_frames
 from toolorchestra.rewards.registry import RewardConfig, reward_config
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.trace import Trace
-from toolorchestra.train.history import Account, account, read_history
-from toolorchestra.train.journal import Frame, Kind, read_frame, read_frames
-from toolorchestra.train.run_dir import RunDir, read_jsonl
-from toolorchestra.train.step_row import sound_rows
+from toolorchestra.runs.run_dir import RunDir, read_jsonl
+from toolorchestra.runs.step_row import sound_rows
 
 TRACE_SAMPLE = 800
 """Accepted traces that a report decodes, spread evenly over the run."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from toolorchestra.api.training import OrchestratorTrainingSpec
-from toolorchestra.train.driver_config import GpuMemory
-from toolorchestra.train.gpu_memory import divide
-from toolorchestra.train.gpus import ORDER, VISIBLE, Gpu
-from toolorchestra.train.placement import Placement, on_machine
+from toolorchestra.contract.driver_config import GpuMemory
+from toolorchestra.gpus.devices import ORDER, VISIBLE, Gpu
+from toolorchestra.gpus.placement import Placement, on_machine
+from toolorchestra.sizing.division import divide
 
 Device = Literal["auto", "cpu", "cuda"]
 INSTALL = "install the engine for GPUs with: make setup GPU=1"

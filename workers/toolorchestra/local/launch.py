@@ -22,8 +22,8 @@ from toolorchestra.local.live import Display
 from toolorchestra.local.lock import RunLock
 from toolorchestra.local.plan import LocalPlan, dump
 from toolorchestra.local.supervisor import Supervisor
-from toolorchestra.train.run_dir import RunDir, write_atomically
-from toolorchestra.train.status import State
+from toolorchestra.runs.run_dir import RunDir, write_atomically
+from toolorchestra.runs.status import State
 from toolorchestra.visible import visible
 
 PACKAGES = (

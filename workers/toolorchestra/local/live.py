@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from toolorchestra.train.run_dir import RunDir, rows_of
-from toolorchestra.train.step_row import SoundRow, sound, sound_rows, trained
+from toolorchestra.runs.run_dir import RunDir, rows_of
+from toolorchestra.runs.step_row import SoundRow, sound, sound_rows, trained
 from toolorchestra.visible import visible
 
 REFRESH_SECONDS = 0.5

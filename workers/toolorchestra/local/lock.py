@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from toolorchestra.train.run_dir import RunDir
+from toolorchestra.runs.run_dir import RunDir
 
 TRIES = 5
 RETRY_SECONDS = 0.02

@@ -17,16 +17,16 @@ from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.controller.instances import World
+from toolorchestra.controller.rehearsal import RehearsalError, rehearse
+from toolorchestra.controller.settings import Settings, SettingsError, beyond_budget, settings_of
 from toolorchestra.local.compute import Compute
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.tasks.file_uri import all_absolute, path_of
-from toolorchestra.train.model_settings import NAME, language_settings, read_settings, vocabulary_of, why_refused
-from toolorchestra.train.rehearsal import RehearsalError, rehearse
-from toolorchestra.train.settings import Settings, SettingsError, beyond_budget, settings_of
-from toolorchestra.train.weights import why_unusable
-from toolorchestra.train.world import World
+from toolorchestra.trainer.model_settings import NAME, language_settings, read_settings, vocabulary_of, why_refused
+from toolorchestra.weights.snapshot import why_unusable
 
 SIMULATOR_HOST = "simulator"
 """Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
@@ -55,7 +55,7 @@ class LocalPlan:
     time_scale: float
     stand_ins: tuple[str, ...]
     model_notes: tuple[str, ...] = ()
-    """What had to be laid out for the model's chat template, and what is odd about it (train/rehearsal.py)."""
+    """What had to be laid out for the model's chat template, and what is odd about it (controller/rehearsal.py)."""
     summary: tuple[str, ...] = ()
     """What was read, for a person who checks it: tasks, experts, money, what is computed on."""
     compute: Compute = field(default_factory=Compute)

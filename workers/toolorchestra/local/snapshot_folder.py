@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolorchestra.local.free_memory import free_memory
-from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.weights import SnapshotError, folder_keys, prune_snapshots
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.weights.snapshot import SnapshotError, folder_keys, prune_snapshots
 
 SHARED = Path("/dev/shm")
 PREFIX = "toolorchestra-snapshots-"

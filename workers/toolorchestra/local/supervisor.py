@@ -25,15 +25,15 @@ import nats
 
 from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
+from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
 from toolorchestra.local.snapshot_folder import snapshot_folder
 from toolorchestra.process import Child, tail
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import pool_file
-from toolorchestra.train.driver_config import DriverConfig
-from toolorchestra.train.run_dir import RunDir
-from toolorchestra.train.status import EXIT_CODES, State
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.runs.status import EXIT_CODES, State
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
@@ -183,7 +183,7 @@ class Supervisor:
         ready.unlink(missing_ok=True)
         spec = self.plan.training.spec.ray
         cpus = spec.trainers.replicas + spec.engines.replicas + 1
-        argv = [sys.executable, "-m", "toolorchestra.train.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
+        argv = [sys.executable, "-m", "toolorchestra.controller.ray_head", "--ready", str(ready), "--cpus", str(cpus)]
         compute = self.plan.compute
         argv += ["--gpus", str(len(compute.gpus))]
         child = Child(name="ray", argv=argv, log=self.run.logs / "ray.log", env=self._ray_env | compute.environment())
@@ -231,7 +231,7 @@ class Supervisor:
 
     async def _incarnations(self, config: DriverConfig) -> State:
         backoff = self.plan.training.spec.backoff_limit
-        argv = [sys.executable, "-m", "toolorchestra.train.driver", "--config", str(self.run.root / "driver.json")]
+        argv = [sys.executable, "-m", "toolorchestra.controller.driver", "--config", str(self.run.root / "driver.json")]
         ended: dict[int, State] = {code: state for state, code in EXIT_CODES.items() if state != "Failed"}
         log = self.run.logs / "controller.log"
         for failures in range(backoff + 1):

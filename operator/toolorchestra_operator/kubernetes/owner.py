@@ -1,0 +1,47 @@
+"""Who owns what the operator makes: a parent's identity, and what its objects say of it in their metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest
+
+
+@dataclass(frozen=True, order=True)
+class Owner:
+    """One parent."""
+
+    about: ClassVar[tuple[str, str]]
+    """Its API version and kind."""
+
+    name: str
+    namespace: str
+    uid: str
+
+    @classmethod
+    def of(cls, parent: Manifest) -> Self:
+        metadata = parent["metadata"]
+        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+
+    def owned(self, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Metadata of an object that Kubernetes deletes after its parent."""
+        api_version, kind = self.about
+        reference = {"apiVersion": api_version, "kind": kind, "name": self.name, "uid": self.uid}
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": dict(labels),
+            "ownerReferences": [{**reference, "controller": True, "blockOwnerDeletion": True}],
+        }
+
+
+def our_labels(component: str) -> dict[str, str]:
+    """What every object and pod carries that the operator makes."""
+    return {
+        "app.kubernetes.io/name": "toolorchestra",
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "toolorchestra",
+        "app.kubernetes.io/managed-by": MANAGER,
+    }

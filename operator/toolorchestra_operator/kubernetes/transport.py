@@ -1,0 +1,93 @@
+"""One HTTP request to the API server by the official client's connection, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+
+from toolorchestra_operator.kubernetes.api_errors import Unavailable, failure
+from toolorchestra_operator.kubernetes.manifest import Ref
+
+Json = dict[str, Any]
+Count = Callable[[str, str, str], None]
+"""Told every request: verb, kind, HTTP code ("timeout" or "unreachable" where there was no answer)."""
+
+
+def uncounted(verb: str, kind: str, code: str) -> None:
+    """Nobody counts."""
+
+
+class Transport:
+    """Authenticates, sends, reads. Every request ends within `timeout` seconds."""
+
+    def __init__(self, configuration: Configuration, *, timeout: float, user_agent: str, count: Count) -> None:
+        self._client = ApiClient(configuration)
+        self._client.user_agent = user_agent
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._count = count
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def request(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        about: Ref,
+        body: Mapping[str, Any] | Sequence[Any] | None = None,
+        content: str = "application/json",
+        **query: str,
+    ) -> Json:
+        """The answer's JSON. `path` may have a query of its own; parameters that are "" are left out.
+
+        Raises: as `api_errors` says.
+        """
+        path, _, own = path.partition("?")
+        code, resource = "unreachable", named(about)
+        try:
+            prepared = await self._client.param_serialize(
+                method=method,
+                resource_path=path,
+                query_params=[*parse_qsl(own), *((key, value) for key, value in query.items() if value)],
+                header_params={"Accept": "application/json", "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(*prepared, _request_timeout=self._timeout)
+            text: bytes = await response.read()  # type: ignore[no-untyped-call]
+            code = str(response.status)
+        except TimeoutError as error:
+            code = "timeout"
+            raise Unavailable(f"no answer in {self._timeout.total:g} s", verb=verb, resource=resource) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(str(error) or type(error).__name__, verb=verb, resource=resource) from error
+        finally:
+            self._count(verb, about.kind, code)
+        answer = _answer(text)
+        if 200 <= response.status <= 299 and isinstance(answer, dict):
+            return answer
+        after = response.headers.get("Retry-After", "")
+        seconds = float(after) if after.isdigit() else None
+        raise failure(response.status, answer, verb=verb, resource=resource, retry_after=seconds)
+
+
+def named(ref: Ref) -> str:
+    """An object in an error's words."""
+    return f"{ref} ({ref.api_version})"
+
+
+def _answer(text: bytes) -> Json | str:
+    """JSON where it is an object; proxies, and paths that are not served, answer with text."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text.decode(errors="replace")
+    return parsed if isinstance(parsed, dict) else text.decode(errors="replace")

@@ -1,0 +1,139 @@
+"""The operator: `toolorchestra-operator`. Every watch is on this page; each handler is a guard and one delegation.
+
+kopf watches and is the shell of the process; what is watched only puts a parent's key on the queue (`KeyQueue`), whose
+workers (`ReconcileLoop`) do everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import kopf
+
+from toolorchestra.telemetry import setup as telemetry
+from toolorchestra.telemetry.logs import configure_logs
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.discovery import Discovery
+from toolorchestra_operator.runtime import assembly, watching
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.parents import key_of, parent_of
+from toolorchestra_operator.runtime.process import Machinery, OperatorProcess
+from toolorchestra_operator.runtime.settings import Settings, SettingsError
+
+_log = logging.getLogger(__name__)
+_SERVICE = "toolorchestra-operator"
+_RESOLVERS = 64
+_CHATTY = ("kopf.objects", "aiohttp.access")
+"""Loggers with a line for every event."""
+
+Assemble = Callable[[Settings, ApiServer], Machinery]
+
+
+def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
+    """All that kopf calls."""
+    registry, settings = kopf.OperatorRegistry(), process.settings
+
+    @kopf.on.startup(id="configured", registry=registry)
+    async def configured(settings: kopf.OperatorSettings, **_: Any) -> None:
+        seconds = process.settings.watch_seconds, process.settings.request_seconds
+        watching.configure(settings, children=process.children, watch_seconds=seconds[0], request_seconds=seconds[1])
+
+    @kopf.on.login(id="logged-in", registry=registry)
+    async def logged_in(**kwargs: Any) -> kopf.AiohttpSession:
+        return watching.login(settings.kubeconfig, hearing=process.hearing, count=process.meter.request, **kwargs)
+
+    @kopf.on.cleanup(id="stopped", registry=registry)
+    async def stopped(**_: Any) -> None:
+        await process.stop()
+
+    async def parent_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
+        if (key := key_of(body)) is not None:
+            process.queue.add(key)
+        for user in process.pool_users.saw(body, gone=type == "DELETED"):
+            process.queue.add(user)
+
+    async def child_changed(body: kopf.Body, **_: Any) -> None:
+        if (key := parent_of(body)) is not None:
+            process.queue.add(key)
+
+    for kind in process.parents:
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(parent_changed)
+    for kind in process.children:
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(child_changed)
+    return registry
+
+
+async def operate(settings: Settings, assemble: Assemble = assembly.assemble) -> int:
+    """Run until SIGTERM, or until something breaks; the exit status. CancelledError: SIGTERM came before it ran."""
+    ended = asyncio.current_task()
+    assert ended is not None
+    # Until kopf takes the signals over there may be a wait for the API server.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
+    # Host names are resolved in its threads: those that resources name, and nobody answers for, must not fill it.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver"))
+    meter = Meter()
+    discovery = Discovery(lambda: ApiServer.connect(settings.kubeconfig), interval=settings.discovery_seconds)
+    served = await discovery.first()
+    options = {"timeout": settings.request_seconds, "count": meter.request}
+    async with await ApiServer.connect(settings.kubeconfig, **options) as api:
+        process = OperatorProcess(
+            settings=settings,
+            api=api,
+            machinery=assemble(settings, api),
+            served=served,
+            discovery=discovery,
+            meter=meter,
+        )
+        try:
+            await process.start()
+            await kopf.operator(
+                registry=handlers(process),
+                clusterwide=not settings.watch_namespaces,
+                namespaces=settings.watch_namespaces,
+                stop_flag=process.stopping,
+                # kopf would ask for the user's name, and a container's user has none.
+                identity=cast(Any, f"toolorchestra-operator@{socket.gethostname()}"),
+            )
+        finally:
+            await process.stop()
+        return process.exit_status
+
+
+def main(argv: Sequence[str] | None = None, *, assemble: Assemble = assembly.assemble) -> None:
+    """The console script. Exit status 0: ended by a signal; 1: something broke; 2: bad settings; 75: start me again."""
+    try:
+        settings = Settings.read(sys.argv[1:] if argv is None else argv)
+        configure_logs(service=_SERVICE)
+        for chatty in _CHATTY:
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        traces = telemetry.configure(service=_SERVICE)
+    except (SettingsError, telemetry.TelemetryError, ValueError) as error:
+        sys.exit(_bad(error))
+    _log.info("settings: %s", settings.model_dump_json(exclude_defaults=True))
+    try:
+        status = asyncio.run(operate(settings, assemble))
+    except asyncio.CancelledError:
+        status = 0
+    except Exception:
+        _log.critical("the operator broke", exc_info=True)
+        status = 1
+    finally:
+        traces.shutdown()
+    sys.exit(status)
+
+
+def _bad(error: Exception) -> int:
+    print(f"{_SERVICE}: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The operator's own tasks: workers, resync, discovery, metrics; kopf's watches only feed their queue.
+
+Invariants
+- They are started before kopf and ended by its cleanup: kopf cancels every task that was made in its loop after it.
+- If one of them ends, the whole process does: with `RESTART` where other kinds are served now, with 1 where it broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.backoff import Backoff
+from toolorchestra_operator.kubernetes.discovery import Discovery, Served, words
+from toolorchestra_operator.kubernetes.manifest import Key, Kind, Manifest, Ref
+from toolorchestra_operator.messaging.streams import NatsStreams, StreamsPort
+from toolorchestra_operator.planning.carry_out import carry_out
+from toolorchestra_operator.planning.events import Events
+from toolorchestra_operator.planning.plan import Emit, Plan
+from toolorchestra_operator.runtime.health import health_pages
+from toolorchestra_operator.runtime.http_server import HttpServer
+from toolorchestra_operator.runtime.key_queue import KeyQueue
+from toolorchestra_operator.runtime.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.parents import CHILDREN, GROUP, PARENTS, Watched
+from toolorchestra_operator.runtime.pool_users import PoolUsers
+from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop, Reconciler
+from toolorchestra_operator.runtime.resync import Resync, Sweep
+from toolorchestra_operator.runtime.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+RESTART: Final = 75
+"""Exit status that asks to be started again (EX_TEMPFAIL): kinds came or went."""
+
+
+_CANCEL_SECONDS: Final = 1.0
+_LISTING_SECONDS: Final = 15.0
+"""After which what is known is looked at, though a kind could not be listed (a right may be missing)."""
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What looks after the kinds: their reconcilers, and what removes things that have lost their parent."""
+
+    reconcilers: Mapping[Kind, Reconciler[Any]]
+    sweeps: tuple[Sweep, ...] = ()
+    streams: StreamsPort = field(default_factory=NatsStreams)
+    """What plans make on NATS."""
+    news: tuple[Callable[[Callable[[Key], None]], None], ...] = ()
+    """Who tells what no watch does: each is told whom to call with a key to look at."""
+    close: tuple[Callable[[], Awaitable[None]], ...] = ()
+    """Connections to be closed at the end."""
+
+
+@dataclass(kw_only=True)
+class OperatorProcess:
+    """Everything in one process but kopf. `served` is what the API server had at the start."""
+
+    settings: Settings
+    api: ApiServer
+    machinery: Machinery
+    served: Served
+    discovery: Discovery
+    meter: Meter
+    queue: KeyQueue = field(default_factory=KeyQueue)
+    pool_users: PoolUsers = field(default_factory=PoolUsers)
+    hearing: Hearing = field(default_factory=Hearing)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends kopf, and with it the process."""
+    exit_status: int = 0
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
+    _pulses: list[Pulse] = field(default_factory=list[Pulse])
+
+    def __post_init__(self) -> None:
+        self._events = Events(self.api)
+        settings = self.settings
+        # One namespace never has all of the workers, whatever its looks take.
+        self.queue.most = max(1, settings.workers - 1)
+        for news in self.machinery.news:
+            news(self.queue.add)
+        self._metrics = HttpServer({"/metrics": self.meter.answer}, host=settings.host, port=settings.metrics_port)
+        health = health_pages(complaints=self.complaints, degraded=self.degraded)
+        self._health = HttpServer(health, host=settings.host, port=settings.health_port)
+
+    async def start(self) -> None:
+        """Start all tasks. OSError: the port of health or metrics is taken."""
+        self.meter.queue(depth=lambda: self.queue.depth, oldest=lambda: self.queue.oldest)
+        self.meter.watches(deaf=lambda: len(self.hearing.deaf))
+        await self._health.start()
+        if self.settings.metrics_port:
+            await self._metrics.start()
+        namespaces = self.settings.watch_namespaces or ("",)
+        self.hearing.expect(kind.path(ns) for kind in (*self.parents, *self.children) for ns in namespaces)
+        loop = self._loop()
+        for number in range(self.settings.workers):
+            self._pulses.append(Pulse(running=True))
+            self._spawn(self._work(loop, self._pulses[-1]), f"worker {number}")
+        self._spawn(self._resync().run(), "resync")
+        self._spawn(self._restart_where_kinds_change(), "discovery")
+
+    async def stop(self) -> None:
+        """End all tasks. What a worker was at is left half done: the next process goes on with it."""
+        # kopf waits five seconds for its task that waits for this.
+        self.stopping.set()
+        await cancel(self._tasks)
+        self._tasks.clear()
+        for close in self.machinery.close:
+            await close()
+        await self._metrics.stop()
+        await self._health.stop()
+
+    @property
+    def children(self) -> tuple[Watched, ...]:
+        """Kinds of children that can be watched."""
+        return tuple(kind for kind in CHILDREN if not kind.optional or (kind.api_version, kind.kind) in self.served)
+
+    @property
+    def parents(self) -> tuple[Watched, ...]:
+        """Our own kinds, as far as their CRDs are there: with the others the process starts again."""
+        return tuple(kind for kind in PARENTS if (kind.api_version, kind.kind) in self.served)
+
+    def complaints(self) -> tuple[str, ...]:
+        """What is wrong with this process; empty: it is alive."""
+        return complaints(
+            now=time.monotonic(),
+            workers=self._pulses,
+            oldest_key=self.queue.oldest,
+            silent=self.hearing.silent,
+            limits=Limits(stuck=self.settings.stuck_seconds, silence=self.settings.silence_seconds),
+        )
+
+    def degraded(self) -> tuple[str, ...]:
+        """Why it does not see everything, which no restart heals; empty: it does."""
+        return tuple(f"{watch}: {how}" for watch, how in self.hearing.deaf.items())
+
+    async def _work(self, loop: ReconcileLoop, pulse: Pulse) -> None:
+        """Begin when everything is listed: a parent is then looked at once, and not again for each of its children."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LISTING_SECONDS):
+                await self.hearing.all_open.wait()
+        await loop.work(pulse)
+
+    def _loop(self) -> ReconcileLoop:
+        settings = self.settings
+        return ReconcileLoop(
+            queue=self.queue,
+            reconcilers=self.machinery.reconcilers,
+            find=self._find,
+            carry_out=self._carry_out,
+            backoff=Backoff(first=settings.backoff_seconds, cap=settings.resync_seconds),
+            meter=self.meter,
+            resync_seconds=settings.resync_seconds,
+            pass_seconds=settings.pass_seconds,
+        )
+
+    def _resync(self) -> Resync:
+        return Resync(
+            api=self.api,
+            queue=self.queue,
+            meter=self.meter,
+            namespaces=self.settings.watch_namespaces,
+            interval=self.settings.resync_seconds,
+            sweeps=self.machinery.sweeps,
+        )
+
+    async def _find(self, key: Key) -> Manifest | None:
+        version = next(parent.version for parent in PARENTS if parent.kind == key.kind)
+        return await self.api.get(Ref(f"{GROUP}/{version}", key.kind, key.namespace, key.name))
+
+    async def _carry_out(self, plan: Plan, *, parent: Manifest) -> None:
+        async def emit(news: Emit) -> None:
+            await self._events.post(news, about=parent)
+
+        seen = {"uid": parent["metadata"]["uid"], "version": parent["metadata"]["resourceVersion"]}
+        await carry_out(plan, parent=Ref.of(parent), api=self.api, streams=self.machinery.streams, emit=emit, **seen)
+
+    async def _restart_where_kinds_change(self) -> None:
+        now = await self.discovery.changed(self.served)
+        _log.warning("%s: starting again", words(self.served, now))
+        self.exit_status = RESTART
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            _log.critical("%s broke: the process ends", task.get_name(), exc_info=error)
+            self.exit_status = 1
+        self.stopping.set()
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]], *, every: float = _CANCEL_SECONDS) -> None:
+    """Cancel tasks until they have ended: nats-py swallows a cancellation that comes while it closes a connection."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=every)

@@ -1,0 +1,175 @@
+"""Everything about the operator's process that can be set: a flag, or the variable of the same name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+
+from toolorchestra.bus.nats_url import mistake, shown
+from toolorchestra_operator.planning.container_resources import DefaultResources
+from toolorchestra_operator.pools.reach import ANY, is_listable
+
+PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be obeyed; the message names its flag and variable."""
+
+
+class Settings(BaseModel):
+    """The operator's configuration. An environment variable gives way to its flag. Durations in seconds.
+
+    Variables of the prefix that are no setting are left alone: Kubernetes makes some for a Service of that name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kubeconfig: Path | None = Field(
+        None, description="which cluster, and as whom; without it the pod's service account, outside a pod $KUBECONFIG"
+    )
+    watch_namespaces: tuple[str, ...] = Field(
+        (), description="the namespaces to look after, with commas between; none: the whole cluster"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(4, description="resources that are looked at side by side")
+    resync_seconds: Seconds = Field(300.0, description="every resource is looked at at least this often")
+    pass_seconds: Seconds = Field(120.0, description="one look at one resource may take this long")
+    backoff_seconds: Seconds = Field(0.5, description="the wait after a first failure; it doubles up to the resync's")
+    request_seconds: Seconds = Field(15.0, description="one request to the API server may take this long")
+    watch_seconds: Annotated[int, Field(ge=5)] = Field(300, description="a watch is opened again after this long")
+    discovery_seconds: Seconds = Field(
+        60.0, description="how often to ask whether KubeRay's and Kueue's kinds came or went (it restarts for them)"
+    )
+    stuck_seconds: Seconds = Field(
+        600.0, description="not healthy where a resource has waited, or a look has taken, longer than this"
+    )
+    silence_seconds: Seconds = Field(
+        300.0, description="not healthy where a watch has brought nothing, not even a bookmark, for longer than this"
+    )
+    host: str = Field("0.0.0.0", description="the address that health and metrics are served on")
+    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz and /readyz are there")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="/metrics is there; 0: nowhere")
+
+    cpu_image: str = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
+    gpu_image: str = Field("toolorchestra-gpu", description="image of heads, trainers and engines with GPUs")
+    worker_image: str = Field("toolorchestra-worker", description="image of rollout workers")
+    pool_gpu_image: str = Field("toolorchestra-gpu", description="image of pools' servers with GPUs, if they name none")
+    pool_cpu_image: str = Field("toolorchestra-cpu", description="image of pools' servers without a GPU")
+    image_pull_secrets: tuple[str, ...] = Field(
+        (), description="names of Secrets that every pod pulls with, with commas between"
+    )
+    nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
+    training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="trainings' heads serve /metrics there; 0: nowhere"
+    )
+    own_namespace: str | None = Field(
+        None, description="where the operator's pod is: pools let its probes in from there; unset: from anywhere"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (ANY,),
+        description="hosts of pools' endpoints, with commas between: names, *.example.com, addresses, networks; * is "
+        "every host with a public address",
+    )
+    secrets_need_label: bool = Field(
+        True, description="pools may refer only to Secrets with the label toolorchestra.dev/secret-for=pools"
+    )
+    default_resources: DefaultResources = Field(
+        DefaultResources(),
+        description="JSON: requests and limits of head, trainers, engines, workers and pools where a spec gives none",
+    )
+    privileged_namespaces: tuple[str, ...] = Field(
+        (), description="namespaces whose podTemplates may weaken their pods (hostPath, …), with commas between"
+    )
+    cpu_threads: Annotated[int, Field(ge=1)] = Field(
+        1, description="threads of a trainer or an engine that has neither a GPU nor a CPU limit"
+    )
+
+    @field_validator("default_resources", mode="before")
+    @classmethod
+    def _json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("watch_namespaces", "image_pull_secrets", "allowed_hosts", "privileged_namespaces", mode="before")
+    @classmethod
+    def _parts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in value if not is_listable(one)]:
+            raise ValueError(f"neither a host, nor *.host, an address, a network or *: {', '.join(wrong)}")
+        return value
+
+    @field_validator("kubeconfig", "nats_url", "otlp_endpoint", "own_namespace", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("nats_url")
+    @classmethod
+    def _is_nats_url(cls, value: str | None) -> str | None:
+        if value is not None and (wrong := mistake(value)):
+            raise ValueError(wrong)
+        return value
+
+    @field_serializer("nats_url", when_used="json")
+    def _shown(self, value: str | None) -> str | None:
+        """What is written down holds no credentials."""
+        return None if value is None else shown(value)
+
+    @classmethod
+    def read(cls, argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Self:
+        """From flags and environment. SettingsError: what is wrong; SystemExit: `--help`, or an unknown flag."""
+        env = os.environ if environ is None else environ
+        given = {name: env[variable(name)] for name in cls.model_fields if env.get(variable(name))}
+        flags = vars(_parser(cls).parse_args(list(argv)))
+        given |= {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_said(one) for one in error.errors())) from error
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parser(model: type[Settings]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="toolorchestra-operator",
+        description="Looks after the OrchestratorTrainings and ExpertPools of a cluster.",
+        epilog="Every flag may be given as the variable in brackets. Logs: TOOLORCHESTRA_LOG_FORMAT=auto|json|text, "
+        "TOOLORCHESTRA_LOG_LEVEL. Traces: OTEL_TRACES_EXPORTER and OpenTelemetry's other variables.",
+    )
+    for name, field in model.model_fields.items():
+        default = field.get_default()
+        shown = "" if default in (None, (), DefaultResources()) else f"; default {default}"
+        parser.add_argument(
+            _flag(name),
+            metavar=name.rsplit("_", 1)[-1].upper(),
+            help=f"{field.description}{shown} [{variable(name)}]".replace("%", "%%"),
+        )
+    return parser
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    name = str(error["loc"][0])
+    # An environment variable may hold a secret that somebody meant for another one.
+    return f"{_flag(name)} ({variable(name)}) = {shown(repr(error['input']))}: {error['msg']}"

@@ -1,0 +1,150 @@
+"""How kopf is used: as the watcher and the shell of the process, and no more; and what its connection tells us.
+
+Invariants: kopf writes nothing to the API server (no events, no peering, no finalizers, no patches); it never gives up
+because the API server is away or says no; every watch that it holds is heard (`Hearing`), bookmarks included.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+import kopf
+from yarl import URL
+
+from toolorchestra_operator.kubernetes.transport import Count
+from toolorchestra_operator.runtime.liveness import Hearing
+from toolorchestra_operator.runtime.parents import OURS, Watched
+
+_CHUNK: Final = 500
+_CONNECT_SECONDS: Final = 10.0
+_LOGIN_SECONDS: Final = 5.0
+"""Between two tries to log in, for ever: credentials may be rotated under our feet."""
+
+
+class Patience:
+    """Delays between the tries of one request, in seconds, without an end: a fresh series each time it is asked for."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 0.5
+        while True:
+            yield delay * random.uniform(0.8, 1.2)
+            delay = min(delay * 2, 15.0)
+
+
+def configure(
+    settings: kopf.OperatorSettings, *, children: tuple[Watched, ...], watch_seconds: int, request_seconds: float
+) -> None:
+    """Set kopf up. Of children only ours are listed and watched; the server does the filtering."""
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = watch_seconds
+    settings.watching.client_timeout = watch_seconds + 10
+    settings.watching.connect_timeout = _CONNECT_SECONDS
+    settings.watching.chunk_size = _CHUNK
+    settings.networking.request_timeout = request_seconds
+    settings.networking.connect_timeout = _CONNECT_SECONDS
+    settings.networking.error_backoffs = Patience()
+    # Every object that was heard of costs a task for so long.
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 1.0
+    settings.execution.default_backoff = _LOGIN_SECONDS
+    settings.process.ultimate_exiting_timeout = 30.0
+    for child in children:
+        settings.watching.label_selectors[child.group, child.version, child.plural] = OURS
+
+
+def login(kubeconfig: Path | None, *, hearing: Hearing, count: Count, **kwargs: Any) -> kopf.AiohttpSession:
+    """A connection of our own making, as the same user as the adapter's. kopf asks again where a token has expired."""
+    if kubeconfig is None:
+        log_in = kopf.login_via_client
+    else:
+        log_in = kopf.login_with_kubeconfig
+        os.environ["KUBECONFIG"] = str(kubeconfig)  # it has no parameter for it
+    info = log_in(**kwargs)
+    if info is None:
+        raise kopf.TemporaryError("there are no credentials", delay=_LOGIN_SECONDS)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers={**info.as_http_headers(), "User-Agent": "toolorchestra-operator/watch"},
+        trust_env=info.trust_env,
+        trace_configs=[_tracing(hearing, count)],
+        response_class=heard_response(hearing),
+    )
+    return kopf.AiohttpSession(aiohttp_session=session, server=info.server, default_namespace=info.default_namespace)
+
+
+def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
+    """The class of responses whose watches are heard. kopf drops bookmarks before any handler could see them."""
+
+    class HeardResponse(aiohttp.ClientResponse):
+        async def start(self, connection: Any) -> aiohttp.ClientResponse:
+            await super().start(connection)
+            if _is_watch(self.url):
+                self.content = _Heard(self.content, hearing, self.url.path)  # type: ignore[assignment]
+            return self
+
+    return HeardResponse
+
+
+class _Heard:
+    """A response's stream that tells when it brings something."""
+
+    def __init__(self, stream: aiohttp.StreamReader, hearing: Hearing, watch: str) -> None:
+        self._stream, self._hearing, self._watch = stream, hearing, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        async for chunk in self._stream.iter_chunked(size):
+            self._hearing.heard(self._watch)
+            yield chunk
+
+
+def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
+    async def begun(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestStartParams) -> None:
+        if _is_watch(request.url):
+            hearing.began(request.url.path)
+
+    async def answered(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:
+        status = request.response.status
+        count(*_words(request.url), str(status))
+        verb = _words(request.url)[0]
+        if status == HTTPStatus.FORBIDDEN:
+            hearing.refused(request.url.path, f"{verb} is refused: the service account lacks this right")
+        elif status >= HTTPStatus.BAD_REQUEST:
+            hearing.failed(request.url.path, f"{verb} is answered with HTTP {status}")
+        else:
+            hearing.answered(request.url.path)
+
+    async def failed(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestExceptionParams) -> None:
+        how = "timeout" if isinstance(request.exception, TimeoutError) else "unreachable"
+        count(*_words(request.url), how)
+        hearing.failed(request.url.path, f"the API server does not answer ({how})")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(begun)
+    tracing.on_request_end.append(answered)
+    tracing.on_request_exception.append(failed)
+    return tracing
+
+
+def _is_watch(url: URL) -> bool:
+    return url.query.get("watch") == "true"
+
+
+def _words(url: URL) -> tuple[str, str]:
+    """Verb and resource of a request of kopf's: it watches, lists, and asks what there is."""
+    if _is_watch(url):
+        return "watch", url.name
+    if "limit" in url.query:
+        return "list", url.name
+    return "get", "discovery"

@@ -1,0 +1,233 @@
+"""One API server as one user: JSON in, JSON out, every failure a `ClusterError` in words. Synchronous, no caches.
+
+Invariants: a request ends within its timeout, except a stream that is followed; nothing is retried; no credential is in
+an error's text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from toolorchestra.cluster_client.errors import ClusterError, NotFound, NotServed, Unreachable, failure
+from toolorchestra.cluster_client.kinds import PODS, Kind
+
+Json = dict[str, Any]
+MANAGER = "orchestra"
+"""Field manager of what the command line writes."""
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+LIST_CHUNK = 500
+CHUNK_BYTES = 65536
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+_REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews", namespaced=False)
+
+
+@dataclass(frozen=True)
+class Kube:
+    """`namespace`: the one that a command without `-n` is about; `context` "": in a pod."""
+
+    client: ApiClient
+    namespace: str
+    context: str = ""
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self.client.configuration.host)
+
+    @property
+    def named(self) -> str:
+        """The cluster in an error's words."""
+        return f"{self.server} (context {self.context})" if self.context else f"{self.server} (of this pod's cluster)"
+
+    # ── objects ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def get(self, kind: Kind, name: str, *, namespace: str = "") -> Json:
+        """The object. NotFound, NotServed: there is none, or no such kind."""
+        return self._json("get", "GET", kind, namespace=namespace, name=name)
+
+    def find(self, kind: Kind, name: str, *, namespace: str = "") -> Json | None:
+        """The object, or None where there is none, or no such kind."""
+        try:
+            return self.get(kind, name, namespace=namespace)
+        except (NotFound, NotServed):
+            return None
+
+    def list(self, kind: Kind, *, namespace: str = "", labels: str = "", fields: str = "") -> list[Json]:
+        """All objects that the selectors match; `namespace` "": of all namespaces."""
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(LIST_CHUNK)}
+        found: list[Json] = []
+        while True:
+            page = self._json("list", "GET", kind, namespace=namespace, **query)
+            found += page["items"]
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
+                return found
+
+    def apply(self, kind: Kind, manifest: Mapping[str, Any], *, force: bool = False, dry_run: bool = False) -> Json:
+        """Server-side apply of the fields in `manifest`, strictly. Conflicting: another manager owns one of them."""
+        metadata = manifest["metadata"]
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
+        query |= {"dryRun": "All"} if dry_run else {}
+        where = {"namespace": metadata.get("namespace", ""), "name": metadata["name"]}
+        return self._json("patch", "PATCH", kind, body=json.dumps(manifest), content=_APPLY, **where, **query)
+
+    def patch(self, kind: Kind, name: str, change: Mapping[str, Any], *, namespace: str) -> Json:
+        """A JSON merge patch."""
+        query = {"fieldManager": MANAGER}
+        return self._json("patch", "PATCH", kind, namespace=namespace, name=name, body=change, content=_MERGE, **query)
+
+    def create(self, kind: Kind, manifest: Mapping[str, Any], *, namespace: str) -> Json:
+        """The new object."""
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        return self._json("create", "POST", kind, namespace=namespace, body=manifest, **query)
+
+    def delete(self, kind: Kind, name: str, *, namespace: str, uid: str = "", grace_seconds: int | None = None) -> bool:
+        """Ask for the object's end; False: it is gone. `uid`: only the one that has it."""
+        options: Json = {"propagationPolicy": "Background"}
+        options |= {"preconditions": {"uid": uid}} if uid else {}
+        options |= {"gracePeriodSeconds": grace_seconds} if grace_seconds is not None else {}
+        try:
+            self._json("delete", "DELETE", kind, namespace=namespace, name=name, body=options)
+        except NotFound:
+            return False
+        return True
+
+    def may(self, verb: str, kind: Kind, *, namespace: str = "", part: str = "", name: str = "") -> bool:
+        """Whether who asks may do it."""
+        wanted = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": part}
+        spec = {"resourceAttributes": {**wanted, "namespace": namespace, "name": name}}
+        answer = self._json("create", "POST", _REVIEWS, body={"spec": spec})
+        return bool(answer["status"].get("allowed"))
+
+    def serves(self, kind: Kind) -> bool:
+        """Whether the API server has the kind."""
+        try:
+            found = self._answer("get", "GET", kind.group_path, about=kind, namespace="", name="")
+        except (NotFound, NotServed):
+            return False
+        return any(one["name"] == kind.plural for one in found.get("resources") or ())
+
+    # ── streams ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def log(
+        self, pod: str, *, namespace: str, container: str, tail: int | None, follow: bool, previous: bool = False
+    ) -> Iterator[bytes]:
+        """A container's log as it comes; with `follow` until the container ends, or the connection does."""
+        query = {"container": container, "follow": str(follow).lower(), "previous": str(previous).lower()}
+        query |= {} if tail is None else {"tailLines": str(tail)}
+        path = PODS.path(namespace=namespace, name=pod, part="log")
+        response = self._send("GET", path, query=query, read_seconds=None if follow else READ_SECONDS)
+        raw = response.response
+        if not 200 <= response.status <= 299:
+            name = f"{pod}/log"
+            raise self._failure(response.status, raw.read(), verb="get", kind=PODS, namespace=namespace, name=name)
+        try:
+            yield from raw.stream(CHUNK_BYTES)
+        except HTTPError as error:
+            raise Unreachable(f"the log of pod {pod} broke off: {_reason(error)}") from error
+        finally:
+            raw.close()
+
+    # ── requests ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _json(
+        self,
+        verb: str,
+        method: str,
+        kind: Kind,
+        *,
+        namespace: str = "",
+        name: str = "",
+        body: Mapping[str, Any] | str | None = None,
+        content: str = "application/json",
+        **query: str,
+    ) -> Json:
+        path = kind.path(namespace=namespace, name=name)
+        return self._answer(
+            verb, method, path, about=kind, namespace=namespace, name=name, body=body, content=content, query=query
+        )
+
+    def _answer(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        about: Kind,
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any] | str | None = None,
+        content: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> Json:
+        response = self._send(method, path, body=body, content=content, query=query or {})
+        try:
+            text: bytes = response.read() or b"{}"
+        except HTTPError as error:
+            raise self._unreachable(error) from error
+        if not 200 <= response.status <= 299:
+            raise self._failure(response.status, text, verb=verb, kind=about, namespace=namespace, name=name)
+        answer: Json = json.loads(text)
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | str | None = None,
+        content: str = "application/json",
+        read_seconds: float | None = READ_SECONDS,
+    ) -> Any:
+        prepared = self.client.param_serialize(
+            method=method,
+            resource_path=path,
+            query_params=[(key, value) for key, value in query.items() if value != ""],
+            header_params={"Accept": "application/json, */*", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            return self.client.call_api(*prepared, _request_timeout=(CONNECT_SECONDS, read_seconds))
+        except (HTTPError, ApiException, OSError) as error:  # the client wraps TLS errors into its own kind
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            f"cannot reach the API server at {self.named}: {_reason(error)}; is it the right --context, and does "
+            "kubectl cluster-info answer?"
+        )
+
+    @staticmethod
+    def _failure(status: int, text: bytes, *, verb: str, kind: Kind, namespace: str, name: str) -> ClusterError:
+        resource = f"{kind.resource} {name}".strip()
+        return failure(status, _parsed(text), verb=verb, resource=resource, namespace=namespace)
+
+
+def _parsed(text: bytes) -> Json | str:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text.decode(errors="replace")
+    return parsed if isinstance(parsed, dict) else text.decode(errors="replace")
+
+
+def _reason(error: Exception) -> str:
+    """The innermost words: urllib3 wraps the socket's error several times."""
+    if isinstance(error, ReadTimeoutError):
+        return "it did not answer in time"
+    inner: BaseException = error
+    while (cause := getattr(inner, "reason", None)) is not None and isinstance(cause, BaseException):
+        inner = cause
+    text = str(inner).strip()
+    return text.rpartition(": ")[2] if "object at 0x" in text else text or type(inner).__name__

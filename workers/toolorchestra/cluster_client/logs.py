@@ -1,0 +1,151 @@
+"""The logs of a training's pods: of one as it is, of several line by line under their names, once or as they come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from toolorchestra.cluster_client.errors import ClusterError, NotFound
+from toolorchestra.cluster_client.kinds import PODS
+from toolorchestra.cluster_client.pods import Role, container_of, has_log, is_over, of_role, restarts, runs, waits_for
+from toolorchestra.cluster_client.standing import state_of
+from toolorchestra.cluster_client.trainings import POLL_SECONDS, TRAINING_LABEL, find
+
+if TYPE_CHECKING:
+    from toolorchestra.cluster_client.kube import Kube
+
+Json = dict[str, Any]
+Write = Callable[[bytes], None]
+Choose = Callable[[list[Json]], list[Json]]
+OVER = frozenset({"Complete", "Failed", "Suspended", "Paused", "Ending", "Refused"})
+"""States in which no pod follows."""
+
+
+def pods_of(kube: Kube, name: str, *, namespace: str) -> list[Json]:
+    """All pods of a training, those that have ended too."""
+    return kube.list(PODS, namespace=namespace, labels=f"{TRAINING_LABEL}={name}")
+
+
+def choose(role: Role, pod: str | None) -> Choose:
+    """The pods whose logs are wanted: one by its name, or all of a role."""
+
+    def chosen(pods: list[Json]) -> list[Json]:
+        if pod is not None:
+            return [one for one in pods if one["metadata"]["name"] == pod]
+        return of_role(pods, role)
+
+    return chosen
+
+
+def write_logs(
+    kube: Kube, pods: list[Json], *, write: Write, say: Callable[[str], None], tail: int | None, previous: bool = False
+) -> None:
+    """What is there now."""
+    for pod in pods:
+        name, container = pod["metadata"]["name"], container_of(pod)
+        if not previous and not has_log(pod, container):
+            say(f"{name} has no log yet: {waits_for(pod)}")
+            continue
+        chunks = kube.log(
+            name,
+            namespace=pod["metadata"]["namespace"],
+            container=container,
+            tail=tail,
+            follow=False,
+            previous=previous,
+        )
+        for data in chunks if len(pods) == 1 else prefixed(chunks, name):
+            write(data)
+
+
+@dataclass
+class Follower:
+    """Writes what comes of the pods that are chosen, also of those of later attempts, until the training is over.
+
+    A thread per pod; `write` is called by one at a time.
+    """
+
+    kube: Kube
+    write: Write
+    say: Callable[[str], None]
+    tail: int | None
+    poll: float = POLL_SECONDS
+    sleep: Callable[[float], None] = time.sleep
+    _followed: dict[str, threading.Thread] = field(default_factory=dict[str, threading.Thread])
+    _said: dict[str, str] = field(default_factory=dict[str, str])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def follow(self, name: str, *, namespace: str, chosen: Choose) -> None:
+        """Until every log has ended and no pod will follow."""
+        while True:
+            pods = chosen(pods_of(self.kube, name, namespace=namespace))
+            for pod in pods:
+                self._begin(pod, alone=len(pods) == 1)
+            alive = any(thread.is_alive() for thread in self._followed.values())
+            if not alive and all(map(is_over, pods)) and _is_over(self.kube, name, namespace=namespace):
+                return
+            self.sleep(self.poll)
+
+    def _begin(self, pod: Json, *, alone: bool) -> None:
+        uid = pod["metadata"]["uid"]
+        if uid in self._followed:
+            return
+        if has_log(pod, container_of(pod)):
+            self._followed[uid] = threading.Thread(target=self._follow_one, args=(pod, alone), daemon=True)
+            self._followed[uid].start()
+        elif self._said.get(uid) != (why := waits_for(pod)):
+            self._said[uid] = why
+            self.say(f"{pod['metadata']['name']} has no log yet: {why}")
+
+    def _follow_one(self, pod: Json, alone: bool) -> None:
+        """One pod's log to its end: a container that is started again goes on in its next life's log."""
+        name, tail = pod["metadata"]["name"], self.tail
+        about = {"namespace": pod["metadata"]["namespace"], "container": container_of(pod)}
+        try:
+            while True:
+                lives = restarts(pod, about["container"])
+                chunks = self.kube.log(name, tail=tail, follow=True, **about)
+                for data in chunks if alone else prefixed(chunks, name):
+                    with self._lock:
+                        self.write(data)
+                if (now := self._next_life(pod)) is None:
+                    return
+                pod = now
+                # The same life: the connection broke off, and what was said meanwhile is not said again.
+                tail = None if restarts(pod, about["container"]) > lives else 0
+        except NotFound:
+            return
+        except ClusterError as error:
+            self.say(str(error))
+
+    def _next_life(self, pod: Json) -> Json | None:
+        """The pod as soon as its container runs (again); None: it is over."""
+        metadata, container = pod["metadata"], container_of(pod)
+        while True:
+            now = self.kube.find(PODS, metadata["name"], namespace=metadata["namespace"])
+            if now is None or now["metadata"]["uid"] != metadata["uid"] or is_over(now):
+                return None
+            if runs(now, container):
+                return now
+            self.sleep(self.poll)
+
+
+def _is_over(kube: Kube, name: str, *, namespace: str) -> bool:
+    try:
+        return state_of(find(kube, name, namespace=namespace)) in OVER
+    except NotFound:
+        return True
+
+
+def prefixed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Whole lines, each under its pod's name; a last one that has no end gets one."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield f"[{name}] ".encode() + line + b"\n"
+    if rest:
+        yield f"[{name}] ".encode() + rest + b"\n"

@@ -1,0 +1,166 @@
+"""What a cluster lacks of what resources need. Pure: from facts to lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.cluster_client import kinds
+from toolorchestra.cluster_client.errors import SCHEMA_REMEDY
+from toolorchestra.cluster_client.preflight.capacity import capacity_lines
+from toolorchestra.cluster_client.preflight.compute import Demand
+from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
+from toolorchestra.cluster_client.preflight.line import Line
+from toolorchestra.cluster_client.preflight.references import Reference, needs_default_class, remedy
+
+WATCHED_VARIABLE = "TOOLORCHESTRA_OPERATOR_WATCH_NAMESPACES"
+NATS_VARIABLE = "TOOLORCHESTRA_OPERATOR_NATS_URL"
+INSTALL = "helm install toolorchestra charts/toolorchestra -n toolorchestra-system --create-namespace (docs/install.md)"
+
+
+def cluster_lines(
+    facts: Facts,
+    *,
+    namespace: str,
+    pools: Sequence[ExpertPool],
+    trainings: Sequence[OrchestratorTraining],
+    references: Mapping[Reference, tuple[str, ...]],
+    demands: Sequence[Demand],
+) -> Iterator[Line]:
+    """Everything that was looked at, what is missing and what to do about it."""
+    yield from _definitions(facts)
+    yield from _namespace(facts, namespace)
+    yield from _rights(facts, namespace)
+    yield from _operator(facts, namespace, trainings)
+    yield from (Line("missing", "refused", f"{subject}: {why}") for subject, why in sorted(facts.refused.items()))
+    yield from _references(facts, namespace, references)
+    yield from _volumes(facts, (*pools, *trainings), trainings)
+    yield from _providers(facts, trainings)
+    yield from capacity_lines(facts, demands)
+
+
+def _definitions(facts: Facts) -> Iterator[Line]:
+    lacking = [kind.resource for kind in (kinds.TRAININGS, kinds.POOLS) if kind.resource not in facts.served]
+    if lacking:
+        yield Line("missing", "CRDs", f"the cluster does not serve {', '.join(lacking)}", SCHEMA_REMEDY)
+    else:
+        yield Line("ok", "CRDs", "OrchestratorTraining and ExpertPool are served")
+
+
+def _namespace(facts: Facts, namespace: str) -> Iterator[Line]:
+    match facts.namespace:
+        case Hidden(why):
+            yield Line("unknown", "namespace", f"{namespace}: {why}")
+        case False:
+            yield Line(
+                "missing", "namespace", f"there is no namespace {namespace}", f"kubectl create namespace {namespace}"
+            )
+        case _:
+            yield Line("ok", "namespace", f"{namespace} is there")
+
+
+def _rights(facts: Facts, namespace: str) -> Iterator[Line]:
+    lacking = [(verb, resource) for (verb, resource), allowed in facts.may.items() if not allowed]
+    if not lacking:
+        yield Line("ok", "rights", f"you may submit and watch in {namespace}")
+        return
+    verbs = ",".join(dict.fromkeys(verb for verb, _ in lacking))
+    resources = ",".join(dict.fromkeys(resource for _, resource in lacking))
+    words = ", ".join(f"{verb} {resource}" for verb, resource in lacking)
+    role = f"kubectl create role orchestra -n {namespace} --verb={verbs} --resource={resources}"
+    yield Line("missing", "rights", f"you may not, in {namespace}: {words}", f"{role}, and a rolebinding to you")
+
+
+def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTraining]) -> Iterator[Line]:
+    if isinstance(facts.operators, Hidden):
+        yield Line("unknown", "operator", facts.operators.why)
+        return
+    watching = [one for one in facts.operators if _watches(one, namespace)]
+    if not facts.operators:
+        yield Line("missing", "operator", "no operator runs in this cluster", INSTALL)
+    elif not watching:
+        names = ", ".join(map(_name, facts.operators))
+        yield Line(
+            "missing", "operator", f"{names} does not watch {namespace}", "add it to the chart's watchNamespaces"
+        )
+    elif not any((one.get("status") or {}).get("availableReplicas") for one in watching):
+        where = watching[0]["metadata"]
+        logs = f"kubectl logs -n {where['namespace']} deployment/{where['name']}"
+        yield Line("missing", "operator", f"{_name(watching[0])} is there and not available", logs)
+    else:
+        yield Line("ok", "operator", f"{_name(watching[0])} runs")
+    for training in trainings:
+        if (
+            training.spec.messaging.url is None
+            and watching
+            and not any(NATS_VARIABLE in _environment(o) for o in watching)
+        ):
+            text = f"{training.metadata.name}: neither spec.messaging.url nor the operator names a NATS server"
+            yield Line("missing", "NATS", text, "install the chart with nats.enabled, or set spec.messaging.url")
+
+
+def _watches(deployment: Json, namespace: str) -> bool:
+    watched = _environment(deployment).get(WATCHED_VARIABLE) or ""
+    return not watched or namespace in [one.strip() for one in watched.split(",")]
+
+
+def _environment(deployment: Json) -> dict[str, str]:
+    """Variables of the operator's container; "" where the value is in a Secret."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", "") for one in containers for each in one.get("env") or ()}
+
+
+def _name(deployment: Json) -> str:
+    return f"Deployment {deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
+
+
+def _references(facts: Facts, namespace: str, references: Mapping[Reference, tuple[str, ...]]) -> Iterator[Line]:
+    for reference, paths in references.items():
+        if reference.kind == "LocalQueue" and kinds.LOCAL_QUEUES.resource not in facts.served:
+            text = f"queue {reference.name}: Kueue is not served ({paths[0]})"
+            yield Line("missing", "Kueue", text, "install Kueue, or take queueName away")
+            continue
+        about = f"{reference.kind} {reference.name}"
+        match facts.objects.get(reference):
+            case None:
+                yield Line("missing", about, f"is not there ({', '.join(paths)})", remedy(reference, namespace))
+            case Hidden(why):
+                yield Line("unknown", about, why)
+            case live if reference.key and reference.key not in {
+                **(live.get("data") or {}),
+                **(live.get("binaryData") or {}),
+            }:
+                yield Line("missing", about, f"has no key {reference.key} ({', '.join(paths)})", "add the key")
+            case _:
+                yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
+
+
+def _volumes(
+    facts: Facts, resources: Sequence[ExpertPool | OrchestratorTraining], trainings: Sequence[OrchestratorTraining]
+) -> Iterator[Line]:
+    paths = needs_default_class(resources)
+    if paths and isinstance(facts.default_class, Hidden):
+        yield Line("unknown", "volumes", facts.default_class.why)
+    elif paths and not facts.default_class:
+        text = f"no storage class is the default one, and none is named: {', '.join(paths)}"
+        yield Line("missing", "volumes", text, "name a storageClassName (kubectl get storageclass)")
+    for training in trainings:
+        storage, ray = training.spec.storage, training.spec.ray
+        modes = storage.ephemeral_claim.access_modes if storage.ephemeral_claim else ("ReadWriteOnce",)
+        if storage.type == "EphemeralClaim" and "ReadWriteMany" not in modes:
+            pods = 1 + ray.trainers.replicas + ray.engines.replicas
+            text = f"{training.metadata.name}: {pods} pods mount its storage ({', '.join(modes)})"
+            yield Line("note", "volumes", text, "on more than one node spec.storage needs accessModes [ReadWriteMany]")
+
+
+def _providers(facts: Facts, trainings: Sequence[OrchestratorTraining]) -> Iterator[Line]:
+    served = kinds.RAY_JOBS.resource in facts.served
+    for training in trainings:
+        provider, name = training.spec.ray.provider, training.metadata.name
+        if provider == "KubeRay" and not served:
+            remedy_ = "install KubeRay, or use provider: Builtin"
+            yield Line("missing", "Ray", f"{name}: spec.ray.provider is KubeRay, and RayJobs are not served", remedy_)
+        else:
+            chosen = ("KubeRay" if served else "Builtin") if provider == "Auto" else provider
+            yield Line("ok", "Ray", f"{name}: provider {provider}" + (f", here {chosen}" if chosen != provider else ""))

@@ -1,0 +1,160 @@
+"""A pod that can read a volume and nothing else: without a service account's token, without rights, not for long.
+
+It mounts the claim read-only, does nothing by itself, ends by itself after `LIFE_SECONDS`, and is deleted by whoever
+made it, whatever happens to them short of a kill.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from toolorchestra.cluster_client.errors import ClusterError, NotFound, Unreachable
+from toolorchestra.cluster_client.kinds import DEPLOYMENTS, JOBS, PODS, RAY_JOBS, Kind
+from toolorchestra.cluster_client.pods import is_over, runs, waits_for
+from toolorchestra.cluster_client.trainings import TRAINING_LABEL
+
+if TYPE_CHECKING:
+    from toolorchestra.cluster_client.kube import Kube
+
+Json = Mapping[str, Any]
+CONTAINER = "reader"
+MOUNT = "/volume"
+USER = 1000
+"""As whom the pods of a training write."""
+LIFE_SECONDS = 14_400
+START_SECONDS = 300.0
+_KEPT = ("imagePullSecrets", "tolerations")
+"""Of the training's own pods: with what they pull, and which nodes they stand."""
+
+
+class NoImage(ClusterError):
+    """Nothing tells which image this cluster can pull."""
+
+    status = 2
+
+
+def template_of(kube: Kube, training: Json) -> dict[str, Any]:
+    """The pod spec of something of the training that is still there; empty where nothing is, or may be seen."""
+    metadata = training["metadata"]
+    for kind in (DEPLOYMENTS, JOBS, RAY_JOBS):
+        for one in _those_of(kube, kind, namespace=metadata["namespace"], name=metadata["name"]):
+            spec = one["spec"]
+            if kind is RAY_JOBS:
+                spec = spec["rayClusterSpec"]["headGroupSpec"]
+            return dict(spec["template"]["spec"])
+    return {}
+
+
+def _those_of(kube: Kube, kind: Kind, *, namespace: str, name: str) -> Sequence[Json]:
+    try:
+        return kube.list(kind, namespace=namespace, labels=f"{TRAINING_LABEL}={name}")
+    except Unreachable:
+        raise
+    except ClusterError:
+        return ()  # not served, or not to be seen: --image says it
+
+
+def image_of(training: Json, template: Json, given: str | None) -> str:
+    """NoImage: neither the option nor the training tells."""
+    if given is not None:
+        return given
+    if containers := template.get("containers"):
+        return str(containers[0]["image"])
+    status = training.get("status") or {}
+    for where in (status, training["spec"]):
+        if own := (where.get("ray") or {}).get("image"):
+            return str(own)
+    raise NoImage(
+        "nothing of the training is left that tells an image: give --image (anything with sh, tar, sha256sum)"
+    )
+
+
+def manifest(training: Json, *, claim: str, image: str, template: Json) -> dict[str, Any]:
+    """Of the restricted pod security standard; it goes with its training, if that goes first."""
+    metadata = training["metadata"]
+    owner = {key: training[key] for key in ("apiVersion", "kind")} | {key: metadata[key] for key in ("name", "uid")}
+    labels = {"app.kubernetes.io/part-of": "toolorchestra", "app.kubernetes.io/component": CONTAINER}
+    labels["app.kubernetes.io/managed-by"] = "orchestra"
+    container = {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["sleep", str(LIFE_SECONDS)],
+        "volumeMounts": [{"name": "volume", "mountPath": MOUNT, "readOnly": True}],
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": LIFE_SECONDS,
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
+        **{key: template[key] for key in _KEPT if template.get(key)},
+    }
+    about = {"generateName": f"{metadata['name']}-reader-", "namespace": metadata["namespace"], "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**about, "ownerReferences": [owner]}, "spec": spec}
+
+
+@contextmanager
+def reading(
+    kube: Kube,
+    pod: Json,
+    *,
+    say: Callable[[str], None],
+    seconds: float = START_SECONDS,
+    poll: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[str]:
+    """The name of the pod, made and running; deleted at the end, whatever the end is."""
+    made = kube.create(PODS, pod, namespace=pod["metadata"]["namespace"])
+    name, namespace = made["metadata"]["name"], made["metadata"]["namespace"]
+    try:
+        _until_it_runs(kube, made, say=say, until=clock() + seconds, poll=poll, sleep=sleep, clock=clock)
+        yield name
+    finally:
+        try:
+            kube.delete(PODS, name, namespace=namespace, uid=made["metadata"]["uid"], grace_seconds=0)
+        except ClusterError as error:
+            say(f"{error}; take it away with: kubectl delete pod {name} -n {namespace}")
+
+
+def _until_it_runs(
+    kube: Kube,
+    pod: Json,
+    *,
+    say: Callable[[str], None],
+    until: float,
+    poll: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    name, namespace, said = pod["metadata"]["name"], pod["metadata"]["namespace"], ""
+    while True:
+        now = kube.find(PODS, name, namespace=namespace)
+        if now is None:
+            raise NotFound(f"pod {name} was deleted by somebody else")
+        if runs(now, CONTAINER):
+            return
+        why = waits_for(now)
+        if is_over(now) or clock() > until:
+            raise Unreachable(f"pod {name} does not run: {why}")
+        if why != said:
+            say(f"waiting for pod {name}: {why}")
+            said = why
+        sleep(poll)

@@ -1,0 +1,47 @@
+"""Server-side apply of resources: all or none, as far as a dry run of all of them tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolorchestra.cluster_client.kinds import BY_KIND
+
+if TYPE_CHECKING:
+    from toolorchestra.cluster_client.kube import Kube
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of one document; `live` is the object as it is now."""
+
+    result: Literal["created", "configured", "unchanged"]
+    live: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        metadata = self.live["metadata"]
+        return f"{self.live['kind']} {metadata['namespace']}/{metadata['name']} {self.result}"
+
+
+def submit(kube: Kube, manifests: Sequence[Json], *, force: bool = False) -> Iterator[Applied]:
+    """In the given order. The first that is refused ends it: in the dry run, before anything is changed.
+
+    `force`: take over fields that another manager (kubectl, a person's edit) owns, else Conflicting.
+    """
+    for manifest in manifests:
+        kube.apply(BY_KIND[manifest["kind"]], manifest, force=force, dry_run=True)
+    for manifest in manifests:
+        kind, metadata = BY_KIND[manifest["kind"]], manifest["metadata"]
+        before = kube.find(kind, metadata["name"], namespace=metadata["namespace"])
+        live = kube.apply(kind, manifest, force=force)
+        yield Applied(_result(before, live), live)
+
+
+def _result(before: Json | None, live: Json) -> Literal["created", "configured", "unchanged"]:
+    if before is None or before["metadata"]["uid"] != live["metadata"]["uid"]:
+        return "created"
+    same = before["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
+    return "unchanged" if same else "configured"

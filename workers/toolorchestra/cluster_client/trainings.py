@@ -1,0 +1,139 @@
+"""Trainings on a cluster: found by name, with a hint where the name is a near miss; changed; followed to their end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from toolorchestra.api.explain import did_you_mean
+from toolorchestra.cluster_client.errors import ClusterError, NotAuthorised, NotFound, Unreachable
+from toolorchestra.cluster_client.kinds import EVENTS, PODS, TRAININGS
+from toolorchestra.cluster_client.shown import event_time
+from toolorchestra.cluster_client.standing import State, message_of, state_of, steps_of
+
+if TYPE_CHECKING:
+    from toolorchestra.cluster_client.kube import Kube
+
+Json = dict[str, Any]
+POLL_SECONDS = 2.0
+HEAL_SECONDS = 30.0
+"""How long a training may stay refused before following it ends: a pool of its files may come a moment later."""
+TRAINING_LABEL = "toolorchestra.dev/training"
+Say = Callable[[str], None]
+
+
+def find(kube: Kube, name: str, *, namespace: str) -> Json:
+    """The training. NotFound says which names are near, or in which namespace there is one of this name."""
+    try:
+        return kube.get(TRAININGS, name, namespace=namespace)
+    except NotFound as error:
+        raise NotFound(
+            f"there is no OrchestratorTraining {name} in namespace {namespace}; {_hint(kube, name, namespace)}"
+        ) from error
+
+
+def _hint(kube: Kube, name: str, namespace: str) -> str:
+    try:
+        elsewhere = [one["metadata"]["namespace"] for one in kube.list(TRAININGS, fields=f"metadata.name={name}")]
+        if elsewhere:
+            return f"there is one in: {', '.join(elsewhere)} (-n {elsewhere[0]})"
+    except ClusterError:
+        pass  # who may see one namespace only is told about that one
+    try:
+        names = [one["metadata"]["name"] for one in kube.list(TRAININGS, namespace=namespace)]
+    except NotAuthorised as error:
+        return str(error)
+    return did_you_mean(name, names) if names else "there are none"
+
+
+def events(kube: Kube, training: Json, *, last: int = 6) -> list[Json]:
+    """What happened to it last, the oldest first; nothing where it may not be asked."""
+    metadata = training["metadata"]
+    fields = f"involvedObject.kind=OrchestratorTraining,involvedObject.name={metadata['name']}"
+    try:
+        found = kube.list(EVENTS, namespace=metadata["namespace"], fields=fields)
+    except NotAuthorised:
+        return []
+    ours = [one for one in found if one["involvedObject"].get("uid") in (None, metadata["uid"])]
+    return sorted(ours, key=event_time)[-last:]
+
+
+def suspend(kube: Kube, training: Json, wanted: bool) -> Json:
+    """Set `spec.suspend` of this very training; one of the same name that came after it is a conflict."""
+    metadata = training["metadata"]
+    change = {"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": wanted}}
+    return kube.patch(TRAININGS, metadata["name"], change, namespace=metadata["namespace"])
+
+
+def compute_left(kube: Kube, training: Json) -> list[str]:
+    """Pods of a training that have not ended; none where they may not be listed."""
+    metadata = training["metadata"]
+    try:
+        pods = kube.list(PODS, namespace=metadata["namespace"], labels=f"{TRAINING_LABEL}={metadata['name']}")
+    except NotAuthorised:
+        return []
+    return [
+        one["metadata"]["name"] for one in pods if (one.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+    ]
+
+
+def seen(
+    kube: Kube, training: Json, *, say: Say, poll: float = POLL_SECONDS, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Json | None]:
+    """The training as it is, again and again; None, and the end, where it is gone or another has its name.
+
+    An API server that does not answer is waited for: it is said once.
+    """
+    metadata, silent = training["metadata"], False
+    while True:
+        try:
+            now = kube.find(TRAININGS, metadata["name"], namespace=metadata["namespace"])
+        except Unreachable as error:
+            if not silent:
+                say(f"{error}; waiting for it")
+            silent = True
+        else:
+            silent = False
+            if now is None or now["metadata"]["uid"] != metadata["uid"]:
+                yield None
+                return
+            yield now
+        sleep(poll)
+
+
+def line_of(training: Json) -> str:
+    """How far it is, in one line."""
+    state, message, step = state_of(training), message_of(training), (training.get("status") or {}).get("step")
+    steps = f"step {step} of {steps_of(training) or '?'}" if step is not None else ""
+    if state == "Running":
+        return f"Running: {steps or message}"
+    return ": ".join(part for part in (state, message) if part)
+
+
+def follow(
+    kube: Kube,
+    training: Json,
+    *,
+    say: Say,
+    until: frozenset[State] = frozenset({"Complete", "Failed", "Paused", "Suspended"}),
+    poll: float = POLL_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> State:
+    """Say every change of it until it is in one of these states, is gone ("Ending"), or stays refused."""
+    said, refused_since = "", None
+    for now in seen(kube, training, say=say, poll=poll, sleep=sleep):
+        if now is None:
+            say("it is gone: somebody deleted it")
+            return "Ending"
+        if (line := line_of(now)) != said:
+            say(line)
+            said = line
+        state = state_of(now)
+        if state in until:
+            return state
+        refused_since = (refused_since or clock()) if state == "Refused" else None
+        if refused_since is not None and clock() - refused_since > HEAL_SECONDS:
+            return "Refused"
+    raise AssertionError("it is seen until it is gone")

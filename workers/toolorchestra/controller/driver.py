@@ -1,0 +1,101 @@
+"""The driver: the process that is one incarnation of a training. Locally the supervisor starts it, on a cluster RayJob.
+
+It brings engines and trainers up on a Ray cluster that is already there, restores the last checkpoint, runs the
+controller to its end, and leaves with an exit status that says how it ended (status.py). It never restarts itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from opentelemetry.metrics import Meter
+
+from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.controller.job import Job
+from toolorchestra.controller.pauses import Paused, Stopped
+from toolorchestra.controller.settings import SettingsError
+from toolorchestra.ledger.journal import JournalError
+from toolorchestra.process import die_with_parent
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.runs.status import EXIT_CODES, EXIT_TRAINER_LOST, State
+from toolorchestra.telemetry.logs import configure_logs
+from toolorchestra.telemetry.setup import TelemetryError, configure
+from toolorchestra.trainer.group import TrainerLost
+
+_log = logging.getLogger(__name__)
+
+
+async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
+    """Run one incarnation to its end; the exit status that says how it ended."""
+    run = RunDir(config.run)
+    ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
+    job = Job(config=config, run=run, otel=otel)
+    # After ray.init, which installs a handler of its own that ends the process on the spot.
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, job.stop)
+    state: State = "Failed"
+    message, lost_trainer = "", False
+    try:
+        if config.cluster:
+            await job.nodes()
+        await job.start()
+        await job.train()
+        state, message = "Complete", "all steps are done"
+    except Stopped:
+        await job.withdraw()
+        await job.save()
+        state, message = "Cancelled", f"stopped at step {job.step}"
+    except Paused as pause:
+        await job.withdraw()
+        await job.save()
+        state, message = "Paused", str(pause)
+        job.status.fields["reason"] = pause.reason.value
+    except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
+        message = str(refused)
+        _log.error("%s", message)
+    except TrainerLost as lost:
+        message, lost_trainer = f"a trainer died: {lost}", True
+        _log.error("%s", message)
+    except JournalError as error:
+        message = str(error)
+        _log.error("%s", message)
+    finally:
+        await job.finish(state, message=message)
+        await job.close(keep_engines=state == "Failed")
+    return EXIT_TRAINER_LOST if lost_trainer else EXIT_CODES[state]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m toolorchestra.controller.driver --config FILE`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    args = parser.parse_args(argv)
+    die_with_parent()
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    configure_logs(service="controller")
+    config = DriverConfig.read(args.config)
+    url = os.environ.get("NATS_URL")
+    if config.cluster and url:  # it may carry credentials, so it is not in the file
+        config = config.model_copy(update={"nats_url": url})
+    attributes = {"toolorchestra.training": config.uid}
+    try:
+        telemetry = configure(service="toolorchestra-controller", attributes=attributes, scraped=True)
+    except TelemetryError as error:  # before anything is spent
+        sys.exit(f"error: {error}")
+    code = asyncio.run(drive(config, otel=telemetry.meter))
+    telemetry.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # Ray's and gRPC's threads must not keep a finished driver alive
+
+
+if __name__ == "__main__":
+    main()

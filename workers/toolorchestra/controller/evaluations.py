@@ -1,0 +1,62 @@
+"""A run's evaluations: each expert alone once, the policy before RL, now and then during it, and at the end.
+
+What they cost is journalled as it comes and counts against the run's cap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolorchestra.controller.best import Score, score
+from toolorchestra.controller.evaluator import Evaluator, Job, baseline_jobs
+from toolorchestra.controller.settings import Settings
+from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.runs.status import StatusWriter
+
+
+@dataclass
+class Evaluations:
+    """Writes traces by suite and system under the run's folder; a baseline that is there is not run again."""
+
+    evaluator: Evaluator
+    run: RunDir
+    books: Bookkeeper
+    settings: Settings
+    status: StatusWriter
+
+    async def baselines(self, pools: Sequence[str]) -> None:
+        """Each expert alone on every suite."""
+        for job in baseline_jobs(self.settings.suites, pools):
+            if not job.file(self.run.evaluations).exists():
+                done = await self.evaluator.run(job, into=self.run.evaluations)
+                self.run.event("evaluation", f"{job.name} on {job.suite.name}: {done}", suite=job.suite.name)
+
+    async def policy(self, name: str, *, step: int, once: bool = False, during: bool = False) -> Score | None:
+        """The policy of `step` on all suites (`during`: on the first); its score on the first, None if that was not
+        run. `once`: only where its file is missing."""
+        version = str(PolicyVersion(self.books.ledger.incarnation, step))
+        suites = self.settings.suites[:1] if during else self.settings.suites
+        into = self.run.evaluations_during if during else self.run.evaluations
+        jobs = [Job(suite, "policy", name, version=version) for suite in suites]
+        todo = [job for job in jobs if not (once and job.file(into).exists())]
+        for job in todo:
+            what = f"{name} on {job.suite.name}"
+            self.status.set("Running", message=f"evaluating {what}")
+            done = await self.evaluator.run(job, into=into)
+            self.run.event("evaluation", f"{what}: {done}", version=version, suite=job.suite.name)
+        return await self._score(jobs[0].file(into), step=step) if jobs[0] in todo else None
+
+    async def _score(self, traces: Path, *, step: int) -> Score | None:
+        suite = traces.parent.name
+        config = self.settings.rewarding.config
+        reached = await asyncio.to_thread(score, self.run.evaluations / suite, traces, config=config)
+        if reached is not None:
+            figures = {"step": step, **reached.as_dict()}
+            self.status.fields["evaluation"] = {"suite": suite, **figures}
+            self.evaluator.meter.evaluated(suite, figures)
+        return reached

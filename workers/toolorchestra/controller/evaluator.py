@@ -1,0 +1,329 @@
+"""Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
+
+Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
+What infrastructure failed or lost is sent again, at most `MAX_ISSUES` times, and what an outage deferred at most
+`MAX_DEFERRALS` times, then it is recorded as unscored: a file has a frame for every task of the suite, so that a report
+can say how many are missing.
+
+Invariants: every sending reserves its worst case before it is published, and every bill is in the journal before its
+result is acknowledged; what an earlier incarnation has paid for and scored is taken from the journal, not sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from toolorchestra.controller.arrival import UNDECODABLE, Arrival
+from toolorchestra.controller.deferral import Deferrals
+from toolorchestra.controller.instances import Instance, World, sampling_seed
+from toolorchestra.controller.monitoring.run_meter import RunMeter
+from toolorchestra.controller.outbox import Outbox
+from toolorchestra.controller.pauses import cap_reached
+from toolorchestra.controller.ports import Delivery, Wire
+from toolorchestra.controller.settings import EvaluationSuite
+from toolorchestra.evaluation.archive import SUFFIX
+from toolorchestra.ledger.history import Evaluation
+from toolorchestra.ledger.journal import Kind, read_frame, read_frames, write_sealed
+from toolorchestra.ledger.journalled import Bookkeeper, Result, Verdict
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES
+from toolorchestra.rollout.codec import decode_trace
+from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.order import Order
+from toolorchestra.rollout.trace import Ending, Sampling
+
+WINDOW = 512
+"""Orders under way at a time: enough to keep every worker busy, far below the stream's limit."""
+TICK_SECONDS = 1.0
+"""How often those that wait for room under the cap, or for an expert, look again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system on one suite. `version` pins the policy's weights; None for systems that do not use them."""
+
+    suite: EvaluationSuite
+    system: str
+    name: str
+    """Name in reports and files: the system, or `initialPolicy`."""
+    version: str | None = None
+
+    def file(self, folder: Path) -> Path:
+        """Where its traces belong under an evaluations folder."""
+        return folder / self.suite.name / f"{self.name}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What became of a job's tasks: how many were scored, and why others were not."""
+
+    scored: int
+    unscored: Mapping[str, int]
+
+    def __str__(self) -> str:
+        tasks = "1 task" if self.scored == 1 else f"{self.scored} tasks"
+        if not self.unscored:
+            return tasks
+        why = ", ".join(f"{reason} {n}" for reason, n in self.unscored.items())
+        return f"{tasks}, {sum(self.unscored.values())} not scored ({why})"
+
+
+@dataclass
+class _Attempt:
+    """A sending under way. `since`: Unix time from which its time-out runs."""
+
+    done: asyncio.Future[Arrival]
+    since: float
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What became of a task, and what it cost."""
+
+    arrival: Arrival
+    usd: Decimal
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass
+class Evaluator:
+    """Runs jobs; results are handed in by whoever reads the bus."""
+
+    wire: Wire
+    world: World
+    uid: str
+    books: Bookkeeper
+    deferrals: Deferrals
+    issue_timeout: float
+    """Seconds after which a sending without a result, that a worker has had, is lost."""
+    meter: RunMeter = field(default_factory=RunMeter)
+    meanwhile: Callable[[], Awaitable[None]] = _nothing
+    """What else is to be looked after at every tick of an evaluation."""
+    tick: float = TICK_SECONDS
+    outbox: Outbox = field(init=False)
+    _serial: int = 0
+    _waiting: dict[Issue, _Attempt] = field(default_factory=dict[Issue, _Attempt])
+    _stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    _moved_at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.wire, self.books, live=self._waiting.__contains__, patience=self.issue_timeout)
+
+    # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def owns(self, issue: Issue) -> bool:
+        return issue.episode.uid.startswith(f"{self.uid}-e")
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Results of evaluations, of this incarnation or an earlier one: journal, hand on, acknowledge."""
+        entered = [self._enter(delivery.arrival) for delivery in deliveries]
+        await asyncio.to_thread(self.books.flush)
+        for delivery, new in zip(deliveries, entered, strict=True):
+            attempt = self._waiting.pop(delivery.arrival.issue, None) if new else None
+            if attempt is not None and not attempt.done.done():
+                self._moved_at = self.deferrals.clock() if delivery.arrival.scored else self._moved_at
+                attempt.done.set_result(delivery.arrival)
+            await delivery.ack()
+        self._stir()
+
+    def _enter(self, arrival: Arrival) -> bool:
+        trace = arrival.trace
+        usd = arrival.result().usd
+        result = Result(arrival.issue, arrival.scored, _reason(arrival), usd)
+        new = self.books.enter_evaluated(result, arrival.body, task="" if trace is None else trace.task_id)
+        verdict: Verdict = "duplicate" if not new else _verdict(arrival, late=arrival.issue not in self._waiting)
+        self.meter.arrived(arrival, verdict=verdict, purpose="evaluate")
+        if new and trace is not None:
+            self.deferrals.saw(trace, deferred_for=arrival.deferred_for)
+        return new
+
+    # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, job: Job, *, into: Path) -> Evaluated:
+        """Evaluate a job and write its traces under `into`.
+
+        Paused where the spend cap or an expert keeps it from ever ending; what is under way is then taken back.
+        """
+        self._serial += 1
+        self._moved_at = self.deferrals.clock()  # until now nobody waited for it
+        uid = f"{self.uid}-e{self.books.ledger.incarnation}x{self._serial}"
+        evaluation = Evaluation(job.suite.name, job.system, job.version)
+        instances = self._instances(job)
+        known = await asyncio.to_thread(self._known, evaluation, [i.task.id for i in instances])
+        self.books.evaluation(uid, evaluation)
+        window = asyncio.Semaphore(WINDOW)
+        attempts = [
+            self._attempt(job, instance, Episode(uid, i, 0), window)
+            for i, instance in enumerate(instances)
+            if instance.task.id not in known
+        ]
+        found = iter(await self._all(attempts))
+        entries = [known.get(instance.task.id) or next(found) for instance in instances]
+        await asyncio.to_thread(_write, job.file(into), entries)
+        unscored = Counter(_reason(e.arrival) for e in entries if not e.arrival.scored)
+        return Evaluated(len(entries) - unscored.total(), dict(unscored.most_common()))
+
+    def _known(self, evaluation: Evaluation, tasks: Sequence[str]) -> dict[str, _Entry]:
+        """By task, what earlier incarnations have paid for and scored."""
+        history = self.books.history
+        wanted = {issue: task for task in tasks if (issue := history.scored_before(evaluation, task=task))}
+        found: dict[str, _Entry] = {}
+        path = self.books.journal.path
+        for frame in read_frames(path, bodies=False) if wanted else ():
+            if frame.kind is Kind.EVALUATED and (task := wanted.get(frame.head["issue"])):
+                body = read_frame(path, frame.start).body
+                arrival = Arrival(Issue.parse(frame.head["issue"]), decode_trace(body), body)
+                found[task] = _Entry(arrival, Decimal(frame.head["usd"]))
+        return found
+
+    async def _all(self, attempts: Sequence[Awaitable[_Entry]]) -> list[_Entry]:
+        """Await all, while a keeper looks after what is lost; the first error ends and takes back the rest."""
+        work = [asyncio.ensure_future(attempt) for attempt in attempts]
+        everything = asyncio.create_task(_results(work))
+        keeper = asyncio.create_task(self._keep())
+        try:
+            first: set[asyncio.Task[Any]] = {everything, keeper}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if keeper.done():
+                await keeper
+            return await everything
+        finally:
+            for task in (keeper, everything, *work):
+                task.cancel()
+            await asyncio.gather(keeper, everything, *work, return_exceptions=True)
+            left = list(self._waiting)
+            self._waiting.clear()
+            await self.outbox.withdraw(left)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self.tick)
+            if pause := self.deferrals.pause(moved_at=self._moved_at):
+                raise pause
+            now = time.time()
+            self.books.presume(now=now)
+            overdue = [i for i, attempt in self._waiting.items() if now - attempt.since > self.issue_timeout]
+            lost, queued = await self.outbox.lost(overdue)
+            for issue in queued:
+                if issue in self._waiting:
+                    self._waiting[issue].since = now
+            gone = {issue: attempt for issue in lost if (attempt := self._waiting.pop(issue, None)) is not None}
+            await self.outbox.withdraw(gone)
+            for issue, attempt in gone.items():
+                attempt.done.set_result(Arrival(issue, None, b"", reason="lost"))
+            await self.meanwhile()
+            self._stir()
+
+    def _instances(self, job: Job) -> list[Instance]:
+        """The suite's instances; the same for every system and every evaluation, so that results are paired."""
+        suite = job.suite
+        key = f"{self.world.seed}/evaluation/{suite.name}"
+        tasks = suite.suite.held_out(suite.size)
+        draws = (
+            self.world.view_of(task, key=f"{key}/{task.id}", sampler=suite.sampler, split="evaluation")
+            for task in tasks
+        )
+        expert = job.system.removeprefix("always:")
+        if expert == job.system:
+            return list(draws)
+        return [d for d in draws if any(e.pool == expert for e in d.view.experts)]
+
+    async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> _Entry:
+        """The first scored result, else the last one."""
+        failures = deferrals = 0
+        waited_for: str | None = None
+        for sending in count():
+            issue = Issue(episode, self.books.ledger.incarnation, sending)
+            if waited_for:
+                self.deferrals.tries(str(issue), pool=waited_for)
+            async with window:
+                arrival = await self._send(job, instance, issue)
+            if arrival.scored:
+                break
+            if arrival.deferred_for:
+                deferrals += 1
+            elif not arrival.untouched:
+                failures += 1
+            if failures >= MAX_ISSUES or deferrals >= MAX_DEFERRALS:
+                break
+            waited_for = arrival.deferred_for
+            if arrival.deferred_for:
+                while not self.deferrals.may_try(arrival.deferred_for):
+                    await self._stirred.wait()
+        usd = arrival.trace.components.actual_usd if arrival.trace else self.books.ledger.allowance
+        return _Entry(arrival, usd)
+
+    def _stir(self) -> None:
+        """Something came, or time has passed: who waits looks again."""
+        self._stirred.set()
+        self._stirred = asyncio.Event()
+
+    async def _send(self, job: Job, instance: Instance, issue: Issue) -> Arrival:
+        while not self.books.issue(issue):
+            if not self.books.ledger.spend.reserved:
+                raise cap_reached(self.books.ledger.spend)
+            await self._stirred.wait()
+        attempt = _Attempt(asyncio.get_running_loop().create_future(), since=time.time())
+        self._waiting[issue] = attempt
+        await self.outbox.journalled()
+        await self.outbox.send(self._order(job, instance, issue))
+        return await attempt.done
+
+    def _order(self, job: Job, instance: Instance, issue: Issue) -> Order:
+        return Order(
+            issue=str(issue),
+            task=instance.task,
+            view=instance.view,
+            limits=self.world.limits,
+            sampling=Sampling(temperature=0.0, seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
+            purpose="evaluate",
+            system=job.system,
+            allowance_usd=self.books.ledger.limit,
+            version=job.version,
+        )
+
+
+async def _results(work: Sequence[asyncio.Future[_Entry]]) -> list[_Entry]:
+    return await asyncio.gather(*work)
+
+
+def _verdict(arrival: Arrival, *, late: bool) -> Verdict:
+    """The word that the books have for such a result."""
+    if late:
+        return "late"
+    if arrival.deferred_for:
+        return "deferred"
+    return "accepted" if arrival.scored else "failed"
+
+
+def _reason(arrival: Arrival) -> str:
+    """Why it was not scored: its ending, or what the bus said where no trace came."""
+    if arrival.trace is not None:
+        return arrival.trace.ending.value
+    return UNDECODABLE if arrival.undecodable else arrival.reason or Ending.WORKER_LOST.value
+
+
+def _write(path: Path, entries: Iterable[_Entry]) -> None:
+    write_sealed(path, (_frame(entry.arrival, entry.usd) for entry in entries))
+
+
+def _frame(arrival: Arrival, usd: Decimal) -> tuple[Kind, dict[str, str], bytes]:
+    head = {"issue": str(arrival.issue), "usd": str(usd)}
+    if arrival.scored:
+        return Kind.ACCEPTED, head, arrival.body
+    return Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body
+
+
+def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[Job]:
+    """Each expert alone on every suite; the other baselines are computed from these (evaluation/baselines.py)."""
+    return [Job(suite, f"always:{pool}", f"always:{pool}") for suite in suites for pool in pools]

@@ -1,0 +1,121 @@
+"""A rehearsal before anything is started: a task of each mode is played for a turn, with a tool's result and no model.
+
+What is tried is what workers will do: the same renderer, the same modes, the same parser. A template or a tokenizer
+that cannot carry the experts' aliases, a call or a result is refused here, in words, and not after money was spent.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+from toolorchestra.controller.instances import Instance, World
+from toolorchestra.policy.engine import Generation
+from toolorchestra.policy.parser import THINK_CLOSE, ToolCall, format_calls, parse
+from toolorchestra.policy.prompts import ToolSchema
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.policy.template import TemplateError
+from toolorchestra.rollout.modes.mode import Mode
+from toolorchestra.rollout.modes.of_kind import mode_of
+from toolorchestra.rollout.trace import Call
+
+LOOKED_AT = 256
+"""Tasks of the stream among which one of each mode is looked for."""
+_RESULT = "the rehearsal's result"
+_ENDLESS = 1 << 30
+
+
+class RehearsalError(ValueError):
+    """The model cannot be trained on these tasks; the text says what it cannot carry, and what to do."""
+
+
+def rehearse(world: World, renderer: Renderer, *, vocabulary: int | None = None) -> tuple[str, ...]:
+    """Play one turn of each mode. What a person is to know of it; RehearsalError where it cannot work.
+
+    `vocabulary`: tokens that the model has embeddings for, where that is known.
+    """
+    said = list(renderer.dialect.said)
+    for instance in one_of_each_kind(world):
+        try:
+            said += _play(instance, world, renderer, vocabulary=vocabulary)
+        except TemplateError as error:
+            raise RehearsalError(f"{instance.task.kind} tasks: {error}") from error
+    return tuple(said)
+
+
+def one_of_each_kind(world: World) -> Iterator[Instance]:
+    """The first training instance of each kind."""
+    seen: set[str] = set()
+    for group in range(min(LOOKED_AT, world.suite.train_size)):
+        instance = world.instance(group)
+        if instance.task.kind not in seen:
+            seen.add(instance.task.kind)
+            yield instance
+
+
+def _play(instance: Instance, world: World, renderer: Renderer, *, vocabulary: int | None) -> Iterator[str]:
+    task, view = instance.task, instance.view
+    limits = world.limits.model_copy(update={"max_prompt_tokens": _ENDLESS})
+    mode = mode_of(task, view, renderer=renderer, limits=limits)
+    prompt = mode.prompt() or ()
+    shown = renderer.decode(prompt)
+    missing = [expert.alias for expert in view.experts if not _holds(shown, expert.alias)]
+    if missing:
+        raise RehearsalError(
+            f"{task.kind} tasks: the prompt does not show the experts {', '.join(missing)}: the chat template drops"
+            " them, or the tokenizer cannot write them"
+        )
+    if len(prompt) > world.limits.max_prompt_tokens:
+        yield (
+            f"the first prompt of task {task.id} has {len(prompt)} tokens, more than maxPromptTokens"
+            f" ({world.limits.max_prompt_tokens}): such an episode ends at once"
+        )
+    written = _call(mode, instance, renderer)
+    if written > world.limits.max_response_tokens:
+        yield (
+            f"a short call of {task.kind} tasks has {written} tokens, more than maxResponseTokens"
+            f" ({world.limits.max_response_tokens}): it would be cut, and count as no call"
+        )
+    answered = mode.prompt() or ()
+    if not _holds(renderer.decode(answered), _RESULT):
+        raise RehearsalError(f"{task.kind} tasks: the next prompt does not show what a tool answered")
+    if vocabulary is not None and (unknown := [token for token in (*prompt, *answered) if token >= vocabulary]):
+        raise RehearsalError(
+            f"{task.kind} tasks: a prompt has the token {renderer.decode(unknown[:1])!r}, number {unknown[0]}, and the"
+            f" model has embeddings for {vocabulary} only (vocab_size in config.json): the tokenizer is another"
+            " model's, or tokens were added to it and the embeddings not enlarged"
+        )
+    if mode.forks:
+        yield (
+            "its chat template writes earlier messages differently once more follow: every turn of a chat becomes a"
+            " sample of its own"
+        )
+
+
+def _call(mode: Mode, instance: Instance, renderer: Renderer) -> int:
+    """The policy calls the first tool, and a result comes back; tokens of the call."""
+    (tool, *_), alias = mode.tools, instance.view.experts[0].alias
+    wanted = ToolCall(tool["function"]["name"], _arguments(tool, alias=alias))
+    ids = (*renderer.encode(format_calls([wanted])), renderer.stop_token_ids[0])
+    text = renderer.decode(ids)
+    parsed = parse(text, tools=mode.tools, rules=mode.rules)
+    if parsed.calls != (wanted,):
+        raise RehearsalError(f"the tokenizer cannot carry a tool call: written and read again it is {text!r}")
+    mode.said(Generation(token_ids=ids, logprobs=(0.0,) * len(ids), spans=()), text=text, parsed=parsed)
+    mode.observe([Call(tool=wanted.name, name=alias, alias=alias, status="refused", observation=_RESULT)])
+    # A tokenizer may know the call only where it is mostly written: after a thought.
+    return min(len(ids), len(renderer.encode(f"\n{THINK_CLOSE}\n{format_calls([wanted])}")) + 1)
+
+
+def _arguments(tool: ToolSchema, *, alias: str) -> dict[str, str]:
+    names = tool["function"]["parameters"]["properties"]
+    return {name: alias if name == "model" else "Why?" for name in names}
+
+
+def _holds(text: str, wanted: str) -> bool:
+    """Whether the text shows it, blanks, case and compatible forms apart: tokenizers may normalise these."""
+    return _plain(wanted) in _plain(text)
+
+
+def _plain(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,62 @@
+"""Token sequences for the warm start: a naive router's episodes over training instances, each in the mode that its task
+has, rendered as the policy will see them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from toolorchestra.controller.format_traces import naive_route, naive_talk
+from toolorchestra.controller.instances import Instance, World
+from toolorchestra.policy.prompts import chat_messages, chat_tools, qa_messages, qa_tools
+from toolorchestra.policy.renderer import Renderer
+from toolorchestra.trainer.batch import TrainSample
+from toolorchestra.trainer.supervised import supervised_sample
+
+FIRST_GROUP = 1 << 40
+"""Instances of the warm start are drawn far from RL's: group numbers from here on."""
+
+
+def warm_batches(
+    world: World, renderer: Renderer, *, steps: int, batch_size: int, seed: int
+) -> Iterator[list[TrainSample]]:
+    """One batch of `batch_size` episodes per step; deterministic. What the policy is given is masked, what it is to
+    write, and the end of it, is imitated.
+    """
+    rng = random.Random(f"{seed}/warm-start")
+    for step in range(steps):
+        groups = range(FIRST_GROUP + step * batch_size, FIRST_GROUP + (step + 1) * batch_size)
+        yield [sample for group in groups for sample in warm_samples(world.instance(group), renderer, rng=rng)]
+
+
+def warm_samples(instance: Instance, renderer: Renderer, *, rng: random.Random) -> list[TrainSample]:
+    """One episode's; more than one only where the template breaks a chat's prefix (renderer.py)."""
+    task, view = instance.task, instance.view
+    if task.kind == "QA":
+        prompt = renderer.render(qa_messages(task, view), tools=qa_tools(view))
+        return [_sample([(prompt, _output(naive_route(task, view, rng), renderer))])]
+    talk = naive_talk(task, view, rng)
+    conversation = renderer.conversation(chat_messages(task, view), tools=chat_tools(view))
+    asks, answers = _output(talk.asks, renderer), _output(talk.answers, renderer)
+    asked = (tuple(conversation.prompt), asks)
+    conversation.said(asks, text=talk.asks)
+    seen = len(conversation.prompt)
+    forked = conversation.observe([{"role": "tool", "content": talk.result}])
+    if forked:
+        return [_sample([asked]), _sample([(tuple(conversation.prompt), answers)])]
+    return [_sample([asked, (tuple(conversation.prompt[seen:]), answers)])]
+
+
+def _output(text: str, renderer: Renderer) -> tuple[int, ...]:
+    return (*renderer.encode(text), renderer.stop_token_ids[0])
+
+
+def _sample(turns: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> TrainSample:
+    """Given and written, turn by turn."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for given, written in turns:
+        ids += [*given, *written]
+        mask += [False] * len(given) + [True] * len(written)
+    return supervised_sample(ids, mask)

@@ -1,0 +1,150 @@
+"""The controller's end of the bus: orders become envelopes, envelopes become arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from toolorchestra.bus.envelope import Envelope
+from toolorchestra.bus.protocol import (
+    ABANDONED,
+    HANDED_BACK,
+    UNREADABLE,
+    UNTOUCHED,
+    BusFull,
+    BusUnavailable,
+    Received,
+    ResultKind,
+    RolloutBus,
+    Withdrawn,
+)
+from toolorchestra.controller.arrival import Arrival, Undecodable, check_trace
+from toolorchestra.controller.monitoring.run_meter import RunMeter
+from toolorchestra.controller.ports import Delivery
+from toolorchestra.rollout.codec import (
+    ORDER_CONTENT,
+    TRACE_CONTENT,
+    CodecError,
+    check_content,
+    decode_trace,
+    encode_order,
+)
+from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.order import Order
+from toolorchestra.rollout.trace import Trace
+
+RETRY_SECONDS = 0.5
+T = TypeVar("T")
+Keep = Callable[[Undecodable], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+_NO_EXPERTS = frozenset({HANDED_BACK, UNTOUCHED, ABANDONED})
+
+
+class BusWire:
+    """A Wire over any RolloutBus. Counts what went over it.
+
+    `keep` records a message that does not read, durably, before anything is acknowledged.
+    """
+
+    def __init__(self, bus: RolloutBus, *, meter: RunMeter | None = None, keep: Keep | None = None) -> None:
+        self._bus = bus
+        self._meter = meter or RunMeter()
+        self._keep = keep or _tell
+        self.sent = 0
+        self.received = 0
+
+    async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
+        """Publish; a full or unreachable stream is tried again with the same id until it takes the order."""
+        envelope = Envelope(
+            id=order.issue,
+            body=encode_order(order),
+            purpose=order.purpose,
+            content=ORDER_CONTENT,
+            headers=headers or {},
+        )
+        await _until_it_answers(lambda: self._bus.submit(envelope))
+        self.sent += 1
+        self._meter.sent(order.issue, purpose=order.purpose)
+
+    async def deliveries(self) -> AsyncIterator[Delivery]:
+        async for received in self._bus.results():
+            self.received += 1
+            if received.kind is ResultKind.DEAD:
+                self._meter.buried()
+            arrival, refused = read_arrival(received)
+            if refused is not None:
+                await self._keep(refused)
+            if arrival is not None:
+                yield Delivery(arrival, partial(self._bus.ack, received))
+            else:
+                await self._bus.ack(received)
+
+    async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
+        """Take orders back, as soon as the bus answers."""
+        wanted = list(ids)
+        return await _until_it_answers(lambda: self._bus.cancel(wanted))
+
+    async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
+        wanted = list(ids)
+        return await _until_it_answers(lambda: self._bus.unseen(wanted))
+
+    async def put(self, key: str, value: bytes) -> None:
+        await self._bus.put(key, value)
+
+
+async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a full or unreachable bus again and again: whoever waits is cancelled where waiting is over."""
+    while True:
+        try:
+            return await ask()
+        except (BusFull, BusUnavailable):
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _tell(refused: Undecodable) -> None:
+    _log.error("undecodable result %s (%d bytes): %s", refused.id, len(refused.raw), refused.why)
+
+
+def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None]:
+    """Decode a result, whatever it is: the arrival, if its id is an issue, and what does not read of it.
+
+    The reason of `deferred` is the expert, but for the few of a worker or the bus itself; a hand-back at the last
+    delivery is a loss.
+    """
+    envelope = received.envelope
+    try:
+        issue = Issue.parse(envelope.id)
+    except ValueError as error:
+        return None, Undecodable(envelope.id, str(error), envelope.body)
+    try:
+        trace = _trace(envelope) if envelope.body else None
+    except CodecError as error:
+        refused = Undecodable(envelope.id, str(error), envelope.body)
+        return Arrival(issue, None, b"", reason=refused.why, undecodable=True), refused
+    deferred = received.kind is ResultKind.DEFERRED and envelope.reason not in _NO_EXPERTS
+    arrival = Arrival(
+        issue=issue,
+        trace=trace,
+        body=envelope.body,
+        deferred_for=(envelope.reason or None) if deferred else None,
+        reason=envelope.reason,
+        untouched=received.kind is ResultKind.DEFERRED and envelope.reason == UNTOUCHED,
+        abandoned=received.kind is ResultKind.DEFERRED and envelope.reason == ABANDONED,
+        unread=received.kind is ResultKind.DEAD and envelope.reason.startswith(UNREADABLE),
+    )
+    return arrival, None
+
+
+def _trace(envelope: Envelope) -> Trace:
+    check_content(envelope.content, wanted=TRACE_CONTENT)
+    trace = decode_trace(envelope.body)
+    try:
+        check_trace(trace, id_=envelope.id)
+    except ValueError as error:
+        raise CodecError(str(error)) from error
+    return trace

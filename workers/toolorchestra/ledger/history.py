@@ -1,0 +1,276 @@
+"""What a journal says happened, and what of it survives a return to a checkpoint. Pure functions over frames.
+
+Every accepted issue has exactly one fate: `trained` in a step of the surviving history, `excluded` with a reason,
+`set_aside` because its weights did not survive (or went stale), or `open` while the run is under way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from toolorchestra.ledger.dispatch_set import IssueSet
+from toolorchestra.ledger.journal import Frame, Kind
+from toolorchestra.policy.version import PolicyVersion
+from toolorchestra.rollout.identity import Issue
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An accepted issue; `oldest` and `newest` bound the versions of its tokens, `at` is its frame's offset."""
+
+    issue: Issue
+    oldest: PolicyVersion
+    newest: PolicyVersion
+    at: int = 0
+
+
+ScoredKey = tuple[str, str, int | None, str]
+"""Suite, system, step of the version, task."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One system on one suite; `version` pins the policy's weights."""
+
+    suite: str
+    system: str
+    version: str | None = None
+
+    def key(self, task: str) -> ScoredKey:
+        step = None if self.version is None else PolicyVersion.parse(self.version).step
+        return self.suite, self.system, step, task
+
+
+@dataclass
+class History:
+    """Everything that recovery and accounting need to know of a journal.
+
+    `resume.condense` takes out what no return to a checkpoint can bring back, and leaves counts in `settled`.
+    """
+
+    incarnations: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """(incarnation, step it started from)."""
+    opened: dict[int, int] = field(default_factory=dict[int, int])
+    """Group → live step at its (latest) opening."""
+    accepted: dict[Issue, Accepted] = field(default_factory=dict[Issue, Accepted])
+    fate: dict[Issue, str] = field(default_factory=dict[Issue, str])
+    """Issue → reason, for `excluded:<reason>` and `set_aside:<reason>`."""
+    dropped: set[int] = field(default_factory=set[int])
+    steps: dict[int, tuple[Issue, ...]] = field(default_factory=dict[int, tuple[Issue, ...]])
+    """Surviving optimizer steps and the issues that each trained."""
+    allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """Issues whose bill never came."""
+    withdrawn: dict[str, float] = field(default_factory=dict[str, float])
+    """Of these, the dead ones that a worker may have played: the Unix time at which their worst case counts."""
+    presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    """Issues that count their worst case until their bill comes after all."""
+    evaluations: dict[str, Evaluation] = field(default_factory=dict[str, Evaluation])
+    """By the uid of their episodes."""
+    scored: dict[ScoredKey, tuple[str, str | None]] = field(default_factory=dict[ScoredKey, tuple[str, str | None]])
+    """What evaluations have scored: the issue, and the policy version that it was pinned to."""
+    recorded: IssueSet = field(default_factory=IssueSet)
+    """Every issue whose result is in the journal, whatever became of it."""
+    settled: dict[str, int] = field(default_factory=dict[str, int])
+    """Accepted issues that were condensed away, by fate: `trained`, or as in `fate`."""
+    spent: Decimal = Decimal(0)
+    late: int = 0
+    unscored: int = 0
+    end: int = 0
+
+    @property
+    def incarnation(self) -> int:
+        return self.incarnations[-1][0] if self.incarnations else -1
+
+    def survives(self, version: PolicyVersion) -> bool:
+        """Were these weights kept by every later return to a checkpoint?"""
+        return all(version.step <= step for inc, step in self.incarnations if inc > version.incarnation)
+
+    def evaluated(self, issue: str, *, task: str) -> None:
+        """An evaluation's issue was scored."""
+        if (evaluation := self.evaluations.get(Issue.parse(issue).episode.uid)) is not None:
+            self.scored[evaluation.key(task)] = issue, evaluation.version
+
+    def scored_before(self, evaluation: Evaluation, *, task: str) -> str | None:
+        """An issue that scored the task as this evaluation would: same suite and system and, where there is a version,
+        the same weights. Versions of one step that survive have the same weights, whichever incarnation names them."""
+        issue, version = self.scored.get(evaluation.key(task), (None, None))
+        if version is not None and not self.survives(PolicyVersion.parse(version)):
+            return None
+        return issue
+
+    def trained(self) -> dict[Issue, int]:
+        """Issue → the surviving step that trained it; ValueError if one was trained twice."""
+        found: dict[Issue, int] = {}
+        for step, issues in self.steps.items():
+            for issue in issues:
+                if issue in found:
+                    raise ValueError(f"issue {issue} was trained in steps {found[issue]} and {step}")
+                found[issue] = step
+        return found
+
+
+def read_history(frames: Iterable[Frame]) -> History:
+    """Fold the journal's frames, oldest first."""
+    history = History()
+    for frame in frames:
+        enter(history, frame)
+    return history
+
+
+def enter(history: History, frame: Frame) -> None:
+    """One more frame of the journal."""
+    history.end = frame.end
+    if frame.kind is Kind.NOTE:
+        _note(history, frame.head)
+    elif frame.kind is not Kind.UNDECODABLE:
+        _result(history, frame)
+
+
+_version = lru_cache(maxsize=64)(PolicyVersion.parse)
+
+
+def _result(history: History, frame: Frame) -> None:
+    text, usd = str(frame.head["issue"]), Decimal(frame.head["usd"])
+    if frame.kind is Kind.ACCEPTED:
+        issue = Issue.parse(text)
+        versions = _version(frame.head["oldest"]), _version(frame.head["newest"])
+        history.accepted[issue] = Accepted(issue, *versions, at=frame.start)
+    elif frame.kind is Kind.LATE:
+        history.late += 1
+    elif frame.kind is Kind.EVALUATED:
+        if frame.head["scored"]:
+            history.evaluated(text, task=frame.head["task"])
+    else:
+        history.unscored += 1
+    history.recorded.add(text)
+    history.allowances.pop(text, None)
+    history.withdrawn.pop(text, None)
+    history.spent += usd - history.presumed.pop(text, Decimal(0))
+
+
+def _note(history: History, head: dict[str, Any]) -> None:
+    match head["note"]:
+        case "incarnation":
+            history.incarnations.append((head["incarnation"], head["step"]))
+            history.steps = {s: issues for s, issues in history.steps.items() if s <= head["step"]}
+            history.opened = {number: live for number, live in history.opened.items() if live <= head["step"]}
+        case "opened":
+            for number in head["groups"]:
+                history.opened[number] = head["step"]
+                history.dropped.discard(number)
+        case "issued":
+            amount = Decimal(head["allowance"] or 0)
+            history.allowances.update({text: amount for text in head["issues"] if amount > 0})
+        case "released":
+            for text in head["issues"]:
+                history.allowances.pop(text, None)
+                history.withdrawn.pop(text, None)
+        case "withdrawn":
+            history.withdrawn.update({text: head["until"] for text in head["issues"] if text in history.allowances})
+        case "presumed":
+            for text in head["issues"]:
+                history.presumed[text] = history.allowances.pop(text)
+                history.withdrawn.pop(text, None)
+                history.spent += history.presumed[text]
+        case "evaluation":
+            history.evaluations[head["uid"]] = Evaluation(head["suite"], head["system"], head["version"])
+        case "dropped":
+            history.dropped.add(head["group"])
+            _end(history, head["issues"], f"excluded:{head['reason']}")
+        case "set_aside":
+            history.dropped.update(head.get("groups", ()))
+            _end(history, head["issues"], f"set_aside:{head['reason']}")
+        case "step":
+            history.steps[head["step"]] = tuple(Issue.parse(text) for text in head["issues"])
+        case "spent":
+            history.spent += Decimal(head["usd"])
+        case _:
+            pass  # notes for people: lost, checkpoint
+
+
+def _end(history: History, issues: Iterable[str], fate: str) -> None:
+    for text in issues:
+        history.fate[Issue.parse(text)] = fate
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a new incarnation starts from the checkpoint of step `step`."""
+
+    incarnation: int
+    step: int
+    next_group: int
+    restore: dict[int, tuple[Accepted, ...]]
+    """Groups that were under way at the checkpoint, with the results that stand."""
+    set_aside: tuple[Issue, ...]
+    """Accepted results whose weights did not survive: their episodes are issued again."""
+
+
+def recover(history: History, *, step: int) -> Recovery:
+    """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Versions")."""
+    reopened = [number for number, live in history.opened.items() if live > step]
+    left = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues} | history.dropped
+    going = {number for number, live in history.opened.items() if live <= step and number not in left}
+    standing: dict[int, list[Accepted]] = {number: [] for number in sorted(going)}
+    aside: list[Issue] = []
+    gone = {i for s, issues in history.steps.items() if s <= step for i in issues} | set(history.fate)
+    for issue, accepted in history.accepted.items():
+        if issue in gone:
+            continue
+        newest = accepted.newest
+        kept = issue.episode.group in going and newest.step <= step and history.survives(newest)
+        if kept:
+            standing[issue.episode.group].append(accepted)
+        else:
+            aside.append(issue)
+    return Recovery(
+        incarnation=history.incarnation + 1,
+        step=step,
+        next_group=min(reopened, default=max(history.opened, default=-1) + 1),
+        restore={number: tuple(results) for number, results in standing.items()},
+        set_aside=tuple(aside),
+    )
+
+
+@dataclass(frozen=True)
+class Account:
+    """Accepted issues by fate. `accepted == trained + excluded + set_aside + open`, or the ledger is wrong."""
+
+    accepted: int
+    trained: int
+    excluded: int
+    set_aside: int
+    open: int
+    reasons: dict[str, int]
+
+    @property
+    def exact(self) -> bool:
+        return self.accepted == self.trained + self.excluded + self.set_aside + self.open
+
+
+def account(history: History) -> Account:
+    """Count every accepted issue's one fate; ValueError where one has two."""
+    trained = history.trained()
+    both = set(trained) & set(history.fate)
+    if both:
+        raise ValueError(f"trained and yet {history.fate[min(both)]}: {min(both)}")
+    unknown = (set(trained) | set(history.fate)) - set(history.accepted)
+    if unknown:
+        raise ValueError(f"never accepted, yet trained or ended: {min(unknown)}")
+    fates = Counter(history.settled) + Counter(history.fate.values()) + Counter(trained=len(trained))
+    kinds = Counter[str]()
+    for fate, n in fates.items():
+        kinds[fate.partition(":")[0]] += n
+    return Account(
+        accepted=len(history.accepted) + sum(history.settled.values()),
+        trained=kinds["trained"],
+        excluded=kinds["excluded"],
+        set_aside=kinds["set_aside"],
+        open=len(history.accepted) - len(trained) - len(history.fate),
+        reasons={fate: n for fate, n in fates.items() if fate != "trained"},
+    )

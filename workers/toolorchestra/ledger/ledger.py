@@ -1,0 +1,365 @@
+"""The ledger: which groups live, which step consumes them, what happens to a result. Pure: no I/O, the clock is given.
+
+Invariants (ledger.md), each driven by Hypothesis in tests/unit/train/test_ledger_properties.py:
+
+- Bound: groups open + complete + in training ≤ (maxStaleness + 1) × groupsPerStep until the new version is live.
+- Order: a step at trainer step t leaves behind only groups that later steps can still consume in time, that is for
+  every deadline d ≥ t at most (d - t) × groupsPerStep groups with `oldest + maxStaleness ≤ d`. With plain oldest-first
+  a fast newcomer could overtake, and two stragglers would fall due in a step that has room for one.
+- maxStaleness 0 is exactly synchronous and drops nothing.
+- A result of a dead issue is late and changes nothing.
+- What the spend cap has no room for waits for room; nothing is excluded for want of money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+from toolorchestra.ledger.sibling import Sibling, SiblingStatus
+from toolorchestra.ledger.spend import Spend
+from toolorchestra.rollout.identity import Episode, Issue
+
+MIN_SCORED = 2
+"""Scored siblings without which a group has no mean to compare with."""
+MAX_REFILL = 3
+"""Extra groups per step, in multiples of groupsPerStep, before a run of empty filters pauses the training."""
+
+
+@dataclass(frozen=True)
+class LedgerConfig:
+    """The algorithm's fields that bound the ledger (resources.md, `spec.algorithm`)."""
+
+    groups_per_step: int
+    group_size: int
+    max_staleness: int = 0
+    on_stale: Literal["Wait", "Drop"] = "Wait"
+    when_short: Literal["Refill", "Shrink"] = "Refill"
+
+    @property
+    def bound(self) -> int:
+        return (self.max_staleness + 1) * self.groups_per_step
+
+
+class GroupState(StrEnum):
+    OPEN = "open"
+    COMPLETE = "complete"
+    """Every sibling accepted or excluded; kept by the filters; waits for its step."""
+    TRAINING = "training"
+
+
+@dataclass
+class Group:
+    number: int
+    siblings: list[Sibling]
+    state: GroupState = GroupState.OPEN
+
+    def oldest(self, step: int) -> int:
+        """Step of the oldest token that the group holds or may yet hold; `step` is the live one, of which a sibling
+        that waits for money or an expert will have its tokens at the earliest."""
+        steps = (s.oldest for s in self.siblings if s.live is not None or s.accepted is not None)
+        return min(steps, default=step)
+
+    @property
+    def done(self) -> bool:
+        return all(s.status.terminal for s in self.siblings)
+
+    @property
+    def accepted(self) -> list[Issue]:
+        """The issues whose results stand, by sample."""
+        return [s.accepted for s in self.siblings if s.accepted is not None]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the caller has to do: journal it, then publish. Empty: nothing."""
+
+    issues: tuple[Issue, ...] = ()
+    excluded: tuple[tuple[Episode, str], ...] = ()
+    """Episodes that never got a result, and why."""
+    set_aside: tuple[Issue, ...] = ()
+    """Accepted issues that no step will use."""
+    finished: tuple[int, ...] = ()
+    """Groups whose siblings are all terminal: to be judged."""
+    dead: tuple[Issue, ...] = ()
+    """Issues that died without a result: to be taken off the bus."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The groups of the next optimizer step, oldest versions first. Empty only under `Shrink`."""
+
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why no step starts; `paused` means that nothing will change by waiting."""
+
+    reason: str
+    paused: bool = False
+    stragglers: tuple[int, ...] = ()
+
+
+@dataclass
+class Ledger:
+    """State of the live groups of one incarnation. `step` is the trainer's, and the version live on the engines."""
+
+    config: LedgerConfig
+    uid: str
+    incarnation: int = 0
+    step: int = 0
+    next_group: int = 0
+    steps: int | None = None
+    """The training's last step: groups that no step would use are not opened."""
+    groups: dict[int, Group] = field(default_factory=dict[int, Group])
+    filtered: int = 0
+    """Groups that the filters or missing siblings removed since the last step."""
+    spend: Spend = field(default_factory=Spend)
+    allowance: Decimal = Decimal(0)
+    """Worst case of one issue in dollars, reserved before it is made; 0 where nothing that it does is paid for."""
+
+    @property
+    def limit(self) -> Decimal | None:
+        """What the worker of an issue may spend: what is reserved for it, where there is a cap to keep."""
+        return self.allowance if self.spend.cap is not None and self.allowance > 0 else None
+
+    # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def admit(self, *, now: float) -> list[Issue]:
+        """Issue what waited for room under the cap, then open as many groups as bound and cap allow."""
+        issues = self._admit_waiting(now=now)
+        if self._with(SiblingStatus.WAITING):
+            return issues
+        room = self.config.bound - len(self.groups)
+        if self.config.when_short == "Shrink":
+            room -= self.filtered
+        elif self.filtered >= MAX_REFILL * self.config.groups_per_step:
+            room = 0
+        if self.steps is not None:
+            room = min(room, (self.steps - self.step) * self.config.groups_per_step - len(self.groups))
+        for _ in range(max(0, room)):
+            if self.out_of_money:
+                break
+            group = self._open(self.next_group)
+            self.next_group += 1
+            issues += [i for s in group.siblings if (i := self._send(s, now=now))]
+        return issues
+
+    def _admit_waiting(self, *, now: float) -> list[Issue]:
+        return [i for s in self._with(SiblingStatus.WAITING) if (i := self._send(s, now=now))]
+
+    @property
+    def out_of_money(self) -> bool:
+        """Not one more group fits under the cap."""
+        size = self.config.group_size
+        return self.spend.room_for(issues=size, each=self.allowance) < size
+
+    @property
+    def broke(self) -> bool:
+        """Nothing can be sent any more: the cap has no room, and no bill is to come that could make some."""
+        if self.spend.reserved or not self.out_of_money:
+            return False
+        return bool(self._with(SiblingStatus.WAITING)) or not self._with(SiblingStatus.DEFERRED)
+
+    def _with(self, status: SiblingStatus) -> list[Sibling]:
+        return [s for g in self.groups.values() for s in g.siblings if s.status is status]
+
+    def _send(self, sibling: Sibling, *, now: float) -> Issue | None:
+        """Issue it and reserve its worst case; None where the cap has no room: then it waits for some."""
+        if self.spend.room_for(issues=1, each=self.allowance) < 1:
+            sibling.wait()
+            return None
+        issue = sibling.issue(step=self.step, now=now)
+        self.spend.reserve(str(issue), self.allowance)
+        return issue
+
+    def _open(self, number: int) -> Group:
+        siblings = [Sibling(Episode(self.uid, number, i), self.incarnation) for i in range(self.config.group_size)]
+        self.groups[number] = Group(number, siblings)
+        return self.groups[number]
+
+    def restore(self, number: int, accepted: Iterable[tuple[Issue, int]], *, now: float) -> Effects:
+        """Bring back a group of an earlier incarnation: `accepted` issues (with their oldest step) stand, the rest is
+        issued again."""
+        group = self._open(number)
+        self.next_group = max(self.next_group, number + 1)
+        standing = {issue.episode: (issue, oldest) for issue, oldest in accepted}
+        for sibling in group.siblings:
+            if sibling.episode in standing:
+                issue, oldest = standing[sibling.episode]
+                sibling.accept(issue, oldest=oldest)
+        missing = [s for s in group.siblings if s.accepted is None]
+        parts = [self._again(s, reason="restored", now=now) for s in missing]
+        return merge([*parts, Effects(finished=self._finished(group))])
+
+    # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sibling(self, issue: Issue) -> Sibling | None:
+        """The sibling for which this issue is live; None: the issue is dead, its result late."""
+        group = self.groups.get(issue.episode.group)
+        if group is None or issue.episode.uid != self.uid or issue.episode.sample >= len(group.siblings):
+            return None
+        sibling = group.siblings[issue.episode.sample]
+        return sibling if sibling.live == issue else None
+
+    def accept(self, issue: Issue, *, oldest: int) -> Effects | None:
+        """A scored result whose oldest token is of step `oldest`. None: late."""
+        sibling = self.sibling(issue)
+        if sibling is None:
+            return None
+        sibling.accept(issue, oldest=oldest)
+        return Effects(finished=self._finished(self.groups[issue.episode.group]))
+
+    def fail(self, issue: Issue, *, reason: str, now: float) -> Effects | None:
+        """Infrastructure failed it: issue again, or exclude when its sendings are used up. None: late."""
+        sibling = self.sibling(issue)
+        return None if sibling is None else self._again(sibling, reason=reason, now=now)
+
+    def give_back(self, issue: Issue, *, now: float) -> Effects | None:
+        """A worker gave it back unplayed (told to stop, or no engine): issue it again, uncounted. None: late."""
+        sibling = self.sibling(issue)
+        if sibling is None:
+            return None
+        sibling.charged -= 1
+        return self._again(sibling, reason="untouched", now=now)
+
+    def defer(self, issue: Issue, *, expert: str) -> Effects | None:
+        """An expert is out: wait for `retry`, or exclude it when it was deferred too often. None: late."""
+        sibling = self.sibling(issue)
+        if sibling is None:
+            return None
+        sibling.defer(expert)
+        return self._excluded(sibling) if sibling.status is SiblingStatus.EXCLUDED else Effects()
+
+    def deferred_experts(self) -> set[str]:
+        """Experts that someone waits for."""
+        return {s.expert for s in self._with(SiblingStatus.DEFERRED) if s.expert}
+
+    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Issue]:
+        """Issue deferred episodes, those that waited for an expert least often first; `may_try` is asked for each."""
+        waiting = sorted(self._with(SiblingStatus.DEFERRED), key=lambda s: s.deferrals)
+        return [i for s in waiting if s.expert and may_try(s.expert) and (i := self._send(s, now=now))]
+
+    def overdue(self, *, now: float, timeout: float) -> list[Issue]:
+        """Live issues that brought no result for `timeout` seconds: lost, unless they are still queued (`queued`)."""
+        return [s.live for g in self.groups.values() for s in g.siblings if s.live and now - s.issued_at > timeout]
+
+    def queued(self, issues: Iterable[Issue], *, now: float) -> None:
+        """No worker has had these yet: their time begins now."""
+        for issue in issues:
+            if (sibling := self.sibling(issue)) is not None:
+                sibling.issued_at = now
+
+    def expire(self, issues: Iterable[Issue], *, now: float) -> Effects:
+        """The backstop: these are lost, unless their result has come meanwhile."""
+        lost = [(issue, s) for issue in issues if (s := self.sibling(issue)) is not None]
+        dead = Effects(dead=tuple(issue for issue, _ in lost))
+        return merge([dead, *(self._again(s, reason="lost", now=now) for _, s in lost)])
+
+    def _again(self, sibling: Sibling, *, reason: str, now: float) -> Effects:
+        if not sibling.exhausted:
+            issue = self._send(sibling, now=now)
+            return Effects(issues=() if issue is None else (issue,))
+        sibling.exclude(reason)
+        return self._excluded(sibling)
+
+    def _excluded(self, sibling: Sibling) -> Effects:
+        group = self.groups[sibling.episode.group]
+        return Effects(excluded=((sibling.episode, sibling.reason),), finished=self._finished(group))
+
+    def _finished(self, group: Group) -> tuple[int, ...]:
+        return (group.number,) if group.done else ()
+
+    # ── judging and steps ──────────────────────────────────────────────────────────────────────────────────────
+
+    def scored_enough(self, number: int) -> bool:
+        return len(self.groups[number].accepted) >= MIN_SCORED
+
+    def keep(self, number: int) -> None:
+        """The filters keep the finished group: it waits for its step."""
+        self.groups[number].state = GroupState.COMPLETE
+
+    def drop(self, number: int) -> list[Issue]:
+        """The filters (or missing siblings) remove the finished group; returns what had been accepted of it."""
+        self.filtered += 1
+        return self.groups.pop(number).accepted
+
+    def next_step(self) -> StepPlan | Waiting:
+        """The groups of the next step, or why to wait."""
+        size = self.config.groups_per_step
+        ready = sorted(self._in(GroupState.COMPLETE), key=lambda g: (g.oldest(self.step), g.number))
+        if self._in(GroupState.TRAINING):
+            return Waiting("a step is in training")
+        if self.config.when_short == "Shrink":
+            size = max(0, size - self.filtered)
+        if len(ready) < size:
+            spent = self.config.when_short == "Refill" and self.filtered >= MAX_REFILL * self.config.groups_per_step
+            if spent and not self._in(GroupState.OPEN):
+                return Waiting(f"the filters removed {self.filtered} groups since the last step", paused=True)
+            return Waiting(f"{len(ready)} of {size} groups are complete")
+        # A short step needs only `size` groups but has room for all: what falls due now is never left behind.
+        taken = ready[: self.config.groups_per_step]
+        late = self._stragglers([g for g in self.groups.values() if g not in taken])
+        if late:
+            return Waiting("stragglers are due", stragglers=tuple(g.number for g in late))
+        return StepPlan(tuple(g.number for g in taken))
+
+    def _in(self, state: GroupState) -> list[Group]:
+        return [g for g in self.groups.values() if g.state is state]
+
+    def _stragglers(self, rest: Sequence[Group]) -> list[Group]:
+        """Unfinished groups to wait for before this step: the fewest, oldest first, that make the order rule hold."""
+        size, lag = self.config.groups_per_step, self.config.max_staleness
+        order = sorted(rest, key=lambda g: (g.oldest(self.step), g.number))
+        late: list[Group] = []
+        kept = 0
+        for group in order:
+            room = (group.oldest(self.step) + lag - self.step) * size
+            if kept + 1 > room and group.state is GroupState.OPEN:
+                late.append(group)
+            else:
+                kept += 1
+        return late
+
+    def kill(self, number: int, *, now: float) -> Effects:
+        """`onStale: Drop`: the group's issues die, its accepted ones are set aside as stale, all is issued afresh."""
+        group = self.groups[number]
+        stale = Effects(set_aside=tuple(group.accepted), dead=tuple(s.live for s in group.siblings if s.live))
+        again = [s for s in group.siblings if s.status is not SiblingStatus.EXCLUDED]
+        effects = merge([stale, *(self._again(s, reason="stale", now=now) for s in again)])
+        # On the way an excluded sibling may stand beside one that is still to be issued again.
+        return replace(effects, finished=self._finished(group))
+
+    def begin(self, plan: StepPlan) -> None:
+        """The step's groups are in training; they stay inside the bound until `publish`."""
+        for number in plan.groups:
+            self.groups[number].state = GroupState.TRAINING
+
+    def abandon(self) -> list[Issue]:
+        """The step came to nothing: its groups leave untrained, others take their room; returns what was accepted."""
+        return [issue for g in self._in(GroupState.TRAINING) for issue in self.groups.pop(g.number).accepted]
+
+    def publish(self, step: int) -> list[int]:
+        """The new version is live on the engines: the trained groups leave, room for as many opens."""
+        trained = [g.number for g in self._in(GroupState.TRAINING)]
+        for number in trained:
+            del self.groups[number]
+        self.step = step
+        self.filtered = 0
+        return trained
+
+
+def merge(parts: Iterable[Effects]) -> Effects:
+    """All effects in order, as one."""
+    listed = list(parts)
+    return Effects(
+        issues=tuple(i for p in listed for i in p.issues),
+        excluded=tuple(e for p in listed for e in p.excluded),
+        set_aside=tuple(i for p in listed for i in p.set_aside),
+        finished=tuple(dict.fromkeys(f for p in listed for f in p.finished)),
+        dead=tuple(i for p in listed for i in p.dead),
+    )

@@ -1,0 +1,95 @@
+"""How the memory of the GPUs is divided for a training: its plan (memory.py), as trainers and engines are told it. Pure
+but for the headers of the model's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from toolorchestra.api.training import OrchestratorTrainingSpec
+from toolorchestra.contract.driver_config import GpuMemory
+from toolorchestra.engines.arguments import CUDA_SEQUENCES
+from toolorchestra.gpus.placement import Placement
+from toolorchestra.policy.model_file import ModelFileError
+from toolorchestra.sizing.memory import Layout, memory_plan, shape_of
+from toolorchestra.sizing.model_shape import ModelShape
+
+TINY_PARAMETERS: Final = 50_000_000
+"""Below it an engine starts without compiled code and CUDA graphs: they cost up to a minute at the start, and a model
+of this size is trained to try things, in minutes."""
+
+
+class MemoryRefused(ValueError):
+    """The training cannot fit; the text says what would."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """`lines`: for a person."""
+
+    memory: GpuMemory
+    lines: tuple[str, ...]
+
+
+def fused_kernels() -> bool:
+    """Whether a trainer of this environment finds them (fused.py)."""
+    return find_spec("liger_kernel") is not None
+
+
+def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes: int) -> Layout:
+    """What a training runs where, as the plan reckons with it."""
+    rollout, algorithm = spec.rollout, spec.algorithm
+    return Layout(
+        gpu_bytes=gpu_bytes,
+        trainers=placement.trainers,
+        engines=placement.engines,
+        tensor_parallel=placement.tensor_parallel,
+        shared=placement.shared,
+        tokens_per_micro_batch=algorithm.tokens_per_micro_batch,
+        max_model_len=rollout.max_prompt_tokens + rollout.max_response_tokens,
+        max_num_seqs=CUDA_SEQUENCES,
+        reference=algorithm.kl.coefficient > 0,
+        entropy=algorithm.entropy_coefficient != 0,
+        head_float32=spec.model.head_precision == "Float32",
+    )
+
+
+def why_not_split(shape: ModelShape, over: int) -> str | None:
+    """Why vLLM does not start with the model over so many GPUs; None: it does."""
+    if shape.splits(over):
+        return None
+    sizes = ", ".join(str(n) for n in range(1, min(64, shape.heads) + 1) if shape.splits(n))
+    return (
+        f"spec.ray.engines.tensorParallelSize is {over}, which does not share out the model's {shape.heads} attention"
+        f" heads ({shape.kv_heads} of keys and values): use one of {sizes}"
+    )
+
+
+def divide(
+    spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int, there: int | None = None
+) -> Divided:
+    """Of GPUs with so many bytes each; `there`: how many the machine has, where it is known.
+
+    MemoryRefused: it cannot fit or be split so, or the model's files do not tell its size.
+    """
+    try:
+        shape = shape_of(model)
+    except ModelFileError as error:
+        raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
+    if why := why_not_split(shape, placement.tensor_parallel):
+        raise MemoryRefused(why)
+    layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
+    plan = memory_plan(shape, replace(layout, fused=fused_kernels()), there=there)
+    if plan.problem is not None:
+        raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
+    memory = GpuMemory(
+        gradient_checkpointing=plan.checkpointing,
+        keep_compute_weights=plan.keep,
+        gpu_memory_utilization=plan.gpu_memory_utilization,
+        # Alone on its GPU an engine finds out by itself what is left, graphs and all.
+        kv_cache_bytes=plan.kv_cache_bytes if placement.shared else None,
+        eager=shape.parameters < TINY_PARAMETERS,
+    )
+    return Divided(memory, plan.lines())

@@ -1,0 +1,195 @@
+"""The trainer group: one Ray actor per rank in a placement group, driven as one trainer. Blocking calls.
+
+Every rank is given the whole batch (one object in Ray's store) and takes its own share. A rank that dies ends the
+group: the caller starts a new one and loads the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from toolorchestra.contract.driver_config import TRAINER_ROLE
+from toolorchestra.gpus.rooms import at
+from toolorchestra.trainer.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.trainer.model import ModelError
+from toolorchestra.trainer.supervised import SupervisedMetrics, supervised_step
+from toolorchestra.trainer.trainer import Trainer, TrainerConfig
+from toolorchestra.weights.snapshot import NoRoom, Snapshot
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+PING_SECONDS = 5.0
+EXPECTED = (ModelError, NonFiniteStep, NoRoom)
+"""What ranks say of a model, a batch or a disk, with all of them alive: raised here as it was there."""
+
+
+class TrainerLost(RuntimeError):
+    """A trainer process is gone, and with it the step: start a new group from the last checkpoint."""
+
+
+class TrainerActor:
+    """One rank; the Ray side of `Trainer`."""
+
+    def __init__(self, rank: int, world: int, config: TrainerConfig) -> None:
+        self.rank, self.world, self.config = rank, world, config
+        self.trainer: Trainer | None = None
+
+    def address(self) -> str:
+        """host:port at which rank 0 can gather the group."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            return f"{host}:{probe.getsockname()[1]}"
+
+    def ping(self) -> None:
+        """Answers while the process lives and no other call runs."""
+
+    def connect(self, address: str) -> None:
+        """Join the group and load the model."""
+        import torch
+        import torch.distributed as dist
+
+        if self.world > 1:
+            cuda = self.config.device == "cuda" or (self.config.device is None and torch.cuda.is_available())
+            dist.init_process_group(
+                "nccl" if cuda else "gloo",
+                init_method=f"tcp://{address}",
+                rank=self.rank,
+                world_size=self.world,
+                timeout=COLLECTIVE_TIMEOUT,
+            )
+        self.trainer = Trainer(self.config)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Any method of Trainer."""
+        return getattr(self.trainer, method)(*args, **kwargs)
+
+    def supervised_step(self, samples: Sequence[TrainSample], config: StepConfig) -> SupervisedMetrics:
+        if self.trainer is None:
+            raise RuntimeError("connect() first")
+        return supervised_step(self.trainer, samples, config)
+
+
+class TrainerGroup:
+    """`size` ranks. Ray must be initialised. Methods block; TrainerLost where a rank is gone."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        *,
+        size: int = 1,
+        cpus_per_trainer: float = 1,
+        gpus_per_trainer: float = 0,
+        by_role: bool = False,
+        places: PlacementGroup | None = None,
+        ready_timeout: float = 300.0,
+    ) -> None:
+        """`places`: they share the GPUs of these with engines (rooms.py). TimeoutError: it does not come up within
+        `ready_timeout` seconds."""
+        bundle: dict[str, float] = {"CPU": cpus_per_trainer}
+        if gpus_per_trainer:
+            bundle["GPU"] = gpus_per_trainer
+        if by_role:
+            bundle[TRAINER_ROLE] = 1
+        self.size = size
+        self._own_placement = places is None
+        self._placement: PlacementGroup = places or placement_group([bundle] * size, strategy="PACK")
+        if not self._placement.wait(ready_timeout):
+            self._leave()
+            raise TimeoutError(f"no room for {size} trainers of {bundle} within {ready_timeout:g} s")
+        actor: Any = ray.remote(TrainerActor)
+        self._actors: list[Any] = [
+            actor.options(
+                num_cpus=cpus_per_trainer,
+                num_gpus=gpus_per_trainer,
+                resources={TRAINER_ROLE: 1} if by_role else None,
+                max_restarts=0,
+                scheduling_strategy=at(self._placement, rank),
+            ).remote(rank, size, config)
+            for rank in range(size)
+        ]
+        address = self._get([self._actors[0].address.remote()])[0]
+        self._get([actor.connect.remote(address) for actor in self._actors], timeout=ready_timeout)
+
+    def _get(self, references: list[Any], *, timeout: float | None = None) -> list[Any]:
+        try:
+            return list(ray.get(references, timeout=timeout))
+        except (ActorDiedError, ActorUnavailableError) as error:
+            raise TrainerLost(f"a trainer process is gone: {error}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, EXPECTED):
+                raise error.cause from error
+            # The survivors' collectives break first; whether that is why is for the processes to say.
+            if self._lost():
+                raise TrainerLost(f"a trainer process is gone; a survivor said: {error}") from error
+            raise
+
+    def _lost(self) -> bool:
+        try:
+            ray.get([actor.ping.remote() for actor in self._actors], timeout=PING_SECONDS)
+        except (ActorDiedError, ActorUnavailableError):
+            return True
+        except GetTimeoutError:
+            return False  # busy, so alive
+        return False
+
+    def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        return self._get([actor.call.remote(method, *args, **kwargs) for actor in self._actors])
+
+    def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
+        """One optimizer step; NonFiniteStep: nothing was changed."""
+        metrics: StepMetrics = self._all("step", ray.put(tuple(samples)), config)[0]
+        return metrics
+
+    def supervised_step(self, samples: Sequence[TrainSample], config: StepConfig) -> SupervisedMetrics:
+        """One warm-start step."""
+        batch = ray.put(tuple(samples))
+        metrics: SupervisedMetrics = self._get([a.supervised_step.remote(batch, config) for a in self._actors])[0]
+        return metrics
+
+    def logprobs(self, samples: Sequence[TrainSample], *, token_budget: int = 8192) -> list[list[float]]:
+        """Per sample, log probabilities aligned with its token ids, 0 where not trained."""
+        parts = self._all("logprobs", ray.put(tuple(samples)), token_budget=token_budget)
+        found = {index: values for part in parts for index, values in part.items()}
+        return [found[index] for index in range(len(samples))]
+
+    def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot:
+        """Write the weights for the engines."""
+        snapshot: Snapshot = self._all("snapshot", folder, version=version, dtype=dtype)[0]
+        return snapshot
+
+    def anchor(self) -> None:
+        """Keep the weights of now as the KL term's reference, if there is one."""
+        self._all("anchor")
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and generators into a checkpoint's folder (`CheckpointStore.begin`)."""
+        self._all("save", folder)
+
+    def load(self, folder: Path) -> None:
+        """Read them back (`Checkpoint.path`)."""
+        self._all("load", folder)
+
+    def export(self, folder: Path, *, dtype: str = "float32") -> None:
+        """Write a Hugging Face folder."""
+        self._all("export", folder, dtype=dtype)
+
+    def set_rng(self, seed: int) -> None:
+        self._all("set_rng", seed)
+
+    def close(self) -> None:
+        """End the processes and give the place back."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._own_placement:
+            remove_placement_group(self._placement)

@@ -1,0 +1,82 @@
+"""`Clipped`: PPO's clipped surrogate with the ratio taken against the *sampler's* log probabilities.
+
+There is no old-policy pass: the engine that sampled is the old policy, so mismatch between trainer and engine and
+staleness are corrected by one ratio, once. loss_t = -min(r A, clip(r, 1 - low, 1 + high) A) - c_H H + c_KL KL.
+Same formula as TRL's `loss_type="dapo"` and verl's `compute_policy_loss_vanilla`; see tests/parity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from toolorchestra.trainer.batch import KLEstimator, LossConfig
+from toolorchestra.trainer.objectives.mismatch import mismatch_sums
+from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs, LossOutputs
+
+
+def reference_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator) -> Tensor:
+    """Per-token estimate [N] of KL(policy || reference) from sampled tokens (http://joschu.net/blog/kl-approx.html)."""
+    delta = (logprobs - reference).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    match estimator:
+        case "k1":
+            return delta
+        case "k2" | "half_delta_squared":
+            # One formula under two names: k2 in Schulman's note, ½Δ² in the method's recipe.
+            return 0.5 * delta.square()
+        case "k3":
+            return torch.expm1(-delta) + delta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipped(LossConfig):
+    """The objective with its settings."""
+
+    @classmethod
+    def of(cls, config: LossConfig) -> Self:
+        """With those of a step."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(LossConfig)})
+
+    def surrogate(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """Per-token loss [N] before masks: the pessimistic bound, with a floor for very bad tokens if dual."""
+        clipped_ratio = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss = torch.maximum(-ratio * advantages, -clipped_ratio * advantages)
+        if self.dual_clip is None:
+            return loss
+        return torch.where(advantages < 0, torch.minimum(loss, -self.dual_clip * advantages), loss)
+
+    def __call__(self, inputs: LossInputs) -> LossOutputs:
+        log_ratio = (inputs.logprobs - inputs.sampler_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        ratio = log_ratio.exp()
+        weights, advantages = inputs.weights, inputs.advantages
+        per_token = self.surrogate(ratio, advantages)
+        kept = torch.ones_like(per_token)
+        if self.mask_band is not None:
+            low, high = self.mask_band
+            kept = ((ratio.detach() >= low) & (ratio.detach() <= high)).float()
+            per_token = per_token * kept
+        if self.entropy_coefficient:
+            per_token = per_token - self.entropy_coefficient * inputs.entropy
+        sums: dict[str, Tensor] = {}
+        if self.kl_coefficient:
+            if inputs.reference_logprobs is None:
+                raise ValueError("a KL term needs the reference's log probabilities")
+            kl = reference_kl(inputs.logprobs, inputs.reference_logprobs, self.kl_estimator)
+            per_token = per_token + self.kl_coefficient * kl
+            sums["reference_kl"] = (weights * kl.detach()).sum()
+        with torch.no_grad():
+            above, below = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
+            outside = (above & (advantages > 0)) | (below & (advantages < 0))
+            sums |= {
+                "entropy": (weights * inputs.entropy).sum(),
+                "ratio": (weights * ratio).sum(),
+                "clipped": (weights * outside).sum(),
+                "masked": (weights * (1 - kept)).sum(),
+                "approx_kl": (weights * (torch.expm1(log_ratio) - log_ratio)).sum(),
+            }
+            sums |= mismatch_sums(inputs)
+            maxima = {"ratio": ratio.amax() if len(ratio) else ratio.new_zeros(())}
+        return LossOutputs((weights * per_token).sum(), sums, maxima)

@@ -1,0 +1,11 @@
+"""`Likelihood`: the mean negative log likelihood of the trained tokens; the warm start's objective."""
+
+from __future__ import annotations
+
+from toolorchestra.trainer.objectives.objective import LossInputs, LossOutputs
+
+
+def likelihood(inputs: LossInputs) -> LossOutputs:
+    """Cross entropy; advantages and the sampler's log probabilities are not read."""
+    entropy = (inputs.weights * inputs.entropy.detach()).sum()
+    return LossOutputs(-(inputs.weights * inputs.logprobs).sum(), {"entropy": entropy})

@@ -1,0 +1,96 @@
+"""vLLM's side of a weight update: load a snapshot through vLLM's own transfer protocol. Runs inside vLLM.
+
+The file is read straight onto the engine's device, so one path serves CPU and CUDA engines, on the trainers' node or on
+a shared file system; every tensor-parallel rank reads the whole file and keeps its shard.
+
+Invariant: nothing of the model is touched before the snapshot's content and key set are known to be right, so a bad
+snapshot leaves the old weights in place. (vLLM's `start` therefore does nothing here: it does not yet know the file.)
+The engine is paused meanwhile, so the content is not read here for it: who drives the update, on this machine, has just
+checked it, and the file's mark says that it is the same file still. Where it is not, it is read and checked again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+from toolorchestra.weights.reader import read_tensors
+from toolorchestra.weights.snapshot import KeySet, Snapshot, folder_keys, verify
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class SnapshotInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+    """Nothing to agree on: the snapshot names its own file."""
+
+
+@dataclass
+class SnapshotUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """Fields of `weights.Snapshot`."""
+
+    path: str
+    version: str
+    digest: str
+    mark: str
+
+
+def refresh_tied_head(model: nn.Module, *, is_tied: bool) -> None:
+    """Rebuild the packed copy of a tied head, which a reload of the embedding leaves as it was."""
+    head: Any = getattr(model, "lm_head", None)
+    if is_tied and hasattr(head, "quant_method"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+class SnapshotTransferEngine(WeightTransferEngine):  # type: ignore[misc]
+    """start: nothing; receive: check, then load; finish: finalize and refresh a tied head."""
+
+    init_info_cls = SnapshotInitInfo
+    update_info_cls = SnapshotUpdateInfo
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._keys: KeySet | None = None
+        self._reloading = False
+
+    def init_transfer_engine(self, init_info: SnapshotInitInfo) -> None:
+        """Learn the model's key set from the folder that vLLM was started with."""
+        self._keys = folder_keys(Path(self.model_config.model))
+
+    def start_weight_update(self) -> None:
+        """Nothing: see the module's invariant."""
+
+    def receive_weights(self, update_info: SnapshotUpdateInfo) -> None:
+        """Check and load a snapshot. SnapshotError: the model is untouched."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        snapshot = Snapshot(update_info.path, update_info.version, update_info.digest, update_info.mark)
+        verify(snapshot, want=self._keys)
+        if self._reloading:  # an earlier load broke off half-way: close it, or its tensors would count twice
+            self._finalize()
+        initialize_layerwise_reload(self.model)
+        self._reloading = True
+        self.model.load_weights(read_tensors(snapshot.file, device=torch.device(self.device)))
+
+    def finish_weight_update(self) -> None:
+        """Put the loaded weights in place."""
+        self._finalize()
+
+    def _finalize(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._reloading = False
+        refresh_tied_head(self.model, is_tied=bool(getattr(self.model_config.hf_config, "tie_word_embeddings", False)))
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
