@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from toolorchestra.contract.commands import HEAD_COMMAND, NODE_COMMAND
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import controller
 from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
@@ -102,12 +103,12 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
     component, is_head = group.component, group.component == HEAD
     env: list[Mapping[str, Any]] = [*ray_environment(desired)]
     if is_head:
-        command = ["python", "-m", "toolorchestra.pods.head", "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
+        command = [*HEAD_COMMAND, "--config", f"{CONFIG_PATH}/{DRIVER_FILE}"]
         env += [*nats_environment(desired, desired.spec.messaging.controller_secret_ref, attempt=attempt)]
         env += telemetry(desired, service="toolorchestra-controller", scraped=True)
     else:
         service = f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc"
-        command = ["python", "-m", "toolorchestra.pods.node"]
+        command = [*NODE_COMMAND]
         command += [word for role in group.roles for word in ("--role", role)]
         command += ["--head", service]
         command += ["--gpus", str(group.gpus)] if group.gpus else []

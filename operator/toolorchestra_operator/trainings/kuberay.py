@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from toolorchestra.api.base import Resources
+from toolorchestra.contract.commands import DRIVER_COMMAND, PRE_STOP_COMMAND
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings.builtin import GCS_PORT, HEAD
@@ -75,7 +76,7 @@ def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
     """The RayJob; suspended from the start where a queue decides."""
     names, ray, queue = desired.names, desired.spec.ray, queue_labels(desired.spec.queue_name)
     job: dict[str, Any] = {
-        "entrypoint": f"exec python -m toolorchestra.pods.entrypoint --config {CONFIG_PATH}/{DRIVER_FILE}",
+        "entrypoint": f"exec {' '.join(DRIVER_COMMAND)} --config {CONFIG_PATH}/{DRIVER_FILE}",
         "submissionMode": "HTTPMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": max(LEAST_TTL_SECONDS, desired.spec.keep_failed_seconds),
@@ -166,8 +167,7 @@ def _pod(
     del template["metadata"]["labels"]["app.kubernetes.io/name"]
     (container,) = template["spec"]["containers"]
     del container["command"]
-    before_end = ["python", "-m", "toolorchestra.pods.pre_stop", role]
-    container["lifecycle"] = {"preStop": {"exec": {"command": before_end}}}
+    container["lifecycle"] = {"preStop": {"exec": {"command": [*PRE_STOP_COMMAND, role]}}}
     # KubeRay's own need `wget` in the image where it does not know the version of Ray.
     ask = {"httpGet": {"path": HEALTH_PATH, "port": AGENT_PORT}, "periodSeconds": 5, "timeoutSeconds": 5}
     container["readinessProbe"] = {**ask, "failureThreshold": 10}

@@ -12,6 +12,7 @@ from typing import Any
 from toolorchestra.api.base import Resources, SecretKeyRef
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.nats_url import has_credentials
+from toolorchestra.contract.commands import FETCH_COMMAND
 from toolorchestra_operator.planning.container_resources import filled, of_preparation
 from toolorchestra_operator.planning.overlay import Rejected, overlaid, with_claims
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
@@ -165,7 +166,7 @@ def _fetch(
     if not desired.fetched:
         return []
     model = desired.spec.model
-    command = ["python", "-m", "toolorchestra.pods.fetch", model.uri, "--into", desired.model_dir]
+    command = [*FETCH_COMMAND, model.uri, "--into", desired.model_dir]
     command += ["--revision", model.revision] if model.revision else []
     command += ["--tokenizer-only"] if tokenizer_only else []
     env = [variable("HOME", "/tmp")]

@@ -205,7 +205,7 @@ def test_the_rayjob() -> None:
     assert job["metadata"]["name"] == "tiny-3"
     spec = job["spec"]
     assert spec["entrypoint"].endswith(
-        "python -m toolorchestra.pods.entrypoint --config /etc/toolorchestra/driver.json"
+        "python -m toolorchestra.cluster.entrypoint --config /etc/toolorchestra/driver.json"
     )
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] == 900
@@ -337,7 +337,7 @@ def test_its_pods_are_the_builtin_providers(device: str) -> None:
             one["name"]: one for one in like["env"]
         }.items()
         assert "command" not in container, "Ray is started by KubeRay"
-        assert container["lifecycle"]["preStop"]["exec"]["command"][2] == "toolorchestra.pods.pre_stop"
+        assert container["lifecycle"]["preStop"]["exec"]["command"][2] == "toolorchestra.cluster.before_end"
         differ = {"containers", "terminationGracePeriodSeconds"}
         assert {k: v for k, v in pod["spec"].items() if k not in differ} == {
             k: v for k, v in other["spec"].items() if k not in differ

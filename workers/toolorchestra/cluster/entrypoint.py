@@ -1,0 +1,6 @@
+"""A stable command: `python -m toolorchestra.cluster.entrypoint` is `pods/entrypoint.py`."""
+
+from toolorchestra.pods.entrypoint import main
+
+if __name__ == "__main__":
+    main()

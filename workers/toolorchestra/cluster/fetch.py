@@ -1,0 +1,6 @@
+"""A stable command: `python -m toolorchestra.cluster.fetch` is `pods/fetch.py`."""
+
+from toolorchestra.pods.fetch import main
+
+if __name__ == "__main__":
+    main()
