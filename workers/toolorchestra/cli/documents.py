@@ -15,7 +15,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.resource import Resource
 from toolorchestra.api.schema import structural_schema, without_nulls
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail
 
 DEFAULT_NAMESPACE = "default"
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace, errors_said
 from toolorchestra.cli.following import LOOKED_AWAY
 from toolorchestra.cli.place import Place
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.fetch import Execute

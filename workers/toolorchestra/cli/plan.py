@@ -85,7 +85,7 @@ def _cluster(
 
 
 def _gpu_bytes(given: str | None) -> int | None:
-    from toolorchestra.cli.train import fail
+    from toolorchestra.cli.say import fail
     from toolorchestra.cluster_client.preflight.memory import bytes_of
 
     size = None if given is None else bytes_of(given)

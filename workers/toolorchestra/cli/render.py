@@ -52,7 +52,7 @@ def render(
 
 def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
     """The operator's settings from its flags and variables; ends the command where they are wrong."""
-    from toolorchestra.cli.train import fail
+    from toolorchestra.cli.say import fail
     from toolorchestra_operator.runtime.settings import Settings, SettingsError
 
     try:

@@ -13,7 +13,7 @@ from rich.console import Console
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, Folder, find_run
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail
 from toolorchestra.runs.run_dir import RunDir
 
 

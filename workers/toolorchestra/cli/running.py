@@ -16,8 +16,7 @@ from rich.table import Table
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.cli.say import say
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail, say
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.evaluation.gates import gates
 from toolorchestra.gpus.devices import VISIBLE, visible_gpus

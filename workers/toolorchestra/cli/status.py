@@ -12,8 +12,7 @@ import typer
 from toolorchestra.cli.cluster import Context, Kubeconfig, Namespace, Output
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, UNDER_WAY, clock, find_run
-from toolorchestra.cli.say import say
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail, say
 from toolorchestra.cluster_client.connection import reachable_config
 from toolorchestra.local.lock import RunLock
 from toolorchestra.runs.run_dir import RunDir

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from toolorchestra.cli.say import say
+from toolorchestra.cli.say import fail
 from toolorchestra.visible import visible
 
 
@@ -83,10 +83,3 @@ def train(
     from toolorchestra.local.launch import new_run
 
     run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console, bars=bars)
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong, line by line, and end with status 2."""
-    for line in message.splitlines():
-        say(f"error: {line}", err=True)
-    raise typer.Exit(2)

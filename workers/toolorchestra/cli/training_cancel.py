@@ -10,7 +10,7 @@ import typer
 from toolorchestra.cli.cluster import errors_said
 from toolorchestra.cli.following import LOOKED_AWAY
 from toolorchestra.cli.place import Place
-from toolorchestra.cli.train import fail
+from toolorchestra.cli.say import fail
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

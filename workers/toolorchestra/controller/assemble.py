@@ -7,13 +7,11 @@ the group's mean and std (method.md §3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from toolorchestra.policy.engine import is_logprob
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 from toolorchestra.rollout.trace import Ending, Sample, Sampling, Trace
 from toolorchestra.trainer.batch import TrainSample
 
@@ -53,26 +51,6 @@ def version_span(trace: Trace) -> tuple[PolicyVersion, PolicyVersion] | None:
     if not versions:
         return None
     return min(versions, key=lambda v: (v.step, v.incarnation)), max(versions, key=lambda v: (v.step, v.incarnation))
-
-
-def group_components(
-    traces: Sequence[Trace],
-    *,
-    weights: Mapping[str, float],
-    tools: Sequence[str],
-    latency: Literal["Service", "WallClock"] = "Service",
-) -> GroupComponents:
-    """What the combiner sees of a group: nominal dollars, the chosen latency, calls by tool."""
-    episodes = [
-        EpisodeComponents(
-            outcome=trace.components.outcome or 0.0,
-            cost=float(trace.components.cost_usd),
-            latency=trace.components.service_seconds if latency == "Service" else trace.components.wall_seconds,
-            calls=trace.components.calls,
-        )
-        for trace in traces
-    ]
-    return GroupComponents(episodes=episodes, weights=weights, tools=tools)
 
 
 def train_samples(

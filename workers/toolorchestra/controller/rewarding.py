@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from toolorchestra.controller.assemble import SampleFilters, group_components, train_samples
+from toolorchestra.controller.assemble import SampleFilters, train_samples
 from toolorchestra.controller.instances import Instance
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rewards.component import Combiner, GroupComponents, GroupReward
 from toolorchestra.rewards.registry import CENTRED, RewardConfig, build_combiner, task_weights
+from toolorchestra.rollout.components import group_components
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.trainer.batch import TrainSample
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.controller.assemble import group_components
 from toolorchestra.rewards.advantage import sample_std
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rewards.registry import RewardConfig, build_combiner, task_weights
+from toolorchestra.rollout.components import group_components
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Trace
 

@@ -1,12 +1,15 @@
-"""The raw components of an episode from its turns. Pure; nothing is normalised or weighted here."""
+"""The raw components of an episode from its turns, and of a group as the combiner takes them. Pure; nothing is
+normalised or weighted here."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Literal
 
-from toolorchestra.rollout.trace import Call, Components, Ending, Meter, Turn
+from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
+from toolorchestra.rollout.trace import Call, Components, Ending, Meter, Trace, Turn
 
 _MADE = frozenset({"ok", "refused"})
 """Statuses of calls that reached the tool and came back: only those count as calls."""
@@ -45,3 +48,23 @@ def components_of(turns: Sequence[Turn], *, ending: Ending, graded: float | None
         wall_seconds=wall_seconds,
         calls=call_counts(turns),
     )
+
+
+def group_components(
+    traces: Sequence[Trace],
+    *,
+    weights: Mapping[str, float],
+    tools: Sequence[str],
+    latency: Literal["Service", "WallClock"] = "Service",
+) -> GroupComponents:
+    """What the combiner sees of a group: nominal dollars, the chosen latency, calls by tool."""
+    episodes = [
+        EpisodeComponents(
+            outcome=trace.components.outcome or 0.0,
+            cost=float(trace.components.cost_usd),
+            latency=trace.components.service_seconds if latency == "Service" else trace.components.wall_seconds,
+            calls=trace.components.calls,
+        )
+        for trace in traces
+    ]
+    return GroupComponents(episodes=episodes, weights=weights, tools=tools)
