@@ -25,11 +25,11 @@ from toolorchestra_operator.messaging.streams import NatsStreams
 from toolorchestra_operator.planning.carry_out import carry_out
 from toolorchestra_operator.planning.events import Events
 from toolorchestra_operator.planning.plan import Emit, Plan
-from toolorchestra_operator.planning.refusal import refused
 from toolorchestra_operator.pools.names import Names
 from toolorchestra_operator.pools.observe import PoolReconciler
 from toolorchestra_operator.pools.probe import Prober
 from toolorchestra_operator.pools.runtime import PoolRuntime
+from toolorchestra_operator.runtime.refused import refused
 
 POOLS = "/apis/toolorchestra.dev/v1alpha1/namespaces/{}/expertpools"
 

@@ -37,10 +37,11 @@ from toolorchestra_operator.kubernetes.manifest import Key, Kind, Manifest
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.planning.carry_out import NameTaken
 from toolorchestra_operator.planning.plan import Plan
-from toolorchestra_operator.planning.refusal import Refusal, refused
+from toolorchestra_operator.planning.refusal import Refusal
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.liveness import Pulse
 from toolorchestra_operator.runtime.metrics import Meter, Outcome
+from toolorchestra_operator.runtime.refused import refused
 
 _log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5

@@ -18,11 +18,11 @@ from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.planning.carry_out import NameTaken
 from toolorchestra_operator.planning.plan import Emit, Plan
-from toolorchestra_operator.planning.refusal import refused
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.liveness import Pulse
 from toolorchestra_operator.runtime.metrics import Meter, Outcome
 from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop
+from toolorchestra_operator.runtime.refused import refused
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = Key("OrchestratorTraining", "team", "math")
