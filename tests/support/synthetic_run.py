@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synthetic_traces import PRICES, SPECIALIST, evaluation, trace
-
+from support.synthetic_traces import PRICES, SPECIALIST, evaluation, trace
 from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.rollout.codec import encode_trace
 from toolorchestra.rollout.identity import Issue

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from bus_rig import Make, Rig, nats_rig
 
+from support.bus_rig import Make, Rig, nats_rig
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.bus.streams import StreamSettings

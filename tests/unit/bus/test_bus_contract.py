@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from bus_rig import Make, collect, result, take, task
 
+from support.bus_rig import Make, collect, result, take, task
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.protocol import HANDED_BACK, LOST, BusFull, Change, ResultKind, RolloutBus
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import nats
 import nats.errors
 import pytest
-from bus_rig import QUICK, collect, result, take, task
 from nats.js.errors import Error as JetStreamError
 
+from support.bus_rig import QUICK, collect, result, take, task
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusFull, ResultKind
 from toolorchestra.bus.streams import StreamSettings, make_streams

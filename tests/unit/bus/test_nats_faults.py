@@ -13,10 +13,10 @@ from typing import Any
 
 import nats
 import pytest
-from bus_rig import QUICK, Make, Rig, collect, eventually, result, take, task
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
+from support.bus_rig import QUICK, Make, Rig, collect, eventually, result, take, task
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind, RolloutBus
 from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, make_streams, remove_streams

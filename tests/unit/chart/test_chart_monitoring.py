@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +12,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "operator"))
-
-from test_op_training_metrics import templates
-
 from support.chart import CHART, NAMESPACE, environment, of_kind, render
+from support.training_templates import templates
 from toolorchestra.telemetry import metrics
 from toolorchestra.trainer.batch import MOST_K3
 from toolorchestra_operator.runtime.metrics import Meter

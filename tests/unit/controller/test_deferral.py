@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import VIEW
-
+from support.episode_world import VIEW
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.deferral import FIRST_SECONDS, LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.experts.errors import Reason as Why

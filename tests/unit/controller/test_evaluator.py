@@ -4,130 +4,29 @@ the journal, under the run's cap and over kills."""
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import RENDERER, FakeExperts, answer, host_of
-from test_controller import Hours, a_world
-
+from support.episode_world import RENDERER, FakeExperts, answer
+from support.evaluator_life import ALLOWANCE, ALONE, TASKS, Flaky, Life
 from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
-from toolorchestra.controller.deferral import LONGEST_SECONDS, OUT_SECONDS, Deferrals, Outage
-from toolorchestra.controller.evaluator import Evaluated, Evaluator, Job
-from toolorchestra.controller.outbox import reckon
+from toolorchestra.controller.deferral import LONGEST_SECONDS, OUT_SECONDS, Outage
+from toolorchestra.controller.evaluator import Evaluated, Job
 from toolorchestra.controller.pauses import Paused
-from toolorchestra.controller.ports import Delivery
-from toolorchestra.controller.settings import EvaluationSuite
-from toolorchestra.controller.wire import BusWire
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
 from toolorchestra.experts.errors import ExpertUnavailable
 from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.ledger.history import read_history
-from toolorchestra.ledger.journal import Journal, Kind, read_frames, read_synced
-from toolorchestra.ledger.journalled import Bookkeeper
-from toolorchestra.ledger.ledger import LedgerConfig
+from toolorchestra.ledger.journal import Kind, read_frames, read_synced
 from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES
 from toolorchestra.policy.engine import EngineLost, NoEngine
 from toolorchestra.policy.fake import FakeEngine
-from toolorchestra.rollout.worker import Worker, WorkerSettings
-
-TASKS = 5
-ALLOWANCE = Decimal("0.5")
-ALONE = "always:pool-cheap"
-
-
-class Flaky(FakeExperts):
-    """Breaks the worker on the first task that it is asked, whoever asks again."""
-
-    broken: str = ""
-
-    def worst_case_usd(self, *, pool, request):  # type: ignore[no-untyped-def]
-        self.broken = self.broken or str(request.messages)
-        if str(request.messages) == self.broken:
-            raise RuntimeError("a bug of ours")
-        return super().worst_case_usd(pool=pool, request=request)
-
-
-class Life:
-    """One incarnation's evaluator with a worker; the next one on the same folder and bus is another."""
-
-    def __init__(
-        self,
-        folder: Path,
-        experts: FakeExperts,
-        engine: FakeEngine | None = None,
-        *,
-        bus: MemoryBus | None = None,
-        cap: Decimal | None = None,
-        step: int = 0,
-        issue_timeout: float = 60.0,
-    ) -> None:
-        self.folder, self.experts = folder, experts
-        self.bus = bus or MemoryBus(max_deliver=1)
-        world = a_world()
-        journal = Journal(folder / "journal" / "journal.bin")
-        self.books, _ = Bookkeeper.open(
-            config=LedgerConfig(2, 2),
-            uid="uid",
-            journal=journal,
-            history=read_history(read_frames(journal.path)),
-            step=step,
-            cap=cap,
-            allowance=ALLOWANCE,
-        )
-        self.hours = Hours()
-        self.evaluator = Evaluator(
-            wire=BusWire(self.bus),
-            world=world,
-            uid="uid",
-            books=self.books,
-            deferrals=Deferrals(clock=self.hours),
-            issue_timeout=issue_timeout,
-            tick=0.02,
-        )
-        self.suite = EvaluationSuite("held-out", TASKS, world.suite, world.sampler)
-        self.host = host_of(engine=engine or FakeEngine(RENDERER, ()), experts=experts)
-        self.taken: list[Delivery] = []
-
-    @asynccontextmanager
-    async def running(self, *, workers: bool = True) -> AsyncIterator[None]:
-        await reckon(self.bus, self.books, patience=60.0)
-        settings = WorkerSettings(concurrency=4, lease_expiry_seconds=0.1, grace_seconds=0.1)
-        worker = Worker(bus=self.bus, host=self.host, settings=settings)
-        reading = asyncio.create_task(self._read())
-        working = asyncio.create_task(worker.run()) if workers else None
-        try:
-            yield
-        finally:
-            worker.stop()
-            if working is not None:
-                await working
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-
-    async def _read(self) -> None:
-        async for delivery in self.evaluator.wire.deliveries():
-            self.taken.append(delivery)
-            await self.evaluator.take([delivery])
-
-    async def evaluate(self, **job: Any) -> Evaluated:
-        given = {"suite": self.suite, "system": ALONE, "name": ALONE}
-        return await asyncio.wait_for(self.evaluator.run(Job(**{**given, **job}), into=self.folder), 20)
-
-    @property
-    def spent(self) -> Decimal:
-        """What the journal knows, on disk."""
-        return read_history(read_frames(self.books.journal.path)).spent
 
 
 def unavailable() -> ExpertUnavailable:

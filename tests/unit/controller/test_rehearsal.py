@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import RENDERER
-
+from support.episode_world import RENDERER
 from support.run_rig import model_folder
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load

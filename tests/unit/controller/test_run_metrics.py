@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,14 +12,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
-
-from episode_world import RENDERER, FakeExperts, answer
-from test_controller import POOLS, Scene, either
-from test_evaluator import Flaky, Life
-
+from support.controller_scene import POOLS, Scene, either
+from support.episode_world import RENDERER, FakeExperts, answer
+from support.evaluator_life import Flaky, Life
 from support.metric_points import Measured
 from support.real_run import TINY_RUN
 from toolorchestra.bus.memory import MemoryBus

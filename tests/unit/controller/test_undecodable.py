@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -11,12 +10,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import FakeExperts, answer, host_of, order_of, play
-from test_controller import Scene, either
-from test_evaluator import ALONE, Life
-
+from support.controller_scene import Scene, either
+from support.episode_world import FakeExperts, answer, host_of, order_of, play
+from support.evaluator_life import ALONE, Life
 from toolorchestra.bus.envelope import UNREADABLE, Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import Lease, Received, ResultKind

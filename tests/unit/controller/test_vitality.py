@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import answer, host_of, order_of, play
-from test_controller import Scene, either
-
+from support.controller_scene import Scene, either
+from support.episode_world import answer, host_of, order_of, play
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.assemble import SampleFilters
 from toolorchestra.controller.controller import Paused

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rollout"))
-
-from episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, host_of, order_of, play
-
+from support.episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, host_of, order_of, play
 from toolorchestra.controller.format_traces import naive_talk
 from toolorchestra.controller.instances import Instance
 from toolorchestra.controller.warm_traces import warm_samples

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from synthetic_traces import PRICES, TOPICS, VIEW, evaluation, knows, trace
 
+from support.synthetic_traces import PRICES, TOPICS, VIEW, evaluation, knows, trace
 from toolorchestra.evaluation.attempt import Attempt, attempts_of
 from toolorchestra.evaluation.baselines import best_expert, cascade, oracle, system_order, with_baselines
 from toolorchestra.evaluation.evaluate import SuiteResult, evaluate_suite

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_traces import VIEW
 
+from support.synthetic_traces import VIEW
 from toolorchestra.evaluation.attempt import Attempt
 from toolorchestra.evaluation.baselines import best_expert
 from toolorchestra.evaluation.evaluate import evaluate_suite

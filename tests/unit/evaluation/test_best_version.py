@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_traces import evaluation
 
+from support.synthetic_traces import evaluation
 from toolorchestra.controller.best import Score, score_attempts
 from toolorchestra.evaluation.attempt import Attempt, attempts_of
 from toolorchestra.evaluation.evaluate import evaluate_suite

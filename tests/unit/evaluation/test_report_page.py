@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from synthetic_run import GROUP_SIZE, SPEC, manifest, write_run, write_traces
-from synthetic_traces import trace
 from typer.testing import CliRunner
 
+from support.synthetic_run import GROUP_SIZE, SPEC, manifest, write_run, write_traces
+from support.synthetic_traces import trace
 from toolorchestra.cli.main import app
 from toolorchestra.cli.running import _print_evaluations
 from toolorchestra.evaluation.archive import NotARun, accepted_frames, training_spec

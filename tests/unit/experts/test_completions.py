@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from expert_servers import BOOK_PRICE, POOL_PRICE, REQUEST, Script, client, completion, endpoint, serving
 
+from support.expert_servers import BOOK_PRICE, POOL_PRICE, REQUEST, Script, client, completion, endpoint, serving
 from toolorchestra.experts.classify import classify_reply
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.experts.metering import metered, worst_case_usd

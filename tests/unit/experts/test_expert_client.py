@@ -10,8 +10,19 @@ from decimal import Decimal
 
 import pytest
 from aiohttp import web
-from expert_servers import BOOK_PRICE, FAST, POOL_PRICE, REQUEST, TASK, Script, client, completion, raw_server, serving
 
+from support.expert_servers import (
+    BOOK_PRICE,
+    FAST,
+    POOL_PRICE,
+    REQUEST,
+    TASK,
+    Script,
+    client,
+    completion,
+    raw_server,
+    serving,
+)
 from toolorchestra.experts.breaker import BreakerPolicy, Status
 from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.classify import LONGEST_PAUSE_SECONDS

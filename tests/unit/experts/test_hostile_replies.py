@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import pytest
-from expert_servers import BOOK_PRICE, POOL_PRICE, REQUEST, TASK, endpoint
-from hostile_replies import Reply, could_charge, replies
 from hypothesis import HealthCheck, Phase, given, settings
 
+from support.expert_servers import BOOK_PRICE, POOL_PRICE, REQUEST, TASK, endpoint
+from support.hostile_replies import Reply, could_charge, replies
 from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.errors import Reason
 from toolorchestra.experts.metering import max_output_tokens

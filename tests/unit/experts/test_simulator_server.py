@@ -11,8 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from expert_servers import BOOK_PRICE, FAST, REQUEST, TASK, client, skill_table
 
+from support.expert_servers import BOOK_PRICE, FAST, REQUEST, TASK, client, skill_table
 from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.experts.answerer import answer_messages, template
 from toolorchestra.experts.cassette import CassetteError, RecordingExperts, ReplayedExperts

@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from expert_servers import skill_table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.expert_servers import skill_table
 from toolorchestra.experts.simulated import SimulatedTask
 from toolorchestra.experts.skills import is_right, oracle, simulated_answer
 from toolorchestra.experts.wrong import wrong_answer

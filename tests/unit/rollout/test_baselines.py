@@ -6,8 +6,8 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from episode_world import LIMITS, FakeExperts, host_of, order_of, play
 
+from support.episode_world import LIMITS, FakeExperts, host_of, order_of, play
 from toolorchestra.experts.errors import ExpertRefused, Reason
 from toolorchestra.rollout.trace import Ending, Sampling
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgpack
 import pytest
 import zstandard
-from episode_world import VIEW, answer, host_of, order_of, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.episode_world import VIEW, answer, host_of, order_of, play
 from toolorchestra.rollout.codec import (
     VERSION,
     CodecError,

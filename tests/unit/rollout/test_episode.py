@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from episode_world import (
+
+from support.episode_world import (
     CHAT_TASK,
     ELM,
     LIMITS,
@@ -24,7 +25,6 @@ from episode_world import (
     order_of,
     play,
 )
-
 from toolorchestra.experts.chat import ChatReply, Reserve
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from episode_world import answer, host_of, order_of
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from support.episode_world import answer, host_of, order_of
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.rollout.codec import ORDER_CONTENT, decode_trace, encode_order

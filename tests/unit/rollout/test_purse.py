@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from episode_world import LIMITS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.episode_world import LIMITS
 from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Ending, Meter
 

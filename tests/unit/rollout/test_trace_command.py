@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, answer, ask, host_of, order_of, play
 from typer.testing import CliRunner
 
+from support.episode_world import CHAT_TASK, QA_TASK, RENDERER, VIEW, FakeExperts, answer, ask, host_of, order_of, play
 from toolorchestra.cli.main import app
 from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.policy.prompts import chat_messages, chat_tools

@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from episode_world import OAK, RENDERER, FakeExperts, answer, host_of, order_of
 
+from support.episode_world import OAK, RENDERER, FakeExperts, answer, host_of, order_of
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.bus.protocol import (

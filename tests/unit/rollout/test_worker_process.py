@@ -18,8 +18,8 @@ import nats
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
-from episode_world import ELM, OAK, RENDERER, answer, order_of
 
+from support.episode_world import ELM, OAK, RENDERER, answer, order_of
 from toolorchestra.bus.envelope import Envelope
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import Received, ResultKind

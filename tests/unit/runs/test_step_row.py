@@ -6,7 +6,6 @@ import io
 import json
 import math
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
-
-from synthetic_run import metric_row, write_run
-
 from support.run_rig import make_run
+from support.synthetic_run import metric_row, write_run
 from toolorchestra.cli.runs import _list_row, _table, overview
 from toolorchestra.cli.status import lines, standing
 from toolorchestra.controller.job import REPORTED

@@ -24,7 +24,7 @@ from toolorchestra.sandbox.protections import LANDLOCK, SECCOMP
 from toolorchestra.sandbox.result import Broke, How, Result, Returned
 from toolorchestra.sandbox.sandbox import Sandbox, SandboxError
 
-HOSTILE = Program(run="hostile:run")
+HOSTILE = Program(run="support.hostile_programs:run")
 LIMITS = Limits(cpu_seconds=1, wall_seconds=60.0, memory_bytes=64 << 20, output_bytes=10_000)
 SECRET = "sk-do-not-tell-anyone"
 
@@ -313,7 +313,7 @@ async def test_a_dead_zygote_is_started_again() -> None:
 
 async def test_what_cannot_start_says_why() -> None:
     for program, why in (
-        (Program("hostile:run", warm="hostile:bad_warm"), "no such library"),
+        (Program("support.hostile_programs:run", warm="support.hostile_programs:bad_warm"), "no such library"),
         (Program("no:no"), "no"),
     ):
         made = Sandbox(program, limits=LIMITS)
@@ -336,7 +336,7 @@ from toolorchestra.sandbox.program import Program
 from toolorchestra.sandbox.sandbox import Sandbox
 
 async def main():
-    sandbox = Sandbox(Program("hostile:run"))
+    sandbox = Sandbox(Program("support.hostile_programs:run"))
     await sandbox.run({"try": "echo", "with": [1]})
     job = asyncio.create_task(sandbox.run({"try": "hold_the_gil"}))
     while not sandbox.busy_pids():
@@ -351,7 +351,7 @@ asyncio.run(main())
 async def test_a_killed_worker_leaves_nothing_behind(tmp_path: Path) -> None:
     """Though its child holds the GIL and never looks at anything."""
     worker = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", _KILLED, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _KILLED, str(Path(__file__).parents[2])], stdout=subprocess.PIPE, text=True
     )
     assert worker.stdout is not None
     pids = [int(pid) for pid in worker.stdout.readline().split()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
-
-from synthetic_traces import trace
-
+from support.synthetic_traces import trace
 from support.train_samples import fresh_places, random_batch, sibling_batch, some_fresh
 from toolorchestra.controller.assemble import SampleFilters, train_samples
 from toolorchestra.controller.monitoring.stats import mismatch_figures

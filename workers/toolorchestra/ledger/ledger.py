@@ -1,6 +1,6 @@
 """The ledger: which groups live, which step consumes them, what happens to a result. Pure: no I/O, the clock is given.
 
-Invariants (ledger.md), each driven by Hypothesis in tests/unit/train/test_ledger_properties.py:
+Invariants (ledger.md), each driven by Hypothesis in tests/unit/ledger/test_ledger_properties.py:
 
 - Bound: groups open + complete + in training ≤ (maxStaleness + 1) × groupsPerStep until the new version is live.
 - Order: a step at trainer step t leaves behind only groups that later steps can still consume in time, that is for

@@ -19,7 +19,7 @@ h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everyth
 | SwiGLU: gate, up, their product                 | 2i + 2i + 2i               | the same         |
 | … silu(gate)                                    | 2i                         | computed again   |
 
-tests/unit/train/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
+tests/unit/sizing/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
 layer keeps its input only (2h), and one block at a time is computed again.
 
 **Head** (logprob.py, footprint.py): a chunk of logits, and its weight's gradient, while all activations are there.

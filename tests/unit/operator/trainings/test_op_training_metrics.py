@@ -6,32 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import test_op_kuberay
-import test_op_training
 
+from support import kuberay_world, training_world
+from support.training_templates import templates
 from toolorchestra.telemetry.metrics_setup import MetricsPlan
 from toolorchestra_operator.runtime.runtimes import runtime_of
 from toolorchestra_operator.runtime.settings import Settings
 
 COLLECTOR = "http://collector:4318"
-
-
-def templates(provider: str, **runtime: Any) -> dict[str, dict[str, Any]]:
-    """Pod templates of a training that runs, by component."""
-    world: Any = test_op_training.World() if provider == "builtin" else test_op_kuberay.World()
-    world.runtime = replace(test_op_training.RUNTIME, **runtime)
-    world.settle()
-    found: dict[str, dict[str, Any]] = {}
-    for manifest in world.live().values():
-        spec = manifest.get("spec", {})
-        some = [spec["template"]] if "template" in spec else []
-        if cluster := spec.get("rayClusterSpec"):
-            groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-            some = [group["template"] for group in groups]
-        for template in some:
-            found[template["metadata"]["labels"]["app.kubernetes.io/component"]] = template
-    assert {"head", "trainers", "engines", "workers"} <= found.keys()
-    return found
 
 
 def container(template: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +59,7 @@ def test_nothing_is_exported_where_nobody_asked(provider: str) -> None:
         assert "run-metrics" not in str(container(template).get("ports"))
 
 
-@pytest.mark.parametrize("world", [test_op_training.World, test_op_kuberay.World], ids=["builtin", "kuberay"])
+@pytest.mark.parametrize("world", [training_world.World, kuberay_world.World], ids=["builtin", "kuberay"])
 def test_an_operator_that_begins_to_scrape_rolls_nothing_that_runs(world: Any) -> None:
     one = world()
     one.settle()
