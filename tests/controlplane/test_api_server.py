@@ -10,9 +10,11 @@ import pytest
 from support.representative import a_pool, representative
 from testbed.api import Api
 from testbed.cluster import Cluster
-from toolorchestra_operator.kubernetes.api_errors import ApiError, Conflict, Forbidden, Invalid, NotFound
-from toolorchestra_operator.kubernetes.api_server import FINALIZER, ApiServer
-from toolorchestra_operator.kubernetes.kinds import COMPARED, RAY_JOB
+from toolorchestra.contract.labels import FINALIZER
+from toolorchestra.kube.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
+from toolorchestra.kube.kinds import MADE
+from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Ref
 
 
@@ -107,6 +109,6 @@ async def test_lists_in_pages(server: ApiServer, namespace: str) -> None:
 @pytest.mark.usefixtures("kuberay")
 async def test_every_kind_that_is_made_has_a_schema(server: ApiServer) -> None:
     schemas = await server.openapi()
-    assert [about for about in COMPARED if about not in schemas] == []
+    assert [kind for kind in MADE if kind.key not in schemas] == []
     assert await server.served(*RAY_JOB)
     assert not await server.served("kueue.x-k8s.io/v1beta1", "Workload")

@@ -16,11 +16,12 @@ import pytest
 from support.edits import content, other_than, removable, respelled, scalars
 from support.representative import SPECS, representative
 from testbed.api import Api
-from toolorchestra_operator.kubernetes.api_errors import Forbidden, Invalid
+from toolorchestra.contract.labels import MANAGER
+from toolorchestra.kube.errors import Forbidden, Invalid
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.canonical import differences
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.openapi import Schemas
 
 

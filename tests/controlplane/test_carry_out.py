@@ -11,11 +11,12 @@ from support.edits import content
 from support.representative import SPECS, a_pool, representative
 from testbed.api import Api
 from testbed.cluster import Cluster
-from toolorchestra_operator.kubernetes.api_errors import Conflict
+from toolorchestra.contract.labels import MANAGER
+from toolorchestra.kube.errors import Conflict
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.canonical import differences
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.planning.carry_out import NameTaken, carry_out
 from toolorchestra_operator.planning.plan import Apply, Create, Delete, Emit, Plan, SetFinalizer
 

@@ -26,9 +26,10 @@ from testbed.api import Api, Refused
 from testbed.cluster import CHECKOUT
 from testbed.control_plane import ControlPlane, free_port
 from testbed.kuberay import crd_files
+from toolorchestra.kube.kinds import KINDS as KNOWN
+from toolorchestra.kube.kinds import Kind
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.process import tail
-from toolorchestra_operator.kubernetes.kinds import RESOURCES, Resource, object_path
 
 pytestmark = pytest.mark.chart
 
@@ -39,15 +40,16 @@ BLOCKS_DELETION |= {("expertpools/finalizers.toolorchestra.dev", "update")}
 """Asked for by an admission plug-in, which is on here, and never in a request of their own."""
 OF_KUBERAY = {("rayjobs.ray.io", verb) for verb in ("get", "list", "watch", "create", "delete")}
 OF_KUEUE = {("workloads.kueue.x-k8s.io", "list")}
-KINDS = {
-    **RESOURCES,
-    ("apps/v1", "StatefulSet"): Resource("statefulsets"),
-    ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): Resource("customresourcedefinitions", namespaced=False),
-    ("rbac.authorization.k8s.io/v1", "Role"): Resource("roles"),
-    ("rbac.authorization.k8s.io/v1", "RoleBinding"): Resource("rolebindings"),
-    ("rbac.authorization.k8s.io/v1", "ClusterRole"): Resource("clusterroles", namespaced=False),
-    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): Resource("clusterrolebindings", namespaced=False),
-}
+RBAC = "rbac.authorization.k8s.io/v1"
+MORE = (
+    Kind("apps/v1", "StatefulSet", "statefulsets"),
+    Kind(RBAC, "Role", "roles"),
+    Kind(RBAC, "RoleBinding", "rolebindings"),
+    Kind(RBAC, "ClusterRole", "clusterroles", namespaced=False),
+    Kind(RBAC, "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
+)
+NOT_HELMS = {kind for kind in KNOWN.values() if kind.group in ("apiextensions.k8s.io", "ray.io", "kueue.x-k8s.io")}
+KINDS = {**KNOWN, **{kind.key: kind for kind in MORE}}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +72,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 def path_of(one: Mapping[str, Any], *, named: bool = True) -> str:
     metadata = one["metadata"]
-    resource = KINDS[one["apiVersion"], one["kind"]]
     name = metadata["name"] if named else ""
-    return object_path(one["apiVersion"], resource, namespace=metadata.get("namespace", ""), name=name)
+    return KINDS[one["apiVersion"], one["kind"]].path(namespace=metadata.get("namespace", ""), name=name)
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -106,12 +107,11 @@ def test_every_pod_is_let_into_a_restricted_namespace(plane: ControlPlane, value
 def owned(api: Api, release: str) -> set[str]:
     """Everything of the release that the server has, but for the definitions."""
     found = set()
-    for (version, kind), resource in KINDS.items():
-        if kind in ("CustomResourceDefinition", "RayJob", "RayCluster", "Workload"):
+    for kind in KINDS.values():
+        if kind in NOT_HELMS:
             continue
-        path = object_path(version, resource)
-        items = api.request("GET", path, labelSelector=f"app.kubernetes.io/instance={release}")["items"]
-        found |= {f"{kind} {one['metadata']['name']}" for one in items}
+        items = api.request("GET", kind.path(), labelSelector=f"app.kubernetes.io/instance={release}")["items"]
+        found |= {f"{kind.name} {one['metadata']['name']}" for one in items}
     return found
 
 

@@ -21,9 +21,9 @@ from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.cluster_client.connection import connect
 from toolorchestra.cluster_client.errors import NotServed, Unreachable
-from toolorchestra.cluster_client.kinds import TRAININGS, Kind
 from toolorchestra.cluster_client.kube import Kube
 from toolorchestra.cluster_client.reader import manifest, reading
+from toolorchestra.kube.kinds import TRAININGS, Kind
 
 TINY = TINY_RUN / "training.yaml"
 Run = Callable[..., Result]
@@ -270,7 +270,7 @@ def test_cancel_waits_for_the_last_checkpoint(run: Run, api: Api, namespace: str
 
     def operate() -> None:
         until(lambda: api.get(path(namespace))["spec"]["suspend"] is True)
-        play(api, namespace, condition("Suspended", "True", "SuspendedByUser", "waiting for the last checkpoint"))
+        play(api, namespace, condition("Suspended", "True", "Suspending", "waiting for the last checkpoint"))
         looks.one_more()
         looks.one_more()
         assert _is_there(api, namespace), "not before its compute is given back"
@@ -375,7 +375,7 @@ def test_what_one_may_not_do_names_verb_and_resource(cluster: Cluster, namespace
 
 def test_a_kind_that_is_not_served(cluster: Cluster) -> None:
     kube = connect(kubeconfig=cluster.kubeconfig)
-    absent = Kind("absent.toolorchestra.dev/v1", "things")
+    absent = Kind("absent.toolorchestra.dev/v1", "Thing", "things")
     assert not kube.serves(absent)
     with pytest.raises(NotServed, match="kubectl apply --server-side -f crds/"):
         kube.list(absent, namespace="default")

@@ -15,10 +15,11 @@ from support.mortal_operator import LookingOperator
 from support.training_life import MADE, Stage, connected
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
+from toolorchestra.contract.labels import TRAINING_LABEL
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.runtime.settings import Settings
-from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
+from toolorchestra_operator.trainings.names import Names
 
 TTL_AND_MORE = timedelta(days=1, seconds=1)
 POD = {"containers": [{"name": "c", "image": "theirs"}]}

@@ -18,7 +18,7 @@ import pytest
 from support.pool_world import FOR_POOLS, GPU, HERE, RUNTIME, endpoint_pool, vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
-from toolorchestra_operator.kubernetes.api_errors import Invalid
+from toolorchestra.kube.errors import Invalid
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
 from toolorchestra_operator.messaging.streams import NatsStreams

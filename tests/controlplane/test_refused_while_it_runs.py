@@ -19,8 +19,8 @@ from support.operator_process import until
 from support.training_life import GROUP, Stage, documents
 from testbed.api import Refused
 from testbed.cluster import Cluster
+from toolorchestra.kube.errors import Forbidden
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.kubernetes.api_errors import Forbidden
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.runtime.settings import Settings

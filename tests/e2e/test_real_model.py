@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from support.real_run import RealRun
+from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.evaluation.archive import traces_in
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.runs.run_dir import read_jsonl
-from toolorchestra.runs.status import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "examples" / "real-model"

@@ -14,6 +14,7 @@ from typing import Any
 
 from support.apply_model import ApplyModel
 from support.openapi_excerpt import schemas
+from toolorchestra.contract.labels import FINALIZER, MANAGER
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.plan import (
     Apply,
@@ -25,9 +26,6 @@ from toolorchestra_operator.planning.plan import (
     RemoveStreams,
     SetFinalizer,
 )
-
-MANAGER = "toolorchestra"
-FINALIZER = "toolorchestra.dev/streams"
 
 
 @dataclass

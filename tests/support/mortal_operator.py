@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 
 from toolorchestra.process import die_with_parent
 from toolorchestra_operator.kubernetes.api_server import ApiServer
-from toolorchestra_operator.kubernetes.manifest import Key, Kind, Ref
+from toolorchestra_operator.kubernetes.manifest import Key, ParentKind, Ref
 from toolorchestra_operator.kubernetes.transport import Transport
 from toolorchestra_operator.messaging.servers import NatsServers, Question
 from toolorchestra_operator.planning.carry_out import carry_out
@@ -149,7 +149,7 @@ class LookingOperator:
         await carry_out(plan, parent=about, api=self.api, streams=streams, emit=emit, **seen)
         return plan
 
-    async def settles(self, namespace: str, name: str, *, kind: Kind = "OrchestratorTraining") -> None:
+    async def settles(self, namespace: str, name: str, *, kind: ParentKind = "OrchestratorTraining") -> None:
         """Look until nothing is left to do; who died on the way is followed by another."""
         looks = 0
         while looks < _MOST_LOOKS:

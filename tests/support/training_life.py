@@ -27,7 +27,8 @@ from nats.js.errors import NotFoundError
 from support.real_run import TINY_RUN
 from testbed.api import Api, Refused
 from toolorchestra.bus.streams import Names as StreamNames
-from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
+from toolorchestra.contract.labels import TRAINING_LABEL
+from toolorchestra_operator.trainings.names import Names
 
 GROUP = "/apis/toolorchestra.dev/v1alpha1"
 TRAINING = "orchestratortrainings"

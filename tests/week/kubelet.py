@@ -10,7 +10,7 @@ from typing import Any
 import urllib3.exceptions
 
 from testbed.api import Api, Refused
-from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, TRAINING_LABEL
+from toolorchestra.contract.labels import ATTEMPT_LABEL, TRAINING_LABEL
 
 TICK = 0.4
 _STAMP = "2030-01-01T00:00:00Z"

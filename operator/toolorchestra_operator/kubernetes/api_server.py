@@ -1,7 +1,7 @@
 """The Kubernetes API as the operator uses it: JSON over the official client's connection, failures by type.
 
 Invariants
-- What is not there is None, False or an empty list; what the server refuses is an error of `api_errors`; nothing is
+- What is not there is None, False or an empty list; what the server refuses is an error of `kube.errors`; nothing is
   retried here, and every request ends within `timeout` seconds.
 - Paths come from a table; only kinds outside it are discovered. Schemas are fetched once, and again when their hash
   changes.
@@ -24,17 +24,17 @@ from urllib.parse import urlsplit
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
-from toolorchestra_operator.kubernetes.api_errors import Conflict, Invalid, NotFound, NotServed
+from toolorchestra.contract.labels import FINALIZER, MANAGER
+from toolorchestra.kube.errors import Conflict, Invalid, NotFound, NotServed
+from toolorchestra.kube.kinds import KINDS, MADE, Kind, group_path
 from toolorchestra_operator.kubernetes.canonical import normal
-from toolorchestra_operator.kubernetes.kinds import COMPARED, RESOURCES, Resource, group_path, object_path
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.older_crds import reworded
 from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.kubernetes.transport import Count, Json, Transport, named, uncounted
 
 _log = logging.getLogger(__name__)
 
-FINALIZER: Final = "toolorchestra.dev/streams"
 
 Objects = list[Json]
 
@@ -66,7 +66,7 @@ class ApiServer:
         self.address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
         """Host and port."""
         self._clock = clock
-        self._discovered: dict[str, tuple[float, dict[str, Resource]]] = {}
+        self._discovered: dict[str, tuple[float, dict[str, Kind]]] = {}
         self._schemas: tuple[float, Mapping[str, str], Schemas] | None = None
         self._fetching = asyncio.Lock()
 
@@ -228,12 +228,12 @@ class ApiServer:
             if self._schemas and now - self._schemas[0] < _FRESH:
                 return self._schemas[2]
             index = await self._transport.request("get", "GET", "/openapi/v3", about=_OPENAPI)
-            wanted = dict.fromkeys(group_path(api_version)[1:] for api_version, _ in COMPARED)
+            wanted = dict.fromkeys(kind.group_path[1:] for kind in MADE)
             urls = {group: index["paths"][group]["serverRelativeURL"] for group in wanted if group in index["paths"]}
             schemas = self._schemas[2] if self._schemas and self._schemas[1] == urls else None
             if schemas is None:
                 documents = [await self._transport.request("get", "GET", url, about=_OPENAPI) for url in urls.values()]
-                schemas = await asyncio.to_thread(Schemas.of, documents, kinds=COMPARED)
+                schemas = await asyncio.to_thread(Schemas.of, documents, kinds=[kind.key for kind in MADE])
             self._schemas = (now, urls, schemas)
             return schemas
 
@@ -242,15 +242,13 @@ class ApiServer:
         return live is not None and live["metadata"]["uid"] == uid
 
     async def _path(self, ref: Ref, *, collection: bool = False, part: str = "") -> str:
-        resource = RESOURCES.get((ref.api_version, ref.kind))
-        if resource is None:
-            resource = (await self._group(ref.api_version)).get(ref.kind)
-        if resource is None:
+        kind = KINDS.get((ref.api_version, ref.kind)) or (await self._group(ref.api_version)).get(ref.kind)
+        if kind is None:
             raise NotServed("the API server does not have this kind", verb="find", resource=named(ref), code=404)
         name = "" if collection else ref.name
-        return object_path(ref.api_version, resource, namespace=ref.namespace, name=name, part=part)
+        return kind.path(namespace=ref.namespace, name=name, part=part)
 
-    async def _group(self, api_version: str) -> Mapping[str, Resource]:
+    async def _group(self, api_version: str) -> Mapping[str, Kind]:
         """The kinds of a group's version, by discovery."""
         asked, kinds = self._discovered.get(api_version, (float("-inf"), {}))
         if self._clock() - asked < _FRESH:
@@ -259,7 +257,7 @@ class ApiServer:
         try:
             found = await self._transport.request("get", "GET", group_path(api_version), about=about)
             kinds = {
-                one["kind"]: Resource(one["name"], namespaced=one["namespaced"])
+                one["kind"]: Kind(api_version, one["kind"], one["name"], namespaced=one["namespaced"])
                 for one in found["resources"]
                 if "/" not in one["name"]
             }

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from toolorchestra_operator.kubernetes.api_errors import ApiError
+from toolorchestra.kube.errors import ApiError
 from toolorchestra_operator.kubernetes.kinds import POOLS, RAY_JOB, TRAININGS
 
 _log = logging.getLogger(__name__)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 Manifest = Mapping[str, Any]
 """One object, or what is wanted of one, as the API server's JSON."""
 
-MANAGER: Final = "toolorchestra"
-"""The one field manager of everything that the operator writes."""
 
-Kind = Literal["OrchestratorTraining", "ExpertPool"]
+ParentKind = Literal["OrchestratorTraining", "ExpertPool"]
 
 
 @dataclass(frozen=True, order=True)
@@ -38,7 +36,7 @@ class Ref:
 class Key:
     """A parent: what the queue holds, and what one reconcile is about."""
 
-    kind: Kind
+    kind: ParentKind
     namespace: str
     name: str
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest
+from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER
+from toolorchestra_operator.kubernetes.manifest import Manifest
 
 
 @dataclass(frozen=True, order=True)
@@ -43,5 +44,5 @@ def our_labels(component: str) -> dict[str, str]:
         "app.kubernetes.io/name": "toolorchestra",
         "app.kubernetes.io/component": component,
         "app.kubernetes.io/part-of": "toolorchestra",
-        "app.kubernetes.io/managed-by": MANAGER,
+        MANAGED_BY_LABEL: MANAGER,
     }

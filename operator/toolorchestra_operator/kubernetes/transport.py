@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 
-from toolorchestra_operator.kubernetes.api_errors import Unavailable, failure
+from toolorchestra.kube.errors import Unavailable, failure
 from toolorchestra_operator.kubernetes.manifest import Ref
 
 Json = dict[str, Any]
@@ -48,7 +48,7 @@ class Transport:
     ) -> Json:
         """The answer's JSON. `path` may have a query of its own; parameters that are "" are left out.
 
-        Raises: as `api_errors` says.
+        Raises: as `toolorchestra.kube.errors` says.
         """
         path, _, own = path.partition("?")
         code, resource = "unreachable", named(about)

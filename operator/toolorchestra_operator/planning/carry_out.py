@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol, assert_never
 
-from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, Conflict, Forbidden
+from toolorchestra.kube.errors import AlreadyExists, Conflict, Forbidden
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import owner_in_words, owner_uid
 from toolorchestra_operator.messaging.streams import StreamsPort

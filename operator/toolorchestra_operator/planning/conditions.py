@@ -27,7 +27,7 @@ _BAD_WHEN_TRUE = ("Failed", "Degraded")
 _NEUTRAL = ("Suspended", "Progressing")
 _EXPECTED = (
     *(Reason.CLUSTER_STARTING, Reason.WARM_STARTING, Reason.EVALUATING, Reason.STEPS_DONE),
-    *(Reason.SUSPENDED_BY_USER, Reason.QUOTA_PENDING, Reason.STREAMS_PENDING),
+    *(Reason.SUSPENDING, Reason.SUSPENDED_BY_USER, Reason.QUOTA_PENDING, Reason.STREAMS_PENDING),
 )
 """Why something is not so on the way to a good end, or because a person wants it: nothing to warn of."""
 

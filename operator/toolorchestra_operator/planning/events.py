@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, ApiError
+from toolorchestra.kube.errors import AlreadyExists, ApiError
 from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.planning.conditions import note
 from toolorchestra_operator.planning.plan import Emit

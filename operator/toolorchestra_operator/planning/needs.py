@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra.kube.errors import Forbidden
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 
 _REASONS: Final[Mapping[str, Reason]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.kubernetes.api_errors import Forbidden, Invalid
+from toolorchestra.kube.errors import Forbidden, Invalid
 from toolorchestra_operator.planning.carry_out import NameTaken
 from toolorchestra_operator.planning.conditions import MESSAGE_LENGTH
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any, Final
 
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest
+from toolorchestra.contract.labels import MANAGER, TRAINING_LABEL
+from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.planning.claims import claim
 from toolorchestra_operator.planning.recorded import record
 from toolorchestra_operator.pools.desired import Desired
@@ -13,7 +14,6 @@ from toolorchestra_operator.pools.names import API_KEY, PORT
 from toolorchestra_operator.pools.server import start_seconds
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
-TRAINING_LABEL: Final = "toolorchestra.dev/training"
 _PATIENCE_SECONDS: Final = 600
 """For scheduling and pulling, beside the start, before a roll-out counts as stuck."""
 

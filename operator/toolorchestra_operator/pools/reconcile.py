@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.contract.labels import MANAGER
 from toolorchestra_operator.kubernetes.canonical import differences
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.planning.conditions import merged, transitions
 from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.planning.overlay import Rejected, shape_mistakes

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from toolorchestra_operator.kubernetes.kinds import POOLS, RAY_JOB, TRAININGS, Resource, object_path
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Key, Kind
+from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER
+from toolorchestra.kube.kinds import (
+    CLAIMS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    JOBS,
+    NETWORK_POLICIES,
+    POOLS,
+    RAY_JOBS,
+    SERVICES,
+    TRAININGS,
+)
+from toolorchestra_operator.kubernetes.manifest import Key, ParentKind
 
 GROUP: Final = "toolorchestra.dev"
-PARENT_KINDS: Final[tuple[Kind, ...]] = ("OrchestratorTraining", "ExpertPool")
-PARENT_LABELS: Final[Mapping[str, Kind]] = {
+PARENT_KINDS: Final[tuple[ParentKind, ...]] = ("OrchestratorTraining", "ExpertPool")
+PARENT_LABELS: Final[Mapping[str, ParentKind]] = {
     f"{GROUP}/training": "OrchestratorTraining",
     f"{GROUP}/pool": "ExpertPool",
 }
-OURS: Final = f"app.kubernetes.io/managed-by={MANAGER}"
+OURS: Final = f"{MANAGED_BY_LABEL}={MANAGER}"
 """The label selector of everything that we made."""
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A kind whose objects are watched."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    optional: bool = False
-    """Others bring it (KubeRay)."""
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(self, namespace: str) -> str:
-        """Where they are listed and watched; `namespace` "": in all."""
-        return object_path(self.api_version, Resource(self.plural), namespace=namespace)
-
-
-PARENTS: Final = tuple(
-    Watched(GROUP, api_version.partition("/")[2], plural, kind)
-    for (api_version, kind), plural in ((TRAININGS, "orchestratortrainings"), (POOLS, "expertpools"))
-)
+PARENTS: Final = (TRAININGS, POOLS)
+OPTIONAL: Final = frozenset({RAY_JOBS})
+"""Others bring them: watched where they are served."""
 CHILDREN: Final = (
-    Watched("apps", "v1", "deployments", "Deployment"),
-    Watched("batch", "v1", "jobs", "Job"),
-    Watched("", "v1", "services", "Service"),
-    Watched("", "v1", "configmaps", "ConfigMap"),
-    Watched("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
-    Watched("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
-    Watched("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
-    Watched("ray.io", "v1", "rayjobs", RAY_JOB[1], optional=True),
+    *(DEPLOYMENTS, JOBS, SERVICES, CONFIG_MAPS, CLAIMS, NETWORK_POLICIES, DISRUPTION_BUDGETS),
+    RAY_JOBS,
 )
 """Children whose events wake their parent. Not among them: Secrets (to watch them all is a right that we do not ask
 for), and pods, whose Deployments and Jobs say what matters: changes of these are seen by the resync."""

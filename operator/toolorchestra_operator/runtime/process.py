@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from toolorchestra.kube.kinds import Kind
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.backoff import Backoff
 from toolorchestra_operator.kubernetes.discovery import Discovery, Served, words
-from toolorchestra_operator.kubernetes.manifest import Key, Kind, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, ParentKind, Ref
 from toolorchestra_operator.messaging.streams import NatsStreams, StreamsPort
 from toolorchestra_operator.planning.carry_out import carry_out
 from toolorchestra_operator.planning.events import Events
@@ -28,7 +29,7 @@ from toolorchestra_operator.runtime.http_server import HttpServer
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.liveness import Hearing, Limits, Pulse, complaints
 from toolorchestra_operator.runtime.metrics import Meter
-from toolorchestra_operator.runtime.parents import CHILDREN, GROUP, PARENTS, Watched
+from toolorchestra_operator.runtime.parents import CHILDREN, GROUP, OPTIONAL, PARENTS
 from toolorchestra_operator.runtime.pool_users import PoolUsers
 from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop, Reconciler
 from toolorchestra_operator.runtime.resync import Resync, Sweep
@@ -49,7 +50,7 @@ _LISTING_SECONDS: Final = 15.0
 class Machinery:
     """What looks after the kinds: their reconcilers, and what removes things that have lost their parent."""
 
-    reconcilers: Mapping[Kind, Reconciler[Any]]
+    reconcilers: Mapping[ParentKind, Reconciler[Any]]
     sweeps: tuple[Sweep, ...] = ()
     streams: StreamsPort = field(default_factory=NatsStreams)
     """What plans make on NATS."""
@@ -97,7 +98,7 @@ class OperatorProcess:
         if self.settings.metrics_port:
             await self._metrics.start()
         namespaces = self.settings.watch_namespaces or ("",)
-        self.hearing.expect(kind.path(ns) for kind in (*self.parents, *self.children) for ns in namespaces)
+        self.hearing.expect(kind.path(namespace=ns) for kind in (*self.parents, *self.children) for ns in namespaces)
         loop = self._loop()
         for number in range(self.settings.workers):
             self._pulses.append(Pulse(running=True))
@@ -117,14 +118,14 @@ class OperatorProcess:
         await self._health.stop()
 
     @property
-    def children(self) -> tuple[Watched, ...]:
+    def children(self) -> tuple[Kind, ...]:
         """Kinds of children that can be watched."""
-        return tuple(kind for kind in CHILDREN if not kind.optional or (kind.api_version, kind.kind) in self.served)
+        return tuple(kind for kind in CHILDREN if kind not in OPTIONAL or kind.key in self.served)
 
     @property
-    def parents(self) -> tuple[Watched, ...]:
+    def parents(self) -> tuple[Kind, ...]:
         """Our own kinds, as far as their CRDs are there: with the others the process starts again."""
-        return tuple(kind for kind in PARENTS if (kind.api_version, kind.kind) in self.served)
+        return tuple(kind for kind in PARENTS if kind.key in self.served)
 
     def complaints(self) -> tuple[str, ...]:
         """What is wrong with this process; empty: it is alive."""
@@ -171,7 +172,7 @@ class OperatorProcess:
         )
 
     async def _find(self, key: Key) -> Manifest | None:
-        version = next(parent.version for parent in PARENTS if parent.kind == key.kind)
+        version = next(parent.version for parent in PARENTS if parent.name == key.kind)
         return await self.api.get(Ref(f"{GROUP}/{version}", key.kind, key.namespace, key.name))
 
     async def _carry_out(self, plan: Plan, *, parent: Manifest) -> None:

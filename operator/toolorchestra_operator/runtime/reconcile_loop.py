@@ -28,12 +28,12 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
+from toolorchestra.kube.errors import ApiError, Conflict, Forbidden, Invalid, Throttled
 from toolorchestra.telemetry import names
 from toolorchestra.telemetry.groups import SpanGroup, enabled
 from toolorchestra.telemetry.spans import attributes, fail, tracer
-from toolorchestra_operator.kubernetes.api_errors import ApiError, Conflict, Forbidden, Invalid, Throttled
 from toolorchestra_operator.kubernetes.backoff import Backoff
-from toolorchestra_operator.kubernetes.manifest import Key, Kind, Manifest
+from toolorchestra_operator.kubernetes.manifest import Key, Manifest, ParentKind
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable
 from toolorchestra_operator.planning.carry_out import NameTaken
 from toolorchestra_operator.planning.plan import Plan
@@ -125,7 +125,7 @@ class ReconcileLoop:
     """Every worker runs `work`. `find` and `carry_out` reach the API server. Durations in seconds."""
 
     queue: KeyQueue
-    reconcilers: Mapping[Kind, Reconciler[Any]]
+    reconcilers: Mapping[ParentKind, Reconciler[Any]]
     find: Find
     carry_out: CarriesOut
     backoff: Backoff

@@ -18,6 +18,7 @@ from typing import Any, Final
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra.contract.labels import FINALIZER
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.openapi import UNTYPED, Schema, Schemas
 from toolorchestra_operator.planning.conditions import condition, merged
@@ -77,7 +78,7 @@ class _Namespace:
                 case MakeStreams(_, uid):
                     self.streams = tuple(_stream_names(uid))
                 case SetFinalizer(present):
-                    self.parent["metadata"]["finalizers"] = ["toolorchestra.dev/streams"] if present else []
+                    self.parent["metadata"]["finalizers"] = [FINALIZER] if present else []
                 case _:
                     pass
         if plan.status is not None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, Protocol
 
-from toolorchestra_operator.kubernetes.api_errors import ApiError
+from toolorchestra.kube.errors import ApiError
 from toolorchestra_operator.kubernetes.kinds import POOLS, TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Manifest
 from toolorchestra_operator.runtime.key_queue import KeyQueue

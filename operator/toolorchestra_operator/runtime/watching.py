@@ -18,9 +18,10 @@ import aiohttp
 import kopf
 from yarl import URL
 
+from toolorchestra.kube.kinds import Kind
 from toolorchestra_operator.kubernetes.transport import Count
 from toolorchestra_operator.runtime.liveness import Hearing
-from toolorchestra_operator.runtime.parents import OURS, Watched
+from toolorchestra_operator.runtime.parents import OURS
 
 _CHUNK: Final = 500
 _CONNECT_SECONDS: Final = 10.0
@@ -39,7 +40,7 @@ class Patience:
 
 
 def configure(
-    settings: kopf.OperatorSettings, *, children: tuple[Watched, ...], watch_seconds: int, request_seconds: float
+    settings: kopf.OperatorSettings, *, children: tuple[Kind, ...], watch_seconds: int, request_seconds: float
 ) -> None:
     """Set kopf up. Of children only ours are listed and watched; the server does the filtering."""
     settings.posting.enabled = False

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
+from toolorchestra.contract.labels import ATTEMPT_LABEL
+from toolorchestra.contract.progress import phase_of
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings import workers
 from toolorchestra_operator.trainings.admission import Admitted
@@ -23,7 +25,7 @@ from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import is_ready, is_refused, remembered_names, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
-from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Names
+from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle, of_workers, ready_workers
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
@@ -37,8 +39,6 @@ UNANSWERED_SECONDS = 30.0
 """How often to look where NATS does not answer: that it does again is told at once."""
 MADE_SECONDS = 1.0
 """How soon to look for streams that were just made: no watch tells of them."""
-WARM_START = "warm start"
-"""How the driver's message begins meanwhile (toolorchestra.controller.job)."""
 
 
 def under_way(
@@ -164,13 +164,13 @@ def _running(decision: Decision, observed: Observed) -> Decision:
         if not observed.messaging.answered and condition_of(observed.parent, "Running").get("status") == "True":
             return decision  # it runs as far as anybody can tell
         return decision.says("Running", "False", Reason.CLUSTER_STARTING)
-    message = str(told.get("message", ""))
+    message, phase = str(told.get("message", "")), phase_of(told)
     if told.get("state") == "Running":
-        reason = Reason.EVALUATING if message.startswith("evaluating") else Reason.TRAINING
+        reason = Reason.EVALUATING if phase == "Evaluating" else Reason.TRAINING
         return decision.says("Running", "True", reason, f"step {told.get('step', 0)} of {told.get('steps', 0)}")
     if told.get("state") == "Complete":
         return decision.says("Running", "False", Reason.STEPS_DONE, message)
-    reason = Reason.WARM_STARTING if message.startswith(WARM_START) else Reason.CLUSTER_STARTING
+    reason = Reason.WARM_STARTING if phase == "WarmStart" else Reason.CLUSTER_STARTING
     return decision.says("Running", "False", reason, message)
 
 
@@ -332,7 +332,7 @@ def _is_told_otherwise(supervised: Supervised, admitted: Admitted, observed: Obs
 
 def _steps(told: Mapping[str, Any]) -> bool:
     """Whether it has begun to train; a supervised start is training."""
-    return told.get("state") == "Running" or str(told.get("message", "")).startswith(WARM_START)
+    return phase_of(told) in ("WarmStart", "Training", "Evaluating")
 
 
 def _deadlines(

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from toolorchestra.contract.commands import HEAD_COMMAND, NODE_COMMAND
+from toolorchestra.contract.exit_status import CANCELLED, TRAINER_LOST
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import controller
-from toolorchestra_operator.trainings.cluster_state import EXIT_STOPPED, EXIT_TRAINER_LOST, ClusterState, of_exit
+from toolorchestra_operator.trainings.cluster_state import ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.names import Names
@@ -176,12 +177,12 @@ def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> C
     for one in pods:
         if controller(one).get("uid") == head["metadata"]["uid"] and (found := _terminated(one)) is not None:
             code, message = found
-            taken = code == EXIT_TRAINER_LOST and lost_trainers
-            return of_exit(EXIT_STOPPED if taken else code, message=message)
+            taken = code == TRAINER_LOST and lost_trainers
+            return of_exit(CANCELLED if taken else code, message=message)
     if conditions & {"Complete", "SuccessCriteriaMet"}:
         return of_exit(0, message="")
     # No pod to ask: its node is gone, or it was evicted. That is nobody's failure.
-    return of_exit(EXIT_STOPPED, message="the head's pod is gone")
+    return of_exit(CANCELLED, message="the head's pod is gone")
 
 
 def _terminated(one: Manifest) -> tuple[int, str] | None:

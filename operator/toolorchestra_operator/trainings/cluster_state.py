@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.contract.exit_status import CANCELLED, PAUSED, TERMINATED
 
 Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Refused", "Paused", "Stopped"]
 """Queued: it may not use compute, or is giving it back, and will be let go on. Failed: the program's own failure, which
 counts. Refused: it cannot be made as it is written. Stopped: told to end, or its nodes were taken away; never counts.
 Paused: a person has to act."""
-
-EXIT_PAUSED = 75
-EXIT_TRAINER_LOST = 76
-"""A failure like any other, unless the provider knows that the trainer's node was taken away."""
-EXIT_STOPPED = 130
-EXIT_TERMINATED = 143
-"""Exit statuses of the driver (toolorchestra.runs.status.EXIT_CODES; a test compares them)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +35,9 @@ def of_exit(code: int | None, *, message: str, reason: str | None = None) -> Clu
     match code:
         case 0:
             return ClusterState("Succeeded", Reason.STEPS_DONE, message or "all steps are done")
-        case _ if code == EXIT_PAUSED:
+        case _ if code == PAUSED:
             return ClusterState("Paused", Reason(reason or Reason.PROGRAM_FAILED), message)
-        case _ if code in (EXIT_STOPPED, EXIT_TERMINATED):
+        case _ if code in (CANCELLED, TERMINATED):
             return ClusterState("Stopped", Reason.RESTARTING, message or "it was told to end")
         case _:
             said = message or f"the program ended with status {code}"

@@ -1,19 +1,20 @@
 """The ConfigMap of an attempt: what the driver and the workers are told. Made once; an attempt never changes.
 
-`driver.json` is a `toolorchestra.contract.driver_config.DriverConfig`; the operator imports no trainer, so a test holds
-the two together. `resources.yaml` is the training with its experts as endpoints, whatever serves them. Neither holds a
+`driver.json` is a `DriverConfig`, and of it only what is set here: an image of the release before refuses fields that
+it does not know. `resources.yaml` is the training with its experts as endpoints, whatever serves them. Neither holds a
 secret: `nats_secret` is where the NATS URL is, where it holds credentials.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.nats_url import has_credentials, shown
+from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.node_groups import shares
 from toolorchestra_operator.trainings.pods import NATS_KEY
@@ -31,7 +32,7 @@ def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, r
         "metadata": names.metadata(names.attempt(attempt), "config", attempt=attempt),
         "immutable": True,
         "data": {
-            DRIVER_FILE: json.dumps(driver_config(desired, attempt=attempt, ray_address=ray_address), indent=1),
+            DRIVER_FILE: driver_config(desired, attempt=attempt, ray_address=ray_address).told(),
             RESOURCES_FILE: dump_all([_training(desired), *map(_document, pools)]),
         },
     }
@@ -47,22 +48,22 @@ def nats_secret(desired: Desired, *, attempt: int) -> dict[str, Any] | None:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {NATS_KEY: url}}
 
 
-def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> dict[str, Any]:
+def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> DriverConfig:
     """The NATS URL without its credentials: a pod is told the whole one by its environment, which wins."""
-    return {
-        "uid": desired.names.short_uid,
-        "run": desired.run_path,
-        "nats_url": shown(desired.nats_url or ""),
-        "ray_address": ray_address,
-        "resources": [f"{CONFIG_PATH}/{RESOURCES_FILE}"],
-        "model_dir": desired.model_dir,
-        "volumes": dict(desired.volumes),
-        "device": "cuda" if desired.on_gpu else "cpu",
-        "shared": shares(desired.spec.ray),
-        "cluster": True,
-        "attempt": attempt,
-        "threads": _threads(desired),
-    }
+    return DriverConfig(
+        uid=desired.names.short_uid,
+        run=Path(desired.run_path),
+        nats_url=shown(desired.nats_url or ""),
+        ray_address=ray_address,
+        resources=(Path(f"{CONFIG_PATH}/{RESOURCES_FILE}"),),
+        model_dir=Path(desired.model_dir),
+        volumes={name: Path(path) for name, path in desired.volumes.items()},
+        device="cuda" if desired.on_gpu else "cpu",
+        shared=shares(desired.spec.ray),
+        cluster=True,
+        attempt=attempt,
+        threads=_threads(desired),
+    )
 
 
 def _threads(desired: Desired) -> int:

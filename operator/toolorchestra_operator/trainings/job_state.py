@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.contract.exit_status import TRAINER_LOST
 from toolorchestra_operator.kubernetes.manifest import Manifest
-from toolorchestra_operator.trainings.cluster_state import EXIT_TRAINER_LOST, ClusterState, Life, of_exit
+from toolorchestra_operator.trainings.cluster_state import ClusterState, Life, of_exit
 
 ANY: Final = "*"
 MOST_WORDS: Final = 3000
@@ -124,7 +125,7 @@ def _node_loss(state: ClusterState, status: Manifest, trainers: Sequence[Manifes
     """A trainer that was lost with its node is nobody's failure; one whose own container ended is."""
     words = str(status.get("message", ""))
     code = _EXIT.search(words)
-    if state.life != "Failed" or code is None or int(code[1]) != EXIT_TRAINER_LOST or any(map(_broke, trainers)):
+    if state.life != "Failed" or code is None or int(code[1]) != TRAINER_LOST or any(map(_broke, trainers)):
         return state
     if _NODE_DIED not in words and not _missing(status):
         return state

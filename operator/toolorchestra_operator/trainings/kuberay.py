@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from toolorchestra.api.base import Resources
 from toolorchestra.contract.commands import DRIVER_COMMAND, PRE_STOP_COMMAND
+from toolorchestra.contract.labels import ATTEMPT_LABEL
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings.builtin import GCS_PORT, HEAD
@@ -29,7 +30,7 @@ from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.job_state import of_job
 from toolorchestra_operator.trainings.kueue import QUEUE_LABEL, queue_labels
-from toolorchestra_operator.trainings.names import ATTEMPT_LABEL, Component, Names
+from toolorchestra_operator.trainings.names import Component, Names
 from toolorchestra_operator.trainings.node_groups import ROLES, TRAINERS, NodeGroup, node_groups
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,

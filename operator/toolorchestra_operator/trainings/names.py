@@ -10,18 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from toolorchestra.contract.labels import ATTEMPT_LABEL, TRAINING_LABEL, UID_LABEL, short_uid
 from toolorchestra_operator.kubernetes.kinds import TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.kubernetes.owner import Owner, our_labels
 
 Component = Literal["head", "trainers", "engines", "workers", "storage", "config", "ray"]
-
-TRAINING_LABEL = "toolorchestra.dev/training"
-ATTEMPT_LABEL = "toolorchestra.dev/attempt"
-UID_LABEL = "toolorchestra.dev/training-uid"
-"""On what belongs to an attempt, and its pods: an earlier training of the name may have had one of that number."""
-SHORT_UID = 8
-"""Digits of a UID that key streams, subjects and the folder in storage."""
 
 
 @dataclass(frozen=True, order=True)
@@ -33,7 +27,7 @@ class Names(Owner):
     @property
     def short_uid(self) -> str:
         """Two namespaces, or a delete and a re-create, never meet under it."""
-        return self.uid.replace("-", "")[:SHORT_UID]
+        return short_uid(self.uid)
 
     @property
     def storage(self) -> str:

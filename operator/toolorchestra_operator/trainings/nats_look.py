@@ -11,11 +11,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 
 from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, consumer_configs
+from toolorchestra.contract.progress import PROGRESS_KEY
 from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable, NatsServers
 from toolorchestra_operator.trainings.observed import Messaging
-
-PROGRESS_KEY = "progress"
 
 
 @dataclass(frozen=True)

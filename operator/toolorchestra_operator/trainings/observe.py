@@ -16,7 +16,8 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.scalars import MOST_TEXT
 from toolorchestra.bus.nats_url import has_credentials
-from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra.contract.labels import TRAINING_LABEL
+from toolorchestra.kube.errors import Forbidden
 from toolorchestra_operator.kubernetes.discovery import KUEUE_WORKLOADS
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
@@ -24,7 +25,7 @@ from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.planning.needs import Missing, Need, look
 from toolorchestra_operator.planning.refusal import in_words
 from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
-from toolorchestra_operator.trainings.names import TRAINING_LABEL, Names
+from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.ownership import is_own, is_own_pod

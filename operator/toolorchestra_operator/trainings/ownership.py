@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER, TRAINING_LABEL, UID_LABEL
 from toolorchestra_operator.kubernetes.kinds import TRAININGS
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Manifest, Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import controller, owner_in_words, owner_uid
-from toolorchestra_operator.trainings.names import TRAINING_LABEL, UID_LABEL, Names
+from toolorchestra_operator.trainings.names import Names
 
 
 def is_own(live: Manifest, names: Names, *, admitted: bool) -> bool:
@@ -19,7 +20,7 @@ def _is_unmarked_volume(live: Manifest, names: Names) -> bool:
     it been there before and another's, it would not have been admitted.
     """
     labels = live["metadata"].get("labels") or {}
-    made = (labels.get("app.kubernetes.io/managed-by"), labels.get(TRAINING_LABEL)) == (MANAGER, names.name)
+    made = (labels.get(MANAGED_BY_LABEL), labels.get(TRAINING_LABEL)) == (MANAGER, names.name)
     named = (live["kind"], live["metadata"]["name"]) == ("PersistentVolumeClaim", names.storage)
     return made and named and not live["metadata"].get("ownerReferences")
 

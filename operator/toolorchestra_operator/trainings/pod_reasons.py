@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.contract.labels import ATTEMPT_LABEL
 from toolorchestra_operator.kubernetes.manifest import Manifest
-from toolorchestra_operator.trainings.names import ATTEMPT_LABEL
 from toolorchestra_operator.trainings.observed import Observed
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")

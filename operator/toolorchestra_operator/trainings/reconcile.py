@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from toolorchestra.api.conditions import Reason
+from toolorchestra.contract.labels import FINALIZER, MANAGER
 from toolorchestra_operator.kubernetes.canonical import differences
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Ref
@@ -45,8 +46,7 @@ from toolorchestra_operator.trainings.streams import settings_of
 from toolorchestra_operator.trainings.supervision import Supervised
 from toolorchestra_operator.trainings.terms import Terms
 
-MANAGER = "toolorchestra"
-FINALIZER = "toolorchestra.dev/streams"
+GIVEN_BACK = "compute is given back"
 SKIP_ANNOTATION = "toolorchestra.dev/skip-stream-removal"
 REMOVAL_SECONDS = 300
 """How long RayJobs and streams may hold a deletion up."""
@@ -104,7 +104,7 @@ def _decide(
 def _before_it_begins(verdict: Admitted | Refused, remembered: Remembered, now: datetime, *, suspend: bool) -> Decision:
     """Nothing is made before it is admitted, and not suspended."""
     if suspend:
-        return _given_back(Decision(remembered), "compute is given back")
+        return _given_back(Decision(remembered), Reason.SUSPENDED_BY_USER, GIVEN_BACK)
     if isinstance(verdict, Refused):
         return Decision(remembered)
     first = replace(remembered, attempt=1, start_time=now, provider=verdict.provider, experts=_experts(verdict))
@@ -140,16 +140,17 @@ def _suspended(supervised: Supervised, observed: Observed, remembered: Remembere
         # The number is moved on first: what an attempt leaves is removed as the leftovers of the one before.
         moved = replace(remembered, attempt=remembered.attempt + 1)
         said = "giving compute back"
-        return Decision(moved, requeue_after=0.0).says("Suspended", "True", Reason.SUSPENDED_BY_USER, said)
+        return Decision(moved, requeue_after=0.0).says("Suspended", "True", Reason.SUSPENDING, said)
     before = supervised.everything_of(remembered.attempt - 1) if remembered.attempt > 1 else ()
     left = any(observed.may_be_there(ref) for ref in before) or any(ref in observed.hidden for ref in refs)
     remove = (*leftovers(supervised, observed, remembered.attempt), workers.ref(supervised.names))
     decision = Decision(remembered, remove=remove, requeue_after=LEFT_SECONDS if left else None)
-    return _given_back(decision, "waiting for the last checkpoint" if left else "compute is given back")
+    if left:
+        return _given_back(decision, Reason.SUSPENDING, "waiting for the last checkpoint")
+    return _given_back(decision, Reason.SUSPENDED_BY_USER, GIVEN_BACK)
 
 
-def _given_back(decision: Decision, message: str) -> Decision:
-    said = Reason.SUSPENDED_BY_USER
+def _given_back(decision: Decision, said: Reason, message: str) -> Decision:
     return (
         decision.says("Suspended", "True", said, message)
         .says("Running", "False", said)

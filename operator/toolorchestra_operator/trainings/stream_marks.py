@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from toolorchestra.bus.streams import Names as StreamNames
-from toolorchestra_operator.kubernetes.manifest import MANAGER
+from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER, TRAINING_LABEL
 from toolorchestra_operator.trainings.names import Names
 
-_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 _CLUSTER: Final = "toolorchestra.dev/cluster"
 _NAMESPACE: Final = "toolorchestra.dev/namespace"
-_TRAINING: Final = "toolorchestra.dev/training"
 _UID: Final = "toolorchestra.dev/uid"
 
 
@@ -30,10 +28,10 @@ class Owner:
 
         None: they are not an operator's, or it is another of their streams.
         """
-        if metadata.get(_MANAGED_BY) != MANAGER:
+        if metadata.get(MANAGED_BY_LABEL) != MANAGER:
             return None
         try:
-            names = Names(metadata[_TRAINING], metadata[_NAMESPACE], metadata[_UID])
+            names = Names(metadata[TRAINING_LABEL], metadata[_NAMESPACE], metadata[_UID])
             owner = cls(metadata[_CLUSTER], names)
             return owner if stream == StreamNames(names.short_uid).tasks else None
         except (KeyError, ValueError):
@@ -43,9 +41,9 @@ class Owner:
 def marks_of(names: Names, *, cluster: str) -> tuple[tuple[str, str], ...]:
     """The marks of a training's streams."""
     return (
-        (_MANAGED_BY, MANAGER),
+        (MANAGED_BY_LABEL, MANAGER),
         (_CLUSTER, cluster),
         (_NAMESPACE, names.namespace),
-        (_TRAINING, names.name),
+        (TRAINING_LABEL, names.name),
         (_UID, names.uid),
     )

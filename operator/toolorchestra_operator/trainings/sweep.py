@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from toolorchestra_operator.kubernetes.api_errors import ApiError
+from toolorchestra.kube.errors import ApiError
 from toolorchestra_operator.kubernetes.kinds import TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingUnreachable

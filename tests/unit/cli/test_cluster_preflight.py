@@ -16,7 +16,6 @@ from support.pool_world import GPU, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.cluster_client.kinds import Kind
 from toolorchestra.cluster_client.preflight.capacity import MEMORY_LABEL, gpu_bytes
 from toolorchestra.cluster_client.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
 from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines
@@ -33,6 +32,7 @@ from toolorchestra.cluster_client.preflight.memory import (
 from toolorchestra.cluster_client.preflight.references import Reference, references
 from toolorchestra.cluster_client.preflight.spend import evaluation_episodes, may_chat, spend_lines, training_episodes
 from toolorchestra.controller.settings import worst_case_usd
+from toolorchestra.kube.kinds import Kind
 
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 POOLS = tuple(ExpertPool.model_validate(one) for one in DOCUMENTS[1:])

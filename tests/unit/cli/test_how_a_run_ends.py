@@ -12,12 +12,12 @@ from rich.console import Console
 from support.run_rig import make_run
 from toolorchestra.api.load import load
 from toolorchestra.cli import running
+from toolorchestra.contract.progress import State
 from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalPlan
 from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import State
 
 TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
 

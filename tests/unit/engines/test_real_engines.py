@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from toolorchestra.contract.driver_config import ENGINE_ROLE
+from toolorchestra.contract.ray import ENGINE_ROLE
 from toolorchestra.engines.actor import EngineStatus
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.weights.snapshot import Snapshot

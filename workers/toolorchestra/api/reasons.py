@@ -61,6 +61,7 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PROGRAM_FAILED = "ProgramFailed"
     CLUSTER_REFUSED = "ClusterRefused"
+    SUSPENDING = "Suspending"
     SUSPENDED_BY_USER = "SuspendedByUser"
     NOT_SUSPENDED = "NotSuspended"
     ROLLING_OUT = "RollingOut"
@@ -376,9 +377,14 @@ _EXPLAINED: dict[Reason, Explained] = {
         "KubeRay's operator refuses the RayJob as it is, and would refuse it again. The message has its words.",
         "A new training without what the words name; or a KubeRay that knows it (1.6 or later).",
     ),
+    Reason.SUSPENDING: Explained(
+        "Suspended=True, Running=False, ClusterReady=False",
+        "`spec.suspend` is true: a last checkpoint is written, then compute is given back.",
+        "Nothing: it becomes `SuspendedByUser`.",
+    ),
     Reason.SUSPENDED_BY_USER: Explained(
         "Suspended=True, Running=False, ClusterReady=False",
-        "`spec.suspend` is true: after a checkpoint compute is given back.",
+        "`spec.suspend` is true, and compute is given back.",
         "Set it to false to go on.",
     ),
     Reason.NOT_SUSPENDED: Explained(

@@ -13,7 +13,7 @@ import typer
 from toolorchestra.cli.cluster import Context, Kubeconfig, LongNamespace, RunOrTraining
 from toolorchestra.cli.place import Place
 from toolorchestra.cli.runs import RUNS, clock, find_run
-from toolorchestra.cluster_client.pods import Role
+from toolorchestra.contract.labels import Role
 from toolorchestra.local.lock import RunLock
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.visible import LogText

@@ -16,9 +16,9 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.cli.cluster import Context, Files, Kubeconfig, Namespace, Output, connected, errors_said
 from toolorchestra.cli.documents import DEFAULT_NAMESPACE, Documents, Sent, read
 from toolorchestra.cluster_client.errors import NoClient, NoCluster, Unreachable
-from toolorchestra.cluster_client.kinds import RAY_JOBS
 from toolorchestra.cluster_client.preflight.facts import Facts, Hidden
 from toolorchestra.cluster_client.preflight.line import Line
+from toolorchestra.kube.kinds import RAY_JOBS
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

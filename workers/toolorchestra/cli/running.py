@@ -17,6 +17,7 @@ from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.say import fail, say
+from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.evaluation.gates import gates
 from toolorchestra.gpus.devices import VISIBLE, visible_gpus
@@ -29,7 +30,6 @@ from toolorchestra.local.plan import LocalError, LocalPlan, plan_of
 from toolorchestra.local.reach import has_address, unknown_hosts
 from toolorchestra.local.supervisor import SupervisorError
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import EXIT_CODES
 from toolorchestra.sizing.division import MemoryRefused
 from toolorchestra.tasks.source import SourceError
 from toolorchestra.telemetry.setup import TelemetryError, check

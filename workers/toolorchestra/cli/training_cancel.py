@@ -25,9 +25,9 @@ def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
     """With `wait` the compute is given back first, with a checkpoint; else the training is deleted at once."""
     with errors_said():
         from toolorchestra.cluster_client.kept import kept
-        from toolorchestra.cluster_client.kinds import TRAININGS
         from toolorchestra.cluster_client.standing import ENDED, state_of
         from toolorchestra.cluster_client.trainings import find
+        from toolorchestra.kube.kinds import TRAININGS
 
         kube = place.kube()
         training = find(kube, name, namespace=kube.namespace)

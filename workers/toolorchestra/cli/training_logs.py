@@ -10,7 +10,7 @@ import typer
 from toolorchestra.cli.cluster import errors_said
 from toolorchestra.cli.following import LOOKED_AWAY
 from toolorchestra.cli.place import Place
-from toolorchestra.cluster_client.pods import Role
+from toolorchestra.contract.labels import Role
 from toolorchestra.visible import LogText
 
 

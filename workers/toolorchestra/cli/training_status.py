@@ -65,9 +65,9 @@ def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None
 
 
 def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
-    from toolorchestra.cluster_client.kinds import TRAININGS
     from toolorchestra.cluster_client.shown import table
     from toolorchestra.cluster_client.standing import standing
+    from toolorchestra.kube.kinds import TRAININGS
 
     found = kube.list(TRAININGS, namespace=namespace)
     if as_json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from toolorchestra.kube import errors
+
 SCHEMA_REMEDY = (
     "install the chart (docs/install.md), or only the definitions: orchestra crds --out crds && "
     "kubectl apply --server-side -f crds/"
@@ -55,27 +57,28 @@ class Conflicting(ClusterError):
 
 
 def failure(code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: str, namespace: str) -> ClusterError:
-    """The error of an answer that is no success. `resource`: plural with its group, and its name where there is one."""
+    """The error of an answer that is no success, with what to do. `resource`: plural with its group, and its name where
+    there is one.
+    """
     where = f" in namespace {namespace}" if namespace else ""
-    about = f"{verb} {resource}{where}"
-    known = isinstance(answer, Mapping)
+    about, plural = f"{verb} {resource}{where}", resource.partition(" ")[0]
     message = str(answer.get("message") or "") if isinstance(answer, Mapping) else str(answer).strip()
-    match code:
-        case 401:
+    error = errors.failure(code, answer, verb=verb, resource=resource)
+    match error:
+        case errors.Forbidden() if code == 401:
             return NotAuthorised(f"cannot {about}: the API server does not know you; log in again ({message})")
-        case 403:
-            remedy = f"ask for a Role that allows verb {verb} on resource {resource.partition(' ')[0]}{where}"
+        case errors.Forbidden():
+            remedy = f"ask for a Role that allows verb {verb} on resource {plural}{where}"
             return NotAuthorised(f"not allowed to {about}: {message}; {remedy}")
-        case 404 if not known:
-            served = f"the cluster does not serve {resource.partition(' ')[0]}"
-            ours = resource.partition(" ")[0].endswith("toolorchestra.dev")
-            return NotServed(f"{served}: {SCHEMA_REMEDY}" if ours else served)
-        case 404:
+        case errors.Terminating():
+            return Refused(f"cannot {about}: {message}; wait until it is gone, or use another namespace")
+        case errors.NotServed():
+            served = f"the cluster does not serve {plural}"
+            return NotServed(f"{served}: {SCHEMA_REMEDY}" if plural.endswith("toolorchestra.dev") else served)
+        case errors.NotFound():
             return NotFound(message or f"cannot {about}: not found")
-        case 409:
+        case errors.Conflict():
             return Conflicting(f"cannot {about}: {message}")
-        case 400 | 413 | 415 | 422:
-            return Refused(f"cannot {about}: {message}")
-        case 500 if message.startswith(("failed to create typed patch object", "failed to convert new object")):
+        case errors.Invalid():
             return Refused(f"cannot {about}: {message}")
     return Unreachable(f"cannot {about}: {message or 'no reason given'} (HTTP {code}); try again in a moment")

@@ -15,8 +15,8 @@ from kubernetes.stream.ws_client import create_websocket
 from websocket import ABNF, WebSocketBadStatusException, WebSocketException, WebSocketTimeoutException
 
 from toolorchestra.cluster_client.errors import ClusterError, Unreachable, failure
-from toolorchestra.cluster_client.kinds import PODS
 from toolorchestra.cluster_client.kube import Kube
+from toolorchestra.kube.kinds import PODS
 
 _STDOUT, _STDERR, _ENDED = 1, 2, 3
 _LAST_WORDS = 4000

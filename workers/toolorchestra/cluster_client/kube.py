@@ -16,7 +16,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from toolorchestra.cluster_client.errors import ClusterError, NotFound, NotServed, Unreachable, failure
-from toolorchestra.cluster_client.kinds import PODS, Kind
+from toolorchestra.kube.kinds import PODS, Kind
 
 Json = dict[str, Any]
 MANAGER = "orchestra"
@@ -27,7 +27,7 @@ LIST_CHUNK = 500
 CHUNK_BYTES = 65536
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
-_REVIEWS = Kind("authorization.k8s.io/v1", "selfsubjectaccessreviews", namespaced=False)
+_REVIEWS = Kind("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", namespaced=False)
 
 
 @dataclass(frozen=True)

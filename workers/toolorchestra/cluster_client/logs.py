@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolorchestra.cluster_client.errors import ClusterError, NotFound
-from toolorchestra.cluster_client.kinds import PODS
-from toolorchestra.cluster_client.pods import Role, container_of, has_log, is_over, of_role, restarts, runs, waits_for
+from toolorchestra.cluster_client.pods import container_of, has_log, is_over, of_role, restarts, runs, waits_for
 from toolorchestra.cluster_client.standing import state_of
-from toolorchestra.cluster_client.trainings import POLL_SECONDS, TRAINING_LABEL, find
+from toolorchestra.cluster_client.trainings import POLL_SECONDS, find
+from toolorchestra.contract.labels import TRAINING_LABEL, Role
+from toolorchestra.kube.kinds import PODS
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
+
+from toolorchestra.contract.labels import ATTEMPT_LABEL, COMPONENT_LABEL, COMPONENTS, Role
 
 Json = Mapping[str, Any]
 Pod = TypeVar("Pod", bound=Mapping[str, Any])
-Role = Literal["head", "trainer", "engine", "worker"]
-
-COMPONENT_LABEL = "app.kubernetes.io/component"
-ATTEMPT_LABEL = "toolorchestra.dev/attempt"
-COMPONENTS: Mapping[Role, str] = {"head": "head", "trainer": "trainers", "engine": "engines", "worker": "workers"}
-"""What the operator calls the pods of a role. The head runs the controller."""
 
 
 def role_of(pod: Json) -> Role | None:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from toolorchestra.cluster_client.errors import ClusterError, NotFound, Unreachable
-from toolorchestra.cluster_client.kinds import DEPLOYMENTS, JOBS, PODS, RAY_JOBS, Kind
 from toolorchestra.cluster_client.pods import is_over, runs, waits_for
-from toolorchestra.cluster_client.trainings import TRAINING_LABEL
+from toolorchestra.contract.labels import TRAINING_LABEL
+from toolorchestra.kube.kinds import DEPLOYMENTS, JOBS, PODS, RAY_JOBS, Kind
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

@@ -88,7 +88,7 @@ def compute_is_back(training: Json) -> bool:
     suspended = condition(training, "Suspended")
     seen = int((training.get("status") or {}).get("observedGeneration") or 0)
     current = seen >= int(training["metadata"].get("generation") or 0)
-    return current and suspended.get("status") == "True" and "is given back" in str(suspended.get("message", ""))
+    return current and (suspended.get("status"), suspended.get("reason")) == ("True", Reason.SUSPENDED_BY_USER)
 
 
 def message_of(training: Json) -> str:

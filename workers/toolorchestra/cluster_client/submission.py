@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolorchestra.cluster_client.kinds import BY_KIND
+from toolorchestra.kube.kinds import BY_KIND
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from toolorchestra.api.explain import did_you_mean
 from toolorchestra.cluster_client.errors import ClusterError, NotAuthorised, NotFound, Unreachable
-from toolorchestra.cluster_client.kinds import EVENTS, PODS, TRAININGS
 from toolorchestra.cluster_client.shown import event_time
 from toolorchestra.cluster_client.standing import State, message_of, state_of, steps_of
+from toolorchestra.contract.labels import TRAINING_LABEL
+from toolorchestra.kube.kinds import CORE_EVENTS, PODS, TRAININGS
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube
@@ -19,7 +20,6 @@ Json = dict[str, Any]
 POLL_SECONDS = 2.0
 HEAL_SECONDS = 30.0
 """How long a training may stay refused before following it ends: a pool of its files may come a moment later."""
-TRAINING_LABEL = "toolorchestra.dev/training"
 Say = Callable[[str], None]
 
 
@@ -52,7 +52,7 @@ def events(kube: Kube, training: Json, *, last: int = 6) -> list[Json]:
     metadata = training["metadata"]
     fields = f"involvedObject.kind=OrchestratorTraining,involvedObject.name={metadata['name']}"
     try:
-        found = kube.list(EVENTS, namespace=metadata["namespace"], fields=fields)
+        found = kube.list(CORE_EVENTS, namespace=metadata["namespace"], fields=fields)
     except NotAuthorised:
         return []
     ours = [one for one in found if one["involvedObject"].get("uid") in (None, metadata["uid"])]

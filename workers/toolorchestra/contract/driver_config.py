@@ -7,9 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TRAINER_ROLE, ENGINE_ROLE = "trainer", "engine"
-"""Ray resources of a cluster's nodes: one of its kind on each."""
-
 
 class GpuMemory(BaseModel):
     """How the memory of the GPUs is divided: what the plan (memory.py) found, as trainers and engines are told it."""
@@ -29,9 +26,12 @@ class GpuMemory(BaseModel):
 
 
 class DriverConfig(BaseModel):
-    """`resources` are the resolved YAML files: one training and its pools."""
+    """`resources` are the resolved YAML files: one training and its pools.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Fields that a newer operator or supervisor adds are ignored: images are upgraded after it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     uid: str
     run: Path
@@ -54,6 +54,10 @@ class DriverConfig(BaseModel):
     """Which cluster this is of the training's, from 1; told back in the progress."""
     threads: int = 1
     """Torch threads of each trainer and OpenMP threads of each engine."""
+
+    def told(self) -> str:
+        """As JSON, without what nobody set."""
+        return self.model_dump_json(indent=1, exclude_unset=True)
 
     def write(self, path: Path) -> None:
         """As JSON."""

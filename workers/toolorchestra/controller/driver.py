@@ -19,13 +19,14 @@ import ray
 from opentelemetry.metrics import Meter
 
 from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.contract.exit_status import EXIT_CODES, TRAINER_LOST
+from toolorchestra.contract.progress import State
 from toolorchestra.controller.job import Job
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.ledger.journal import JournalError
 from toolorchestra.process import die_with_parent
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import EXIT_CODES, EXIT_TRAINER_LOST, State
 from toolorchestra.telemetry.logs import configure_logs
 from toolorchestra.telemetry.setup import TelemetryError, configure
 from toolorchestra.trainer.group import TrainerLost
@@ -71,7 +72,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     finally:
         await job.finish(state, message=message)
         await job.close(keep_engines=state == "Failed")
-    return EXIT_TRAINER_LOST if lost_trainer else EXIT_CODES[state]
+    return TRAINER_LOST if lost_trainer else EXIT_CODES[state]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,7 +46,7 @@ class Evaluations:
         todo = [job for job in jobs if not (once and job.file(into).exists())]
         for job in todo:
             what = f"{name} on {job.suite.name}"
-            self.status.set("Running", message=f"evaluating {what}")
+            self.status.set("Running", phase="Evaluating", message=f"evaluating {what}")
             done = await self.evaluator.run(job, into=into)
             self.run.event("evaluation", f"{what}: {done}", version=version, suite=job.suite.name)
         return await self._score(jobs[0].file(into), step=step) if jobs[0] in todo else None

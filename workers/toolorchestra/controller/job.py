@@ -25,7 +25,9 @@ from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusError
-from toolorchestra.contract.driver_config import ENGINE_ROLE, TRAINER_ROLE, DriverConfig, GpuMemory
+from toolorchestra.contract.driver_config import DriverConfig, GpuMemory
+from toolorchestra.contract.progress import PROGRESS_KEY, State
+from toolorchestra.contract.ray import ENGINE_ROLE, TRAINER_ROLE
 from toolorchestra.controller.arrival import UNDECODABLE, Undecodable
 from toolorchestra.controller.best import Score
 from toolorchestra.controller.controller import Controller, ControllerConfig
@@ -54,7 +56,7 @@ from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
 from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import State, StatusWriter
+from toolorchestra.runs.status import StatusWriter
 from toolorchestra.runs.step_row import sound
 from toolorchestra.sizing.division import MemoryRefused, divide
 from toolorchestra.tasks.file_uri import path_of
@@ -70,7 +72,6 @@ from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 _log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 10.0
-PROGRESS_KEY = "progress"
 PROGRESS_SECONDS = 1.0
 """Least time between two tellings."""
 NODES_POLL_SECONDS = 1.0
@@ -325,7 +326,7 @@ class Job:
         """No engine serves the newest weights, or one does again (no words)."""
         state: State = self.status.latest.get("state", "Starting")
         if state in ("Starting", "Running"):  # what a run that ended said last stands
-            self.status.set(state, message=why)
+            self.status.set(state, phase=self.status.latest.get("phase"), message=why)
 
     def _open_books(self, checkpoint: Checkpoint | None) -> Recovery:
         step = checkpoint.step if checkpoint else 0
@@ -452,7 +453,7 @@ class Job:
             self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
             if number % 10 == 0 or number == warm.steps:
                 message = f"warm start: step {number} of {warm.steps}, loss {metrics.loss:.3f}"
-                self.status.set("Starting", message=message)
+                self.status.set("Starting", phase="WarmStart", message=message)
         await self._trainers.anchor()
 
     async def _restore(self, recovery: Recovery) -> None:
@@ -496,7 +497,7 @@ class Job:
             bus={"kind": "JetStream", "sent": self._wire.sent, "received": self._wire.received},
         )
 
-    def _money(self) -> dict[str, str]:
+    def _money(self) -> dict[str, Any]:
         """What is spent, and what may still be billed at most."""
         spend = self._books.ledger.spend
         return {"spentUSD": str(spend.settled), "reservedUSD": str(spend.held)}

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from toolorchestra.contract.driver_config import ENGINE_ROLE
+from toolorchestra.contract.ray import ENGINE_ROLE
 from toolorchestra.engines.actor import EngineActor, EngineStatus
 from toolorchestra.engines.arguments import EngineConfig
 from toolorchestra.gpus.rooms import at

@@ -19,7 +19,7 @@ from ray.util import get_placement_group
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from toolorchestra.contract.driver_config import ENGINE_ROLE, TRAINER_ROLE
+from toolorchestra.contract.ray import ENGINE_ROLE, TRAINER_ROLE
 from toolorchestra.gpus.devices import VISIBLE, Gpu, visible_gpus
 
 NAME = "rooms"

@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from toolorchestra.contract.progress import State
 from toolorchestra.local.live import Display
 from toolorchestra.local.lock import RunLock
 from toolorchestra.local.plan import LocalPlan, dump
 from toolorchestra.local.supervisor import Supervisor
 from toolorchestra.runs.run_dir import RunDir, write_atomically
-from toolorchestra.runs.status import State
 from toolorchestra.visible import visible
 
 PACKAGES = (

@@ -26,6 +26,9 @@ import nats
 from toolorchestra.api.cluster import Telemetry
 from toolorchestra.bus.streams import StreamSettings, make_streams
 from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.contract.exit_status import EXIT_CODES
+from toolorchestra.contract.progress import State
+from toolorchestra.contract.streams import leases
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
 from toolorchestra.local.snapshot_folder import snapshot_folder
@@ -33,7 +36,6 @@ from toolorchestra.process import Child, tail
 from toolorchestra.rollout.heartbeat import STOOD_STILL
 from toolorchestra.rollout.pools import pool_file
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import EXIT_CODES, State
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
@@ -123,7 +125,7 @@ class Supervisor:
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
         self._watchers += [asyncio.create_task(self._tell_restarts(server)), asyncio.create_task(_lives(server))]
-        await self._make_streams(server.url, slots=rollout.workers * rollout.concurrency_per_worker)
+        await self._make_streams(server.url)
         pools = self.plan.pools
         if self.plan.uses_simulator:
             url = await self._start_simulator()
@@ -150,9 +152,10 @@ class Supervisor:
         config.write(self.run.root / "driver.json")
         return config
 
-    async def _make_streams(self, url: str, *, slots: int) -> None:
-        client = await nats.connect(url)
-        settings = StreamSettings(max_ack_pending=max(16, int(slots * 1.2)), ack_wait=ACK_WAIT_SECONDS)
+    async def _make_streams(self, url: str) -> None:
+        rollout, client = self.plan.training.spec.rollout, await nats.connect(url)
+        leased = leases(workers=rollout.workers, concurrency=rollout.concurrency_per_worker)
+        settings = StreamSettings(max_ack_pending=leased, ack_wait=ACK_WAIT_SECONDS)
         await make_streams(client.jetstream(), uid=self.uid, settings=settings)
         await client.close()
 

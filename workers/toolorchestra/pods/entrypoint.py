@@ -17,11 +17,11 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.pods.claim import Claim
 from toolorchestra.pods.head import last_words
 from toolorchestra.process import Child
 from toolorchestra.runs.run_dir import RunDir
-from toolorchestra.runs.status import EXIT_CODES
 from toolorchestra.telemetry.logs import configure_logs
 
 PID_FILE = Path("/tmp/toolorchestra-driver.pid")

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolorchestra.contract.driver_config import DriverConfig
-from toolorchestra.pods.ray_start import GCS_PORT, head_arguments
+from toolorchestra.contract.ray import GCS_PORT
+from toolorchestra.pods.ray_start import head_arguments
 from toolorchestra.process import Child, tail
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry.logs import configure_logs

@@ -12,7 +12,8 @@ import socket
 import time
 from collections.abc import Sequence
 
-from toolorchestra.pods.ray_start import GCS_PORT, node_arguments
+from toolorchestra.contract.ray import GCS_PORT
+from toolorchestra.pods.ray_start import node_arguments
 
 POLL_SECONDS = 1.0
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from toolorchestra.contract.ray import GCS_PORT
 from toolorchestra.pods.entrypoint import PID_FILE
-from toolorchestra.pods.ray_start import GCS_PORT
 
 POLL_SECONDS = 1.0
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from toolorchestra.contract.progress import Phase, State
 from toolorchestra.runs.run_dir import RunDir
 
-State = Literal["Starting", "Running", "Complete", "Failed", "Paused", "Cancelled"]
-
-EXIT_CODES: dict[State, int] = {"Complete": 0, "Cancelled": 130, "Paused": 75, "Failed": 1}
-"""Exit status of a controller by how it ended; 75 (EX_TEMPFAIL): a person has to act, then it can be resumed."""
-EXIT_TRAINER_LOST = 76
-"""Failed too, by the loss of a trainer: whoever knows why it is gone (its program's fault, or its node's) judges."""
+_PHASES: Mapping[State, Phase] = {"Starting": "Starting", "Running": "Training"}
 
 
 @dataclass
@@ -29,12 +26,15 @@ class StatusWriter:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with every change; whoever passes the status on clears it."""
 
-    def set(self, state: State, *, message: str = "", **fields: Any) -> None:
-        """Replace the state and merge further fields (step, spentUSD, metrics, engines, …)."""
+    def set(self, state: State, *, phase: Phase | None = None, message: str = "", **fields: Any) -> None:
+        """Replace the state and merge further fields (step, spentUSD, metrics, engines, …). `phase` None: what the
+        state says of itself.
+        """
         self.fields |= fields
         step = int(self.fields.get("step", 0))
         self.latest = {
             "state": state,
+            "phase": phase or _PHASES.get(state, "Ended"),
             "message": message,
             "incarnation": self.incarnation,
             "steps": self.steps,

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from toolorchestra.contract.driver_config import TRAINER_ROLE
+from toolorchestra.contract.ray import TRAINER_ROLE
 from toolorchestra.gpus.rooms import at
 from toolorchestra.trainer.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
 from toolorchestra.trainer.model import ModelError

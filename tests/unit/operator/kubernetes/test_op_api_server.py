@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from toolorchestra_operator.kubernetes.api_errors import (
+from toolorchestra.kube.errors import (
     AlreadyExists,
     ApiError,
     Conflict,

@@ -10,8 +10,8 @@ import pytest
 from support.apply_model import ApplyModel
 from support.openapi_excerpt import schemas
 from support.representative import SPECS, representative
+from toolorchestra.contract.labels import MANAGER
 from toolorchestra_operator.kubernetes.canonical import canonical, differences, normal
-from toolorchestra_operator.kubernetes.manifest import MANAGER
 from toolorchestra_operator.kubernetes.openapi import UNTYPED, Schemas
 
 KNOWN = [about for about in sorted(SPECS) if about in schemas()]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from toolorchestra.bus.streams import StreamSettings
-from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, Conflict, Forbidden, Unavailable
-from toolorchestra_operator.kubernetes.manifest import MANAGER, Ref
+from toolorchestra.contract.labels import MANAGER
+from toolorchestra.kube.errors import AlreadyExists, Conflict, Forbidden, Unavailable
+from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.kubernetes.ownership import MADE_FOR
 from toolorchestra_operator.planning.carry_out import NameTaken, carry_out
 from toolorchestra_operator.planning.plan import (

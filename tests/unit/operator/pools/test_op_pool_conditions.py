@@ -243,6 +243,7 @@ def test_every_reason_of_a_pool_is_among_these_worlds() -> None:
             "BackoffLimitExceeded",
             "ProgramFailed",
             "ClusterRefused",
+            "Suspending",
             "SuspendedByUser",
             "NotSuspended",
         ),

@@ -13,7 +13,7 @@ from support.openapi_excerpt import schemas
 from support.pool_world import FOR_POOLS, RUNTIME, PoolWorld, endpoint_pool, stored, vllm_pool
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import MeasuredService
-from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra.kube.errors import Forbidden
 from toolorchestra_operator.kubernetes.manifest import Key, Ref
 from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.pools.observe import PoolReconciler

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from testbed.control_plane import free_port
-from toolorchestra_operator.kubernetes.api_errors import AlreadyExists, ApiError, Forbidden, Unavailable
+from toolorchestra.kube.errors import AlreadyExists, ApiError, Forbidden, Unavailable
 from toolorchestra_operator.kubernetes.discovery import INTERESTING, Discovery, words
 from toolorchestra_operator.kubernetes.kinds import POOLS, RAY_JOB, TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest
@@ -124,10 +124,10 @@ def test_keys_and_paths_of_parents() -> None:
     pool = {"kind": "ExpertPool", "metadata": {"namespace": "team", "name": "qwen"}}
     assert key_of(pool) == Key("ExpertPool", "team", "qwen")
     assert key_of({**pool, "kind": "Pod"}) is None
-    paths = {kind.kind: kind.path("team") for kind in (*PARENTS, *CHILDREN)}
+    paths = {kind.name: kind.path(namespace="team") for kind in (*PARENTS, *CHILDREN)}
     assert paths["ExpertPool"] == "/apis/toolorchestra.dev/v1alpha1/namespaces/team/expertpools"
     assert paths["ConfigMap"] == "/api/v1/namespaces/team/configmaps"
-    assert PARENTS[0].path("") == "/apis/toolorchestra.dev/v1alpha1/orchestratortrainings"
+    assert PARENTS[0].path() == "/apis/toolorchestra.dev/v1alpha1/orchestratortrainings"
 
 
 # ── liveness ───────────────────────────────────────────────────────────────────────────────────────────────────────

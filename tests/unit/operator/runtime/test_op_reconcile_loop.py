@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from toolorchestra.kube.errors import ApiError, Conflict, Forbidden, Invalid, Throttled, Unavailable
 from toolorchestra.telemetry import setup as telemetry
-from toolorchestra_operator.kubernetes.api_errors import ApiError, Conflict, Forbidden, Invalid, Throttled, Unavailable
 from toolorchestra_operator.kubernetes.backoff import Backoff
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable

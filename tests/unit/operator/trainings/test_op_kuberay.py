@@ -187,7 +187,7 @@ def test_a_cluster_of_shared_nodes_is_up_without_engines_of_their_own() -> None:
 
 def test_the_driver_is_told_that_they_share() -> None:
     told = [driver_config(desired(ray=ray), attempt=1, ray_address="auto") for ray in (SHARED, {})]
-    first, second = (DriverConfig.model_validate(one) for one in told)
+    first, second = told
     assert (first.shared, first.device, first.memory) == (True, "cuda", None), "it asks the nodes what they have"
     assert (second.shared, second.device) == (False, "cpu")
 

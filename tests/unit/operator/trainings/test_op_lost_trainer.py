@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toolorchestra.runs.status import EXIT_TRAINER_LOST
+from toolorchestra.contract.exit_status import TRAINER_LOST
 from toolorchestra_operator.trainings import builtin, cluster_state
 from toolorchestra_operator.trainings.names import Names
 
@@ -30,14 +30,10 @@ def world(code: int, *, lost: int) -> cluster_state.ClusterState:
 
 @pytest.mark.parametrize(
     ("code", "lost", "life"),
-    [(EXIT_TRAINER_LOST, 1, "Stopped"), (EXIT_TRAINER_LOST, 0, "Failed"), (1, 1, "Failed"), (0, 1, "Succeeded")],
+    [(TRAINER_LOST, 1, "Stopped"), (TRAINER_LOST, 0, "Failed"), (1, 1, "Failed"), (0, 1, "Succeeded")],
 )
 def test_a_pod_that_was_taken_away_is_nobodys_failure(code: int, lost: int, life: str) -> None:
     state = world(code, lost=lost)
     assert state.life == life
     if code:
         assert state.message == "a trainer died"
-
-
-def test_driver_and_operator_mean_the_same_status() -> None:
-    assert cluster_state.EXIT_TRAINER_LOST == EXIT_TRAINER_LOST

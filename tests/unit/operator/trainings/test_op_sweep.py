@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.bus.streams import StreamSettings, make_streams, remove_streams
+from toolorchestra.kube.errors import Unavailable
 from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.kubernetes.api_errors import Unavailable
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingUnreachable, NatsServers
 from toolorchestra_operator.messaging.streams import NatsStreams

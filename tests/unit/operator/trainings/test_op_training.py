@@ -18,11 +18,11 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.contract.driver_config import DriverConfig
-from toolorchestra.runs.status import EXIT_CODES
+from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.planning.plan import MakeStreams
-from toolorchestra_operator.trainings import cluster_state, node_groups, workers
+from toolorchestra_operator.trainings import node_groups, workers
 from toolorchestra_operator.trainings.progress import status_fields
 from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION
 from toolorchestra_operator.trainings.terms import Terms
@@ -219,12 +219,12 @@ def test_a_warm_start_is_a_start() -> None:
     world = World(startDeadlineSeconds=600)
     world.settle()
     world.comes_up()
-    world.progress |= {"state": "Starting", "message": "warm start: step 3 of 200, loss 2.0"}
+    world.progress |= {"state": "Starting", "phase": "WarmStart", "message": "step 3 of 200"}
     world.passes(601)
     world.settle()
     assert world.says("Running")[:2] == ("False", "WarmStarting")
     assert world.says("Failed")[0] == ""
-    world.progress |= {"message": "waiting for nodes: trainer"}
+    world.progress |= {"phase": "Starting", "message": "waiting for nodes: trainer"}
     world.settle()
     assert world.says("Failed")[:2] == ("True", "StartDeadlineExceeded")
 
@@ -241,7 +241,7 @@ def test_suspending_gives_compute_back_and_resuming_goes_on() -> None:
     world.settle()
     assert {"Job tiny-1-trainers", "Job tiny-1-engines"} <= world.kinds(), "the last checkpoint needs the trainers"
     assert "Job tiny-1-head" not in world.kinds()
-    assert world.says("Suspended") == ("True", "SuspendedByUser", "waiting for the last checkpoint")
+    assert world.says("Suspended") == ("True", "Suspending", "waiting for the last checkpoint")
     world.pods = []
     world.settle()
     assert world.kinds() == KEPT | {"Secret tiny-ray"}
@@ -466,7 +466,7 @@ def test_what_may_not_be_looked_at_is_not_taken_for_gone() -> None:
     assert (world.attempt, world.kinds()) == (1, made)
     world.parent["spec"]["suspend"] = True
     world.settle()
-    assert world.says("Suspended") == ("True", "SuspendedByUser", "waiting for the last checkpoint")
+    assert world.says("Suspended") == ("True", "Suspending", "waiting for the last checkpoint")
     world.hidden = ()
     world.settle()
     assert world.says("Suspended")[2] == "compute is given back"
@@ -640,7 +640,6 @@ def test_the_driver_reads_what_the_operator_writes() -> None:
     data = world.live()[Ref("v1", "ConfigMap", "default", "tiny-1")]["data"]
     config = DriverConfig.model_validate_json(data["driver.json"])
     assert (config.uid, config.attempt, config.cluster) == (world.names.short_uid, 1, True)
-    assert (EXIT_CODES["Paused"], EXIT_CODES["Cancelled"]) == (cluster_state.EXIT_PAUSED, cluster_state.EXIT_STOPPED)
     assert node_groups.ROLES == {"trainers": "trainer", "engines": "engine"}
 
 

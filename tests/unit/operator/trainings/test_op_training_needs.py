@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolorchestra.api.conditions import Reason
-from toolorchestra_operator.kubernetes.api_errors import Forbidden
+from toolorchestra.kube.errors import Forbidden
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.needs import Need, look, missing, storage_class
 from toolorchestra_operator.trainings.needs import needs

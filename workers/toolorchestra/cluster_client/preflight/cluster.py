@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.cluster_client import kinds
 from toolorchestra.cluster_client.errors import SCHEMA_REMEDY
 from toolorchestra.cluster_client.preflight.capacity import capacity_lines
 from toolorchestra.cluster_client.preflight.compute import Demand
 from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
 from toolorchestra.cluster_client.preflight.line import Line
 from toolorchestra.cluster_client.preflight.references import Reference, needs_default_class, remedy
+from toolorchestra.kube import kinds
 
 WATCHED_VARIABLE = "TOOLORCHESTRA_OPERATOR_WATCH_NAMESPACES"
 NATS_VARIABLE = "TOOLORCHESTRA_OPERATOR_NATS_URL"

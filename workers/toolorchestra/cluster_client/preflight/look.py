@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolorchestra.cluster_client import kinds
 from toolorchestra.cluster_client.errors import (
     ClusterError,
     Conflicting,
@@ -17,6 +16,7 @@ from toolorchestra.cluster_client.errors import (
 )
 from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
 from toolorchestra.cluster_client.preflight.references import KINDS, Reference
+from toolorchestra.kube import kinds
 
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolorchestra.api.resource import Resource
-from toolorchestra.cluster_client import kinds
-from toolorchestra.cluster_client.kinds import Kind
+from toolorchestra.kube import kinds
+from toolorchestra.kube.kinds import Kind
 
 
 @dataclass(frozen=True, order=True)
