@@ -44,9 +44,9 @@ def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied
     one, group = Trainer(settings(folder)), TrainerGroup(settings(folder), size=2)
     store = CheckpointStore(tmp_path / "checkpoints")
     try:
-        group.set_rng(1)
+        group.run(Trainer.set_rng, 1)
         for batch in (samples, lone, samples):
-            want, got = one.step(batch, CONFIG), group.step(batch, CONFIG)
+            want, got = one.step(batch, CONFIG), group.run(Trainer.step, batch, CONFIG)[0]
             assert got.loss == pytest.approx(want.loss, abs=1e-6)
             assert got.grad_norm == pytest.approx(want.grad_norm, rel=1e-5)
             assert got.entropy == pytest.approx(want.entropy, rel=1e-5)
@@ -58,32 +58,40 @@ def test_two_trainers_equal_one(cluster: None, tied: bool, tiny: Path, tiny_tied
             assert got.mismatch.rms == pytest.approx(want.mismatch.rms, rel=1e-4)
             assert got.mismatch.tokens == want.mismatch.tokens == sum(len(fresh_places(sample)) for sample in batch)
             assert (got.tokens, got.trained_tokens) == (want.tokens, want.trained_tokens)
-        snapshot = group.snapshot(tmp_path / "0-3", version="0-3")
+        snapshot, nothing = group.run(Trainer.snapshot, tmp_path / "0-3", version="0-3")
+        assert snapshot is not None
+        assert nothing is None
         after = load_file(snapshot.file)
         for name, tensor in one.full_tensors():
             torch.testing.assert_close(after[name], tensor, atol=2e-6, rtol=0)
         own = one.logprobs(samples)
-        for index, values in enumerate(group.logprobs(samples)):
+        parts = group.run(Trainer.logprobs, samples)
+        assert sorted(index for part in parts for index in part) == list(range(len(samples)))
+        for index, values in (pair for part in parts for pair in part.items()):
             assert values == pytest.approx(own[index], abs=1e-4)
         imitated = [supervised_sample(s.token_ids, s.loss_mask) for s in samples]
-        assert group.supervised_step(imitated, CONFIG).loss == pytest.approx(
+        assert group.run(supervised_step, imitated, CONFIG)[0].loss == pytest.approx(
             supervised_step(one, imitated, CONFIG).loss, abs=1e-5
         )
         one.anchor()
-        group.anchor()
-        want, got = one.step(samples, CONFIG), group.step(samples, CONFIG)
+        group.run(Trainer.anchor)
+        want, got = one.step(samples, CONFIG), group.run(Trainer.step, samples, CONFIG)[0]
         assert got.reference_kl == pytest.approx(want.reference_kl, abs=1e-6)
         assert got.loss == pytest.approx(want.loss, abs=1e-6)
         # A checkpoint of two ranks loads in one, and the other way round.
-        group.save(store.begin(4))
+        group.run(Trainer.save, store.begin(4))
         two = store.commit(4, job={})
         fresh = Trainer(settings(folder))
         fresh.load(two.path)
-        assert fresh.step(samples, CONFIG).loss == pytest.approx(group.step(samples, CONFIG).loss, abs=1e-6)
+        assert fresh.step(samples, CONFIG).loss == pytest.approx(
+            group.run(Trainer.step, samples, CONFIG)[0].loss, abs=1e-6
+        )
         fresh.save(store.begin(5))
-        group.load(store.commit(5, job={}).path)
-        assert group.step(samples, CONFIG).grad_norm == pytest.approx(fresh.step(samples, CONFIG).grad_norm, rel=1e-5)
-        group.export(tmp_path / "export")
+        group.run(Trainer.load, store.commit(5, job={}).path)
+        assert group.run(Trainer.step, samples, CONFIG)[0].grad_norm == pytest.approx(
+            fresh.step(samples, CONFIG).grad_norm, rel=1e-5
+        )
+        group.run(Trainer.export, tmp_path / "export")
         assert (tmp_path / "export" / "tokenizer.json").exists()
     finally:
         group.close()
@@ -94,11 +102,11 @@ def test_failures_of_the_group_are_typed(cluster: None, tiny: Path) -> None:
     group = TrainerGroup(settings(tiny), size=2)
     try:
         with pytest.raises(NonFiniteStep):
-            group.step([dataclasses.replace(samples[0], advantage=float("inf"))], CONFIG)
-        group.step(samples, CONFIG)
+            group.run(Trainer.step, [dataclasses.replace(samples[0], advantage=float("inf"))], CONFIG)
+        group.run(Trainer.step, samples, CONFIG)[0]
         ray.kill(group._actors[1])
         with pytest.raises(TrainerLost):
-            group.step(samples, CONFIG)
+            group.run(Trainer.step, samples, CONFIG)[0]
     finally:
         group.close()
 

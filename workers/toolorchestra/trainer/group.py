@@ -1,4 +1,4 @@
-"""The trainer group: one Ray actor per rank in a placement group, driven as one trainer. Blocking calls.
+"""The trainer group: one Ray actor per rank in a placement group, each with a `Trainer`. Blocking calls.
 
 Every rank is given the whole batch (one object in Ray's store) and takes its own share. A rank that dies ends the
 group: the caller starts a new one and loads the last checkpoint.
@@ -7,10 +7,9 @@ group: the caller starts a new one and loads the last checkpoint.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
@@ -18,11 +17,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from toolorchestra.contract.ray import TRAINER_ROLE
 from toolorchestra.gpus.rooms import at
-from toolorchestra.trainer.batch import NonFiniteStep, StepConfig, StepMetrics, TrainSample
+from toolorchestra.trainer.batch import NonFiniteStep
 from toolorchestra.trainer.model import ModelError
-from toolorchestra.trainer.supervised import SupervisedMetrics, supervised_step
 from toolorchestra.trainer.trainer import Trainer, TrainerConfig
-from toolorchestra.weights.snapshot import NoRoom, Snapshot
+from toolorchestra.weights.snapshot import NoRoom
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PING_SECONDS = 5.0
@@ -67,18 +68,15 @@ class TrainerActor:
             )
         self.trainer = Trainer(self.config)
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Any method of Trainer."""
-        return getattr(self.trainer, method)(*args, **kwargs)
-
-    def supervised_step(self, samples: Sequence[TrainSample], config: StepConfig) -> SupervisedMetrics:
+    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """What the function makes of this rank's trainer."""
         if self.trainer is None:
             raise RuntimeError("connect() first")
-        return supervised_step(self.trainer, samples, config)
+        return function(self.trainer, *args, **kwargs)
 
 
 class TrainerGroup:
-    """`size` ranks. Ray must be initialised. Methods block; TrainerLost where a rank is gone."""
+    """`size` ranks. Ray must be initialised. `run` blocks; TrainerLost where a rank is gone."""
 
     def __init__(
         self,
@@ -140,49 +138,13 @@ class TrainerGroup:
             return False  # busy, so alive
         return False
 
-    def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        return self._get([actor.call.remote(method, *args, **kwargs) for actor in self._actors])
+    def run(self, function: Callable[Concatenate[Trainer, P], T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Call a method of Trainer, or a function of one, on every rank; what each returned, by rank.
 
-    def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
-        """One optimizer step; NonFiniteStep: nothing was changed."""
-        metrics: StepMetrics = self._all("step", ray.put(tuple(samples)), config)[0]
-        return metrics
-
-    def supervised_step(self, samples: Sequence[TrainSample], config: StepConfig) -> SupervisedMetrics:
-        """One warm-start step."""
-        batch = ray.put(tuple(samples))
-        metrics: SupervisedMetrics = self._get([a.supervised_step.remote(batch, config) for a in self._actors])[0]
-        return metrics
-
-    def logprobs(self, samples: Sequence[TrainSample], *, token_budget: int = 8192) -> list[list[float]]:
-        """Per sample, log probabilities aligned with its token ids, 0 where not trained."""
-        parts = self._all("logprobs", ray.put(tuple(samples)), token_budget=token_budget)
-        found = {index: values for part in parts for index, values in part.items()}
-        return [found[index] for index in range(len(samples))]
-
-    def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot:
-        """Write the weights for the engines."""
-        snapshot: Snapshot = self._all("snapshot", folder, version=version, dtype=dtype)[0]
-        return snapshot
-
-    def anchor(self) -> None:
-        """Keep the weights of now as the KL term's reference, if there is one."""
-        self._all("anchor")
-
-    def save(self, folder: Path) -> None:
-        """Write weights, optimizer and generators into a checkpoint's folder (`CheckpointStore.begin`)."""
-        self._all("save", folder)
-
-    def load(self, folder: Path) -> None:
-        """Read them back (`Checkpoint.path`)."""
-        self._all("load", folder)
-
-    def export(self, folder: Path, *, dtype: str = "float32") -> None:
-        """Write a Hugging Face folder."""
-        self._all("export", folder, dtype=dtype)
-
-    def set_rng(self, seed: int) -> None:
-        self._all("set_rng", seed)
+        A batch (a list or tuple) goes into Ray's store once, for all of them.
+        """
+        shared = [ray.put(tuple(one)) if isinstance(one, list | tuple) else one for one in args]
+        return self._get([actor.call.remote(function, *shared, **kwargs) for actor in self._actors])
 
     def close(self) -> None:
         """End the processes and give the place back."""
