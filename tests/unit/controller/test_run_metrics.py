@@ -24,8 +24,9 @@ from toolorchestra.controller import driver
 from toolorchestra.controller.arrival import Arrival
 from toolorchestra.controller.evaluator import Job
 from toolorchestra.controller.job import Job as TrainingJob
-from toolorchestra.controller.monitoring import run_meter
-from toolorchestra.controller.monitoring.run_meter import Gauges, RunMeter
+from toolorchestra.controller.monitoring import gauges as gauges_module
+from toolorchestra.controller.monitoring import measurements
+from toolorchestra.controller.monitoring.gauges import Gauges
 from toolorchestra.controller.pauses import Paused
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.engines.actor import EngineStatus
@@ -47,9 +48,8 @@ from toolorchestra.telemetry import metrics as m
 def metered(scene: Scene) -> Measured:
     """The scene's controller and wire tell a reader."""
     seen = Measured()
-    meter = RunMeter(seen.recorder)
-    scene.controller.meter = meter
-    scene.controller.wire = BusWire(scene.bus, meter=meter)
+    scene.controller.recorder = seen.recorder
+    scene.controller.wire = BusWire(scene.bus, recorder=seen.recorder)
     scene.controller.outbox.wire = scene.controller.wire
     return seen
 
@@ -157,7 +157,7 @@ async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waite
     scene = Scene(tmp_path, reply=either([]), experts=experts, steps=1)
     seen = metered(scene)
     gauges = Gauges(
-        meter=scene.controller.meter,
+        recorder=scene.controller.recorder,
         ledger=lambda: scene.books.ledger,
         pools=POOLS,
         engines=lambda: ["ready", "restarting"],
@@ -186,7 +186,7 @@ async def test_dead_letters_and_who_they_exclude(tmp_path: Path) -> None:
     scene = Scene(tmp_path, reply=either([]), experts=Flaky(actual_usd=Decimal(0)), steps=1)
     scene.bus.max_deliver = 1
     seen = metered(scene)
-    scene.controller.meter.began()
+    scene.controller.recorder.write(measurements.beginning)
     assert seen.get(m.DEAD_LETTERS) == seen.get(m.RESULTS) == seen.get(m.STEPS) == 0.0
     async with scene.running():
         await scene.train()
@@ -205,9 +205,9 @@ async def test_a_duplicate_is_paid_once_and_a_late_one_is_wasted(tmp_path: Path)
         (trace, *_) = traces_of(journal(scene))
         dollars = seen.get(m.USD)
         arrival = Arrival(issue=Issue.parse(trace.issue), trace=trace, body=b"")
-        controller.meter.arrived(arrival, verdict="duplicate", purpose="train")
+        controller.recorder.write(measurements.of_arrival, arrival, verdict="duplicate", purpose="train")
         assert seen.get(m.USD) == dollars
-        controller.meter.arrived(arrival, verdict="late", purpose="train")
+        controller.recorder.write(measurements.of_arrival, arrival, verdict="late", purpose="train")
     assert seen.get(m.RESULTS, outcome="duplicate") == seen.get(m.RESULTS, outcome="late") == 1
     assert seen.get(m.USD) > dollars
     assert seen.get(m.WASTED_TOKENS, outcome="late") == sum(turn.meter.tokens_out for turn in trace.turns)
@@ -219,12 +219,12 @@ async def test_evaluations_are_told_apart_from_training(tmp_path: Path) -> None:
     life = Life(tmp_path, FakeExperts(), engine)
     evaluator = life.evaluator
     async with life.running():
-        evaluator.meter = RunMeter(seen.recorder)
+        evaluator.recorder = seen.recorder
         done = await asyncio.wait_for(evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
     assert seen.by(m.RESULTS, "purpose") == {"evaluate": done.scored}
     assert seen.get(m.USD, price="actual", purpose="evaluate") == pytest.approx(float(life.spent))
     figures = {"step": 4, "reward": 0.5, "accuracy": 0.25, "nominalUSDPerTask": 0.01, "tasks": 8}
-    evaluator.meter.evaluated("sums", figures)
+    evaluator.recorder.write(measurements.of_evaluation, "sums", figures)
     for key, instrument in m.EVALUATION.items():
         assert seen.get(instrument, suite="sums") == figures[key]
 
@@ -247,9 +247,9 @@ async def test_no_label_holds_an_episode_or_a_text(tmp_path: Path) -> None:
 async def test_figures_that_fail_end_nothing(
     broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(run_meter, "LAG_SECONDS", 0.001)
-    monkeypatch.setattr(run_meter, "GAUGE_SECONDS", 0.001)
-    monkeypatch.setattr(run_meter, "DEPTH_SECONDS", 0.001)
+    monkeypatch.setattr(gauges_module, "LAG_SECONDS", 0.001)
+    monkeypatch.setattr(gauges_module, "GAUGE_SECONDS", 0.001)
+    monkeypatch.setattr(gauges_module, "DEPTH_SECONDS", 0.001)
     asked: list[int] = []
 
     async def depth() -> Depth:
@@ -261,7 +261,7 @@ async def test_figures_that_fail_end_nothing(
     seen = Measured()
     ledger = Ledger.__new__(Ledger) if broken == "books" else None  # without a single field
     gauges = Gauges(
-        meter=RunMeter(seen.recorder),
+        recorder=seen.recorder,
         ledger=lambda: ledger,  # type: ignore[arg-type, return-value]
         pools=POOLS,
         engines=lambda: ["ready"],
@@ -269,8 +269,8 @@ async def test_figures_that_fail_end_nothing(
     )
     tasks = [asyncio.create_task(gauges.watch_bus())]
     if broken == "books":
-        gauges.meter.recorder.write(broken_reader)
-        gauges.meter.recorder.write(broken_reader)
+        gauges.recorder.write(broken_reader)
+        gauges.recorder.write(broken_reader)
         assert [record.getMessage() for record in caplog.records] == ["metrics are missing some figures"]
     while len(asked) < 5:
         await asyncio.sleep(0)
@@ -285,12 +285,12 @@ def broken_reader():  # type: ignore[no-untyped-def]
 
 
 async def test_the_loops_lag_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_meter, "LAG_SECONDS", 0.001)
-    monkeypatch.setattr(run_meter, "GAUGE_SECONDS", 0.0)
+    monkeypatch.setattr(gauges_module, "LAG_SECONDS", 0.001)
+    monkeypatch.setattr(gauges_module, "GAUGE_SECONDS", 0.0)
     scene = Scene(tmp_path, reply=either([]), steps=1)
     seen = metered(scene)
     gauges = Gauges(
-        meter=scene.controller.meter,
+        recorder=scene.controller.recorder,
         ledger=lambda: scene.books.ledger,
         pools=POOLS,
         engines=list,
@@ -326,7 +326,7 @@ async def test_a_cap_is_a_gauge_and_so_is_what_is_reserved(tmp_path: Path) -> No
     async with scene.running():
         with pytest.raises(Paused):
             await scene.train()
-        scene.controller.meter.stands(scene.books.ledger)
+        scene.controller.recorder.write(measurements.of_books, scene.books.ledger, now=time.time())
     spend = scene.books.ledger.spend
     assert seen.get(m.CAP) == 4.5
     assert seen.by(m.SPEND, "state") == {"settled": float(spend.settled), "reserved": float(spend.held)}
@@ -351,8 +351,8 @@ def test_a_driver_whose_port_is_taken_says_so_and_ends(tmp_path: Path, monkeypat
 
 async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wiring of the real job: its own books, pools, engines and bus."""
-    monkeypatch.setattr(run_meter, "LAG_SECONDS", 0.001)
-    monkeypatch.setattr(run_meter, "GAUGE_SECONDS", 0.0)
+    monkeypatch.setattr(gauges_module, "LAG_SECONDS", 0.001)
+    monkeypatch.setattr(gauges_module, "GAUGE_SECONDS", 0.0)
     seen = Measured()
     files = (TINY_RUN / "training.yaml",)
     config = DriverConfig(
@@ -378,7 +378,7 @@ async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pyt
     assert seen.get(m.STEPS_GOAL, training="tiny") == 10
     assert seen.by(m.EXPERT_OUT, "pool") == {"small": 0, "large": 0}
     assert seen.by(m.ENGINES, "state") == {"starting": 1, "ready": 1, "restarting": 0}
-    assert job._evaluator.meter is job.meter
+    assert job._evaluator.recorder is job.recorder
 
 
 def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.arrival import Arrival
 from toolorchestra.controller.deferral import Deferrals
 from toolorchestra.controller.instances import World
+from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
-from toolorchestra.controller.monitoring.run_meter import RunMeter
 from toolorchestra.controller.monitoring.service_times import ServiceTimes
 from toolorchestra.controller.monitoring.stats import episode_stats, lags_of, mismatch_figures
 from toolorchestra.controller.monitoring.vitality import Vitality
@@ -36,6 +36,7 @@ from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.runs.run_dir import RunDir
+from toolorchestra.telemetry.metrics import Recorder
 from toolorchestra.trainer.batch import NonFiniteStep, StepConfig, StepMetrics
 from toolorchestra.trainer.schedule import Schedule
 from toolorchestra.weights.checkpoint import Checkpoint
@@ -95,7 +96,7 @@ class Controller:
     spans: EpisodeSpans
     traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
-    meter: RunMeter = field(default_factory=RunMeter)
+    recorder: Recorder = field(default_factory=Recorder)
     snapshots: Path | None = None
     """Where snapshots of the weights are written; None: in the run's folder."""
     stopping: bool = False
@@ -149,8 +150,8 @@ class Controller:
     def _enter(self, delivery: Delivery, *, now: float) -> Effects:
         arrival = delivery.arrival
         entry = self.books.enter(arrival.result(), arrival.body, now=now)
-        self.meter.arrived(arrival, verdict=entry.verdict, purpose="train")
-        self.meter.excluded(reason for _, reason in entry.effects.excluded)
+        self.recorder.write(measurements.of_arrival, arrival, verdict=entry.verdict, purpose="train")
+        self.recorder.write(measurements.of_excluded, [reason for _, reason in entry.effects.excluded])
         if entry.verdict != "duplicate" and arrival.trace is not None:
             self.deferrals.saw(arrival.trace, deferred_for=arrival.deferred_for)
         if entry.verdict == "accepted" and arrival.trace is not None:
@@ -196,7 +197,8 @@ class Controller:
 
     def _forget(self, issues: Iterable[Issue], *, reason: str) -> None:
         """What was accepted for these issues will not be trained."""
-        self.meter.wasted([trace for issue in issues if (trace := self.traces.pop(issue, None))], reason=reason)
+        traces = [trace for issue in issues if (trace := self.traces.pop(issue, None))]
+        self.recorder.write(measurements.of_wasted, traces, reason=reason)
 
     async def _send(self, issues: Iterable[Issue]) -> None:
         """Publish issues that are in the journal, several at a time: every publish waits for its acknowledgement."""
@@ -259,8 +261,8 @@ class Controller:
         if (said := self.vitality.stepped(trained_on, samples=len(samples), dropped=dict(self._drops))) is not None:
             self.run.event("empty_step", f"step {step + 1}: {said}", step=step + 1)
         row = self._row(step, groups=groups, rewards=rewards, samples=len(samples), metrics=metrics, seconds=seconds)
-        self.meter.stepped(row, lags=lags_of(trained_on, step=step))
-        self.meter.stands(self.books.ledger)
+        self.recorder.write(measurements.of_step, row, lags_of(trained_on, step=step))
+        self.recorder.write(measurements.of_books, self.books.ledger, now=time.time())
         for trace in trained_on:
             self.traces.pop(Issue.parse(trace.issue), None)
         return row
@@ -355,7 +357,7 @@ class Controller:
 
     async def _carry_out(self, effects: Effects) -> None:
         """Effects of what was decided here, not by a result: journal, publish, take back from the bus."""
-        self.meter.excluded(reason for _, reason in effects.excluded)
+        self.recorder.write(measurements.of_excluded, [reason for _, reason in effects.excluded])
         for episode, reason in effects.excluded:
             self.spans.excluded(episode, reason)
         self.judge(effects.finished)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toolorchestra.controller.best import Score, score
 from toolorchestra.controller.evaluator import Evaluator, Job, baseline_jobs
+from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.settings import Settings
 from toolorchestra.ledger.journalled import Bookkeeper
 from toolorchestra.policy.version import PolicyVersion
@@ -58,5 +59,5 @@ class Evaluations:
         if reached is not None:
             figures = {"step": step, **reached.as_dict()}
             self.status.fields["evaluation"] = {"suite": suite, **figures}
-            self.evaluator.meter.evaluated(suite, figures)
+            self.evaluator.recorder.write(measurements.of_evaluation, suite, figures)
         return reached

@@ -24,7 +24,7 @@ from typing import Any
 from toolorchestra.controller.arrival import UNDECODABLE, Arrival
 from toolorchestra.controller.deferral import Deferrals
 from toolorchestra.controller.instances import Instance, World, sampling_seed
-from toolorchestra.controller.monitoring.run_meter import RunMeter
+from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.outbox import Outbox
 from toolorchestra.controller.pauses import cap_reached
 from toolorchestra.controller.ports import Delivery, Wire
@@ -38,6 +38,7 @@ from toolorchestra.rollout.codec import decode_trace
 from toolorchestra.rollout.identity import Episode, Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
+from toolorchestra.telemetry.metrics import Recorder
 
 WINDOW = 512
 """Orders under way at a time: enough to keep every worker busy, far below the stream's limit."""
@@ -106,7 +107,7 @@ class Evaluator:
     deferrals: Deferrals
     issue_timeout: float
     """Seconds after which a sending without a result, that a worker has had, is lost."""
-    meter: RunMeter = field(default_factory=RunMeter)
+    recorder: Recorder = field(default_factory=Recorder)
     meanwhile: Callable[[], Awaitable[None]] = _nothing
     """What else is to be looked after at every tick of an evaluation."""
     tick: float = TICK_SECONDS
@@ -142,7 +143,7 @@ class Evaluator:
         result = Result(arrival.issue, arrival.scored, _reason(arrival), usd)
         new = self.books.enter_evaluated(result, arrival.body, task="" if trace is None else trace.task_id)
         verdict: Verdict = "duplicate" if not new else _verdict(arrival, late=arrival.issue not in self._waiting)
-        self.meter.arrived(arrival, verdict=verdict, purpose="evaluate")
+        self.recorder.write(measurements.of_arrival, arrival, verdict=verdict, purpose="evaluate")
         if new and trace is not None:
             self.deferrals.saw(trace, deferred_for=arrival.deferred_for)
         return new

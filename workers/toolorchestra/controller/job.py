@@ -34,8 +34,9 @@ from toolorchestra.controller.controller import Controller, ControllerConfig
 from toolorchestra.controller.deferral import Deferrals
 from toolorchestra.controller.evaluations import Evaluations
 from toolorchestra.controller.evaluator import Evaluator
+from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
-from toolorchestra.controller.monitoring.run_meter import Gauges, RunMeter
+from toolorchestra.controller.monitoring.gauges import Gauges
 from toolorchestra.controller.outbox import empty, reckon
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.ports import Delivery
@@ -158,7 +159,7 @@ class Job:
         bundle = load([str(path) for path in self.config.resources])
         self.training = bundle.trainings[0]
         self.spec = self.training.spec
-        self.meter = RunMeter(Recorder(self.otel, training=self.training.metadata.name))
+        self.recorder = Recorder(self.otel, training=self.training.metadata.name)
         self.pools = bundle.experts(self.spec.tools)
         fresh = not self.run.journal.exists()  # a run that goes on has graded its tasks' answers already
         self.settings: Settings = settings_of(self.training, self.pools, find=self._find, references=fresh)
@@ -214,8 +215,8 @@ class Job:
         checkpoint = await asyncio.to_thread(store.latest)
         self._checkpointed = checkpoint.step if checkpoint else None
         self._bus = await NatsBus.connect(self.config.nats_url, uid=self.config.uid, name="controller")
-        self._wire = BusWire(self._bus, meter=self.meter, keep=self._keep_undecodable)
-        self.meter.began()
+        self._wire = BusWire(self._bus, recorder=self.recorder, keep=self._keep_undecodable)
+        self.recorder.write(measurements.beginning)
         self._spawn(self._tell_progress())
         await self._divide_gpus()
         self._start_engines()
@@ -256,11 +257,11 @@ class Job:
 
     def _watch(self) -> None:
         """Gauges, where somebody sees them."""
-        if not self.meter.recorder.on or self._bus is None or self._engines is None:
+        if not self.recorder.on or self._bus is None or self._engines is None:
             return
         engines = self._engines
         gauges = Gauges(
-            meter=self.meter,
+            recorder=self.recorder,
             ledger=lambda: self._books.ledger,
             pools=[pool.metadata.name for pool in self.pools],
             engines=lambda: [status.state for status in engines.statuses],
@@ -354,7 +355,7 @@ class Job:
             books=self._books,
             deferrals=self._deferrals,
             issue_timeout=self._issue_timeout,
-            meter=self.meter,
+            recorder=self.recorder,
             meanwhile=self._look_after,
         )
         self._evaluations = Evaluations(self._evaluator, self.run, self._books, self.settings, self.status)
@@ -426,7 +427,7 @@ class Job:
             engines=self._engines,
             deferrals=self._deferrals,
             spans=EpisodeSpans(self.training.metadata.name),
-            meter=self.meter,
+            recorder=self.recorder,
             snapshots=self.config.snapshots,
         )
         if self._stopping.is_set():
@@ -449,7 +450,7 @@ class Job:
             except NonFiniteStep as error:  # the same batch comes in every life
                 text = f"step {number} of the warm start was not finite ({error}): lower spec.warmStart.learningRate"
                 raise Paused(text, reason=Reason.STEPS_NOT_FINITE) from error
-            self.meter.warmed()
+            self.recorder.write(measurements.of_warm_step)
             self.run.metric({"warm_step": number, "loss": metrics.loss, "time": round(time.time(), 3)})
             if number % 10 == 0 or number == warm.steps:
                 message = f"warm start: step {number} of {warm.steps}, loss {metrics.loss:.3f}"
@@ -478,7 +479,7 @@ class Job:
                 await self._evaluate(f"policy-{self.step:06d}", during=True)
         await self._evaluate("policy")
         await self.save()
-        self.meter.wasted(self.controller.traces.values(), reason="steps_done")
+        self.recorder.write(measurements.of_wasted, self.controller.traces.values(), reason="steps_done")
         self._books.finish()
         self._books.flush()
 

@@ -22,7 +22,7 @@ from toolorchestra.bus.protocol import (
     Withdrawn,
 )
 from toolorchestra.controller.arrival import Arrival, Undecodable, check_trace
-from toolorchestra.controller.monitoring.run_meter import RunMeter
+from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.ports import Delivery
 from toolorchestra.rollout.codec import (
     ORDER_CONTENT,
@@ -35,6 +35,7 @@ from toolorchestra.rollout.codec import (
 from toolorchestra.rollout.identity import Issue
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Trace
+from toolorchestra.telemetry.metrics import Recorder
 
 RETRY_SECONDS = 0.5
 T = TypeVar("T")
@@ -51,9 +52,9 @@ class BusWire:
     `keep` records a message that does not read, durably, before anything is acknowledged.
     """
 
-    def __init__(self, bus: RolloutBus, *, meter: RunMeter | None = None, keep: Keep | None = None) -> None:
+    def __init__(self, bus: RolloutBus, *, recorder: Recorder | None = None, keep: Keep | None = None) -> None:
         self._bus = bus
-        self._meter = meter or RunMeter()
+        self._recorder = recorder or Recorder()
         self._keep = keep or _tell
         self.sent = 0
         self.received = 0
@@ -69,13 +70,13 @@ class BusWire:
         )
         await _until_it_answers(lambda: self._bus.submit(envelope))
         self.sent += 1
-        self._meter.sent(order.issue, purpose=order.purpose)
+        self._recorder.write(measurements.of_issue, order.issue, purpose=order.purpose)
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
         async for received in self._bus.results():
             self.received += 1
             if received.kind is ResultKind.DEAD:
-                self._meter.buried()
+                self._recorder.write(measurements.of_dead_letter)
             arrival, refused = read_arrival(received)
             if refused is not None:
                 await self._keep(refused)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, ParamSpec
 
 from opentelemetry.metrics import Meter, NoOpMeter
 from opentelemetry.util.types import AttributeValue
@@ -18,6 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from toolorchestra.telemetry import names
 
 _log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -317,19 +318,19 @@ WORKER: tuple[Instrument, ...] = (
 class Recorder:
     """Writes measurements to instruments of `meter`; to none without one. `training` is the label of all of them."""
 
-    def __init__(self, meter: Meter | None, *, training: str | None = None) -> None:
+    def __init__(self, meter: Meter | None = None, *, training: str | None = None) -> None:
         self.on = meter is not None
         self._meter = meter or NoOpMeter("toolorchestra")
         self._training = {} if training is None else {names.LABEL_TRAINING: training}
         self._writers: dict[Instrument, Callable[[float, Mapping[str, AttributeValue]], None]] = {}
         self._failed: set[str] = set()
 
-    def write(self, read: Callable[[], Iterable[Measurement]]) -> None:
+    def write(self, read: Callable[P, Iterable[Measurement]], *args: P.args, **kwargs: P.kwargs) -> None:
         """Write what `read` makes of a record. `read` is not even called where nothing is exported."""
         if not self.on:
             return
         try:
-            for measurement in read():
+            for measurement in read(*args, **kwargs):
                 self._write(measurement)
         except Exception as error:  # figures are not worth a run: said once per kind, then they are missing
             if (kind := type(error).__name__) not in self._failed:

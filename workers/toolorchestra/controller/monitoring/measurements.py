@@ -2,7 +2,8 @@
 
 Invariants: every figure is read off a record that the run keeps anyway, so that metrics, metrics.jsonl and the journal
 agree; labels come from closed lists (endings, verdicts, pools, suites, reasons of the code), never from a text that a
-worker or an expert wrote.
+worker or an expert wrote. `Recorder.write` is given one of these functions and its record; it calls it only where
+somebody sees the figures, and what it raises ends nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def of_issue(issue: str, *, purpose: str) -> Iterator[Measurement]:
     """An issue that was sent; `again`: not the episode's first by this incarnation."""
     again = "again" if Issue.parse(issue).n else "first"
     yield Measurement(m.ISSUES, 1, {names.LABEL_PURPOSE: purpose, names.LABEL_SENDING: again})
+
+
+def of_dead_letter() -> Iterator[Measurement]:
+    """One dead letter that came."""
+    yield Measurement(m.DEAD_LETTERS, 1)
 
 
 # ── results ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,6 +137,11 @@ def of_step(row: Mapping[str, Any], lags: Sequence[int]) -> Iterator[Measurement
             yield Measurement(instrument, row[key])
     for lag in lags:
         yield Measurement(m.STALENESS, lag)
+
+
+def of_warm_step() -> Iterator[Measurement]:
+    """One step of the warm start."""
+    yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "warm"})
 
 
 def of_evaluation(suite: str, figures: Mapping[str, float]) -> Iterator[Measurement]:
