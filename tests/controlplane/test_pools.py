@@ -26,8 +26,9 @@ from toolorchestra_operator.planning.carry_out import carry_out
 from toolorchestra_operator.planning.events import Events
 from toolorchestra_operator.planning.plan import Emit, Plan
 from toolorchestra_operator.pools.names import Names
-from toolorchestra_operator.pools.observe import PoolReconciler
+from toolorchestra_operator.pools.observe import PoolObserver
 from toolorchestra_operator.pools.probe import Prober
+from toolorchestra_operator.pools.reconcile import reconcile
 from toolorchestra_operator.pools.runtime import PoolRuntime
 from toolorchestra_operator.runtime.refused import refused
 
@@ -47,10 +48,10 @@ class Operator:
         self.prober = Prober(self.runtime.reach, patience=60, now=lambda: self.now)
 
     async def look(self, name: str = "qwen") -> Plan:
-        reconciler = PoolReconciler(api=self.server, runtime=self.runtime, prober=self.prober)
-        observed = await reconciler.observe(Key("ExpertPool", self.namespace, name))
+        observer = PoolObserver(api=self.server, runtime=self.runtime, prober=self.prober)
+        observed = await observer.observe(Key("ExpertPool", self.namespace, name))
         assert observed is not None
-        plan = reconciler.reconcile(observed, self.now)
+        plan = reconcile(observed, self.now)
         await self.carry_out(plan, observed.parent)
         return plan
 

@@ -33,7 +33,7 @@ from toolorchestra_operator.planning.overlay import Rejected, overlaid, shape_mi
 from toolorchestra_operator.planning.plan import Emit, Plan
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.metrics import Meter
-from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop
+from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop, Reconciler
 from toolorchestra_operator.runtime.settings import Settings
 
 DEFAULTS = {
@@ -474,9 +474,10 @@ async def test_whatever_breaks_a_look_becomes_a_condition_with_its_cause_and_an_
 
         await carry_out(plan, parent=Ref.of(parent), api=server, streams=NatsStreams(), emit=emit)
 
+    breaks = _Breaks()
     loop = ReconcileLoop(
         queue=KeyQueue(),
-        reconcilers={"OrchestratorTraining": _Breaks()},
+        reconcilers={"OrchestratorTraining": Reconciler(breaks.observe, breaks.reconcile)},
         find=find,
         carry_out=write,
         backoff=Backoff(),

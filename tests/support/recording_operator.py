@@ -18,6 +18,7 @@ from toolorchestra_operator.planning.plan import Apply, Emit, Plan
 from toolorchestra_operator.runtime.main import main
 from toolorchestra_operator.runtime.parents import PARENT_KINDS, PARENT_LABELS
 from toolorchestra_operator.runtime.process import Machinery
+from toolorchestra_operator.runtime.reconcile_loop import Reconciler
 from toolorchestra_operator.runtime.settings import Settings
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
@@ -77,7 +78,8 @@ class Recording:
 
 
 def assemble(settings: Settings, api: ApiServer) -> Machinery:
-    return Machinery(reconcilers={kind: Recording(api) for kind in PARENT_KINDS})
+    recording = Recording(api)
+    return Machinery(reconcilers={kind: Reconciler(recording.observe, recording.reconcile) for kind in PARENT_KINDS})
 
 
 if __name__ == "__main__":

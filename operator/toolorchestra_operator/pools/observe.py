@@ -7,7 +7,6 @@ import binascii
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 from toolorchestra.api.pool import ExpertPool, MeasuredService
@@ -16,14 +15,12 @@ from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
 from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.kubernetes.ownership import owner_uid
 from toolorchestra_operator.planning.needs import Missing, Need, look
-from toolorchestra_operator.planning.plan import Plan
 from toolorchestra_operator.pools import states
 from toolorchestra_operator.pools.admission import read, unreachable
 from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names
 from toolorchestra_operator.pools.needs import needs
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
-from toolorchestra_operator.pools.reconcile import reconcile
 from toolorchestra_operator.pools.runtime import PoolRuntime
 
 
@@ -49,8 +46,8 @@ def unmeasured(pool: Key) -> MeasuredService | None:
 
 
 @dataclass(frozen=True)
-class PoolReconciler:
-    """Observes one pool and decides; what the reconcile loop drives."""
+class PoolObserver:
+    """Observes one pool."""
 
     api: Reader
     runtime: PoolRuntime
@@ -88,10 +85,6 @@ class PoolReconciler:
             measured=self.measurements(key),
             token=secrets.token_hex(32),
         )
-
-    def reconcile(self, observed: Observed, now: datetime) -> Plan:
-        """Pure: see `pools.reconcile`."""
-        return reconcile(observed, now)
 
     async def close(self) -> None:
         """End the probes."""

@@ -23,7 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
@@ -68,16 +68,14 @@ class Observed(Protocol):
 Seen = TypeVar("Seen", bound=Observed)
 
 
-class Reconciler(Protocol[Seen]):
+@dataclass(frozen=True)
+class Reconciler(Generic[Seen]):
     """One kind."""
 
-    async def observe(self, key: Key) -> Seen | None:
-        """Read what is there: the only I/O. None: the parent is gone, and so is everything that it owns."""
-        ...
-
-    def reconcile(self, observed: Seen, now: datetime) -> Plan:
-        """Decide: pure, synchronous."""
-        ...
+    observe: Callable[[Key], Awaitable[Seen | None]]
+    """Reads what is there: the only I/O. None: the parent is gone, and so is everything that it owns."""
+    reconcile: Callable[[Seen, datetime], Plan]
+    """Decides: pure, synchronous."""
 
 
 class CarriesOut(Protocol):

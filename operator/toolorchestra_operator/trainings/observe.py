@@ -39,18 +39,12 @@ EVENTS = ("events.k8s.io/v1", "Event")
 
 
 class Reader(Protocol):
-    """What is read of the API server."""
+    """What is read of the API server; `ApiServer` has it."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
     async def list(
-        self,
-        api_version: str,
-        kind: str,
-        *,
-        namespace: str,
-        labels: Mapping[str, str] | None = None,
-        fields: str = "",
+        self, api_version: str, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
     ) -> list[dict[str, Any]]: ...
 
     async def openapi(self) -> Schemas: ...
@@ -80,9 +74,7 @@ class _Sight:
             self._note(error)
             return None
 
-    async def list(
-        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
-    ) -> list[dict[str, Any]]:
+    async def list(self, api_version: str, kind: str, *, namespace: str, labels: str = "") -> list[dict[str, Any]]:
         try:
             return await self.api.list(api_version, kind, namespace=namespace, labels=labels)
         except Forbidden as error:
@@ -181,7 +173,7 @@ class TrainingObserver:
         deployment = objects.get(Ref("apps/v1", "Deployment", names.namespace, names.workers))
         if state.life == "Up" and not (deployment and lacks_workers(deployment)):
             return ()
-        found = await sight.list("v1", "Pod", namespace=names.namespace, labels={TRAINING_LABEL: names.name})
+        found = await sight.list("v1", "Pod", namespace=names.namespace, labels=f"{TRAINING_LABEL}={names.name}")
         return tuple(pod for pod in found if is_own_pod(pod, names))
 
     async def _events(self, objects: Mapping[Ref, Manifest]) -> tuple[Manifest, ...]:
@@ -210,7 +202,7 @@ class TrainingObserver:
             return None
         for version, kind in KUEUE_WORKLOADS:
             if await self.api.served(version, kind):
-                labels = {JOB_UID_LABEL: job["metadata"]["uid"]}
+                labels = f"{JOB_UID_LABEL}={job['metadata']['uid']}"
                 return tuple(await sight.list(version, kind, namespace=names.namespace, labels=labels))
         return None
 

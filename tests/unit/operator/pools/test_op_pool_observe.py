@@ -16,7 +16,7 @@ from toolorchestra.api.pool import MeasuredService
 from toolorchestra.kube.errors import Forbidden
 from toolorchestra_operator.kubernetes.manifest import Key, Ref
 from toolorchestra_operator.kubernetes.openapi import Schemas
-from toolorchestra_operator.pools.observe import PoolReconciler
+from toolorchestra_operator.pools.observe import PoolObserver
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
 from toolorchestra_operator.pools.reach import Reach
@@ -72,9 +72,9 @@ def named(kind: str, name: str, **fields: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}, **fields}
 
 
-def reconciler(*objects: dict[str, Any]) -> tuple[PoolReconciler, FakeApi, RecordingProber]:
+def reconciler(*objects: dict[str, Any]) -> tuple[PoolObserver, FakeApi, RecordingProber]:
     api, prober = FakeApi(*objects), RecordingProber()
-    return PoolReconciler(api=api, runtime=RUNTIME, prober=prober), api, prober
+    return PoolObserver(api=api, runtime=RUNTIME, prober=prober), api, prober
 
 
 async def observed(*objects: dict[str, Any]) -> tuple[Observed, FakeApi, RecordingProber]:
@@ -266,7 +266,7 @@ async def test_the_token_is_random_and_the_measurements_come_from_a_port() -> No
     assert first.token != second.token
     assert first.measured is None
     measured = MeasuredService(latency_milliseconds_p50=3)
-    made = PoolReconciler(
+    made = PoolObserver(
         api=FakeApi(stored(vllm_pool())), runtime=RUNTIME, prober=RecordingProber(), measurements=lambda pool: measured
     )
     found = await made.observe(KEY)

@@ -21,7 +21,7 @@ from toolorchestra_operator.planning.plan import Emit, Plan
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.liveness import Pulse
 from toolorchestra_operator.runtime.metrics import Meter, Outcome
-from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop
+from toolorchestra_operator.runtime.reconcile_loop import ReconcileLoop, Reconciler
 from toolorchestra_operator.runtime.refused import refused
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -54,7 +54,7 @@ class World:
         self.meter = Meter()
         self.loop = ReconcileLoop(
             queue=self.queue,
-            reconcilers={"OrchestratorTraining": self},
+            reconcilers={"OrchestratorTraining": Reconciler(lambda key: self.observe(key), self.reconcile)},
             find=self.find,
             carry_out=self.carry_out,
             backoff=Backoff(draw=lambda: 0.5),

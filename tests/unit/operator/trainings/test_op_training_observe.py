@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ class FakeApi:
         return self.objects.get(ref)
 
     async def list(
-        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str] | None = None
+        self, api_version: str, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
     ) -> list[dict[str, Any]]:
         return [one for ref, one in self.objects.items() if (ref.api_version, ref.kind) == (api_version, kind)]
 
