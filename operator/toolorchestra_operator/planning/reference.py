@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolorchestra.api.generated import GENERATED, escaped
+from toolorchestra.api.reference.page import GENERATED, escaped
 from toolorchestra_operator.planning.overlay import (
     RESERVED_LABELS,
     RESERVED_VARIABLES,

@@ -19,7 +19,7 @@ from toolorchestra.api.conditions import (
     TrainingConditionType,
 )
 from toolorchestra.api.kinds import CUSTOM_RESOURCES
-from toolorchestra.api.reference_changes import EFFECTS, refused
+from toolorchestra.api.reference.changes import EFFECTS, refused
 from toolorchestra.api.schema import Schema, structural_schema
 from toolorchestra.cli.crds import pages
 from toolorchestra_operator.kubernetes.manifest import Key

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from toolorchestra.api.crd import crd_files
-from toolorchestra.api.reference import reference_files
+from toolorchestra.api.reference.resources import reference_files
 from toolorchestra_operator.planning.reference import overlay_page
 
 

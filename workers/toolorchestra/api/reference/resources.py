@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from toolorchestra.api.base import API_VERSION
 from toolorchestra.api.crd import FACTS
-from toolorchestra.api.generated import GENERATED, escaped
 from toolorchestra.api.kinds import CUSTOM_RESOURCES, LOCAL_KINDS
-from toolorchestra.api.reference_changes import changes_page
-from toolorchestra.api.reference_conditions import conditions_page
+from toolorchestra.api.reference.changes import changes_page
+from toolorchestra.api.reference.conditions import conditions_page
+from toolorchestra.api.reference.page import GENERATED, escaped
 from toolorchestra.api.resource import Resource
 from toolorchestra.api.rules import VALIDATIONS
 from toolorchestra.api.schema import Schema, structural_schema

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from toolorchestra.api.generated import GENERATED, escaped
 from toolorchestra.api.kinds import CUSTOM_RESOURCES
+from toolorchestra.api.reference.page import GENERATED, escaped
 from toolorchestra.api.rules import VALIDATIONS
 from toolorchestra.api.schema import Schema, structural_schema
 

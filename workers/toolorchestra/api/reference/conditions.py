@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toolorchestra.api.conditions import POOL_CONDITIONS, TRAINING_CONDITION_ORDER, TRAINING_CONDITIONS, Reason
-from toolorchestra.api.generated import GENERATED, escaped
+from toolorchestra.api.reference.page import GENERATED, escaped
 
 INTRO = f"""# Conditions and their reasons
 
