@@ -20,6 +20,7 @@ from toolorchestra.api.conditions import (
 )
 from toolorchestra.api.kinds import CUSTOM_RESOURCES
 from toolorchestra.api.reference.changes import EFFECTS, refused
+from toolorchestra.api.reference.explanations import EXPLAINED
 from toolorchestra.api.schema import Schema, structural_schema
 from toolorchestra.cli.crds import pages
 from toolorchestra_operator.kubernetes.manifest import Key
@@ -28,7 +29,7 @@ from toolorchestra_operator.runtime.metrics import Meter
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"
-WRITERS = ("operator/toolorchestra_operator", "workers/toolorchestra/train")
+WRITERS = ("operator/toolorchestra_operator", "workers/toolorchestra/controller")
 """Where conditions are decided, and where the controller gives its reasons."""
 
 PREFIX = "toolorchestra_operator_"
@@ -85,9 +86,10 @@ def test_pages_are_up_to_date(name: str) -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_says_where_what_and_what_to_do(reason: Reason) -> None:
-    assert reason.meaning.endswith(".")
-    assert reason.remedy.endswith((".", "`"))
-    for one in reason.on:
+    said = EXPLAINED[reason]
+    assert said.meaning.endswith(".")
+    assert said.remedy.endswith((".", "`"))
+    for one in said.on:
         kind, _, status = one.partition("=")
         assert kind in (*TRAINING_CONDITIONS, *POOL_CONDITIONS)
         assert status in ("True", "False", "Unknown")
@@ -103,9 +105,11 @@ def test_reasons_are_documented_on_the_conditions_that_the_code_writes_them_on()
     found = written()
     assert len(found) > 20, "the pattern no longer matches how conditions are written"
     missing = [
-        f"{reason} on {kind}={status}" for kind, status, reason in found if f"{kind}={status}" not in Reason(reason).on
+        f"{reason} on {kind}={status}"
+        for kind, status, reason in found
+        if f"{kind}={status}" not in EXPLAINED[Reason(reason)].on
     ]
-    assert not missing, "add them to `on` in reasons.py"
+    assert not missing, "add them in reference/explanations.py"
 
 
 AWAITED = {"QUOTA_RESERVED", "QUOTA_UNKNOWN", "PREEMPTED"}

@@ -1,10 +1,11 @@
-"""docs/conditions.md: every condition of both kinds and every reason, out of `conditions.py` and `reasons.py`."""
+"""docs/conditions.md: every condition of both kinds and every reason, out of `conditions.py` and `explanations.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from toolorchestra.api.conditions import POOL_CONDITIONS, TRAINING_CONDITION_ORDER, TRAINING_CONDITIONS, Reason
+from toolorchestra.api.reference.explanations import EXPLAINED
 from toolorchestra.api.reference.page import GENERATED, escaped
 
 INTRO = f"""# Conditions and their reasons
@@ -66,5 +67,6 @@ def _meanings(conditions: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _row(reason: Reason) -> str:
-    on = ", ".join(f"`{one}`" for one in reason.on)
-    return f"| `{reason}` | {on} | {escaped(reason.meaning)} | {escaped(reason.remedy)} |"
+    said = EXPLAINED[reason]
+    on = ", ".join(f"`{one}`" for one in said.on)
+    return f"| `{reason}` | {on} | {escaped(said.meaning)} | {escaped(said.remedy)} |"
