@@ -7,11 +7,10 @@ import asyncio
 import random
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import aiohttp
 
@@ -23,9 +22,19 @@ from faults.tally import Tally
 from faults.trainers import ScriptedTrainers, SnapshotWriter, manifest_snapshot
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.contract.driver_config import DriverConfig
-from toolorchestra.controller import job as job_module
+from toolorchestra.controller.evaluator import Evaluator
+from toolorchestra.controller.incarnation.assignment import Assignment, assignment_of
+from toolorchestra.controller.incarnation.books import Books, open_books
+from toolorchestra.controller.incarnation.engines import start_engines
+from toolorchestra.controller.incarnation.evaluation import Evaluation, evaluation_of
+from toolorchestra.controller.incarnation.hardware import Hardware
+from toolorchestra.controller.incarnation.makers import Makers
+from toolorchestra.controller.incarnation.model_check import check_model
 from toolorchestra.controller.job import Job
 from toolorchestra.controller.pauses import Paused, Stopped
+from toolorchestra.engines.fleet import Engines
+from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.trainer.facade import AsyncTrainers
 from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
@@ -67,56 +76,64 @@ class Ended:
 class ScriptedJob(Job):
     """One incarnation over scripted engines and trainers."""
 
-    def __init__(self, around: Surroundings, *, life: Life, rng: random.Random) -> None:
-        super().__init__(around.config, job_module.RunDir(around.config.run))
+    def __init__(self, around: Surroundings, *, life: Life, rng: random.Random, connect: Connect) -> None:
+        given = assignment_of(around.config, RunDir(around.config.run))
+        given = replace(given, issue_timeout=ISSUE_SECONDS * around.plan.slower)
+        makers = Makers(
+            check_model=check_model if around.plan.real else lambda assignment: None,
+            connect=lambda url, **_: connect(),
+            start_engines=self._start_engines,
+            open_books=self._open_books,
+            evaluation_of=self._evaluation_of,
+            start_trainers=self._start_trainers,
+        )
+        super().__init__(given, makers)
         self.around, self.life, self.rng = around, life, rng
-        self.session: aiohttp.ClientSession | None = None
+        self.books: list[Bookkeeper] = []
+        self.engines: list[Engines] = []
+        self.evaluators: list[Evaluator] = []
+        """What came up of each: one, or none yet."""
         self.breaches: list[str] = []
         life.watch = self.look
 
-    def _rehearse(self) -> None:
-        """Of a real model only: the scripted one has no folder."""
-        if self.around.plan.real:
-            super()._rehearse()
-
-    def _start_engines(self) -> None:
-        """The real Engines, over the harness's actors."""
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        session = self.session = aiohttp.ClientSession(connector=connector)
+    def _start_engines(self, assignment: Assignment, hardware: Hardware, bus: RolloutBus) -> Engines:
+        """The real Engines, over the harness's actors, which are the harness's and stay."""
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+        self.closing.add(session.close)
 
         def find(number: int, **_: object) -> ActorHandle:
             return ActorHandle(self.around.actors[number], session=session)
 
-        with patch.object(job_module, "engine_actor", find):
-            super()._start_engines()
+        engines = start_engines(assignment, hardware, bus, actor=find)
+        self.engines.append(engines)
+        return engines
 
-    async def _start_trainers(self, store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
+    def _open_books(self, assignment: Assignment, checkpoint: Checkpoint | None) -> Books:
+        books = open_books(assignment, checkpoint, journal=WatchedJournal)
+        self.books.append(books.keeper)
+        return books
+
+    def _evaluation_of(self, *args: Any, **kwargs: Any) -> Evaluation:
+        evaluation = evaluation_of(*args, **kwargs)
+        self.evaluators.append(evaluation.evaluator)
+        return evaluation
+
+    async def _start_trainers(
+        self, assignment: Assignment, hardware: Hardware, store: CheckpointStore
+    ) -> AsyncTrainers:
         group: Any = ScriptedTrainers(point=self.life.point, rng=self.rng, snapshot=self.around.snapshot)
-        self._trainers = AsyncTrainers(group, store)
-        if checkpoint is not None:
-            await self._trainers.load(checkpoint.path)
-
-    @property
-    def _issue_timeout(self) -> float:
-        return ISSUE_SECONDS * self.around.plan.slower
+        return AsyncTrainers(group, store)
 
     def look(self) -> None:
         """What must hold at every point: the cap, and the bound."""
-        books = getattr(self, "_books", None)
-        if books is None or len(self.breaches) > 3:
+        if not self.books or len(self.breaches) > 3:
             return
-        ledger = books.ledger
+        ledger = self.books[0].ledger
         spend = ledger.spend
         if spend.cap is not None and spend.settled + spend.held > spend.cap:
             self.breaches.append(f"step {ledger.step}: ${spend.settled} settled + ${spend.held} held > ${spend.cap}")
         if len(ledger.groups) > ledger.config.bound:
             self.breaches.append(f"step {ledger.step}: {len(ledger.groups)} groups live, {ledger.config.bound} bound")
-
-    async def close(self, *, keep_engines: bool = True) -> None:
-        """Engines are the harness's and stay."""
-        await super().close(keep_engines=True)
-        if self.session is not None:
-            await self.session.close()
 
 
 async def live(around: Surroundings, *, life: Life, on_job: Callable[[ScriptedJob], None]) -> Ended:
@@ -124,23 +141,17 @@ async def live(around: Surroundings, *, life: Life, on_job: Callable[[ScriptedJo
     rng = around.plan.rng("controller", around.number)
     seen = Tally(around.tally)
 
-    class Bus:
-        """Stands where the job looks for NATS."""
+    async def connect() -> FaultyBus:
+        inner = await around.connect()
+        rates = around.plan.messages
+        return FaultyBus(inner, life=life, rates=rates, rng=rng, seen=seen, shared=around.shared_bus)
 
-        @staticmethod
-        async def connect(url: str, *, uid: str, name: str = "") -> FaultyBus:
-            inner = await around.connect()
-            rates = around.plan.messages
-            return FaultyBus(inner, life=life, rates=rates, rng=rng, seen=seen, shared=around.shared_bus)
-
-    with patch.object(job_module, "NatsBus", Bus), patch.object(job_module, "Journal", WatchedJournal):
-        job = ScriptedJob(around, life=life, rng=rng)
-        on_job(job)
-        ended = await _drive(job)
-    ended.breaches, ended.step = job.breaches, job.step
+    job = ScriptedJob(around, life=life, rng=rng, connect=connect)
+    on_job(job)
+    ended = await _drive(job)
+    ended.breaches, ended.step = job.breaches, job.ending.step()
     seen.close()
-    books = getattr(job, "_books", None)
-    if books is not None:
+    for books in job.books:
         ended.held, ended.settled = books.ledger.spend.held, books.ledger.spend.settled
     return ended
 
@@ -149,21 +160,21 @@ async def _drive(job: ScriptedJob) -> Ended:
     """As controller/driver.py: drive."""
     ended = Ended("Failed")
     try:
-        await job.start()
-        await job.train()
+        training = await job.start()
+        await training.run()
         ended = Ended("Complete")
     except Stopped:
-        await job.withdraw()
-        await job.save()
+        await job.ending.withdraw()
+        await job.ending.save()
         ended = Ended("Cancelled")
     except Paused as pause:
-        await job.withdraw()
-        await job.save()
+        await job.ending.withdraw()
+        await job.ending.save()
         ended = Ended("Paused", message=str(pause), reason=pause.reason.value)
     except asyncio.CancelledError:
         raise
     except Exception as error:  # what a real controller dies of, to be told
         ended = Ended("Failed", message="".join(traceback.format_exception(error)))
     await job.finish(ended.state, message=ended.message)  # type: ignore[arg-type]
-    await job.close()
+    await job.close(keep_engines=True)  # they are the harness's
     return ended

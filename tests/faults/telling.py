@@ -9,20 +9,19 @@ from faults.controller import ScriptedJob
 
 def tell(job: ScriptedJob) -> str:
     """Groups by state, siblings by status, money, what the ledger waits for, evaluations under way."""
-    books = getattr(job, "_books", None)
-    if books is None:
+    if not job.books:
         return "no books yet"
-    ledger = books.ledger
+    ledger = job.books[0].ledger
     states = Counter(str(group.state) for group in ledger.groups.values())
     statuses = Counter(str(s.status) for group in ledger.groups.values() for s in group.siblings)
-    waiting = getattr(job._evaluator, "_waiting", {})
-    engines = [f"{s.name} {s.state} {s.version}" for s in job._engines.statuses] if job._engines is not None else []
+    waiting = sum(evaluator.waits_for for evaluator in job.evaluators)
+    engines = [f"{s.name} {s.state} {s.version}" for engines in job.engines for s in engines.statuses]
     lines = [
         f"step {ledger.step} of {ledger.steps}, incarnation {ledger.incarnation}, filtered {ledger.filtered}",
         f"groups {dict(states)}, siblings {dict(statuses)}",
         f"the ledger says: {ledger.next_step()}",
         f"spend {ledger.spend.as_dict()}",
-        f"evaluations wait for {len(waiting)} results, engines {engines}",
-        f"status: {job.status.latest.get('state')} {job.status.latest.get('message')}",
+        f"evaluations wait for {waiting} results, engines {engines}",
+        f"status: {job.assignment.status.latest.get('state')} {job.assignment.status.latest.get('message')}",
     ]
     return "\n".join(lines)

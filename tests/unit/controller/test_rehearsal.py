@@ -15,8 +15,9 @@ from support.run_rig import model_folder
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.load import load
 from toolorchestra.contract.driver_config import DriverConfig
+from toolorchestra.controller.incarnation.assignment import Assignment, assignment_of
+from toolorchestra.controller.incarnation.model_check import check_model
 from toolorchestra.controller.instances import World
-from toolorchestra.controller.job import Job
 from toolorchestra.controller.pauses import Paused
 from toolorchestra.controller.rehearsal import RehearsalError, one_of_each_kind, rehearse
 from toolorchestra.controller.settings import SettingsError, settings_of
@@ -129,7 +130,7 @@ def test_a_check_refuses_a_model_that_cannot_write_the_experts(tmp_path: Path) -
         )
 
 
-def job_of(folder: Path) -> Job:
+def assignment(folder: Path) -> Assignment:
     config = DriverConfig(
         uid="u",
         run=folder / "run",
@@ -139,31 +140,31 @@ def job_of(folder: Path) -> Job:
         model_dir=folder / "model",
         cluster=True,
     )
-    return Job(config=config, run=RunDir(config.run))
+    return assignment_of(config, RunDir(config.run))
 
 
 def test_the_head_says_the_same_at_its_start_and_refuses_by_name(tmp_path: Path) -> None:
     model_folder(tmp_path / "model")
-    job = job_of(tmp_path)
-    job._rehearse()
-    (event,) = read_jsonl(job.run.events)
+    given = assignment(tmp_path)
+    check_model(given)
+    (event,) = read_jsonl(given.run.events)
     assert event["event"] == "template"
     assert "renders no tools" in event["message"]
     without_bytes(tmp_path / "model")
     with pytest.raises(SettingsError, match=r"spec\.model\.uri: file://.*: the prompt does not show the experts"):
-        job._rehearse()
+        check_model(given)
 
 
 def test_the_head_refuses_a_model_by_its_settings_before_engines_start(tmp_path: Path) -> None:
     model_folder(tmp_path / "model")
-    job = job_of(tmp_path)
+    given = assignment(tmp_path)
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3_next"}')
     with pytest.raises(Paused, match=r"qwen3_next cannot be trained here: .* linear_attention") as caught:
-        job._rehearse()
+        check_model(given)
     assert caught.value.reason is Reason.MODEL_REFUSED
     (tmp_path / "model" / "config.json").write_text("[]")
     with pytest.raises(SettingsError, match=r"spec\.model\.uri: .*config\.json: want a JSON object"):
-        job._rehearse()
+        check_model(given)
 
 
 def test_a_tokenizer_that_knows_the_call_only_after_a_thought_is_not_called_too_long() -> None:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller import driver
 from toolorchestra.controller.arrival import Arrival
 from toolorchestra.controller.evaluator import Job
+from toolorchestra.controller.incarnation.assignment import assignment_of
+from toolorchestra.controller.incarnation.background import Background
+from toolorchestra.controller.incarnation.books import Books, open_books
+from toolorchestra.controller.incarnation.engines import EngineNews
+from toolorchestra.controller.incarnation.evaluation import evaluation_of
+from toolorchestra.controller.incarnation.watch import start_watch
 from toolorchestra.controller.job import Job as TrainingJob
 from toolorchestra.controller.monitoring import gauges as gauges_module
 from toolorchestra.controller.monitoring import measurements
@@ -364,24 +371,24 @@ async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pyt
         model_dir=tmp_path,
         volumes={"models": tmp_path},
     )
-    job = TrainingJob(config=config, run=RunDir(tmp_path), otel=seen.meter)
-    job._wire = BusWire(MemoryBus())
-    job._bus = MemoryBus()  # type: ignore[assignment]
-    job._engines = Engines(0, actor=str, put=job._wire.put, on_change=job._engine_changed, on_wait=job._engine_awaited)
-    job._engines.statuses = [EngineStatus("engine-0", state="ready"), EngineStatus("engine-1")]
-    job._open_books(None)
-    job._watch()
+    given, bus, background = assignment_of(config, RunDir(tmp_path), otel=seen.meter), MemoryBus(), Background()
+    news = EngineNews(given.run, given.status)
+    engines = Engines(0, actor=str, put=bus.put, on_change=news.changed, on_wait=news.awaited)
+    engines.statuses = [EngineStatus("engine-0", state="ready"), EngineStatus("engine-1")]
+    books = open_books(given, None).keeper
+    start_watch(given, books=books, engines=engines, bus=bus, background=background)
     await until(lambda: {m.LOOP_LAG.name, m.QUEUE.name, m.ENGINES.name} <= seen.all().keys())
-    assert len(job._tasks_running()) == 2
-    for task in job._tasks:
-        task.cancel()
+    assert len(background.running()) == 2
+    await background.end()
     assert seen.get(m.STEPS_GOAL, training="tiny") == 10
     assert seen.by(m.EXPERT_OUT, "pool") == {"small": 0, "large": 0}
     assert seen.by(m.ENGINES, "state") == {"starting": 1, "ready": 1, "restarting": 0}
-    assert job._evaluator.recorder is job.recorder
+    ready = asyncio.get_running_loop().create_future()
+    evaluation = evaluation_of(given, books, BusWire(bus), controller=ready)
+    assert evaluation.evaluator.recorder is given.recorder
 
 
-def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
+async def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
     config = DriverConfig(
         uid="uid",
         run=tmp_path,
@@ -391,9 +398,11 @@ def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None:
         model_dir=tmp_path,
         volumes={"models": tmp_path},
     )
-    job = TrainingJob(config=config, run=RunDir(tmp_path))
-    job._watch()
-    assert job._tasks == []
+    given, bus, background = assignment_of(config, RunDir(tmp_path)), MemoryBus(), Background()
+    news = EngineNews(given.run, given.status)
+    engines = Engines(0, actor=str, put=bus.put, on_change=news.changed, on_wait=news.awaited)
+    start_watch(given, books=open_books(given, None).keeper, engines=engines, bus=bus, background=background)
+    assert background.tasks == []
 
 
 async def test_the_last_status_of_a_job_has_what_was_spent_after_its_last_step(tmp_path: Path) -> None:
@@ -402,18 +411,19 @@ async def test_the_last_status_of_a_job_has_what_was_spent_after_its_last_step(t
     config = DriverConfig(
         uid="uid", run=tmp_path, nats_url="", ray_address="", resources=resources, model_dir=tmp_path, volumes={}
     )
-    job = TrainingJob(config=config, run=RunDir(tmp_path))
+    given = assignment_of(config, RunDir(tmp_path))
+    job = TrainingJob(given)
     await job.finish("Failed", message="it never began")
-    assert "spentUSD" not in job.run.read_status()
+    assert "spentUSD" not in given.run.read_status()
     scene = Scene(tmp_path / "scene", reply=either([]), steps=1)
-    job._books, job._reader = scene.books, asyncio.create_task(asyncio.sleep(0))
+    job.ending = replace(job.ending, money=Books(scene.books, scene.recovery).money)
     scene.books.ledger.spend.settled = Decimal("0.75")
     scene.books.ledger.spend.reserve("uid.0.0.0.0", Decimal("0.5"))
     await job.finish("Complete", message="all steps are done")
-    status = job.run.read_status()
+    status = given.run.read_status()
     assert (status["spentUSD"], status["reservedUSD"]) == ("0.75", "0.5")
-    job._engine_awaited("waiting for an engine")  # it stops with the run
-    assert job.run.read_status()["message"] == "all steps are done"
+    EngineNews(given.run, given.status).awaited("waiting for an engine")  # it stops with the run
+    assert given.run.read_status()["message"] == "all steps are done"
 
 
 async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

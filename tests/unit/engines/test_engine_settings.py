@@ -10,7 +10,8 @@ import pytest
 from toolorchestra.api.load import load
 from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.contract.driver_config import DriverConfig, GpuMemory
-from toolorchestra.controller.job import engine_config, trainer_config
+from toolorchestra.controller.incarnation.engines import engine_config
+from toolorchestra.controller.incarnation.trainers import trainer_config
 from toolorchestra.engines.arguments import engine_arguments
 from toolorchestra.gpus.devices import GIB
 from toolorchestra.gpus.placement import Placement

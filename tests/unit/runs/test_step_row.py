@@ -17,7 +17,7 @@ from support.run_rig import make_run
 from support.synthetic_run import metric_row, write_run
 from toolorchestra.cli.runs import _list_row, _table, overview
 from toolorchestra.cli.status import lines, standing
-from toolorchestra.controller.job import REPORTED
+from toolorchestra.controller.incarnation.training import REPORTED
 from toolorchestra.evaluation import plots
 from toolorchestra.evaluation.report import write_report
 from toolorchestra.evaluation.run_data import surviving

@@ -21,6 +21,7 @@ from opentelemetry.metrics import Meter
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.contract.exit_status import EXIT_CODES, TRAINER_LOST
 from toolorchestra.contract.progress import State
+from toolorchestra.controller.incarnation.assignment import assignment_of
 from toolorchestra.controller.job import Job
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
@@ -38,7 +39,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     """Run one incarnation to its end; the exit status that says how it ended."""
     run = RunDir(config.run)
     ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
-    job = Job(config=config, run=run, otel=otel)
+    job = Job(assignment_of(config, run, otel=otel))
     # After ray.init, which installs a handler of its own that ends the process on the spot.
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -46,20 +47,18 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     state: State = "Failed"
     message, lost_trainer = "", False
     try:
-        if config.cluster:
-            await job.nodes()
-        await job.start()
-        await job.train()
+        training = await job.start()
+        await training.run()
         state, message = "Complete", "all steps are done"
     except Stopped:
-        await job.withdraw()
-        await job.save()
-        state, message = "Cancelled", f"stopped at step {job.step}"
+        await job.ending.withdraw()
+        await job.ending.save()
+        state, message = "Cancelled", f"stopped at step {job.ending.step()}"
     except Paused as pause:
-        await job.withdraw()
-        await job.save()
+        await job.ending.withdraw()
+        await job.ending.save()
         state, message = "Paused", str(pause)
-        job.status.fields["reason"] = pause.reason.value
+        job.assignment.status.fields["reason"] = pause.reason.value
     except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
         message = str(refused)
         _log.error("%s", message)

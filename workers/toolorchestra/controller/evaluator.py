@@ -120,6 +120,11 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.outbox = Outbox(self.wire, self.books, live=self._waiting.__contains__, patience=self.issue_timeout)
 
+    @property
+    def waits_for(self) -> int:
+        """Sendings under way."""
+        return len(self._waiting)
+
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def owns(self, issue: Issue) -> bool:

@@ -41,9 +41,6 @@ class Wire(Protocol):
         """Which of these orders are still queued, and no worker has had them."""
         ...
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Set a key of the training's bucket."""
-
 
 class Trainers(Protocol):
     """The trainer group."""

@@ -94,9 +94,6 @@ class BusWire:
         wanted = list(ids)
         return await _until_it_answers(lambda: self._bus.unseen(wanted))
 
-    async def put(self, key: str, value: bytes) -> None:
-        await self._bus.put(key, value)
-
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask a full or unreachable bus again and again: whoever waits is cancelled where waiting is over."""

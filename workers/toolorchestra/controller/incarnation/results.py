@@ -1,0 +1,68 @@
+"""Results as they come from the bus: evaluation's to the evaluator, training's to the controller once it can take them,
+what does not read to the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from toolorchestra.controller.arrival import UNDECODABLE, Undecodable
+from toolorchestra.controller.controller import Controller
+from toolorchestra.controller.evaluator import Evaluator
+from toolorchestra.controller.incarnation.background import Background
+from toolorchestra.controller.ports import Delivery, Wire
+from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.runs.run_dir import RunDir
+
+BATCH = 256
+"""Results journalled with one fsync."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Hands on what the wire delivers."""
+
+    wire: Wire
+    evaluator: Evaluator
+    controller: asyncio.Future[Controller]
+    """Comes when it can take results: what an earlier incarnation accepted is back by then."""
+
+    async def read(self, background: Background) -> None:
+        """Until cancelled."""
+        queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        background.spawn(self._pull(queue))
+        while True:
+            batch = [await queue.get()]
+            while not queue.empty() and len(batch) < BATCH:
+                batch.append(queue.get_nowait())
+            evaluation = [d for d in batch if self.evaluator.owns(d.arrival.issue)]
+            if evaluation:
+                await self.evaluator.take(evaluation)
+            training = [d for d in batch if not self.evaluator.owns(d.arrival.issue)]
+            if training:
+                # Shielded: the end of this task is not the controller's.
+                controller = await asyncio.shield(self.controller)
+                await controller.take(training)
+
+    async def _pull(self, queue: asyncio.Queue[Delivery]) -> None:
+        async for delivery in self.wire.deliveries():
+            queue.put_nowait(delivery)
+
+
+@dataclass(frozen=True)
+class UndecodableResults:
+    """Results that do not read: into the journal and, the first of each kind, into the events."""
+
+    books: Bookkeeper
+    run: RunDir
+    _known: set[str] = field(default_factory=set[str])
+    """Why results did not read: each is told once."""
+
+    async def keep(self, refused: Undecodable) -> None:
+        """Durably, before anything is acknowledged."""
+        self.books.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
+        await asyncio.to_thread(self.books.flush)
+        if refused.why not in self._known:
+            self._known.add(refused.why)
+            message = f"a result does not read ({refused.why}); it lies in the journal, its episode is sent again"
+            self.run.event(UNDECODABLE, message, id=refused.id, bytes=len(refused.raw))
