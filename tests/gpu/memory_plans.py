@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolorchestra.sizing.division import fused_kernels
-from toolorchestra.sizing.memory import Layout, memory_plan, shape_of
+from toolorchestra.sizing.layout import Layout
+from toolorchestra.sizing.memory import memory_plan
+from toolorchestra.sizing.model_shape import shape_of
 
 
 @dataclass(frozen=True)

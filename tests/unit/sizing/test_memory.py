@@ -20,19 +20,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from toolorchestra.policy.model_file import ModelFileError
-from toolorchestra.sizing.memory import (
-    GIB,
-    WANTED_SEQUENCES,
-    Layout,
-    MemoryPlan,
-    ModelShape,
-    kv_bytes,
-    layer_bytes,
-    memory_plan,
-    shape_of,
-)
-from toolorchestra.sizing.model_shape import QWEN3
+from toolorchestra.sizing.engine_memory import kv_bytes
+from toolorchestra.sizing.layout import Layout
+from toolorchestra.sizing.memory import GIB, WANTED_SEQUENCES, MemoryPlan, memory_plan
+from toolorchestra.sizing.model_shape import QWEN3, ModelShape, shape_of
 from toolorchestra.sizing.table import BASE, table
+from toolorchestra.sizing.trainer_memory import layer_bytes
 from toolorchestra.trainer.attention import PACKED_ATTENTION
 from toolorchestra.trainer.batch import TrainSample
 from toolorchestra.trainer.family import alone

@@ -13,8 +13,9 @@ from toolorchestra.contract.driver_config import GpuMemory
 from toolorchestra.engines.arguments import CUDA_SEQUENCES
 from toolorchestra.gpus.placement import Placement
 from toolorchestra.policy.model_file import ModelFileError
-from toolorchestra.sizing.memory import Layout, memory_plan, shape_of
-from toolorchestra.sizing.model_shape import ModelShape
+from toolorchestra.sizing.layout import Layout
+from toolorchestra.sizing.memory import memory_plan
+from toolorchestra.sizing.model_shape import ModelShape, shape_of
 
 TINY_PARAMETERS: Final = 50_000_000
 """Below it an engine starts without compiled code and CUDA graphs: they cost up to a minute at the start, and a model

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from toolorchestra.sizing.memory import GIB, Layout, ModelShape, gib, memory_plan
-from toolorchestra.sizing.model_shape import QWEN3
+from toolorchestra.sizing.layout import Layout
+from toolorchestra.sizing.memory import GIB, gib, memory_plan
+from toolorchestra.sizing.model_shape import QWEN3, ModelShape
 
 MODELS: Final = ("0.6B", "1.7B", "4B", "8B")
 CARDS: Final = {"80 GB": 79 * GIB, "141 GB": 139 * GIB}

@@ -1,0 +1,100 @@
+"""What would make a training fit that does not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from toolorchestra.sizing.layout import Layout
+from toolorchestra.sizing.model_shape import ModelShape
+
+MOST_GPUS: Final = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """Something that makes it fit: in words, and as the layout that is then planned."""
+
+    words: str
+    layout: Layout
+
+
+def remedies(
+    shape: ModelShape, layout: Layout, *, fits: Callable[[Layout], bool], there: int | None
+) -> Iterator[Remedy]:
+    """Smallest change first. Each one alone makes it fit. `there`: GPUs of the machine, to say of what would fit where
+    that is more."""
+    free = replace(layout, checkpointing=None)
+    if layout.checkpointing is False and fits(free):
+        yield Remedy(words="activation checkpointing", layout=free)
+
+    def with_tokens(tokens: int) -> Layout:
+        return replace(free, tokens_per_micro_batch=tokens)
+
+    tokens = _largest(layout.max_model_len, layout.tokens_per_micro_batch - 1, lambda t: fits(with_tokens(t)))
+    if tokens is not None:
+        yield Remedy(words=f"spec.algorithm.tokensPerMicroBatch of at most {tokens}", layout=with_tokens(tokens))
+
+    def with_length(length: int) -> Layout:
+        return replace(free, tokens_per_micro_batch=min(length, free.tokens_per_micro_batch), max_model_len=length)
+
+    if tokens is None:
+        length = _largest(16, layout.max_model_len - 1, lambda n: fits(with_length(n)))
+        if length is not None:
+            words = f"spec.rollout.maxPromptTokens + maxResponseTokens of at most {length}"
+            if length < layout.tokens_per_micro_batch:
+                words += ", and spec.algorithm.tokensPerMicroBatch no more than that"
+            yield Remedy(words=words, layout=with_length(length))
+    apart = _apart(shape, free, fits)
+    together = _together(free, fits) if layout.shared else None
+    if together is not None and (apart is None or together.gpus < apart.gpus):
+        both = f"spec.ray.trainers.replicas and engines.replicas {together.trainers}"
+        yield Remedy(words=f"{_gpus(together, there)}: {both}, placement Shared", layout=together)
+    elif apart is not None:
+        words = f"spec.ray.trainers.replicas {apart.trainers}, engines.replicas {apart.engines}"
+        if apart.tensor_parallel > layout.tensor_parallel:
+            words += f", engines.tensorParallelSize {apart.tensor_parallel}"
+        if layout.shared:
+            words += ", placement Separate"
+        yield Remedy(words=f"{_gpus(apart, there)}: {words}", layout=apart)
+
+
+def _gpus(layout: Layout, there: int | None) -> str:
+    """How many it takes, and where that is more than there are, how many there are."""
+    missing = f" (here: {there})" if there is not None and layout.gpus > there else ""
+    return f"{layout.gpus} GPUs{missing}"
+
+
+def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
+    """The fewest GPUs, trainers and engines apart: engines as wide as they must be, then trainers as many."""
+    many = replace(layout, shared=False, trainers=MOST_GPUS)
+    widths = filter(shape.splits, range(layout.tensor_parallel, min(64, shape.heads) + 1))
+    over = next((over for over in widths if fits(replace(many, tensor_parallel=over))), None)
+    if over is None:
+        return None
+    wide = replace(many, tensor_parallel=over)
+    trainers = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(wide, trainers=n)))
+    return None if trainers is None else replace(wide, trainers=trainers)
+
+
+def _together(layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
+    """The fewest GPUs with one of each on every one."""
+    number = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(layout, trainers=n, engines=n)))
+    return None if number is None else replace(layout, trainers=number, engines=number)
+
+
+def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The largest in [low, high] that holds, where all below one that holds do; None: not even the lowest."""
+    if high < low or not holds(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _smallest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest in [low, high] that holds, where all above one that holds do; None: not even the highest."""
+    found = _largest(-high, -low, lambda n: holds(-n))
+    return None if found is None else -found
