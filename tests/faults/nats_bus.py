@@ -8,7 +8,6 @@ from typing import Any
 import nats.errors
 
 from faults.plan import MessageRates
-from toolorchestra.bus import nats as nats_module
 from toolorchestra.bus.connection import Timeouts
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.streams import StreamSettings
@@ -22,9 +21,8 @@ INLINE_BYTES = 20_000
 
 async def connect(config: DriverConfig, *, name: str, rng: random.Random, rates: MessageRates) -> NatsBus:
     """As NatsBus.connect."""
-    nats_module.INLINE_BYTES = INLINE_BYTES  # type: ignore[attr-defined]
-    bus = await NatsBus.connect(config.nats_url, uid=config.uid, name=name, timeouts=QUICK)
-    publish = bus._js.publish
+    bus = await NatsBus.connect(config.nats_url, uid=config.uid, name=name, timeouts=QUICK, inline_bytes=INLINE_BYTES)
+    publish = bus.connection.js.publish
 
     async def unsure(*args: Any, **kwargs: Any) -> Any:
         ack = await publish(*args, **kwargs)
@@ -32,5 +30,5 @@ async def connect(config: DriverConfig, *, name: str, rng: random.Random, rates:
             raise nats.errors.TimeoutError
         return ack
 
-    bus._js.publish = unsure  # type: ignore[method-assign]
+    bus.connection.js.publish = unsure  # type: ignore[method-assign]
     return bus

@@ -53,7 +53,7 @@ async def seconds(work: Awaitable[None], *, at_most: float) -> float:
 
 async def an_answer_is_there(bus: NatsBus) -> None:
     """Return in the very step in which a request's answer has come and its sender has not run yet."""
-    waiting = bus._connection.client._resp_map
+    waiting = bus.connection.client._resp_map
     async with asyncio.timeout(10):
         while not any(answer.done() for answer in waiting.values()):  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -81,7 +81,7 @@ class LosesAcks:
 def losing_acks(bus: RolloutBus, *, lost: int = 1, meanwhile: Callable[[], Awaitable[None]] | None = None) -> NatsBus:
     """`bus`, whose server's next PubAcks are lost on their way, which takes as long as `meanwhile`."""
     assert isinstance(bus, NatsBus)
-    bus._js = LosesAcks(bus._js, lost, meanwhile)  # type: ignore[assignment]
+    bus.connection.js = LosesAcks(bus.connection.js, lost, meanwhile)  # type: ignore[assignment]
     return bus
 
 
@@ -495,7 +495,7 @@ async def test_closing_ends_under_a_server_that_hangs(nats_make: Make, server: N
     (lease,) = await take(worker)
     await worker.complete(lease, result(lease))
     await collect(bus.results(), 1)
-    client = bus._connection.client
+    client = bus.connection.client
     with hung(server):
         for _ in range(unread_bytes // 800_000):
             writing = asyncio.create_task(client.publish("nobody", b"x" * 800_000))
@@ -527,7 +527,7 @@ async def test_a_task_that_is_settled_while_it_is_taken_back_is_taken_back(
     rig = await nats_make()
     bus = await rig.bus()
     assert isinstance(bus, NatsBus)
-    look, names = bus._numbers, Names(rig.uid)
+    look, names = bus.task_stream.numbers, Names(rig.uid)
     for n in (1, 2, 3):
         await bus.submit(task(n))
 
@@ -541,7 +541,7 @@ async def test_a_task_that_is_settled_while_it_is_taken_back_is_taken_back(
         assert refused.value.err_code == code
         return found
 
-    monkeypatch.setattr(bus, "_numbers", then_it_goes)
+    monkeypatch.setattr(bus.task_stream, "numbers", then_it_goes)
     withdrawn = await bus.cancel([task(2).id])
     assert withdrawn.unseen | withdrawn.seen == {task(2).id}
     assert (await bus.depth()).queued == len(left)
