@@ -173,10 +173,10 @@ async def test_a_long_step_is_no_standstill(tmp_path: Path) -> None:
 async def test_groups_that_a_kill_finishes_are_judged(tmp_path: Path) -> None:
     """`onStale: Drop` once waited for ever for groups whose last sendings the kill had taken."""
     scene = Scene(tmp_path, reply=either([]), steps=2, staleness=1, on_stale="Drop")
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     for sibling in scene.books.ledger.groups[0].siblings:
         sibling.charged = MAX_ISSUES
-    await scene.controller._unblock(Waiting("stragglers are due", stragglers=(0,)))
+    await scene.controller.unblock(Waiting("stragglers are due", stragglers=(0,)))
     assert 0 not in scene.books.ledger.groups
     async with scene.running():
         rows = await scene.train()
@@ -190,10 +190,10 @@ async def test_groups_that_a_kill_finishes_are_judged(tmp_path: Path) -> None:
 async def test_dead_issues_are_taken_off_the_bus_before_anyone_plays_them(tmp_path: Path) -> None:
     experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.4"))
     scene = Scene(tmp_path, reply=either([]), experts=experts, steps=2, staleness=1, on_stale="Drop", cap=Decimal(40))
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     assert scene.books.ledger.spend.held == 16 * Decimal("0.5")
     (lease, *_) = await scene.bus.lease(max_n=1, expiry=1)
-    await scene.controller._unblock(Waiting("stragglers are due", stragglers=(0, 1)))
+    await scene.controller.unblock(Waiting("stragglers are due", stragglers=(0, 1)))
     depth, spend = await scene.bus.depth(), scene.books.ledger.spend
     assert (depth.queued, depth.leased) == (16, 0), "8 of the first, 8 instead of the dead"
     assert list(spend.dead) == [lease.envelope.id]
@@ -204,7 +204,7 @@ async def test_an_order_that_no_worker_has_had_does_not_expire(tmp_path: Path) -
     """The time-out runs from the lease, not from the publication."""
     scene = Scene(tmp_path, reply=either([]), steps=1, issue_timeout=-1.0, cap=Decimal(40))
     ledger = scene.books.ledger
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     await scene.controller.look_after()
     assert {s.live.n for g in ledger.groups.values() for s in g.siblings if s.live} == {0}
     leases = await scene.bus.lease(max_n=3, expiry=1)
@@ -228,10 +228,10 @@ async def test_an_issue_that_dies_while_it_is_published_is_taken_back(tmp_path: 
         await submit(task)
 
     scene.bus.submit = slowly  # type: ignore[method-assign]
-    await scene.controller._send([first])
+    await scene.controller.dispatch.send([first])
     assert (await scene.bus.depth()).queued == 0
     scene.books.ledger.fail(rest[0], reason="test", now=0)
-    await scene.controller._send([rest[0]])
+    await scene.controller.dispatch.send([rest[0]])
     assert (await scene.bus.depth()).queued == 0, "dead before it was published"
     assert str(first) not in scene.books.ledger.spend.reserved
     assert str(rest[0]) not in scene.books.ledger.spend.reserved
@@ -248,7 +248,7 @@ async def test_three_lives_do_not_eat_the_cap(tmp_path: Path) -> None:
         issues = [*scene.books.restore(scene.recovery, now=0).issues, *scene.books.admit(now=0)]
         assert len(issues) == 8
         scene.books.flush()
-        await scene.controller._send(issues[:-1])
+        await scene.controller.dispatch.send(issues[:-1])
         played += [lease.envelope.id for lease in await bus.lease(max_n=1, expiry=1)]
         scene.books.journal.close()
     last = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10), bus=bus)
@@ -261,7 +261,7 @@ async def test_three_lives_do_not_eat_the_cap(tmp_path: Path) -> None:
 async def test_a_bus_that_was_made_anew_tells_nothing_of_what_was_published_before(tmp_path: Path) -> None:
     first = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10))
     await reckon(first.bus, first.books, patience=60)
-    await first.controller._send(first.books.admit(now=0))
+    await first.controller.dispatch.send(first.books.admit(now=0))
     first.books.journal.close()
     second = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal(10))
     await reckon(second.bus, second.books, patience=60)
@@ -276,7 +276,7 @@ async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_p
     settings = WorkerSettings(concurrency=16, lease_expiry_seconds=0.2, grace_seconds=0.05)
     worker = Worker(bus=scene.bus, host=host, settings=settings)
     working = asyncio.create_task(worker.run())
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     for _ in range(8):
         await experts.called.get()
     worker.stop()
@@ -291,7 +291,7 @@ async def test_a_worker_that_is_told_to_stop_is_paid_for_and_is_no_failure(tmp_p
     assert [(f.head["reason"], f.head["usd"]) for f in stopped] == [("cancelled", "0.4")] * 8
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.4") + 8 * Decimal("0.5"), 0)
-    assert scene.controller._recent == [False] * 8
+    assert scene.controller.failures.recent == [False] * 8
 
 
 @pytest.mark.parametrize("cap", [None, Decimal("9")])
@@ -299,7 +299,7 @@ async def test_a_worker_that_vanished_has_spent_its_worst_case_and_is_no_failure
     cap: Decimal | None, tmp_path: Path
 ) -> None:
     scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     for lease in await scene.bus.lease(max_n=8, expiry=1):
         await scene.bus.hand_back(lease)  # as the bus does itself where heartbeats end
     async with scene.running():
@@ -310,7 +310,7 @@ async def test_a_worker_that_vanished_has_spent_its_worst_case_and_is_no_failure
     assert [(f.head["reason"], f.head["usd"]) for f in lost] == [("worker_lost", "0.5")] * 8
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.5") + 8 * Decimal("0.5"), 0)
-    assert scene.controller._recent == [False] * 8
+    assert scene.controller.failures.recent == [False] * 8
 
 
 @pytest.mark.parametrize("cap", [None, Decimal("90")])
@@ -318,7 +318,7 @@ async def test_what_nobody_tells_the_bill_of_counts_at_its_worst_with_and_withou
     tmp_path: Path, cap: Decimal | None
 ) -> None:
     scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     for lease in await scene.bus.lease(max_n=8, expiry=1):
         order = decode_order(lease.envelope.body)
         assert order.allowance_usd == (None if cap is None else Decimal("0.5")), "without a cap it bounds no worker"
@@ -332,7 +332,7 @@ async def test_what_nobody_tells_the_bill_of_counts_at_its_worst_with_and_withou
 
 async def test_an_order_that_a_worker_gave_back_is_free_and_does_not_count(tmp_path: Path) -> None:
     scene = Scene(tmp_path, reply=either([]), steps=1, cap=Decimal("9"))
-    await scene.controller._send(scene.books.admit(now=time.time()))
+    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
     for lease in await scene.bus.lease(max_n=8, expiry=1):
         await scene.bus.defer(lease, without_body(lease.envelope, reason=UNTOUCHED))
     async with scene.running():
@@ -340,7 +340,7 @@ async def test_an_order_that_a_worker_gave_back_is_free_and_does_not_count(tmp_p
     assert row["episodes"] == 8
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
-    assert scene.controller._recent == [False] * 8
+    assert scene.controller.failures.recent == [False] * 8
     assert row["unscored"] == {}
 
 
@@ -411,7 +411,7 @@ async def test_episodes_wait_for_an_engine_that_is_out_uncounted_and_uncharged(
     assert waits < 0
     spend = scene.books.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
-    assert scene.controller._recent == [False] * 8
+    assert scene.controller.failures.recent == [False] * 8
     assert (row["unscored"], row["groups_dropped"]) == ({}, {})
 
 
@@ -517,10 +517,10 @@ async def test_a_second_life_trains_what_the_first_accepted(tmp_path: Path) -> N
     async with first.running() as controller:
         issues = first.books.admit(now=0.0)
         first.books.flush()
-        await controller._send(issues)
+        await controller.dispatch.send(issues)
         while first.account().accepted < 8:
-            controller._wake.clear()
-            await asyncio.wait_for(controller._wake.wait(), 30)
+            controller.wake.clear()
+            await asyncio.wait_for(controller.wake.wait(), 30)
     # Killed here: nothing was trained. The second life starts from the checkpoint of step 0.
     second = Scene(tmp_path, reply=either([]), steps=1)
     assert second.books.ledger.incarnation == 1

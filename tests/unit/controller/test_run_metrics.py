@@ -433,7 +433,7 @@ async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: py
     )
     monkeypatch.setattr("toolorchestra.rollout.worker._recorder", mine.recorder)
     theirs = metered(run)
-    await run.controller._send(run.books.admit(now=time.time()))
+    await run.controller.dispatch.send(run.books.admit(now=time.time()))
     (vanished,) = await run.bus.lease(max_n=1, expiry=1)
     await run.bus.hand_back(vanished)
     async with run.running():
