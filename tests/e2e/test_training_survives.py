@@ -125,11 +125,11 @@ def dies_whole_and_is_resumed(run: Run) -> None:
 def test_every_process_dies_once_and_then_all_of_them(run: Run) -> None:
     run.begins(steps=24, checkpoint_every=4)
     run.until_step(2)
-    for name in ("cli.main worker", "nats-server", "vllm.entrypoints", "ray::TrainerActor", "train.driver"):
+    for name in ("cli.main worker", "nats-server", "vllm.entrypoints", "ray::TrainerActor", "controller.driver"):
         before = run.step()
         run.find(name).kill()
         run.until_step(before + 1 if name in ("cli.main worker", "nats-server", "vllm.entrypoints") else 1)
-        lives = {"ray::TrainerActor": 2, "train.driver": 3}.get(name)
+        lives = {"ray::TrainerActor": 2, "controller.driver": 3}.get(name)
         if lives is not None:
             run.until(f"incarnation {lives}", lambda lives=lives: run.events("incarnation") >= lives)  # type: ignore[misc]
             run.until("steps of the new incarnation", lambda: run.step() < run.steps)
