@@ -96,7 +96,9 @@ def has_a_controller(run: Run) -> bool:
 def test_twice_ends_everything_at_once(run: Run) -> None:
     run.until("the controller", lambda: has_a_controller(run))
     running = run.running()
-    assert all(name in running for name in ("nats-server", "raylet", "cli.main worker", "simulate", "controller.driver"))
+    assert all(
+        name in running for name in ("nats-server", "raylet", "cli.main worker", "simulate", "controller.driver")
+    )
     run.ctrl_c()
     run.until("the first one's answer", lambda: "Ctrl-C again: at once" in run.words())
     assert run.process.poll() is None

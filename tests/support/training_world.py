@@ -21,6 +21,8 @@ from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
 from toolorchestra_operator.trainings.runtime import Runtime
 
+KEPT = {"PersistentVolumeClaim tiny-storage"}
+"""What is left of a training when its compute is given back."""
 RUNTIME = Runtime(cpu_image="cpu", gpu_image="gpu", worker_image="worker", nats_url="nats://nats:4222")
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((TINY_RUN / "training.yaml").read_text()))
 UID = "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"
