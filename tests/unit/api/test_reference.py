@@ -29,7 +29,8 @@ from toolorchestra_operator.runtime.metrics import Meter
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"
-WRITERS = ("operator/toolorchestra_operator", "workers/toolorchestra/controller")
+ROOMS = ("controller", "engines", "gpus", "ledger", "sizing", "trainer", "weights")
+WRITERS = ("operator/toolorchestra_operator", *(f"workers/toolorchestra/{room}" for room in ROOMS))
 """Where conditions are decided, and where the controller gives its reasons."""
 
 PREFIX = "toolorchestra_operator_"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,32 @@ def anchors(page: Path) -> set[str]:
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def docstrings() -> Iterator[tuple[Path, str]]:
+    """Every docstring of the code, and every string that explains a name."""
+    for folder in (CODE, ROOT / "operator" / "toolorchestra_operator"):
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                    yield path, " ".join(str(node.value.value).split())
+
+
+def headings(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {title.replace("`", "") for title in titles}
+
+
+def test_docstrings_cite_pages_and_headings_that_exist() -> None:
+    cited = 0
+    for path, text in docstrings():
+        for name, heading, section in re.findall(r"\b([a-z-]+\.md)(?:, \"([^\"]+)\"| (§\d))?", text):
+            cited += 1
+            page = ROOT / "docs" / name
+            assert page.is_file(), f"{path.name} cites {name}"
+            assert not heading or heading in headings(page), f"{path.name} cites {name}, {heading}"
+            assert not section or any(title.startswith(section) for title in headings(page)), f"{path.name}: {section}"
+    assert cited > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -75,8 +102,7 @@ def test_the_map_of_the_code_names_what_is_there() -> None:
 
 
 def test_the_ledgers_page_lists_every_note_of_the_journal() -> None:
-    paths = [path for room in ("ledger", "controller") for path in (CODE / room).rglob("*.py")]
-    source = "".join(path.read_text(encoding="utf-8") for path in paths)
+    source = "".join(path.read_text(encoding="utf-8") for path in CODE.rglob("*.py"))
     written = set(re.findall(r"(?:\.note\(|_note_issues\((?:self\.)?journal, )\"(\w+)\"", source))
     page = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", page, re.MULTILINE))

@@ -123,7 +123,7 @@ async def test_a_scorer_that_fails_on_its_own_answer_is_a_failure(judge: Judge) 
 class Scripted:
     """Its program reads the score off the answer: what a scorer returns, whatever it is."""
 
-    program = Program(run="judged:score")
+    program = Program(run="support.judged:score")
 
     def __init__(self, right: str) -> None:
         self._right = right

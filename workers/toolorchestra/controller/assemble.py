@@ -29,7 +29,7 @@ class TraceRefused(ValueError):
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Importance ratios hold only for tokens drawn from the model's own distribution (rollouts.md, "Policy")."""
+    """Importance ratios hold only for tokens drawn from the model's own distribution (training.md, "Clipped")."""
     if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
         raise TraceRefused(
             f"sampled at temperature {sampling.temperature}, top-p {sampling.top_p}; training needs 1 and 1"

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens, dollars on both ledgers, seconds on both clocks (method.md, "Cost and latency, honestly")."""
+    """Tokens, dollars on both ledgers, seconds on both clocks (method.md §3)."""
 
     tokens_in: int = 0
     tokens_out: int = 0

@@ -212,7 +212,7 @@ class Recovery:
 
 
 def recover(history: History, *, step: int) -> Recovery:
-    """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Versions")."""
+    """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Incarnations")."""
     reopened = [number for number, live in history.opened.items() if live > step]
     left = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues} | history.dropped
     going = {number for number, live in history.opened.items() if live <= step and number not in left}

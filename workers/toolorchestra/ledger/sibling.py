@@ -13,7 +13,7 @@ from enum import StrEnum
 from toolorchestra.rollout.identity import Episode, Issue
 
 MAX_ISSUES = 3
-"""Sendings of one episode before it is excluded (ledger.md, "Keys"); sendings that ended deferred do not count."""
+"""Sendings of one episode before it is excluded (ledger.md, "Who is who"); one that ended deferred does not count."""
 
 MAX_DEFERRALS = 8
 """Deferrals of one episode before it is excluded as `expert_unavailable`: what it spends meanwhile is for nothing."""

@@ -1,4 +1,4 @@
-"""Who is who on the ledger: training, group, episode, issue (ledger.md, "Keys").
+"""Who is who on the ledger: training, group, episode, issue (ledger.md, "Who is who").
 
 An *issue* is one sending of an episode; its text form is the message id of the task and of its result, so that two
 workers' results of one issue collapse and a re-issue is never swallowed.

@@ -18,7 +18,7 @@ TRACE_SCHEMA = 1
 
 
 class Ending(StrEnum):
-    """How an episode ended: a closed table (ledger.md, "Endings"). `treatment` says what the reward does with it."""
+    """How an episode ended: a closed table (episodes.md, "How it ends"). `treatment`: what the reward does with it."""
 
     ANSWERED = "answered"
     TURN_LIMIT = "turn_limit"

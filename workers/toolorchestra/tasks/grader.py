@@ -1,7 +1,7 @@
 """Graders: functions of (task, final answer text) that say how right the answer is.
 
 A score lies in [0, 1]; the outcome is 1 where it reaches `RIGHT` and 0 elsewhere. A grader that cannot do its work
-raises `GraderFailure`: an infrastructure failure, never a bad outcome (ledger.md, "Endings").
+raises `GraderFailure`: an infrastructure failure, never a bad outcome (episodes.md, "How it ends").
 
 Two kinds: one that compares (`Comparing`: linear in the answer, no more than a few milliseconds) runs in the caller's
 process, here; one that runs other people's code on the answer (`Sandboxed`) never does, see `tasks/judge.py`.
