@@ -18,7 +18,13 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.remote.kinds import Kind
 from toolorchestra.remote.preflight.capacity import MEMORY_LABEL, gpu_bytes
-from toolorchestra.remote.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE, cluster_lines
+from toolorchestra.remote.preflight.cluster import (
+    LABEL_VARIABLE,
+    NATS_VARIABLE,
+    WATCHED_VARIABLE,
+    cluster_lines,
+    operator_variables,
+)
 from toolorchestra.remote.preflight.compute import demands, gpu_lines
 from toolorchestra.remote.preflight.facts import Facts, Hidden
 from toolorchestra.remote.preflight.line import Line
@@ -354,6 +360,29 @@ def test_a_key_that_a_secret_lacks() -> None:
     facts = replace(GOOD, objects={Reference("Secret", "hub", "token"): {"data": {"other": ""}}})
     [line] = missing(lines(facts, pools=(one,)))
     assert "has no key token" in line.text
+
+
+def test_a_secret_of_a_pool_says_that_it_is_for_pools() -> None:
+    one = pool(model={"uri": "hf://a/b", "tokenSecretRef": {"name": "hub", "key": "token"}})
+    hub, there = Reference("Secret", "hub", "token"), {"data": {"token": ""}}
+    agree = "kubectl label secret hub -n team toolorchestra.dev/secret-for=pools"
+    [line] = missing(lines(replace(GOOD, objects={hub: there}), pools=(one,)))
+    assert line.remedy == agree
+    assert "spec.vllm.model.tokenSecretRef" in line.text
+    [line] = missing(lines(replace(GOOD, objects={hub: None}), pools=(one,)))
+    assert line.remedy.startswith("kubectl create secret")
+    assert line.remedy.endswith(f" && {agree}")
+    agreed = {**there, "metadata": {"labels": {"toolorchestra.dev/secret-for": "pools"}}}
+    assert missing(lines(replace(GOOD, objects={hub: agreed}), pools=(one,))) == []
+    lax = replace(GOOD, operators=(operator(**{NATS_VARIABLE: "n", LABEL_VARIABLE: "false"}),))
+    assert missing(lines(replace(lax, objects={hub: there}), pools=(one,))) == []
+
+
+def test_the_variables_are_those_of_the_operator_that_looks_after_the_namespace() -> None:
+    operators = operator(**{WATCHED_VARIABLE: "other", "X": "1"}), operator(**{WATCHED_VARIABLE: "team", "X": "2"})
+    assert operator_variables(replace(GOOD, operators=operators), "team")["X"] == "2"
+    assert operator_variables(replace(GOOD, operators=operators), "nobody's") == {}
+    assert operator_variables(replace(GOOD, operators=Hidden("no")), "team") == {}
 
 
 def test_kuberay_and_kueue_where_they_are_wanted() -> None:

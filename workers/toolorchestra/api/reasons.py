@@ -135,7 +135,8 @@ _EXPLAINED: dict[Reason, Explained] = {
     Reason.SECRET_NOT_FOUND: Explained(
         "Accepted=False",
         "A Secret that a field refers to, or the key in it, does not exist in the namespace of the resource.",
-        "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`.",
+        "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`; one of a pool needs a label, too: "
+        "`SecretNotAllowed`.",
     ),
     Reason.SECRET_NOT_ALLOWED: Explained(
         "Accepted=False",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.pool import SECRET_LABEL, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.remote import kinds
 from toolorchestra.remote.errors import SCHEMA_REMEDY
@@ -12,10 +12,17 @@ from toolorchestra.remote.preflight.capacity import capacity_lines
 from toolorchestra.remote.preflight.compute import Demand
 from toolorchestra.remote.preflight.facts import Facts, Hidden, Json
 from toolorchestra.remote.preflight.line import Line
-from toolorchestra.remote.preflight.references import Reference, needs_default_class, remedy
+from toolorchestra.remote.preflight.references import (
+    Reference,
+    agreement,
+    for_pools,
+    needs_default_class,
+    remedy,
+)
 
 WATCHED_VARIABLE = "TOOLORCHESTRA_OPERATOR_WATCH_NAMESPACES"
 NATS_VARIABLE = "TOOLORCHESTRA_OPERATOR_NATS_URL"
+LABEL_VARIABLE = "TOOLORCHESTRA_OPERATOR_SECRETS_NEED_LABEL"
 INSTALL = "helm install toolorchestra charts/toolorchestra -n toolorchestra-system --create-namespace (docs/install.md)"
 
 
@@ -100,6 +107,12 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
             yield Line("missing", "NATS", text, "install the chart with nats.enabled, or set spec.messaging.url")
 
 
+def operator_variables(facts: Facts, namespace: str) -> dict[str, str]:
+    """Of the operator that looks after the namespace, as far as they may be seen."""
+    operators = () if isinstance(facts.operators, Hidden) else facts.operators
+    return next((_environment(one) for one in operators if _watches(one, namespace)), {})
+
+
 def _watches(deployment: Json, namespace: str) -> bool:
     watched = _environment(deployment).get(WATCHED_VARIABLE) or ""
     return not watched or namespace in [one.strip() for one in watched.split(",")]
@@ -116,15 +129,18 @@ def _name(deployment: Json) -> str:
 
 
 def _references(facts: Facts, namespace: str, references: Mapping[Reference, tuple[str, ...]]) -> Iterator[Line]:
+    labelled = operator_variables(facts, namespace).get(LABEL_VARIABLE) != "false"
     for reference, paths in references.items():
         if reference.kind == "LocalQueue" and kinds.LOCAL_QUEUES.resource not in facts.served:
             text = f"queue {reference.name}: Kueue is not served ({paths[0]})"
             yield Line("missing", "Kueue", text, "install Kueue, or take queueName away")
             continue
         about = f"{reference.kind} {reference.name}"
+        agrees = agreement(reference, namespace) if labelled and for_pools(reference, paths) else ""
         match facts.objects.get(reference):
             case None:
-                yield Line("missing", about, f"is not there ({', '.join(paths)})", remedy(reference, namespace))
+                made = " && ".join(filter(None, (remedy(reference, namespace), agrees)))
+                yield Line("missing", about, f"is not there ({', '.join(paths)})", made)
             case Hidden(why):
                 yield Line("unknown", about, why)
             case live if reference.key and reference.key not in {
@@ -132,8 +148,16 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
                 **(live.get("binaryData") or {}),
             }:
                 yield Line("missing", about, f"has no key {reference.key} ({', '.join(paths)})", "add the key")
+            case live if agrees and not _is_for_pools(live):
+                text = f"has no label {'='.join(SECRET_LABEL)} ({', '.join(paths)})"
+                yield Line("missing", about, text, agrees)
             case _:
                 yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
+
+
+def _is_for_pools(secret: Json) -> bool:
+    name, value = SECRET_LABEL
+    return ((secret.get("metadata") or {}).get("labels") or {}).get(name) == value
 
 
 def _volumes(
