@@ -378,6 +378,15 @@ def test_a_secret_of_a_pool_says_that_it_is_for_pools() -> None:
     assert missing(lines(replace(lax, objects={hub: there}), pools=(one,))) == []
 
 
+def test_a_short_host_is_somebody_elses_in_another_namespace() -> None:
+    assert {one.spec.endpoint.url for one in POOLS if one.spec.endpoint} == {"http://simulator/v1"}
+    found = [line for line in lines(GOOD, pools=POOLS) if line.about == "hosts"]
+    assert len(found) == len(POOLS)
+    assert "simulator.system.svc" in found[0].remedy
+    at_home = replace(GOOD, operators=({**operator(), "metadata": {"namespace": "team", "name": "operator"}},))
+    assert levels(lines(at_home, pools=POOLS), "hosts") == []
+
+
 def test_the_variables_are_those_of_the_operator_that_looks_after_the_namespace() -> None:
     operators = operator(**{WATCHED_VARIABLE: "other", "X": "1"}), operator(**{WATCHED_VARIABLE: "team", "X": "2"})
     assert operator_variables(replace(GOOD, operators=operators), "team")["X"] == "2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
 
 from toolorchestra.api.pool import SECRET_LABEL, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
@@ -42,6 +43,7 @@ def cluster_lines(
     yield from _operator(facts, namespace, trainings)
     yield from (Line("missing", "refused", f"{subject}: {why}") for subject, why in sorted(facts.refused.items()))
     yield from _references(facts, namespace, references)
+    yield from _short_hosts(facts, namespace, pools)
     yield from _volumes(facts, (*pools, *trainings), trainings)
     yield from _providers(facts, trainings)
     yield from capacity_lines(facts, demands)
@@ -153,6 +155,22 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
                 yield Line("missing", about, text, agrees)
             case _:
                 yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
+
+
+def _short_hosts(facts: Facts, namespace: str, pools: Sequence[ExpertPool]) -> Iterator[Line]:
+    """A name without a dot is looked for in the namespace of who asks: the operator's, and the workers'."""
+    operators = () if isinstance(facts.operators, Hidden) else facts.operators
+    homes = {one["metadata"]["namespace"] for one in operators if _watches(one, namespace)}
+    if homes <= {namespace}:
+        return
+    for pool in pools:
+        host = urlsplit(pool.spec.endpoint.url).hostname if pool.spec.endpoint else None
+        if host and not set(host) & set(".:"):
+            home = min(homes)
+            text = (
+                f"pool {pool.metadata.name}: {host} is one Service to the operator, in {home}, and another to the pods"
+            )
+            yield Line("note", "hosts", text, f"give the whole name in spec.endpoint.url, such as {host}.{home}.svc")
 
 
 def _is_for_pools(secret: Json) -> bool:
