@@ -70,7 +70,7 @@ class Reach:
         if inside or self._names(host) or any(plain in network for network in self.networks):
             return None
         if not plain.is_global:
-            return f"{host} has a private address, for which the host itself has to be on the list: {_VALUE}"
+            return f"{host} has a private address: the host itself or its network has to be on the list: {_VALUE}"
         return None if ANY in self.hosts or address_of(host) is None else _unlisted(host)
 
     def _names(self, host: str) -> bool:

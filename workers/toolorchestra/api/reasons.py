@@ -147,7 +147,8 @@ _EXPLAINED: dict[Reason, Explained] = {
     Reason.HOST_NOT_ALLOWED: Explained(
         "Accepted=False, Routable=False, Available=False, Degraded=True",
         "The host of `spec.endpoint.url` is not on the operator's list, or it has an address at which nobody is asked: "
-        "loopback, link-local, the API server's, or a private one of a host that is not on the list by name.",
+        "loopback, link-local, the API server's, or a private one where neither the host itself nor its network is on "
+        "the list.",
         "Correct the URL; or whoever runs the operator adds the host to `pools.allowedHosts` of the chart.",
     ),
     Reason.CONFIG_MAP_NOT_FOUND: Explained(
