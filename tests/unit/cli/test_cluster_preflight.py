@@ -21,12 +21,11 @@ from toolorchestra.remote.preflight.capacity import MEMORY_LABEL, gpu_bytes
 from toolorchestra.remote.preflight.cluster import (
     LABEL_VARIABLE,
     NATS_VARIABLE,
-    WATCHED_VARIABLE,
     cluster_lines,
     operator_variables,
 )
 from toolorchestra.remote.preflight.compute import demands, gpu_lines
-from toolorchestra.remote.preflight.facts import Facts, Hidden
+from toolorchestra.remote.preflight.facts import PULL_VARIABLE, WATCHED_VARIABLE, Facts, Hidden
 from toolorchestra.remote.preflight.line import Line
 from toolorchestra.remote.preflight.look import look
 from toolorchestra.remote.preflight.memory import (
@@ -385,6 +384,16 @@ def test_a_short_host_is_somebody_elses_in_another_namespace() -> None:
     assert "simulator.system.svc" in found[0].remedy
     at_home = replace(GOOD, operators=({**operator(), "metadata": {"namespace": "team", "name": "operator"}},))
     assert levels(lines(at_home, pools=POOLS), "hosts") == []
+
+
+def test_the_charts_pull_secrets_are_wanted_in_the_namespace_of_the_pods() -> None:
+    pulling = replace(GOOD, operators=(operator(**{NATS_VARIABLE: "n", PULL_VARIABLE: "a,b"}),))
+    a, b = Reference("Secret", "a"), Reference("Secret", "b")
+    [line] = [one for one in lines(replace(pulling, objects={a: None, b: {}})) if one.about == "pulling"]
+    assert (line.level, line.text.partition(" ")[0]) == ("note", "a")
+    assert "create secret docker-registry a -n team" in line.remedy
+    hidden = replace(pulling, objects={a: Hidden("no"), b: Hidden("no")})
+    assert levels(lines(hidden), "pulling") == []
 
 
 def test_the_variables_are_those_of_the_operator_that_looks_after_the_namespace() -> None:

@@ -11,7 +11,7 @@ from toolorchestra.remote import kinds
 from toolorchestra.remote.errors import SCHEMA_REMEDY
 from toolorchestra.remote.preflight.capacity import capacity_lines
 from toolorchestra.remote.preflight.compute import Demand
-from toolorchestra.remote.preflight.facts import Facts, Hidden, Json
+from toolorchestra.remote.preflight.facts import Facts, Hidden, Json, pull_secrets, variables
 from toolorchestra.remote.preflight.line import Line
 from toolorchestra.remote.preflight.references import (
     Reference,
@@ -21,7 +21,6 @@ from toolorchestra.remote.preflight.references import (
     remedy,
 )
 
-WATCHED_VARIABLE = "TOOLORCHESTRA_OPERATOR_WATCH_NAMESPACES"
 NATS_VARIABLE = "TOOLORCHESTRA_OPERATOR_NATS_URL"
 LABEL_VARIABLE = "TOOLORCHESTRA_OPERATOR_SECRETS_NEED_LABEL"
 INSTALL = "helm install toolorchestra charts/toolorchestra -n toolorchestra-system --create-namespace (docs/install.md)"
@@ -43,6 +42,7 @@ def cluster_lines(
     yield from _operator(facts, namespace, trainings)
     yield from (Line("missing", "refused", f"{subject}: {why}") for subject, why in sorted(facts.refused.items()))
     yield from _references(facts, namespace, references)
+    yield from _pull_secrets(facts, namespace)
     yield from _short_hosts(facts, namespace, pools)
     yield from _volumes(facts, (*pools, *trainings), trainings)
     yield from _providers(facts, trainings)
@@ -85,7 +85,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
     if isinstance(facts.operators, Hidden):
         yield Line("unknown", "operator", facts.operators.why)
         return
-    watching = [one for one in facts.operators if _watches(one, namespace)]
+    watching = facts.operators_of(namespace)
     if not facts.operators:
         yield Line("missing", "operator", "no operator runs in this cluster", INSTALL)
     elif not watching:
@@ -103,7 +103,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
         if (
             training.spec.messaging.url is None
             and watching
-            and not any(NATS_VARIABLE in _environment(o) for o in watching)
+            and not any(NATS_VARIABLE in variables(o) for o in watching)
         ):
             text = f"{training.metadata.name}: neither spec.messaging.url nor the operator names a NATS server"
             yield Line("missing", "NATS", text, "install the chart with nats.enabled, or set spec.messaging.url")
@@ -111,19 +111,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
 
 def operator_variables(facts: Facts, namespace: str) -> dict[str, str]:
     """Of the operator that looks after the namespace, as far as they may be seen."""
-    operators = () if isinstance(facts.operators, Hidden) else facts.operators
-    return next((_environment(one) for one in operators if _watches(one, namespace)), {})
-
-
-def _watches(deployment: Json, namespace: str) -> bool:
-    watched = _environment(deployment).get(WATCHED_VARIABLE) or ""
-    return not watched or namespace in [one.strip() for one in watched.split(",")]
-
-
-def _environment(deployment: Json) -> dict[str, str]:
-    """Variables of the operator's container; "" where the value is in a Secret."""
-    containers = deployment["spec"]["template"]["spec"]["containers"]
-    return {each["name"]: each.get("value", "") for one in containers for each in one.get("env") or ()}
+    return next(map(variables, facts.operators_of(namespace)), {})
 
 
 def _name(deployment: Json) -> str:
@@ -157,10 +145,18 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
                 yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
 
 
+def _pull_secrets(facts: Facts, namespace: str) -> Iterator[Line]:
+    """Each pod names them; where one is not there the node pulls without it."""
+    for reference in pull_secrets(facts.operators_of(namespace), namespace):
+        if facts.objects.get(reference, {}) is None:
+            text = f"{reference.name} is not there: the chart's imagePullSecrets are wanted in every namespace of pods"
+            made = f"kubectl create secret docker-registry {reference.name} -n {namespace} --docker-server=…"
+            yield Line("note", "pulling", text, f"{made}, if the registry asks for it")
+
+
 def _short_hosts(facts: Facts, namespace: str, pools: Sequence[ExpertPool]) -> Iterator[Line]:
     """A name without a dot is looked for in the namespace of who asks: the operator's, and the workers'."""
-    operators = () if isinstance(facts.operators, Hidden) else facts.operators
-    homes = {one["metadata"]["namespace"] for one in operators if _watches(one, namespace)}
+    homes = {one["metadata"]["namespace"] for one in facts.operators_of(namespace)}
     if homes <= {namespace}:
         return
     for pool in pools:
