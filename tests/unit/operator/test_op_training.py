@@ -26,7 +26,7 @@ from toolorchestra.train.status import EXIT_CODES
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import MakeStreams, Plan
-from toolorchestra_operator.trainings import cluster_state, node_groups, workers
+from toolorchestra_operator.trainings import attempt, cluster_state, node_groups, workers
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.progress import status_fields
@@ -126,7 +126,7 @@ class World(ClusterModel):
         labels = self.names.labels("head", attempt=self.attempt)
         job = self.live()[self.job("head")]["metadata"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["name"], "uid": job["uid"], "controller": True}
-        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [{"state": ended}]}
+        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [{"name": "head", "state": ended}]}
         self.pods = [{"metadata": {"name": "head", "labels": labels, "ownerReferences": [owner]}, "status": status}]
 
     def says(self, kind: str) -> tuple[str, str, str]:
@@ -191,11 +191,13 @@ def test_an_operator_killed_anywhere_ends_at_the_same(data: st.DataObject) -> No
     assert killed.parent["status"] == whole.parent["status"]
 
 
-def test_a_steady_pass_writes_nothing() -> None:
+def test_a_steady_pass_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it write down what nobody will read: the configuration of a large spec takes seconds."""
     world = World()
     world.settle()
     world.comes_up()
     world.settle()
+    monkeypatch.setattr(attempt, "config_map", None)
     before = world.writes
     for _ in range(3):
         world.passes(300)
@@ -295,6 +297,31 @@ def test_preemption_is_nobody_s_failure(code: int) -> None:
     world.head_ends(code)
     world.settle()
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
+
+
+@pytest.mark.parametrize(("disrupted", "restarts"), [("True", 0), ("False", 1)])
+def test_a_head_that_kubernetes_killed_is_nobody_s_failure(disrupted: str, restarts: int) -> None:
+    """Evicted from a node under pressure: 137, as of a program that ran out of memory."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(137)
+    world.pods[0]["status"]["conditions"] = [{"type": "DisruptionTarget", "status": disrupted}]
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, restarts)
+
+
+def test_a_container_that_others_put_beside_the_head_completes_nothing() -> None:
+    """A mesh's proxy, which ends well after the head has not."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(1, "ValueError: boom")
+    proxy = {"name": "a-proxy", "state": {"terminated": {"exitCode": 0}}}
+    world.pods[0]["status"]["containerStatuses"].insert(0, proxy)
+    world.settle()
+    assert world.says("Complete") == ("", "", "")
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 1)
 
 
 def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
