@@ -190,7 +190,7 @@ def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> C
 
 
 def _terminated(one: Manifest) -> tuple[int, str] | None:
-    """Exit status and last words of a head's container: what else is in the pod (a mesh puts some in) ends as it does."""
+    """Exit status and last words of a head's container: what a mesh puts beside it ends as it does."""
     for container in (one.get("status") or {}).get("containerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated")
         if ended and container["name"] == HEAD:
