@@ -34,7 +34,7 @@ from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.streams import settings_of
 from toolorchestra_operator.trainings.supervision import Supervised
-from toolorchestra_operator.trainings.terms import Terms
+from toolorchestra_operator.trainings.terms import Terms, nats_url_of
 
 MANAGER = "toolorchestra"
 FINALIZER = "toolorchestra.dev/streams"
@@ -268,7 +268,7 @@ def _making(decision: Decision, observed: Observed, admitted: Admitted) -> list[
 
 def _nats_url(observed: Observed) -> str | None:
     """Where its streams are."""
-    return (observed.parent["spec"].get("messaging") or {}).get("url") or observed.runtime.nats_url
+    return nats_url_of(observed.parent) or observed.runtime.nats_url
 
 
 def _ray(admitted: Admitted, remembered: Remembered) -> dict[str, Any]:
