@@ -308,7 +308,7 @@ def _paused(
     what tells that it is paused stays.
     """
     told = of_attempt(observed.progress, decision.remembered.attempt)
-    reason = Reason(told["reason"]) if "reason" in told else state.reason
+    reason = next((one for one in Reason if one == told.get("reason")), state.reason)
     names, attempt = supervised.names, decision.remembered.attempt
     if admitted is not None and _is_told_otherwise(supervised, admitted, observed, attempt):
         return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)

@@ -342,6 +342,42 @@ def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     assert {"Job tiny-2-trainers", "Deployment tiny-workers"} <= world.kinds()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            {"spentUSD": None},
+            {"spentUSD": "much"},
+            {"updated": "now"},
+            {"metrics": [1]},
+            {"metrics": {"accuracy": "x"}},
+        ),
+        *({"checkpoint": {"step": 1}}, {"checkpoint": "x"}, {"step": {}, "checkpoint": {"time": "soon"}}),
+    ],
+)
+def test_what_a_controller_of_another_release_tells_holds_up_no_suspension(told: dict[str, Any]) -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= told
+    world.settle()
+    assert world.says("Running")[0] == "True"
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert not {kind for kind in world.kinds() if kind.startswith(("Job", "Deployment"))}
+
+
+def test_a_reason_that_is_not_known_yet_pauses_as_well() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= {"state": "Paused", "reason": "OfALaterRelease", "message": "because"}
+    world.head_ends(EXIT_CODES["Paused"])
+    world.settle()
+    assert world.says("Running") == ("False", "ProgramFailed", "because")
+    assert "Job tiny-1-trainers" not in world.kinds()
+
+
 def test_whoever_sees_that_it_is_complete_finds_the_model() -> None:
     world = World()
     world.settle()
