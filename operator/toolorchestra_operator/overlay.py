@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -336,20 +337,20 @@ class _Walk:
             self.wrong(path, "a map is wanted")
             return base
         merged = list(base)
-        there = [_key(item, merge) for item in base]
+        there = {_text(item, merge) for item in base}  # of texts: a spec has room for a hundred thousand items
         for index, item in enumerate(added):
             here = f"{path}[{index}]"
             if merge.keys and not isinstance(item, Mapping):
                 self.wrong(here, "an object is wanted")
             elif merge.keys and not item.get(merge.keys[0]):
                 self.wrong(here, f"{merge.keys[0]} is wanted")
-            elif merge.keys and _key(item, merge) in there:
-                self.wrong(here, f"{_key(item, merge)[0]} is there already, set by the operator or twice")
+            elif merge.keys and _text(item, merge) in there:
+                self.wrong(here, f"{item[merge.keys[0]]} is there already, set by the operator or twice")
             elif said := self.refused(merge, item):
                 self.wrong(here, said)
-            elif item not in merged:
+            elif (text := _text(item, merge)) not in there:
                 merged.append(item)
-                there.append(_key(item, merge))
+                there.add(text)
         return merged
 
     def main_container(self, base: list[Any], added: Any, merge: Merge, path: str) -> list[Any]:
@@ -383,5 +384,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
-def _key(item: Any, merge: Merge) -> tuple[Any, ...]:
-    return tuple(item.get(key) for key in merge.keys) if isinstance(item, Mapping) else ()
+def _text(item: Any, merge: Merge) -> str:
+    """What tells an item of a list from the others."""
+    keyed = merge.keys and isinstance(item, Mapping)
+    return json.dumps([item.get(key) for key in merge.keys] if keyed else item, sort_keys=True)

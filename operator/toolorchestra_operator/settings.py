@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
-from toolorchestra.bus.nats_url import mistake, shown
+from toolorchestra.bus.nats_url import mistake, shown, told
 from toolorchestra_operator.container_resources import DefaultResources
 from toolorchestra_operator.pools.reach import ANY, is_listable
 
@@ -67,7 +67,7 @@ class Settings(BaseModel):
     )
     nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none", repr=False)
     training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="trainings' heads serve /metrics there; 0: nowhere"
     )
@@ -124,7 +124,7 @@ class Settings(BaseModel):
             raise ValueError(wrong)
         return value
 
-    @field_serializer("nats_url", when_used="json")
+    @field_serializer("nats_url", "otlp_endpoint", when_used="json")
     def _shown(self, value: str | None) -> str | None:
         """What is written down holds no credentials."""
         return None if value is None else shown(value)
@@ -172,4 +172,4 @@ def _parser(model: type[Settings]) -> argparse.ArgumentParser:
 def _said(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
     # An environment variable may hold a secret that somebody meant for another one.
-    return f"{_flag(name)} ({variable(name)}) = {shown(repr(error['input']))}: {error['msg']}"
+    return f"{_flag(name)} ({variable(name)}) = {told(str(error['input']))!r}: {error['msg']}"

@@ -16,6 +16,8 @@ EXIT_PAUSED = 75
 EXIT_TRAINER_LOST = 76
 """A failure like any other, unless the provider knows that the trainer's node was taken away."""
 EXIT_STOPPED = 130
+EXIT_KILLED = 137
+"""A failure like any other (it may have been out of memory), unless Kubernetes says that it ended the pod."""
 EXIT_TERMINATED = 143
 """Exit statuses of the driver (toolorchestra.train.status.EXIT_CODES; a test compares them)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -239,6 +240,15 @@ def test_every_mistake_is_told_at_once() -> None:
     assert isinstance(found, Rejected)
     paths = [message.split(": ")[0] for message in found.messages]
     assert paths == ["spec.vllm.podTemplate.spec.hostPID", "spec.vllm.podTemplate.spec.hostIPC"]
+
+
+@pytest.mark.parametrize("of", ["tolerations", "hostAliases"])
+def test_a_list_as_long_as_a_spec_has_room_for_is_merged_in_a_moment(of: str) -> None:
+    """All of the operator waits for it."""
+    items = [{"key": f"a{i}"} if of == "tolerations" else {"ip": f"a{i}"} for i in range(20_000)]
+    began = time.process_time()
+    assert len(merged(spec(**{of: items}))["spec"][of]) == len(items)
+    assert time.process_time() - began < 4
 
 
 def test_what_has_no_value_is_not_written() -> None:

@@ -26,7 +26,7 @@ from toolorchestra.train.status import EXIT_CODES
 from toolorchestra_operator.manifest import Ref
 from toolorchestra_operator.needs import Missing
 from toolorchestra_operator.plan import MakeStreams, Plan
-from toolorchestra_operator.trainings import cluster_state, node_groups, workers
+from toolorchestra_operator.trainings import attempt, cluster_state, node_groups, workers
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.progress import status_fields
@@ -122,11 +122,11 @@ class World(ClusterModel):
     def head_ends(self, code: int, message: str = "") -> None:
         kind = "Complete" if code == 0 else "Failed"
         self.set_status(self.job("head"), {"conditions": [{"type": kind, "status": "True"}]})
-        ended = {"terminated": {"exitCode": code, "message": message}}
+        ended = {"name": "head", "state": {"terminated": {"exitCode": code, "message": message}}}
         labels = self.names.labels("head", attempt=self.attempt)
         job = self.live()[self.job("head")]["metadata"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["name"], "uid": job["uid"], "controller": True}
-        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [{"state": ended}]}
+        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [ended]}
         self.pods = [{"metadata": {"name": "head", "labels": labels, "ownerReferences": [owner]}, "status": status}]
 
     def says(self, kind: str) -> tuple[str, str, str]:
@@ -191,11 +191,13 @@ def test_an_operator_killed_anywhere_ends_at_the_same(data: st.DataObject) -> No
     assert killed.parent["status"] == whole.parent["status"]
 
 
-def test_a_steady_pass_writes_nothing() -> None:
+def test_a_steady_pass_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it write down what nobody will read: the configuration of a large spec takes seconds."""
     world = World()
     world.settle()
     world.comes_up()
     world.settle()
+    monkeypatch.setattr(attempt, "config_map", None)
     before = world.writes
     for _ in range(3):
         world.passes(300)
@@ -297,6 +299,31 @@ def test_preemption_is_nobody_s_failure(code: int) -> None:
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
 
 
+@pytest.mark.parametrize(("disrupted", "restarts"), [("True", 0), ("False", 1)])
+def test_a_head_that_kubernetes_killed_is_nobody_s_failure(disrupted: str, restarts: int) -> None:
+    """Evicted from a node under pressure: 137, as of a program that ran out of memory."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(137)
+    world.pods[0]["status"]["conditions"] = [{"type": "DisruptionTarget", "status": disrupted}]
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, restarts)
+
+
+def test_a_container_that_others_put_beside_the_head_completes_nothing() -> None:
+    """A mesh's proxy, which ends well after the head has not."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(1, "ValueError: boom")
+    proxy = {"name": "a-proxy", "state": {"terminated": {"exitCode": 0}}}
+    world.pods[0]["status"]["containerStatuses"].insert(0, proxy)
+    world.settle()
+    assert world.says("Complete") == ("", "", "")
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 1)
+
+
 def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     world = World(limits={"maxSpendUSD": "1"})
     world.settle()
@@ -313,6 +340,42 @@ def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     world.settle()
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
     assert {"Job tiny-2-trainers", "Deployment tiny-workers"} <= world.kinds()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            {"spentUSD": None},
+            {"spentUSD": "much"},
+            {"updated": "now"},
+            {"metrics": [1]},
+            {"metrics": {"accuracy": "x"}},
+        ),
+        *({"checkpoint": {"step": 1}}, {"checkpoint": "x"}, {"step": {}, "checkpoint": {"time": "soon"}}),
+    ],
+)
+def test_what_a_controller_of_another_release_tells_holds_up_no_suspension(told: dict[str, Any]) -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= told
+    world.settle()
+    assert world.says("Running")[0] == "True"
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert not {kind for kind in world.kinds() if kind.startswith(("Job", "Deployment"))}
+
+
+def test_a_reason_that_is_not_known_yet_pauses_as_well() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= {"state": "Paused", "reason": "OfALaterRelease", "message": "because"}
+    world.head_ends(EXIT_CODES["Paused"])
+    world.settle()
+    assert world.says("Running") == ("False", "ProgramFailed", "because")
+    assert "Job tiny-1-trainers" not in world.kinds()
 
 
 def test_whoever_sees_that_it_is_complete_finds_the_model() -> None:
@@ -685,6 +748,18 @@ def test_deleting_removes_what_it_made_and_lets_go(skip: bool) -> None:
     world.settle()
     assert (world.streams, world.parent["metadata"]["finalizers"]) == (streams if skip else set(), [])
     assert world.kinds() == KEPT
+
+
+def test_what_others_own_as_well_outlives_it() -> None:
+    """As Kubernetes' own collector has it."""
+    world = World(storage={"retentionPolicy": "Delete"})
+    world.settle()
+    storage = world.objects[Ref("v1", "PersistentVolumeClaim", "default", "tiny-storage")].live
+    assert storage is not None
+    storage["metadata"]["ownerReferences"].append({"kind": "ConfigMap", "name": "a-backup", "uid": "theirs"})
+    world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:10Z"
+    world.settle()
+    assert (world.kinds(), world.parent["metadata"]["finalizers"]) == (KEPT, [])
 
 
 def test_orphans_outlive_it() -> None:
