@@ -205,6 +205,10 @@ TABLE: Final = Merge(
 """The merge table; the docs' table is made from it (`merge_table`). Of the containers only the main one."""
 
 
+MOST_BYTES: Final = 65_536
+"""Of an overlay, as JSON."""
+
+
 def overlaid(
     template: Manifest, overlay: Manifest | None, *, container: str, path: str = "podTemplate", trusted: bool = False
 ) -> dict[str, Any] | Rejected:
@@ -218,10 +222,13 @@ def overlaid(
 
 
 def shape_mistakes(overlay: Manifest | None, schemas: Schemas, *, path: str) -> tuple[str, ...]:
-    """What of it is of another type than the API server's schema of pod templates says, or in no schema.
+    """What of it is of another type than the API server's schema of pod templates says, or in no schema; or that it is
+    too long: it is merged and compared at every look, and remembered in an annotation (of 256 KiB at most, with all).
 
     What the operator owns is refused anyway, and more plainly, by `overlaid`.
     """
+    if (size := len(json.dumps(overlay).encode())) > MOST_BYTES:
+        return (f"{path}: it has {size:,} bytes as JSON, and at most {MOST_BYTES:,} are taken",)
     template = schemas.schema("apps/v1", "Deployment").child("spec").child("template")
     return tuple(misshapen(overlay, template, path))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -17,7 +19,9 @@ from toolorchestra_operator.pools.reach import ANY, is_listable
 
 PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_HTTP_URL: Final = re.compile(r"^https?://[^\s/]+(/\S*)?$")
+_DNS_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
 
 class SettingsError(ValueError):
@@ -43,7 +47,9 @@ class Settings(BaseModel):
     pass_seconds: Seconds = Field(120.0, description="one look at one resource may take this long")
     backoff_seconds: Seconds = Field(0.5, description="the wait after a first failure; it doubles up to the resync's")
     request_seconds: Seconds = Field(15.0, description="one request to the API server may take this long")
-    watch_seconds: Annotated[int, Field(ge=5)] = Field(300, description="a watch is opened again after this long")
+    watch_seconds: Annotated[int, Field(ge=5, le=86_400)] = Field(
+        300, description="a watch is opened again after this long"
+    )
     discovery_seconds: Seconds = Field(
         60.0, description="how often to ask whether KubeRay's and Kueue's kinds came or went (it restarts for them)"
     )
@@ -122,6 +128,33 @@ class Settings(BaseModel):
     def _is_nats_url(cls, value: str | None) -> str | None:
         if value is not None and (wrong := mistake(value)):
             raise ValueError(wrong)
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is not None and not _HTTP_URL.match(value):
+            raise ValueError("an http:// or https:// URL is wanted, for instance http://collector.observability:4318")
+        return value
+
+    @field_validator("watch_namespaces", "privileged_namespaces", "image_pull_secrets")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in value if not _DNS_NAME.match(one)]:
+            raise ValueError(f"names of Kubernetes objects are wanted: {', '.join(wrong)}")
+        return value
+
+    @field_validator("cpu_image", "gpu_image", "worker_image", "pool_gpu_image", "pool_cpu_image")
+    @classmethod
+    def _is_image(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the name of an image is wanted")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        ip_address(value)
         return value
 
     @field_serializer("nats_url", "otlp_endpoint", when_used="json")

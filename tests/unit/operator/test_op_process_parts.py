@@ -83,6 +83,16 @@ def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) 
         (["--workers", "0"], {}, "--workers"),
         ([], {f"{PREFIX}RESYNC_SECONDS": "soon"}, f"{PREFIX}RESYNC_SECONDS"),
         (["--health-port", "70000"], {}, "70000"),
+        (["--otlp-endpoint", "not a url"], {}, "http://collector"),
+        (["--otlp-endpoint", "collector:4317"], {}, "--otlp-endpoint"),
+        (["--watch-namespaces", "team-a,*"], {}, "names of Kubernetes objects are wanted: \\*"),
+        (["--privileged-namespaces", "Team_A"], {}, "Team_A"),
+        (["--image-pull-secrets", "a/b"], {}, "a/b"),
+        (["--cpu-image", " "], {}, "--cpu-image"),
+        (["--cpu-image="], {}, "--cpu-image"),
+        (["--host", "not an address"], {}, "--host"),
+        (["--watch-seconds", "1e12"], {}, "--watch-seconds"),
+        (["--resync-seconds", "inf"], {}, "--resync-seconds"),
     ],
 )
 def test_a_bad_setting_is_named(argv: list[str], environ: dict[str, str], named: str) -> None:
