@@ -34,7 +34,7 @@ class DyingApi:
 
     def __init__(self, server: ApiServer, dies_after: int) -> None:
         self._server, self._left = server, dies_after
-        self.get = server.get
+        self.get: Any = server.get
 
     def __getattr__(self, name: str) -> Any:
         async def write(*args: Any, **options: Any) -> Any:
@@ -203,3 +203,26 @@ async def test_what_was_decided_about_an_older_state_of_the_parent_is_not_done(
     live = await server.get(Ref.of(parent))
     assert live is not None
     assert live["status"]["observedGeneration"] == 1
+
+
+async def test_what_comes_between_the_look_and_the_apply_is_not_taken_over(server: ApiServer, namespace: str) -> None:
+    parent = await a_parent(server, namespace)
+    wanted = of_parent(representative("v1", "ConfigMap", namespace=namespace), parent)
+    theirs = {**wanted, "metadata": {"name": wanted["metadata"]["name"], "namespace": namespace}, "data": {"a": "b"}}
+
+    async def get(ref: Ref) -> dict[str, Any] | None:
+        found = await server.get(ref)
+        if found is None and ref == Ref.of(wanted):
+            await server.create(theirs)
+        return found
+
+    late = DyingApi(server, dies_after=0)
+    late.get = get
+    with pytest.raises(Conflict):
+        await do(Plan((Apply(wanted),)), parent=parent, server=late)
+    with pytest.raises(NameTaken):
+        await do(Plan((Apply(wanted),)), parent=parent, server=server)
+    live = await server.get(Ref.of(wanted))
+    assert live is not None
+    assert live["data"] == {"a": "b"}
+    assert "ownerReferences" not in live["metadata"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from support.operator_process import until
-from support.training_life import GROUP, Stage, connected
+from support.operator_process import operator_process, until
+from support.training_life import GROUP, Stage, connected, documents
 from testbed.cluster import Cluster
 from testbed.control_plane import free_port
 from toolorchestra.local.nats_server import NatsServer
@@ -86,3 +88,46 @@ async def test_a_training_and_a_pool_wait_for_no_server_of_another_namespace_s(
         for stage in stages:
             assert stage.condition("MessagingReady") in (("", ""), ("False", "StreamsPending"))
         assert came.empty(), "one connection to each server"
+
+
+async def test_an_object_that_python_cannot_read_ends_nothing(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """The API server takes ten thousand levels. One pool is there at the start, one comes while it is watched."""
+    other, limit = f"{namespace}-b"[-60:].strip("-"), sys.getrecursionlimit()
+    cluster.api.create("/api/v1/namespaces", {"metadata": {"name": other}})
+    spec: Any = 1
+    for _ in range(3000):
+        spec = {"a": spec}
+    vllm = {"model": {"uri": "hf://a/b"}, "podTemplate": {"spec": spec}}
+    _, (theirs, *_) = documents()
+    pools = [{**theirs, "metadata": {"name": name}} for name in ("early", "late")]
+    for pool in pools:
+        pool["spec"] = {key: value for key, value in theirs["spec"].items() if key not in ("endpoint", "simulated")}
+        pool["spec"] |= {"type": "VLLM", "vllm": vllm}
+    sys.setrecursionlimit(20 * limit)  # of the test, which plays the tenant
+    try:
+        cluster.api.create(f"{GROUP}/namespaces/{namespace}/expertpools", pools[0])
+        async with operator_process(cluster.kubeconfig, tmp_path / "log", "--nats-url", "nats://localhost:1") as it:
+
+            def says(where: str, name: str, kind: str) -> tuple[str, str]:
+                status = cluster.api.get(f"{GROUP}/namespaces/{where}/expertpools/{name}").get("status") or {}
+                found = {one["type"]: one for one in status.get("conditions") or ()}.get(kind, {})
+                return found.get("status", ""), found.get("message", "")
+
+            async def are_told() -> bool:
+                refused = [says(namespace, pool["metadata"]["name"], "Accepted") for pool in created]
+                return all(said[0] == "False" and "100 deep" in said[1] for said in refused)
+
+            created = pools[:1]
+            await until(are_told, seconds=60)
+            cluster.api.create(f"{GROUP}/namespaces/{namespace}/expertpools", pools[1])
+            created = pools
+            await until(are_told, seconds=60)
+            cluster.api.create(f"{GROUP}/namespaces/{other}/expertpools", theirs)
+
+            async def is_ready() -> bool:
+                return says(other, theirs["metadata"]["name"], "Ready")[0] == "True"
+
+            await until(is_ready, seconds=60)
+            assert it.process.returncode is None
+    finally:
+        sys.setrecursionlimit(limit)

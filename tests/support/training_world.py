@@ -110,11 +110,11 @@ class World(ClusterModel):
     def head_ends(self, code: int, message: str = "") -> None:
         kind = "Complete" if code == 0 else "Failed"
         self.set_status(self.job("head"), {"conditions": [{"type": kind, "status": "True"}]})
-        ended = {"terminated": {"exitCode": code, "message": message}}
+        ended = {"name": "head", "state": {"terminated": {"exitCode": code, "message": message}}}
         labels = self.names.labels("head", attempt=self.attempt)
         job = self.live()[self.job("head")]["metadata"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["name"], "uid": job["uid"], "controller": True}
-        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [{"state": ended}]}
+        status = {"phase": "Succeeded" if code == 0 else "Failed", "containerStatuses": [ended]}
         self.pods = [{"metadata": {"name": "head", "labels": labels, "ownerReferences": [owner]}, "status": status}]
 
     def says(self, kind: str) -> tuple[str, str, str]:

@@ -142,6 +142,12 @@ priorityClassName: {{ . }}
 {{- if and .Values.nats.url .Values.nats.urlSecret.name -}}
 {{- fail "nats.url and nats.urlSecret.name exclude each other" -}}
 {{- end -}}
+{{- if contains "@" .Values.nats.url -}}
+{{- fail "nats.url holds credentials, and whoever may read the Deployment would read them: put the URL into a Secret, and name that in nats.urlSecret.name" -}}
+{{- end -}}
+{{- if contains "://" .Values.imageRegistry -}}
+{{- fail "imageRegistry is no URL: leave out what stands before the host, as in registry.example/team" -}}
+{{- end -}}
 {{- if and (not .Values.operator.serviceAccount.create) (not .Values.operator.serviceAccount.name) -}}
 {{- fail "operator.serviceAccount.create=false needs operator.serviceAccount.name" -}}
 {{- end -}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -11,6 +10,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 
 from toolorchestra.kube.errors import Unavailable, failure
+from toolorchestra_operator.kubernetes.json_text import decoded
 from toolorchestra_operator.kubernetes.manifest import Ref
 
 Json = dict[str, Any]
@@ -87,7 +87,7 @@ def named(ref: Ref) -> str:
 def _answer(text: bytes) -> Json | str:
     """JSON where it is an object; proxies, and paths that are not served, answer with text."""
     try:
-        parsed = json.loads(text)
+        parsed = decoded(text)
     except ValueError:
         return text.decode(errors="replace")
     return parsed if isinstance(parsed, dict) else text.decode(errors="replace")

@@ -2,7 +2,7 @@
 
 Invariants
 - The first action that fails ends it, with the status unwritten; carried out again, what is done stays done. Only a
-  deletion that is refused lets the others be tried: one missing right must not keep compute that can be given back.
+  deletion that is refused lets the others be tried, of streams too: one missing right keeps nothing else.
 - Nothing is taken from anybody: an object that is there and not this parent's own (`ownership`) is left alone
   (`NameTaken`), also one that nobody owns. Nothing is ever adopted.
 - What is gone is never written to: deletes, finalizers and the status name the UID that was seen.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, Final, Literal, Protocol, assert_never
 
 from toolorchestra.kube.errors import AlreadyExists, Conflict, Forbidden
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
@@ -32,6 +32,8 @@ from toolorchestra_operator.planning.plan import (
 )
 
 _log = logging.getLogger(__name__)
+_NO_VERSION: Final = "1"
+"""The first of the API server's store, and so no object's: an apply that names it makes an object, or is a Conflict."""
 
 
 class Objects(Protocol):
@@ -83,7 +85,7 @@ async def carry_out(
             live = await api.set_finalizer(parent, action.present, uid=uid)
             if version and live is not None:
                 version = live["metadata"]["resourceVersion"]
-        elif refused is None or isinstance(action, Delete):
+        elif refused is None or isinstance(action, Delete | RemoveStreams):
             try:
                 await _do(action, api=api, streams=streams, emit=emit)
             except Forbidden as error:
@@ -127,11 +129,11 @@ async def _do(
 
 
 async def _apply(manifest: Manifest, *, api: Objects) -> None:
-    """Apply to our object, or to none: the UID that was looked at goes along, so that nothing comes in between."""
+    """Apply to our object, or to none: what was looked at goes along, so that nothing comes in between."""
     ref = Ref.of(manifest)
     live = await api.get(ref)
     if live is None:
-        await api.apply(manifest)
+        await api.apply({**manifest, "metadata": {**manifest["metadata"], "resourceVersion": _NO_VERSION}})
         return
     _check_own(manifest, live)
     metadata = {**manifest["metadata"], "uid": live["metadata"]["uid"]}

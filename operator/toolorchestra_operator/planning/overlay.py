@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -204,6 +205,10 @@ TABLE: Final = Merge(
 """The merge table; the docs' table is made from it (`merge_table`). Of the containers only the main one."""
 
 
+MOST_BYTES: Final = 65_536
+"""Of an overlay, as JSON."""
+
+
 def overlaid(
     template: Manifest, overlay: Manifest | None, *, container: str, path: str = "podTemplate", trusted: bool = False
 ) -> dict[str, Any] | Rejected:
@@ -217,10 +222,13 @@ def overlaid(
 
 
 def shape_mistakes(overlay: Manifest | None, schemas: Schemas, *, path: str) -> tuple[str, ...]:
-    """What of it is of another type than the API server's schema of pod templates says, or in no schema.
+    """What of it is of another type than the API server's schema of pod templates says, or in no schema; or that it is
+    too long: it is merged and compared at every look, and remembered in an annotation (of 256 KiB at most, with all).
 
     What the operator owns is refused anyway, and more plainly, by `overlaid`.
     """
+    if (size := len(json.dumps(overlay).encode())) > MOST_BYTES:
+        return (f"{path}: it has {size:,} bytes as JSON, and at most {MOST_BYTES:,} are taken",)
     template = schemas.schema("apps/v1", "Deployment").child("spec").child("template")
     return tuple(misshapen(overlay, template, path))
 
@@ -336,20 +344,20 @@ class _Walk:
             self.wrong(path, "a map is wanted")
             return base
         merged = list(base)
-        there = [_key(item, merge) for item in base]
+        there = {_text(item, merge) for item in base}  # of texts: a spec has room for a hundred thousand items
         for index, item in enumerate(added):
             here = f"{path}[{index}]"
             if merge.keys and not isinstance(item, Mapping):
                 self.wrong(here, "an object is wanted")
             elif merge.keys and not item.get(merge.keys[0]):
                 self.wrong(here, f"{merge.keys[0]} is wanted")
-            elif merge.keys and _key(item, merge) in there:
-                self.wrong(here, f"{_key(item, merge)[0]} is there already, set by the operator or twice")
+            elif merge.keys and _text(item, merge) in there:
+                self.wrong(here, f"{item[merge.keys[0]]} is there already, set by the operator or twice")
             elif said := self.refused(merge, item):
                 self.wrong(here, said)
-            elif item not in merged:
+            elif (text := _text(item, merge)) not in there:
                 merged.append(item)
-                there.append(_key(item, merge))
+                there.add(text)
         return merged
 
     def main_container(self, base: list[Any], added: Any, merge: Merge, path: str) -> list[Any]:
@@ -383,5 +391,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
-def _key(item: Any, merge: Merge) -> tuple[Any, ...]:
-    return tuple(item.get(key) for key in merge.keys) if isinstance(item, Mapping) else ()
+def _text(item: Any, merge: Merge) -> str:
+    """What tells an item of a list from the others."""
+    keyed = merge.keys and isinstance(item, Mapping)
+    return json.dumps([item.get(key) for key in merge.keys] if keyed else item, sort_keys=True)

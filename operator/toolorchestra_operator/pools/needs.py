@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from toolorchestra.api.base import SecretKeyRef
-from toolorchestra.api.pool import ExpertPool, ExpertPoolSpec
+from toolorchestra.api.pool import SECRET_LABEL, ExpertPool, ExpertPoolSpec
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.needs import Need, storage_class
 
-SECRET_LABEL: Final = ("toolorchestra.dev/secret-for", "pools")
 _REFERENCES: Final = ("secret", "secretRef", "secretKeyRef", "nodePublishSecretRef")
 """Fields of a pod that hold `{name: …}` of a Secret; a volume's has `secretName`."""
 _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")

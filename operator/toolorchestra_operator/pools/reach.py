@@ -30,7 +30,8 @@ NEVER: Final[tuple[Network, ...]] = tuple(
     for network in (
         *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
         *("::/128", "::1/128", "fe80::/10", "fec0::/10", "ff00::/8"),
-        *("100.100.100.200/32", "fd00:ec2::254/128"),  # clouds' metadata that is not link-local
+        # Clouds' metadata that is not link-local.
+        *("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::254/128", "fd20:ce::254/128"),
     )
 )
 _LISTED: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([-.A-Za-z0-9_]*[A-Za-z0-9_])?")
@@ -70,7 +71,7 @@ class Reach:
         if inside or self._names(host) or any(plain in network for network in self.networks):
             return None
         if not plain.is_global:
-            return f"{host} has a private address, for which the host itself has to be on the list: {_VALUE}"
+            return f"{host} has a private address: the host itself or its network has to be on the list: {_VALUE}"
         return None if ANY in self.hosts or address_of(host) is None else _unlisted(host)
 
     def _names(self, host: str) -> bool:

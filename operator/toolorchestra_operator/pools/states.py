@@ -115,6 +115,8 @@ def _scaled_to_zero(refusal: Missing | None) -> list[Condition]:
 def of_endpoint(endpoint: Endpoint, *, answer: Answer | None, refusal: Missing | None) -> list[Condition]:
     """Of a pool that is served elsewhere."""
     routable = _not_asked() if endpoint.probe == "None" else _routable(answer)
+    if refusal is not None and answer is None:
+        routable = condition("Routable", "Unknown", Reason.NOT_READY, "it is not asked: see Accepted")
     status, reason, message = routable["status"], Reason(routable["reason"]), routable["message"]
     failed = status == "False"
     found = [

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
-from toolorchestra.bus.nats_url import mistake, shown
+from toolorchestra.bus.nats_url import mistake, shown, told
 from toolorchestra_operator.planning.container_resources import DefaultResources
 from toolorchestra_operator.pools.reach import ANY, is_listable
 
 PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_HTTP_URL: Final = re.compile(r"^https?://[^\s/]+(/\S*)?$")
+_DNS_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
 
 class SettingsError(ValueError):
@@ -43,7 +47,9 @@ class Settings(BaseModel):
     pass_seconds: Seconds = Field(120.0, description="one look at one resource may take this long")
     backoff_seconds: Seconds = Field(0.5, description="the wait after a first failure; it doubles up to the resync's")
     request_seconds: Seconds = Field(15.0, description="one request to the API server may take this long")
-    watch_seconds: Annotated[int, Field(ge=5)] = Field(300, description="a watch is opened again after this long")
+    watch_seconds: Annotated[int, Field(ge=5, le=86_400)] = Field(
+        300, description="a watch is opened again after this long"
+    )
     discovery_seconds: Seconds = Field(
         60.0, description="how often to ask whether KubeRay's and Kueue's kinds came or went (it restarts for them)"
     )
@@ -67,7 +73,7 @@ class Settings(BaseModel):
     )
     nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none", repr=False)
     training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="trainings' heads serve /metrics there; 0: nowhere"
     )
@@ -124,7 +130,34 @@ class Settings(BaseModel):
             raise ValueError(wrong)
         return value
 
-    @field_serializer("nats_url", when_used="json")
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is not None and not _HTTP_URL.match(value):
+            raise ValueError("an http:// or https:// URL is wanted, for instance http://collector.observability:4318")
+        return value
+
+    @field_validator("watch_namespaces", "privileged_namespaces", "image_pull_secrets")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in value if not _DNS_NAME.match(one)]:
+            raise ValueError(f"names of Kubernetes objects are wanted: {', '.join(wrong)}")
+        return value
+
+    @field_validator("cpu_image", "gpu_image", "worker_image", "pool_gpu_image", "pool_cpu_image")
+    @classmethod
+    def _is_image(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the name of an image is wanted")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        ip_address(value)
+        return value
+
+    @field_serializer("nats_url", "otlp_endpoint", when_used="json")
     def _shown(self, value: str | None) -> str | None:
         """What is written down holds no credentials."""
         return None if value is None else shown(value)
@@ -172,4 +205,4 @@ def _parser(model: type[Settings]) -> argparse.ArgumentParser:
 def _said(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
     # An environment variable may hold a secret that somebody meant for another one.
-    return f"{_flag(name)} ({variable(name)}) = {shown(repr(error['input']))}: {error['msg']}"
+    return f"{_flag(name)} ({variable(name)}) = {told(str(error['input']))!r}: {error['msg']}"

@@ -19,6 +19,7 @@ import kopf
 from yarl import URL
 
 from toolorchestra.kube.kinds import Kind
+from toolorchestra_operator.kubernetes.json_text import decoded, shallow
 from toolorchestra_operator.kubernetes.transport import Count
 from toolorchestra_operator.runtime.liveness import Hearing
 from toolorchestra_operator.runtime.parents import OURS
@@ -83,7 +84,8 @@ def login(kubeconfig: Path | None, *, hearing: Hearing, count: Count, **kwargs: 
 
 
 def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
-    """The class of responses whose watches are heard. kopf drops bookmarks before any handler could see them."""
+    """The class of responses whose watches are heard, and that kopf can read whatever is in them. kopf drops bookmarks
+    before any handler could see them."""
 
     class HeardResponse(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -92,11 +94,14 @@ def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
                 self.content = _Heard(self.content, hearing, self.url.path)  # type: ignore[assignment]
             return self
 
+        async def json(self, **how: Any) -> Any:
+            return await super().json(**{**how, "loads": decoded})
+
     return HeardResponse
 
 
 class _Heard:
-    """A response's stream that tells when it brings something."""
+    """A response's stream that tells when it brings something, and brings it in whole lines, none too deep."""
 
     def __init__(self, stream: aiohttp.StreamReader, hearing: Hearing, watch: str) -> None:
         self._stream, self._hearing, self._watch = stream, hearing, watch
@@ -105,9 +110,16 @@ class _Heard:
         return getattr(self._stream, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        begun = list[bytes]()  # of a line whose end has not come
         async for chunk in self._stream.iter_chunked(size):
             self._hearing.heard(self._watch)
-            yield chunk
+            *ended, rest = chunk.split(b"\n")
+            for part in ended:
+                yield shallow(b"".join((*begun, part))) + b"\n"
+                begun.clear()
+            begun.append(rest)
+        if any(begun):
+            yield b"".join(begun)
 
 
 def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:

@@ -229,11 +229,12 @@ def _exists(
         return decision  # one was made anew under the training: what runs goes on as it was told
     desired, attempt, ray = admitted.desired, decision.remembered.attempt, supervised.ray
     pools = [resolved(pool) for pool in admitted.experts]
-    config = config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt))
     once: list[Manifest] = [_token(admitted, observed.token)]
     for one in (storage_claim(desired), cache_claim(desired), nats_secret(desired, attempt=attempt)):
         once += [one] if one is not None else []
-    once += [config, *ray.manifests(desired, attempt=attempt)]
+    if desired.names.config_ref(attempt) not in observed.objects:  # to write a large one takes a second, at every look
+        once.append(config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt)))
+    once += ray.manifests(desired, attempt=attempt)
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
     live = observed.objects.get(workers.ref(desired.names))
     deployment = workers.deployment(desired, pools, attempt=attempt, replicas=workers_wanted, live=live)
@@ -307,7 +308,7 @@ def _paused(
     what tells that it is paused stays.
     """
     told = of_attempt(observed.progress, decision.remembered.attempt)
-    reason = Reason(told["reason"]) if "reason" in told else state.reason
+    reason = next((one for one in Reason if one == told.get("reason")), state.reason)
     names, attempt = supervised.names, decision.remembered.attempt
     if admitted is not None and _is_told_otherwise(supervised, admitted, observed, attempt):
         return next_attempt(decision, Reason.RESTARTING, "the spec was changed", failed=False)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from toolorchestra.contract.commands import HEAD_COMMAND, NODE_COMMAND
-from toolorchestra.contract.exit_status import CANCELLED, TRAINER_LOST
+from toolorchestra.contract.exit_status import CANCELLED, KILLED, TRAINER_LOST
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import controller
 from toolorchestra_operator.trainings.cluster_state import ClusterState, of_exit
@@ -177,7 +177,7 @@ def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> C
     for one in pods:
         if controller(one).get("uid") == head["metadata"]["uid"] and (found := _terminated(one)) is not None:
             code, message = found
-            taken = code == TRAINER_LOST and lost_trainers
+            taken = (code == TRAINER_LOST and lost_trainers) or (code == KILLED and _is_disrupted(one))
             return of_exit(CANCELLED if taken else code, message=message)
     if conditions & {"Complete", "SuccessCriteriaMet"}:
         return of_exit(0, message="")
@@ -186,9 +186,15 @@ def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> C
 
 
 def _terminated(one: Manifest) -> tuple[int, str] | None:
-    """Exit status and last words of a pod's container."""
-    status = one.get("status") or {}
-    for container in status.get("containerStatuses") or ():
-        if ended := (container.get("state") or {}).get("terminated"):
+    """Exit status and last words of a head's container: what a mesh puts beside it ends as it does."""
+    for container in (one.get("status") or {}).get("containerStatuses") or ():
+        ended = (container.get("state") or {}).get("terminated")
+        if ended and container["name"] == HEAD:
             return int(ended["exitCode"]), str(ended.get("message", ""))
     return None
+
+
+def _is_disrupted(one: Manifest) -> bool:
+    """Whether Kubernetes ended the pod: a node under pressure kills without a word to the program."""
+    conditions = (one.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)

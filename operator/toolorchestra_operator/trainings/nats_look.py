@@ -59,7 +59,7 @@ def _object(body: bytes | None) -> dict[str, Any]:
     """A JSON object; whatever else somebody wrote there tells nothing."""
     try:
         found = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -6,6 +6,7 @@ after. What others have under the training's names is kept apart (`Observed.fore
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from toolorchestra_operator.trainings.pod_reasons import lacks_pods, lacks_worke
 from toolorchestra_operator.trainings.provider import PROVIDERS
 from toolorchestra_operator.trainings.remembered import Provider, Remembered
 from toolorchestra_operator.trainings.runtime import Runtime
+from toolorchestra_operator.trainings.terms import nats_url_of, of_deleted
 
 API_VERSION = "toolorchestra.dev/v1alpha1"
 EVENTS = ("events.k8s.io/v1", "Event")
@@ -109,9 +111,11 @@ class TrainingObserver:
         parent = await self.api.get(Ref(API_VERSION, key.kind, key.namespace, key.name))
         if parent is None:
             return None
+        if parent["metadata"].get("deletionTimestamp"):
+            parent = of_deleted(parent)
         names, remembered, sight = Names.of(parent), Remembered.of(parent), _Sight(self.api)
         kuberay = await self.api.served(*RAY_JOB)
-        url = (parent["spec"].get("messaging") or {}).get("url") or self.runtime.nats_url
+        url = nats_url_of(parent) or self.runtime.nats_url
         found = await self._objects(sight, names, remembered, kuberay=kuberay, secret_url=has_credentials(url or ""))
         admitted = remembered.attempt > 0
         objects = {ref: live for ref, live in found.items() if is_own(live, names, admitted=admitted)}
@@ -210,6 +214,7 @@ class TrainingObserver:
         """Pools that the models accept; one that they do not is no expert, and says so itself."""
         found = []
         for live in await sight.list(API_VERSION, "ExpertPool", namespace=namespace):
+            await asyncio.sleep(0)  # a namespace may have thousands, and the others' workers share this thread
             try:
                 pool = ExpertPool.model_validate(live)
             except ValueError:

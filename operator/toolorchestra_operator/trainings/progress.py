@@ -37,13 +37,23 @@ def look_after(progress: Mapping[str, Any], now: datetime) -> float:
 
     A look costs some twenty requests: a training whose steps take minutes needs none every ten seconds.
     """
-    if progress.get("state") != "Running" or "updated" not in progress:
+    updated = progress.get("updated")
+    if progress.get("state") != "Running" or not isinstance(updated, int | float):
         return LOOK_SECONDS
-    return min(LONGEST_SECONDS, max(LOOK_SECONDS, (now.timestamp() - float(progress["updated"])) / 2))
+    return min(LONGEST_SECONDS, max(LOOK_SECONDS, (now.timestamp() - updated) / 2))
 
 
 def status_fields(progress: Mapping[str, Any], *, claim: str, root: str) -> dict[str, Any]:
-    """Status of a progress. `claim` and `root` (where it is mounted) say where a path in storage lies."""
+    """Status of a progress. `claim` and `root` (where it is mounted) say where a path in storage lies. None of it where
+    a part cannot be read (the image may be of another release): suspension and deadlines do not wait for that.
+    """
+    try:
+        return _fields(progress, claim=claim, root=root)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return {}
+
+
+def _fields(progress: Mapping[str, Any], *, claim: str, root: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for theirs, ours in (("step", "step"), ("policyVersion", "policyVersion"), ("progressPercentage",) * 2):
         if theirs in progress:

@@ -21,7 +21,7 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.contract.labels import FINALIZER, MANAGER
 from toolorchestra_operator.kubernetes.canonical import differences
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
-from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.planning.conditions import merged, transitions
 from toolorchestra_operator.planning.plan import (
     Action,
@@ -44,7 +44,7 @@ from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.streams import settings_of
 from toolorchestra_operator.trainings.supervision import Supervised
-from toolorchestra_operator.trainings.terms import Terms
+from toolorchestra_operator.trainings.terms import Terms, nats_url_of
 
 GIVEN_BACK = "compute is given back"
 SKIP_ANNOTATION = "toolorchestra.dev/skip-stream-removal"
@@ -201,22 +201,28 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
         return Plan()
     since = now - datetime.fromisoformat(metadata["deletionTimestamp"])
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
-    url = _nats_url(observed)
-    if since > timedelta(seconds=REMOVAL_SECONDS):
-        return Plan((SetFinalizer(present=False),))
-    streams = () if skip or url is None else (RemoveStreams(url, Names.of(observed.parent).short_uid),)
+    late, url = since > timedelta(seconds=REMOVAL_SECONDS), _nats_url(observed)
+    streams = () if skip or late or url is None else (RemoveStreams(url, Names.of(observed.parent).short_uid),)
     if "orphan" in metadata["finalizers"]:  # `--cascade=orphan`: what it made is to outlive it
         return Plan((*streams, SetFinalizer(present=False)))
     going = [
         Delete(ref, live["metadata"]["uid"])
         for ref, live in observed.objects.items()
-        if live["metadata"].get("ownerReferences") and not live["metadata"].get("deletionTimestamp")
+        if _goes_with(live, metadata["uid"]) and not live["metadata"].get("deletionTimestamp")
     ]
-    if streams and any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
+    if late:  # whatever keeps the others
+        return Plan((SetFinalizer(present=False), *going))
+    if not skip and any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
         return Plan(requeue_after=LEFT_SECONDS)
-    if streams and any(ref.kind == RAY_JOB[1] for ref in observed.objects):
+    if not skip and any(ref.kind == RAY_JOB[1] for ref in observed.objects):
         return Plan(tuple(one for one in going if one.ref.kind == RAY_JOB[1]), requeue_after=LEFT_SECONDS)
     return Plan((*going, *streams, SetFinalizer(present=False)))
+
+
+def _goes_with(live: Manifest, uid: str) -> bool:
+    """As Kubernetes has it: what others own as well outlives one of its owners."""
+    owners = live["metadata"].get("ownerReferences") or ()
+    return bool(owners) and all(owner["uid"] == uid for owner in owners)
 
 
 # ── the plan ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -272,7 +278,7 @@ def _making(decision: Decision, observed: Observed, admitted: Admitted) -> list[
 
 def _nats_url(observed: Observed) -> str | None:
     """Where its streams are."""
-    return (observed.parent["spec"].get("messaging") or {}).get("url") or observed.runtime.nats_url
+    return nats_url_of(observed.parent) or observed.runtime.nats_url
 
 
 def _ray(admitted: Admitted, remembered: Remembered) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingUnreachable
 from toolorchestra_operator.trainings.names import Names
 from toolorchestra_operator.trainings.stream_marks import Owner
+from toolorchestra_operator.trainings.terms import nats_url_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class StreamSweep:
     async def __call__(self, parents: Sequence[Manifest]) -> None:
         """`parents` are all that were there a moment ago."""
         trainings = [one for one in parents if one["kind"] == TRAININGS[1]]
-        urls = {self.nats_url, *(_url(one) for one in trainings)} - {None}
+        urls = {self.nats_url, *map(nats_url_of, trainings)} - {None}
         living = frozenset(Names.of(one) for one in trainings)
         # Side by side: one that takes its time to answer keeps no other training's streams from being looked at.
         await asyncio.gather(*(self._swept(url, living) for url in sorted(filter(None, urls))))
@@ -87,8 +88,3 @@ def suspects(
         and (not namespaces or owner.names.namespace in namespaces)
         and owner.names.short_uid not in there
     )
-
-
-def _url(training: Manifest) -> str | None:
-    found: str | None = (training["spec"].get("messaging") or {}).get("url")
-    return found

@@ -42,6 +42,34 @@ class Terms:
         return cls(**{name: _read(spec, name) for name in _FIELDS})
 
 
+def nats_url_of(parent: Manifest) -> str | None:
+    """Where the spec says that its streams are."""
+    return _text(_part(parent.get("spec"), "messaging"), "url")
+
+
+def of_deleted(parent: Manifest) -> dict[str, Any]:
+    """A training that is deleted, with what its end goes by and nothing else: no word that is in it, of whatever
+    release or hand, may keep its finalizer and its namespace for ever.
+    """
+    url, status = nats_url_of(parent), parent.get("status")
+    attempt, provider = _part(parent, "status").get("attempt"), _text(_part(status, "ray"), "provider")
+    kept: dict[str, Any] = {"attempt": attempt} if type(attempt) is int and attempt > 0 else {}
+    if provider in ("KubeRay", "Builtin"):
+        kept["ray"] = {"provider": provider}
+    return {**parent, "spec": {"messaging": {"url": url}} if url else {}, "status": kept}
+
+
+def _part(value: Any, name: str) -> Mapping[str, Any]:
+    """The object under a name; empty where there is none."""
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(value: Mapping[str, Any], name: str) -> str | None:
+    found = value.get(name)
+    return found if isinstance(found, str) else None
+
+
 def claim_of(storage: Storage, names: Names) -> str:
     """The claim that a training's storage is."""
     return storage.existing_claim.claim_name if storage.existing_claim else names.storage

@@ -14,7 +14,8 @@ from toolorchestra.api import KINDS, ExpertPool, OrchestratorTraining, SkillTabl
 from toolorchestra.api.algorithm import Algorithm
 from toolorchestra.api.base import LabelSelector, yaml_name
 from toolorchestra.api.conditions import TRAINING_CONDITION_ORDER, PoolConditionType, Reason, TrainingConditionType
-from toolorchestra.api.scalars import USD, Fraction, Name, Number, Quantity, plain
+from toolorchestra.api.reference.explanations import EXPLAINED
+from toolorchestra.api.scalars import USD, Fraction, Name, Number, Opaque, Quantity, plain
 from toolorchestra.api.schema import structural_schema
 from toolorchestra.api.skill_table import SimulatedExpert
 
@@ -52,6 +53,19 @@ def pool(**spec: Any) -> dict[str, Any]:
 )
 def test_yaml_names(attribute: str, key: str) -> None:
     assert yaml_name(attribute) == key
+
+
+def test_what_is_opaque_has_a_bottom() -> None:
+    def overlay(depth: int) -> dict[str, Any]:
+        inner: Any = []
+        for _ in range(depth - 2):
+            inner = {"a": inner}
+        return {"spec": inner, "metadata": {}}
+
+    adapter = TypeAdapter(Opaque)
+    assert adapter.validate_python(overlay(100)) == overlay(100)
+    with pytest.raises(ValidationError, match="nested more than 100 deep"):
+        adapter.validate_python(overlay(101))
 
 
 def test_attributes_are_typed_and_snake_case() -> None:
@@ -223,7 +237,7 @@ def test_a_status_reads_and_writes_back() -> None:
 
 
 def test_reasons_are_closed_and_each_has_a_meaning() -> None:
-    assert all(reason.meaning.endswith(".") for reason in Reason)
+    assert all(EXPLAINED[reason].meaning.endswith(".") for reason in Reason)
     data = pool() | {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Whim"}]}}
     with pytest.raises(ValidationError, match="reason"):
         ExpertPool.model_validate(data)

@@ -216,7 +216,12 @@ def test_definitions_may_be_somebody_elses() -> None:
         ({"test": {"model": "Qwen/Qwen3-0.6B"}}, "model"),
         ({"nats": {"url": "nats://x:4222"}}, "nats.enabled=false"),
         ({"nats": {"enabled": False, "url": "nats://x", "urlSecret": {"name": "y"}}}, "exclude"),
+        ({"nats": {"enabled": False, "url": "nats://user:password@x:4222"}}, "nats.urlSecret"),
         ({"operator": {"serviceAccount": {"create": False}}}, "serviceAccount.name"),
+        ({"imageRegistry": "https://registry.example/team"}, "imageRegistry"),
+        ({"defaultResources": {"head": {"requests": {"cpu": "abc"}}}}, "/defaultResources/head/requests/cpu"),
+        ({"operator": {"resources": {"limits": {"memory": "1GB"}}}}, "/operator/resources/limits/memory"),
+        ({"proxy": {"https": "proxy:3128"}}, "/proxy/https"),
     ],
 )
 def test_mistakes_are_refused_with_their_place(values: Mapping[str, Any], said: str) -> None:
@@ -266,6 +271,14 @@ def test_the_values_table_of_the_docs_is_whole() -> None:
     assert not missing
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert {row.partition(".")[0] for row in tables} <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize("nothing", [None, {"head": None, "pools": {"limits": None}}])
+def test_no_default_resources_are_none(nothing: Any) -> None:
+    settings = Settings.read(
+        (), environment(of_kind(render({"defaultResources": nothing}), "Deployment", "operator")["spec"]["template"])
+    )
+    assert settings.default_resources.head == DefaultResources().head
 
 
 # ── parts ──────────────────────────────────────────────────────────────────────────────────────────────────────────

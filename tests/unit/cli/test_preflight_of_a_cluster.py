@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from support.preflight_cases import DOCUMENTS, gpu_training, levels, lines, pool, training
+from support.preflight_cases import DOCUMENTS, POOLS, gpu_training, levels, lines, pool, training
 from toolorchestra.cluster_client.preflight.capacity import MEMORY_LABEL, gpu_bytes
-from toolorchestra.cluster_client.preflight.cluster import NATS_VARIABLE, WATCHED_VARIABLE
-from toolorchestra.cluster_client.preflight.facts import Facts, Hidden
+from toolorchestra.cluster_client.preflight.cluster import LABEL_VARIABLE, NATS_VARIABLE, operator_variables
+from toolorchestra.cluster_client.preflight.facts import PULL_VARIABLE, WATCHED_VARIABLE, Facts, Hidden
 from toolorchestra.cluster_client.preflight.line import Line
 from toolorchestra.cluster_client.preflight.look import look
 from toolorchestra.cluster_client.preflight.references import Reference
@@ -93,6 +93,48 @@ def test_a_key_that_a_secret_lacks() -> None:
     facts = replace(GOOD, objects={Reference("Secret", "hub", "token"): {"data": {"other": ""}}})
     [line] = missing(lines(facts, pools=(one,)))
     assert "has no key token" in line.text
+
+
+def test_a_secret_of_a_pool_says_that_it_is_for_pools() -> None:
+    one = pool(model={"uri": "hf://a/b", "tokenSecretRef": {"name": "hub", "key": "token"}})
+    hub, there = Reference("Secret", "hub", "token"), {"data": {"token": ""}}
+    agree = "kubectl label secret hub -n team toolorchestra.dev/secret-for=pools"
+    [line] = missing(lines(replace(GOOD, objects={hub: there}), pools=(one,)))
+    assert line.remedy == agree
+    assert "spec.vllm.model.tokenSecretRef" in line.text
+    [line] = missing(lines(replace(GOOD, objects={hub: None}), pools=(one,)))
+    assert line.remedy.startswith("kubectl create secret")
+    assert line.remedy.endswith(f" && {agree}")
+    agreed = {**there, "metadata": {"labels": {"toolorchestra.dev/secret-for": "pools"}}}
+    assert missing(lines(replace(GOOD, objects={hub: agreed}), pools=(one,))) == []
+    lax = replace(GOOD, operators=(operator(**{NATS_VARIABLE: "n", LABEL_VARIABLE: "false"}),))
+    assert missing(lines(replace(lax, objects={hub: there}), pools=(one,))) == []
+
+
+def test_a_short_host_is_somebody_elses_in_another_namespace() -> None:
+    assert {one.spec.endpoint.url for one in POOLS if one.spec.endpoint} == {"http://simulator/v1"}
+    found = [line for line in lines(GOOD, pools=POOLS) if line.about == "hosts"]
+    assert len(found) == len(POOLS)
+    assert "simulator.system.svc" in found[0].remedy
+    at_home = replace(GOOD, operators=({**operator(), "metadata": {"namespace": "team", "name": "operator"}},))
+    assert levels(lines(at_home, pools=POOLS), "hosts") == []
+
+
+def test_the_charts_pull_secrets_are_wanted_in_the_namespace_of_the_pods() -> None:
+    pulling = replace(GOOD, operators=(operator(**{NATS_VARIABLE: "n", PULL_VARIABLE: "a,b"}),))
+    a, b = Reference("Secret", "a"), Reference("Secret", "b")
+    [line] = [one for one in lines(replace(pulling, objects={a: None, b: {}})) if one.about == "pulling"]
+    assert (line.level, line.text.partition(" ")[0]) == ("note", "a")
+    assert "create secret docker-registry a -n team" in line.remedy
+    hidden = replace(pulling, objects={a: Hidden("no"), b: Hidden("no")})
+    assert levels(lines(hidden), "pulling") == []
+
+
+def test_the_variables_are_those_of_the_operator_that_looks_after_the_namespace() -> None:
+    operators = operator(**{WATCHED_VARIABLE: "other", "X": "1"}), operator(**{WATCHED_VARIABLE: "team", "X": "2"})
+    assert operator_variables(replace(GOOD, operators=operators), "team")["X"] == "2"
+    assert operator_variables(replace(GOOD, operators=operators), "nobody's") == {}
+    assert operator_variables(replace(GOOD, operators=Hidden("no")), "team") == {}
 
 
 def test_kuberay_and_kueue_where_they_are_wanted() -> None:

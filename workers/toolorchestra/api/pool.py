@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,8 @@ from toolorchestra.api.scalars import (
 
 Role = Literal["Search", "Reason", "Answer", "Call", "Judge", "UserSimulator", "Writer"]
 
+SECRET_LABEL: Final = ("toolorchestra.dev/secret-for", "pools")
+"""Of the Secrets that pools may refer to."""
 OWNED_FLAGS = (
     "--api-key",
     "--download-dir",

@@ -110,6 +110,21 @@ class QuantityText:
 class OpaqueObject:
     """`Annotated[dict[str, Any], OpaqueObject()]`: an object whose inside is somebody else's schema."""
 
+    most_depth: int = 100
+    """Levels; whoever walks through it may do so by recursion."""
+
+    def read(self, value: dict[str, Any]) -> dict[str, Any]:
+        level: list[Any] = [value]
+        for _ in range(self.most_depth):
+            level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+            level = [inner for inner in level if isinstance(inner, dict | list)]
+            if not level:
+                return value
+        raise PydanticCustomError("deep_object", "it is nested more than {most} deep", {"most": self.most_depth})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.read, handler(source))
+
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 

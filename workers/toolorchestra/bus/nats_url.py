@@ -20,6 +20,12 @@ def shown(text: str) -> str:
     return _USER_INFO.sub("://", text)
 
 
+def told(url: str) -> str:
+    """What somebody wrote for a URL, as `shown`; where it is none, only what follows its last @ is certain."""
+    bare = shown(url)
+    return f"…@{bare.rpartition('@')[2]}" if "@" in bare else bare
+
+
 def has_credentials(url: str) -> bool:
     """Whether the URL is a secret."""
     return shown(url) != url
@@ -33,7 +39,7 @@ def servers(url: str) -> list[str]:
 def mistake(url: str) -> str:
     """What is wrong with a URL, in words that hold nothing of its credentials; empty: nothing."""
     for part in servers(url):
-        bare = shown(part)
+        bare = told(url)
         try:
             split = urlsplit(part)
             host, port = split.hostname, split.port

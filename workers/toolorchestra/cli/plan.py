@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +100,7 @@ def _gpu_bytes(given: str | None) -> int | None:
 def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: int | None) -> Iterator[Line]:
     """Everything about what is for one namespace."""
     from toolorchestra.cluster_client.preflight.capacity import gpu_bytes
-    from toolorchestra.cluster_client.preflight.cluster import cluster_lines
+    from toolorchestra.cluster_client.preflight.cluster import cluster_lines, operator_variables
     from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines
     from toolorchestra.cluster_client.preflight.look import look
     from toolorchestra.cluster_client.preflight.references import references
@@ -118,7 +118,9 @@ def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: 
             yield Line("missing", "cluster", str(error), "or look at the files only: --offline")
     there = _pools_there(facts, bundle)
     yield from _fits(sent, Bundle(pools=(*bundle.pools, *there), trainings=bundle.trainings))
-    yield from _would_be_refused(sent, there, kuberay=facts is None or RAY_JOBS.resource in facts.served)
+    deployed = operator_variables(facts, namespace) if facts else {}
+    kuberay = facts is None or RAY_JOBS.resource in facts.served
+    yield from _would_be_refused(sent, there, deployed=deployed, kuberay=kuberay)
     yield from gpu_lines(wanted)
     yield from _memory_and_money(bundle, there, given or (gpu_bytes(facts) if facts else None))
     if facts is not None:
@@ -146,14 +148,22 @@ def _fits(sent: Sequence[Sent], bundle: Bundle) -> Iterator[Line]:
             yield Line("missing", "experts", f"{one.kind}/{one.name}: {dotted(path)}: {message}")
 
 
-def _would_be_refused(sent: Sequence[Sent], there: Sequence[ExpertPool], *, kuberay: bool) -> Iterator[Line]:
-    """What the operator's own admission says."""
-    from toolorchestra.cli.render import operator_settings
+def _would_be_refused(
+    sent: Sequence[Sent], there: Sequence[ExpertPool], *, deployed: Mapping[str, str], kuberay: bool
+) -> Iterator[Line]:
+    """What the operator's own admission says, with the variables of the one that is `deployed`."""
+    from toolorchestra.cli.render import operator_settings, settings_of
 
     try:
         from toolorchestra_operator.runtime.rendering import render
+        from toolorchestra_operator.runtime.settings import SettingsError
     except ModuleNotFoundError as error:
         yield Line("unknown", "operator", f"its admission cannot be asked here ({error.name} is not installed)")
+        return
+    try:
+        settings = settings_of((), deployed) if deployed else operator_settings()
+    except SettingsError as error:
+        yield Line("missing", "operator", f"it cannot obey its settings: {error}", "correct the chart's values")
         return
     pools = [one.manifest for one in sent if one.kind == "ExpertPool"]
     namespace = sent[0].namespace
@@ -161,7 +171,7 @@ def _would_be_refused(sent: Sequence[Sent], there: Sequence[ExpertPool], *, kube
         document: dict[str, Any] = pool.model_dump(mode="json", by_alias=True, exclude_none=True)
         pools.append({**document, "metadata": {**document["metadata"], "namespace": namespace}})
     trainings = [one.manifest for one in sent if one.kind == "OrchestratorTraining"]
-    for part in render(pools, trainings, settings=operator_settings(), kuberay=kuberay):
+    for part in render(pools, trainings, settings=settings, kuberay=kuberay):
         name = f"{part.parent['kind']}/{part.parent['metadata']['name']}"
         if part.refused and part.parent["metadata"]["name"] in {one.name for one in sent}:
             yield Line("missing", "refused", f"{name}: the operator would say {part.refused}")

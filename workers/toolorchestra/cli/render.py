@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,12 +53,19 @@ def render(
 def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
     """The operator's settings from its flags and variables; ends the command where they are wrong."""
     from toolorchestra.cli.say import fail
-    from toolorchestra_operator.runtime.settings import Settings, SettingsError
+    from toolorchestra_operator.runtime.settings import SettingsError
 
     try:
-        found = Settings.read(list(flags), os.environ)
+        return settings_of(flags, os.environ)
     except SettingsError as error:
         fail(str(error))
+
+
+def settings_of(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The same from variables that are given. SettingsError: what is wrong."""
+    from toolorchestra_operator.runtime.settings import Settings
+
+    found = Settings.read(list(flags), environ)
     return found if found.nats_url else found.model_copy(update={"nats_url": CHART_NATS})
 
 

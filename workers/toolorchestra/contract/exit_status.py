@@ -16,6 +16,8 @@ TRAINER_LOST: Final = 76
 """A failure by the loss of a trainer: whoever knows why it is gone (its program's fault, or its node's) judges."""
 CANCELLED: Final = 130
 """It was told to end, and wrote a checkpoint."""
+KILLED: Final = 137
+"""SIGKILL ended it: a failure like any other (it may have been out of memory), unless Kubernetes ended its pod."""
 TERMINATED: Final = 143
 """SIGTERM ended it before it could, as a shell says it."""
 

@@ -62,6 +62,8 @@ class World:
         uid = manifest["metadata"].get("uid")
         if uid and (live is None or live["metadata"]["uid"] != uid):
             raise Conflict("uid mismatch", verb="apply", resource=str(ref))
+        if live is not None and "resourceVersion" in manifest["metadata"]:
+            raise Conflict("it has another version", verb="apply", resource=str(ref))
         mine = {"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {}}}
         metadata = {**manifest["metadata"], "uid": uid or f"uid of {ref.name}", "managedFields": [mine]}
         version = str(int(live["metadata"]["resourceVersion"]) + 1) if live else "1"
@@ -243,8 +245,11 @@ async def test_a_deletion_that_is_refused_does_not_hold_up_the_others() -> None:
 
     world.delete = may_delete  # type: ignore[method-assign]
     deletes = [Delete(Ref.of(manifest(name)), uid=f"uid of {name}") for name in ("refused", "old")]
+    world.streams["u0"] = StreamSettings()
+    plan = (*deletes, RemoveStreams("nats://x", "u0"), Apply(manifest("pool")))
     with pytest.raises(Forbidden):
-        await world.carry_out(Plan((*deletes, Apply(manifest("pool"))), status={"attempt": 1}))
+        await world.carry_out(Plan(plan, status={"attempt": 1}))
+    assert not world.streams, "of a training that goes nobody would find them again"
     assert set(world.objects) == {Ref.of(refused)}, "and nothing is made after it"
     assert world.status is None
 

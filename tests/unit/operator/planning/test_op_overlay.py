@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from support.openapi_excerpt import schemas
 from toolorchestra_operator.planning.overlay import (
+    MOST_BYTES,
     VOLUME_TYPES,
     Rejected,
     merge_table,
@@ -239,6 +241,24 @@ def test_every_mistake_is_told_at_once() -> None:
     assert isinstance(found, Rejected)
     paths = [message.split(": ")[0] for message in found.messages]
     assert paths == ["spec.vllm.podTemplate.spec.hostPID", "spec.vllm.podTemplate.spec.hostIPC"]
+
+
+def test_one_that_is_too_long_is_told_so() -> None:
+    """Each look merges it, and an annotation remembers it."""
+    longest = {"metadata": {"annotations": {"note": "x" * (MOST_BYTES - 43)}}}
+    assert len(json.dumps(longest)) == MOST_BYTES
+    assert shape_mistakes(longest, schemas(), path="spec.podTemplate") == ()
+    longer = {"metadata": {"annotations": {"note": "x" * (MOST_BYTES - 42)}}}
+    (said,) = shape_mistakes(longer, schemas(), path="spec.podTemplate")
+    assert said == "spec.podTemplate: it has 65,537 bytes as JSON, and at most 65,536 are taken"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("of", ["tolerations", "hostAliases"])
+def test_a_list_as_long_as_a_spec_has_room_for_is_merged_in_a_moment(of: str) -> None:
+    """All of the operator waits for it: a quadratic merge takes minutes."""
+    items = [{"key": f"a{i}"} if of == "tolerations" else {"ip": f"a{i}"} for i in range(20_000)]
+    assert len(merged(spec(**{of: items}))["spec"][of]) == len(items)
 
 
 def test_what_has_no_value_is_not_written() -> None:

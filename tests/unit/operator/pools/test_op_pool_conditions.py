@@ -170,7 +170,12 @@ WORLDS: dict[str, tuple[Callable[[], PoolWorld], Said]] = {
     ),
     "nobody to be asked": (
         lambda: PoolWorld(endpoint_pool(url="http://169.254.169.254/v1")),
-        {"Accepted": ("False", "HostNotAllowed"), "Ready": ("False", "NotReady")},
+        {
+            "Accepted": ("False", "HostNotAllowed"),
+            **dict.fromkeys(("Available", "Routable"), ("Unknown", "NotReady")),
+            "Degraded": ("False", "NotReady"),
+            "Ready": ("False", "NotReady"),
+        },
     ),
     "its name leads where nobody is asked": (
         lambda: answering(Reason.HOST_NOT_ALLOWED),

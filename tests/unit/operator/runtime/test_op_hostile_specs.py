@@ -113,7 +113,8 @@ def survives(parent: dict[str, Any]) -> None:
         "status": {"conditions": [{"type": "Complete", "status": "True"}]},
     }
     head["metadata"] |= {"ownerReferences": owners, "creationTimestamp": "2030-01-01T00:00:00Z"}
-    ended = {"containerStatuses": [{"state": {"terminated": {"exitCode": 0, "message": ""}}}], "phase": "Succeeded"}
+    state = {"terminated": {"exitCode": 0, "message": ""}}
+    ended = {"containerStatuses": [{"name": "head", "state": state}], "phase": "Succeeded"}
     pod = {"metadata": {"name": "h", "labels": labels}, "status": ended}
     plan = look({**parent, "status": running}, {Ref.of(head): head}, (pod,))
     assert plan.status is not None

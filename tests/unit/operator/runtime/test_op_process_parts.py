@@ -27,7 +27,13 @@ def test_every_setting_can_be_given_both_ways_and_the_flag_wins() -> None:
     assert settings.nats_url is None, "an empty variable is unset, as a chart writes it"
 
 
-@pytest.mark.parametrize("url", ["not a url", "nats://me:s3cret@", "nats://me:s3cret@host:many", "http://me:s3cret@h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("not a url", "nats://me:s3cret@", "nats://me:s3cret@host:many", "http://me:s3cret@h", "me:s3cret@host:4222"),
+        *("nats://me:s3cret and more@host", "nats://me:s3cret,more@host"),
+    ],
+)
 def test_a_url_that_is_none_is_refused_without_its_credentials(url: str) -> None:
     with pytest.raises(
         SettingsError, match=r"--nats-url \(TOOLORCHESTRA_OPERATOR_NATS_URL\).*nats://host:4222"
@@ -37,8 +43,11 @@ def test_a_url_that_is_none_is_refused_without_its_credentials(url: str) -> None
 
 
 def test_what_is_written_down_of_settings_holds_no_credentials() -> None:
-    settings = Settings.read(["--nats-url", "nats://me:s3cret@a:1,nats://me:s3cret@b:2"], {})
-    assert json.loads(settings.model_dump_json())["nats_url"] == "nats://a:1,nats://b:2"
+    nats, otlp = "nats://me:s3cret@a:1,nats://me:s3cret@b:2", "https://me:s3cret@collector:4318"
+    settings = Settings.read(["--nats-url", nats, "--otlp-endpoint", otlp], {})
+    written = json.loads(settings.model_dump_json())
+    assert (written["nats_url"], written["otlp_endpoint"]) == ("nats://a:1,nats://b:2", "https://collector:4318")
+    assert settings.otlp_endpoint == otlp
     assert "s3cret" not in f"{settings!r} {settings}"
 
 
@@ -58,6 +67,16 @@ def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) 
         (["--workers", "0"], {}, "--workers"),
         ([], {f"{PREFIX}RESYNC_SECONDS": "soon"}, f"{PREFIX}RESYNC_SECONDS"),
         (["--health-port", "70000"], {}, "70000"),
+        (["--otlp-endpoint", "not a url"], {}, "http://collector"),
+        (["--otlp-endpoint", "collector:4317"], {}, "--otlp-endpoint"),
+        (["--watch-namespaces", "team-a,*"], {}, "names of Kubernetes objects are wanted: \\*"),
+        (["--privileged-namespaces", "Team_A"], {}, "Team_A"),
+        (["--image-pull-secrets", "a/b"], {}, "a/b"),
+        (["--cpu-image", " "], {}, "--cpu-image"),
+        (["--cpu-image="], {}, "--cpu-image"),
+        (["--host", "not an address"], {}, "--host"),
+        (["--watch-seconds", "1e12"], {}, "--watch-seconds"),
+        (["--resync-seconds", "inf"], {}, "--resync-seconds"),
     ],
 )
 def test_a_bad_setting_is_named(argv: list[str], environ: dict[str, str], named: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -16,7 +19,7 @@ from aiohttp import web
 
 from toolorchestra_operator.runtime.liveness import Hearing
 from toolorchestra_operator.runtime.parents import CHILDREN, OURS
-from toolorchestra_operator.runtime.watching import Patience, configure, login
+from toolorchestra_operator.runtime.watching import Patience, _Heard, configure, login
 
 PATH = "/apis/toolorchestra.dev/v1alpha1/expertpools"
 
@@ -49,6 +52,22 @@ def test_one_request_is_tried_for_ever_with_growing_pauses_up_to_a_bound() -> No
     assert pauses[0] <= 0.6
     assert all(10.0 < pause <= 18.0 for pause in pauses[10:])
     assert next(iter(patience)) <= 0.6, "each request begins anew"
+
+
+async def test_kopf_gets_whole_lines_none_of_them_too_deep() -> None:
+    deep = b"[" * 5000 + b"]" * 5000
+    lines = [b'{"a": 1}', b'{"deep": ' + deep + b"}", b'{"b": 2}', b'{"cut": "of']
+    text = b"\n".join(lines)
+
+    class Stream:
+        async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+            for at in range(0, len(text), size):
+                yield text[at : at + size]
+
+    found = b"".join([chunk async for chunk in _Heard(cast(Any, Stream()), Hearing(), PATH).iter_chunked(7)])
+    *whole, rest = found.split(b"\n")
+    assert [list(json.loads(line)) for line in whole] == [["a"], ["deep"], ["b"]]
+    assert rest == lines[-1]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from support.kuberay_world import RAY_JOB_1, World
@@ -157,3 +159,14 @@ def test_a_rayjob_that_does_not_go_holds_nothing_up_for_ever() -> None:
     world.passes(301)
     world.settle()
     assert world.parent["metadata"]["finalizers"] == []
+    assert world.kinds() == {RAY_JOB_1, "PersistentVolumeClaim tiny-storage"}, "nor is the rest left to a collector"
+
+
+def test_the_token_stays_for_the_rayjob_though_no_nats_is_known_any_more() -> None:
+    world = World()
+    world.settle()
+    live = world.objects[world.ref].live
+    assert live is not None
+    live["metadata"]["deletionTimestamp"] = world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    world.runtime = replace(world.runtime, nats_url=None)
+    assert world.plan().actions == ()

@@ -22,7 +22,7 @@ def world(code: int, *, lost: int) -> cluster_state.ClusterState:
         engines: {"status": {"ready": 1}},
         trainers: {"status": status},
     }
-    ended = {"state": {"terminated": {"exitCode": code, "message": "a trainer died"}}}
+    ended = {"name": "head", "state": {"terminated": {"exitCode": code, "message": "a trainer died"}}}
     owner = {"kind": "Job", "name": "tiny-1-head", "uid": "head", "controller": True}
     pod = {"metadata": {"name": "h", "ownerReferences": [owner]}, "status": {"containerStatuses": [ended]}}
     return builtin.state(NAMES, 1, objects=objects, pods=[pod])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from support.training_world import KEPT, RUNTIME, World, stored_pool
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra_operator.kubernetes.manifest import Ref
+from toolorchestra_operator.trainings import attempt
 
 CLUSTER = {"Job tiny-1-head", "Job tiny-1-trainers", "Job tiny-1-engines", "Service tiny-1", "ConfigMap tiny-1"}
 
@@ -66,11 +68,13 @@ def test_an_operator_killed_anywhere_ends_at_the_same(data: st.DataObject) -> No
     assert killed.parent["status"] == whole.parent["status"]
 
 
-def test_a_steady_pass_writes_nothing() -> None:
+def test_a_steady_pass_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it write down what nobody will read: the configuration of a large spec takes seconds."""
     world = World()
     world.settle()
     world.comes_up()
     world.settle()
+    monkeypatch.setattr(attempt, "config_map", None)
     before = world.writes
     for _ in range(3):
         world.passes(300)
@@ -172,6 +176,31 @@ def test_preemption_is_nobody_s_failure(code: int) -> None:
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
 
 
+@pytest.mark.parametrize(("disrupted", "restarts"), [("True", 0), ("False", 1)])
+def test_a_head_that_kubernetes_killed_is_nobody_s_failure(disrupted: str, restarts: int) -> None:
+    """Evicted from a node under pressure: 137, as of a program that ran out of memory."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(137)
+    world.pods[0]["status"]["conditions"] = [{"type": "DisruptionTarget", "status": disrupted}]
+    world.settle()
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, restarts)
+
+
+def test_a_container_that_others_put_beside_the_head_completes_nothing() -> None:
+    """A mesh's proxy, which ends well after the head has not."""
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.head_ends(1, "ValueError: boom")
+    proxy = {"name": "a-proxy", "state": {"terminated": {"exitCode": 0}}}
+    world.pods[0]["status"]["containerStatuses"].insert(0, proxy)
+    world.settle()
+    assert world.says("Complete") == ("", "", "")
+    assert (world.attempt, world.parent["status"]["restarts"]) == (2, 1)
+
+
 def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     world = World(limits={"maxSpendUSD": "1"})
     world.settle()
@@ -188,6 +217,42 @@ def test_a_paused_run_waits_for_a_change_of_its_spec() -> None:
     world.settle()
     assert (world.attempt, world.parent["status"]["restarts"]) == (2, 0)
     assert {"Job tiny-2-trainers", "Deployment tiny-workers"} <= world.kinds()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            {"spentUSD": None},
+            {"spentUSD": "much"},
+            {"updated": "now"},
+            {"metrics": [1]},
+            {"metrics": {"accuracy": "x"}},
+        ),
+        *({"checkpoint": {"step": 1}}, {"checkpoint": "x"}, {"step": {}, "checkpoint": {"time": "soon"}}),
+    ],
+)
+def test_what_a_controller_of_another_release_tells_holds_up_no_suspension(told: dict[str, Any]) -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= told
+    world.settle()
+    assert world.says("Running")[0] == "True"
+    world.parent["spec"]["suspend"] = True
+    world.settle()
+    assert not {kind for kind in world.kinds() if kind.startswith(("Job", "Deployment"))}
+
+
+def test_a_reason_that_is_not_known_yet_pauses_as_well() -> None:
+    world = World()
+    world.settle()
+    world.comes_up()
+    world.progress |= {"state": "Paused", "reason": "OfALaterRelease", "message": "because"}
+    world.head_ends(EXIT_CODES["Paused"])
+    world.settle()
+    assert world.says("Running") == ("False", "ProgramFailed", "because")
+    assert "Job tiny-1-trainers" not in world.kinds()
 
 
 def test_whoever_sees_that_it_is_complete_finds_the_model() -> None:

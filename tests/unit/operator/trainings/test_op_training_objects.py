@@ -87,6 +87,18 @@ def test_deleting_removes_what_it_made_and_lets_go(skip: bool) -> None:
     assert world.kinds() == KEPT
 
 
+def test_what_others_own_as_well_outlives_it() -> None:
+    """As Kubernetes' own collector has it."""
+    world = World(storage={"retentionPolicy": "Delete"})
+    world.settle()
+    storage = world.objects[Ref("v1", "PersistentVolumeClaim", "default", "tiny-storage")].live
+    assert storage is not None
+    storage["metadata"]["ownerReferences"].append({"kind": "ConfigMap", "name": "a-backup", "uid": "theirs"})
+    world.parent["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:10Z"
+    world.settle()
+    assert (world.kinds(), world.parent["metadata"]["finalizers"]) == (KEPT, [])
+
+
 def test_orphans_outlive_it() -> None:
     """`kubectl delete --cascade=orphan`: the API server adds a finalizer of that name."""
     world = World()

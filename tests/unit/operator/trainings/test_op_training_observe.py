@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,11 +11,15 @@ import pytest
 from support.openapi_excerpt import schemas
 from support.training_life import documents
 from toolorchestra.api.scalars import MOST_TEXT
+from toolorchestra.contract.labels import FINALIZER
 from toolorchestra_operator.kubernetes.manifest import Key, Ref
 from toolorchestra_operator.kubernetes.openapi import Schemas
+from toolorchestra_operator.planning.plan import SetFinalizer
 from toolorchestra_operator.trainings.observe import API_VERSION, TrainingObserver
 from toolorchestra_operator.trainings.observed import Messaging
+from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.runtime import Runtime
+from toolorchestra_operator.trainings.terms import nats_url_of
 
 KEY = Key("OrchestratorTraining", "default", "tiny")
 RUNTIME = Runtime(cpu_image="cpu", gpu_image="gpu", worker_image="worker")
@@ -100,3 +106,44 @@ async def test_workloads_are_read_in_whichever_version_kueue_serves(serves: set[
     observed = await TrainingObserver(api=api, streams=NoStreams(), runtime=RUNTIME).observe(KEY)
     assert observed is not None
     assert observed.workloads == ((made[max(serves)],) if serves else None)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *({"spec": spec} for spec in (None, [], "x", {"messaging": "x"}, {"messaging": {"url": 5}, "ray": 7})),
+        *({"status": status} for status in (None, [], {"attempt": "x"}, {"attempt": -1}, {"conditions": [5]})),
+        *({"status": {"attempt": 1, **more}} for more in ({"startTime": "soon"}, {"ray": "x"}, {"experts": [{}]})),
+    ],
+)
+async def test_no_word_in_a_training_that_is_deleted_keeps_it(nonsense: dict[str, Any]) -> None:
+    """What a CRD of another release took, or somebody wrote past it: the finalizer would hold its namespace too."""
+    training, _ = documents()
+    training["metadata"] |= {"namespace": "default", "uid": "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"}
+    training["metadata"] |= {"deletionTimestamp": "2030-01-01T00:00:00Z", "finalizers": [FINALIZER]}
+    observer = TrainingObserver(FakeApi(training | nonsense), NoStreams(), RUNTIME)
+    observed = await observer.observe(KEY)
+    assert observed is not None
+    assert reconcile(observed, datetime(2030, 1, 1, tzinfo=UTC)).actions == (SetFinalizer(present=False),)
+
+
+async def test_many_pools_let_others_work_meanwhile() -> None:
+    training, (pool, *_) = documents()
+    training["metadata"] |= {"namespace": "default", "uid": "0b1d6a2e-6c1f-4d0b-9f43-6f3f6a0f7a11"}
+    pools = [pool | {"metadata": {"name": f"p{number}", "namespace": "default"}} for number in range(50)]
+    look = asyncio.create_task(TrainingObserver(FakeApi(training, *pools), NoStreams(), RUNTIME).observe(KEY))
+    turns = 0
+    while not look.done():
+        await asyncio.sleep(0)
+        turns += 1
+    observed = await look
+    assert observed is not None
+    assert len(observed.pools) == 50
+    assert turns >= 50
+
+
+def test_what_is_none_of_a_url_is_no_server() -> None:
+    """The sweep asks all of them: one of nonsense would end it for everybody."""
+    found = [nats_url_of({"spec": spec}) for spec in (None, "x", {"messaging": "x"}, {"messaging": {"url": 5}}, {})]
+    assert found == [None] * 5
+    assert nats_url_of({"spec": {"messaging": {"url": "nats://a"}}}) == "nats://a"

@@ -56,7 +56,8 @@ EXPLAINED: Mapping[Reason, Explained] = {
     Reason.SECRET_NOT_FOUND: Explained(
         "Accepted=False",
         "A Secret that a field refers to, or the key in it, does not exist in the namespace of the resource.",
-        "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`.",
+        "Create it: `kubectl create secret generic NAME --from-literal=KEY=…`; one of a pool needs a label, too: "
+        "`SecretNotAllowed`.",
     ),
     Reason.SECRET_NOT_ALLOWED: Explained(
         "Accepted=False",
@@ -67,7 +68,8 @@ EXPLAINED: Mapping[Reason, Explained] = {
     Reason.HOST_NOT_ALLOWED: Explained(
         "Accepted=False, Routable=False, Available=False, Degraded=True",
         "The host of `spec.endpoint.url` is not on the operator's list, or it has an address at which nobody is asked: "
-        "loopback, link-local, the API server's, or a private one of a host that is not on the list by name.",
+        "loopback, link-local, the API server's, or a private one where neither the host itself nor its network is on "
+        "the list.",
         "Correct the URL; or whoever runs the operator adds the host to `pools.allowedHosts` of the chart.",
     ),
     Reason.CONFIG_MAP_NOT_FOUND: Explained(

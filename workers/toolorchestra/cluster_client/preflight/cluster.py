@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
 
-from toolorchestra.api.pool import ExpertPool
+from toolorchestra.api.pool import SECRET_LABEL, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cluster_client.errors import SCHEMA_REMEDY
 from toolorchestra.cluster_client.preflight.capacity import capacity_lines
 from toolorchestra.cluster_client.preflight.compute import Demand
-from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
+from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json, pull_secrets, variables
 from toolorchestra.cluster_client.preflight.line import Line
-from toolorchestra.cluster_client.preflight.references import Reference, needs_default_class, remedy
+from toolorchestra.cluster_client.preflight.references import (
+    Reference,
+    agreement,
+    for_pools,
+    needs_default_class,
+    remedy,
+)
 from toolorchestra.kube import kinds
 
-WATCHED_VARIABLE = "TOOLORCHESTRA_OPERATOR_WATCH_NAMESPACES"
 NATS_VARIABLE = "TOOLORCHESTRA_OPERATOR_NATS_URL"
+LABEL_VARIABLE = "TOOLORCHESTRA_OPERATOR_SECRETS_NEED_LABEL"
 INSTALL = "helm install toolorchestra charts/toolorchestra -n toolorchestra-system --create-namespace (docs/install.md)"
 
 
@@ -35,6 +42,8 @@ def cluster_lines(
     yield from _operator(facts, namespace, trainings)
     yield from (Line("missing", "refused", f"{subject}: {why}") for subject, why in sorted(facts.refused.items()))
     yield from _references(facts, namespace, references)
+    yield from _pull_secrets(facts, namespace)
+    yield from _short_hosts(facts, namespace, pools)
     yield from _volumes(facts, (*pools, *trainings), trainings)
     yield from _providers(facts, trainings)
     yield from capacity_lines(facts, demands)
@@ -76,7 +85,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
     if isinstance(facts.operators, Hidden):
         yield Line("unknown", "operator", facts.operators.why)
         return
-    watching = [one for one in facts.operators if _watches(one, namespace)]
+    watching = facts.operators_of(namespace)
     if not facts.operators:
         yield Line("missing", "operator", "no operator runs in this cluster", INSTALL)
     elif not watching:
@@ -94,21 +103,15 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
         if (
             training.spec.messaging.url is None
             and watching
-            and not any(NATS_VARIABLE in _environment(o) for o in watching)
+            and not any(NATS_VARIABLE in variables(o) for o in watching)
         ):
             text = f"{training.metadata.name}: neither spec.messaging.url nor the operator names a NATS server"
             yield Line("missing", "NATS", text, "install the chart with nats.enabled, or set spec.messaging.url")
 
 
-def _watches(deployment: Json, namespace: str) -> bool:
-    watched = _environment(deployment).get(WATCHED_VARIABLE) or ""
-    return not watched or namespace in [one.strip() for one in watched.split(",")]
-
-
-def _environment(deployment: Json) -> dict[str, str]:
-    """Variables of the operator's container; "" where the value is in a Secret."""
-    containers = deployment["spec"]["template"]["spec"]["containers"]
-    return {each["name"]: each.get("value", "") for one in containers for each in one.get("env") or ()}
+def operator_variables(facts: Facts, namespace: str) -> dict[str, str]:
+    """Of the operator that looks after the namespace, as far as they may be seen."""
+    return next(map(variables, facts.operators_of(namespace)), {})
 
 
 def _name(deployment: Json) -> str:
@@ -116,15 +119,18 @@ def _name(deployment: Json) -> str:
 
 
 def _references(facts: Facts, namespace: str, references: Mapping[Reference, tuple[str, ...]]) -> Iterator[Line]:
+    labelled = operator_variables(facts, namespace).get(LABEL_VARIABLE) != "false"
     for reference, paths in references.items():
         if reference.kind == "LocalQueue" and kinds.LOCAL_QUEUES.resource not in facts.served:
             text = f"queue {reference.name}: Kueue is not served ({paths[0]})"
             yield Line("missing", "Kueue", text, "install Kueue, or take queueName away")
             continue
         about = f"{reference.kind} {reference.name}"
+        agrees = agreement(reference, namespace) if labelled and for_pools(reference, paths) else ""
         match facts.objects.get(reference):
             case None:
-                yield Line("missing", about, f"is not there ({', '.join(paths)})", remedy(reference, namespace))
+                made = " && ".join(filter(None, (remedy(reference, namespace), agrees)))
+                yield Line("missing", about, f"is not there ({', '.join(paths)})", made)
             case Hidden(why):
                 yield Line("unknown", about, why)
             case live if reference.key and reference.key not in {
@@ -132,8 +138,40 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
                 **(live.get("binaryData") or {}),
             }:
                 yield Line("missing", about, f"has no key {reference.key} ({', '.join(paths)})", "add the key")
+            case live if agrees and not _is_for_pools(live):
+                text = f"has no label {'='.join(SECRET_LABEL)} ({', '.join(paths)})"
+                yield Line("missing", about, text, agrees)
             case _:
                 yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
+
+
+def _pull_secrets(facts: Facts, namespace: str) -> Iterator[Line]:
+    """Each pod names them; where one is not there the node pulls without it."""
+    for reference in pull_secrets(facts.operators_of(namespace), namespace):
+        if facts.objects.get(reference, {}) is None:
+            text = f"{reference.name} is not there: the chart's imagePullSecrets are wanted in every namespace of pods"
+            made = f"kubectl create secret docker-registry {reference.name} -n {namespace} --docker-server=…"
+            yield Line("note", "pulling", text, f"{made}, if the registry asks for it")
+
+
+def _short_hosts(facts: Facts, namespace: str, pools: Sequence[ExpertPool]) -> Iterator[Line]:
+    """A name without a dot is looked for in the namespace of who asks: the operator's, and the workers'."""
+    homes = {one["metadata"]["namespace"] for one in facts.operators_of(namespace)}
+    if homes <= {namespace}:
+        return
+    for pool in pools:
+        host = urlsplit(pool.spec.endpoint.url).hostname if pool.spec.endpoint else None
+        if host and not set(host) & set(".:"):
+            home = min(homes)
+            text = (
+                f"pool {pool.metadata.name}: {host} is one Service to the operator, in {home}, and another to the pods"
+            )
+            yield Line("note", "hosts", text, f"give the whole name in spec.endpoint.url, such as {host}.{home}.svc")
+
+
+def _is_for_pools(secret: Json) -> bool:
+    name, value = SECRET_LABEL
+    return ((secret.get("metadata") or {}).get("labels") or {}).get(name) == value
 
 
 def _volumes(

@@ -14,7 +14,7 @@ from toolorchestra.cluster_client.errors import (
     Refused,
     Unreachable,
 )
-from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
+from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json, pull_secrets
 from toolorchestra.cluster_client.preflight.references import KINDS, Reference
 from toolorchestra.kube import kinds
 
@@ -44,11 +44,14 @@ def look(
     served = frozenset(kind.resource for kind in serves)
     by_name = KINDS | ({} if kinds.LOCAL_QUEUES in serves else {"LocalQueue": kinds.OLDER_LOCAL_QUEUES})
     there = _seen(lambda: kube.find(kinds.NAMESPACES, namespace) is not None)
+    operators = _seen(lambda: tuple(kube.list(kinds.DEPLOYMENTS, labels=OPERATOR_LABELS)))
+    if not isinstance(operators, Hidden):
+        references = tuple(dict.fromkeys((*references, *pull_secrets(operators, namespace))))
     ours = kinds.TRAININGS.resource in served and kinds.POOLS.resource in served
     return Facts(
         served=served,
         namespace=there,
-        operators=_seen(lambda: tuple(kube.list(kinds.DEPLOYMENTS, labels=OPERATOR_LABELS))),
+        operators=operators,
         objects={one: _object(kube, by_name[one.kind], one.name, namespace) for one in references},
         default_class=_seen(lambda: any(map(_is_default, kube.list(kinds.STORAGE_CLASSES)))),
         nodes=_seen(lambda: tuple(kube.list(kinds.NODES))) if gpus else (),

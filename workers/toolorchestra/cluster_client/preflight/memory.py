@@ -194,7 +194,7 @@ def _limited(about: str, what: str, need: float, wanted: Resources) -> Line:
     """Against the container's memory limit."""
     limit = bytes_of(wanted.limits["memory"]) if "memory" in wanted.limits else None
     if limit is None:
-        return Line("ok", "memory", f"{about}: {what}; its container has no memory limit")
+        return Line("ok", "memory", f"{about}: {what}; its spec has no memory limit, so the chart's holds")
     text = f"{about}: {what} of the {gib(limit)} that its container may have"
     return Line(
         "missing" if need > limit else "ok", "memory", text, "raise resources.limits.memory" if need > limit else ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolorchestra.api.pool import SECRET_LABEL
 from toolorchestra.api.resource import Resource
 from toolorchestra.kube import kinds
 from toolorchestra.kube.kinds import Kind
@@ -89,6 +90,18 @@ def needs_default_class(resources: Sequence[Resource]) -> tuple[str, ...]:
             if made and not (volume.get("ephemeralClaim") or {}).get("storageClassName"):
                 found.append(f"{subject}: {path}")
     return tuple(found)
+
+
+def for_pools(reference: Reference, paths: Sequence[str]) -> bool:
+    """Whether it is a Secret that a pool refers to by `paths`: such a one has to say so, by a label."""
+    return reference.kind == "Secret" and any(
+        path.startswith("ExpertPool/") and ".imagePullSecrets" not in path for path in paths
+    )
+
+
+def agreement(reference: Reference, namespace: str) -> str:
+    """What gives a Secret that label."""
+    return f"kubectl label secret {reference.name} -n {namespace} {'='.join(SECRET_LABEL)}"
 
 
 def remedy(reference: Reference, namespace: str) -> str:
