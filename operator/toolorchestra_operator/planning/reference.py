@@ -35,8 +35,8 @@ podTemplate:
 
 What the operator sets stays as it is: an overlay adds, and replaces only what the table calls so. It is obeyed whole
 or not at all: a field that is not in the table is refused with its path (`Accepted=False`, `InvalidPodTemplate`), and
-nothing is made. Images, commands, ports, probes, resources, root and service account tokens are not in it. The API
-server's own checks come after: pod security, quotas.
+nothing is made. Images, commands, ports, probes, resources, root and service account tokens are not in it. An
+overlay has at most 64 KiB as JSON. The API server's own checks come after: pod security, quotas.
 
 **add**: further keys or items; one that the operator has set, or that is there twice, is refused. Items of a list are
 told apart by the fields that are named. **replace**: the overlay's value holds. Types and names of fields are held
