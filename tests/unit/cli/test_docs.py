@@ -17,6 +17,7 @@ from toolorchestra.controller.settings import money_problems, worst_case_usd
 
 ROOT = Path(__file__).parents[3]
 CODE = ROOT / "workers" / "toolorchestra"
+OPERATOR = ROOT / "operator" / "toolorchestra_operator"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 OURS = [
     ROOT / "docs" / f"{name}.md" for name in ("architecture", "ledger", "one-machine", "quickstart", "troubleshooting")
@@ -35,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def docstrings() -> Iterator[tuple[Path, str]]:
     """Every docstring of the code, and every string that explains a name."""
-    for folder in (CODE, ROOT / "operator" / "toolorchestra_operator"):
+    for folder in (CODE, OPERATOR):
         for path in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -92,11 +93,12 @@ def test_the_map_of_the_code_names_what_is_there() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+\.py)(?::\s+([\w.]+))?`", text)
     assert len(named) > 40
-    known = set().union(*(names_in(path) for path in CODE.rglob("*.py")))
+    known = set().union(*(names_in(path) for root in (CODE, OPERATOR) for path in root.rglob("*.py")))
     for file, name in named:
         if "/" in file:
-            assert (CODE / file).is_file(), file
-            assert not name or name in names_in(CODE / file), f"{file}: {name}"
+            (path,) = [root / file for root in (CODE, OPERATOR) if (root / file).is_file()] or [None]
+            assert path is not None, file
+            assert not name or name in names_in(path), f"{file}: {name}"
     for name in re.findall(r"`([A-Z]\w+\.\w+)`", text):
         assert name in known, name
 
