@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.config import new_client_from_config
 
 from support.representative import a_pool, representative
 from testbed.api import Api
 from testbed.cluster import Cluster
+from toolorchestra.cluster_client.kube import Kube
 from toolorchestra.contract.labels import FINALIZER
 from toolorchestra.kube.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
-from toolorchestra.kube.kinds import MADE
+from toolorchestra.kube.kinds import CONFIG_MAPS, MADE
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Ref
@@ -96,6 +98,18 @@ async def test_a_user_without_rights(cluster: Cluster, namespace: str, tmp_path:
             await nobody.apply(representative("v1", "ConfigMap", namespace=namespace))
         with pytest.raises(Forbidden):
             await nobody.get(Ref("v1", "Secret", namespace, "x"))
+
+
+async def test_any_character_is_applied(server: ApiServer, cluster: Cluster, namespace: str) -> None:
+    """Beyond U+FFFF too, which JSON writes as surrogates, and the API server's reader of applied objects refuses."""
+    data = {"rocket": "🚀 \\🚀 \\ud83d\\ude80", "odd": "\U0010ffff \ufeff \u2028 \x7f \x85 é"}
+    wanted = {**representative("v1", "ConfigMap", namespace=namespace, name="ours"), "data": data}
+    assert (await server.apply(wanted))["data"] == data
+    found = await server.get(Ref("v1", "ConfigMap", namespace, "ours"))
+    assert found is not None
+    assert found["data"] == data
+    theirs = Kube(new_client_from_config(str(cluster.kubeconfig)), namespace)
+    assert theirs.apply(CONFIG_MAPS, {**wanted, "metadata": {"name": "cli", "namespace": namespace}})["data"] == data
 
 
 async def test_lists_in_pages(server: ApiServer, namespace: str) -> None:

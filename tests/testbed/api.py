@@ -11,6 +11,7 @@ from typing import Any
 from kubernetes import config
 
 from testbed.documents import documents
+from toolorchestra.api.core_yaml import json_in_yaml
 
 Json = dict[str, Any]
 
@@ -55,7 +56,7 @@ class Api:
         """
         headers = {"Accept": accept, "Content-Type": content or "application/json"}
         # The client encodes JSON itself, whatever its name; what it would take for YAML it gets as text.
-        data = json.dumps(body) if content == _APPLY else body
+        data = json_in_yaml(body) if content == _APPLY else body
         prepared = self._client.param_serialize(
             method=method,
             resource_path=path,

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
+from toolorchestra.api.core_yaml import json_in_yaml
 from toolorchestra.contract.labels import FINALIZER, MANAGER
 from toolorchestra.kube.errors import Conflict, Invalid, NotFound, NotServed
 from toolorchestra.kube.kinds import KINDS, MADE, Kind, group_path
@@ -38,7 +39,8 @@ _log = logging.getLogger(__name__)
 
 Objects = list[Json]
 
-_APPLY: Final = "application/apply-patch+yaml"
+_APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
+"""With its character set the client sends a text as it is, which this one has to be: see `json_in_yaml`."""
 _MERGE: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _FRESH: Final = 60.0
@@ -131,7 +133,7 @@ class ApiServer:
             query["dryRun"] = "All"
         path = await self._path(ref)
         return await self._transport.request(
-            "apply", "PATCH", path, about=ref, body=normal(manifest), content=_APPLY, **query
+            "apply", "PATCH", path, about=ref, body=json_in_yaml(normal(manifest)), content=_APPLY, **query
         )
 
     async def create(self, manifest: Manifest) -> Json:

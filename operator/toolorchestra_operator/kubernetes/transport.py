@@ -42,7 +42,7 @@ class Transport:
         path: str,
         *,
         about: Ref,
-        body: Mapping[str, Any] | Sequence[Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Any] | str | None = None,
         content: str = "application/json",
         **query: str,
     ) -> Json:

@@ -316,6 +316,9 @@ class _Walk:
                 return self.main_container(base or [], value, merge, path)
             case "fields":
                 return self.struct(base or {}, value, merge.fields, path)
+            case "add" if isinstance(value, Mapping) and merge.keys:
+                self.wrong(path, "a list is wanted")
+                return base
             case "add" if isinstance(value, Mapping):
                 return self.added_keys(base or {}, value, merge, path)
             case "add" if isinstance(value, list):

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toolorchestra.api import ResourceError, load
-from toolorchestra.api.core_yaml import CoreLoader, dump_all
+from toolorchestra.api.core_yaml import CoreLoader, dump_all, json_in_yaml
 from toolorchestra.api.documents import Document, read_documents
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").rglob("*.yaml"))
@@ -288,3 +288,12 @@ def test_the_loader_agrees_with_pyyaml_where_nobody_differs() -> None:
         assert [document.data for document in documents] == wanted
     assert isinstance(documents[0], Document)
     assert issubclass(CoreLoader, yaml.SafeLoader)
+
+
+@given(st.recursive(st.text(max_size=40), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=40), inner)))
+@example(["🚀", "\\🚀", "\\ud83d\\ude80", "\U0010ffff", "\ufeff\uffff\x7f\x85\u2028"])
+def test_json_for_a_yaml_reader_says_the_same(value: Any) -> None:
+    """PyYAML, as Kubernetes' reader of applied objects, refuses surrogates, and characters that do not print."""
+    written = json_in_yaml(value)
+    assert written.isascii()
+    assert yaml.safe_load(written) == value

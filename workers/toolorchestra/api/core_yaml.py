@@ -7,6 +7,7 @@ and on a cluster. Sources: https://yaml.org/spec/1.2.2/#103-core-schema, https:/
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -90,6 +91,23 @@ def dump_all(documents: Iterable[Any]) -> str:
 
 class ScalarRefused(ValueError):
     """A scalar that is not read. The text says why and what to write."""
+
+
+_PAIR = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+
+
+def json_in_yaml(value: Any) -> str:
+    """JSON that a YAML reader takes too, in ASCII: what server-side apply is sent (`application/apply-patch+yaml`).
+
+    JSON writes a character beyond U+FFFF as two surrogates, which YAML refuses: for one emoji in an annotation the
+    whole object would be refused.
+    """
+
+    def escaped(pair: re.Match[str]) -> str:
+        high, low = (int(half, 16) for half in pair.groups())
+        return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
+
+    return _PAIR.sub(escaped, json.dumps(value))
 
 
 def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:

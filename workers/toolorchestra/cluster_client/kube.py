@@ -15,6 +15,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from toolorchestra.api.core_yaml import json_in_yaml
 from toolorchestra.cluster_client.errors import ClusterError, NotFound, NotServed, Unreachable, failure
 from toolorchestra.kube.kinds import PODS, Kind
 
@@ -78,7 +79,7 @@ class Kube:
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
         query |= {"dryRun": "All"} if dry_run else {}
         where = {"namespace": metadata.get("namespace", ""), "name": metadata["name"]}
-        return self._json("patch", "PATCH", kind, body=json.dumps(manifest), content=_APPLY, **where, **query)
+        return self._json("patch", "PATCH", kind, body=json_in_yaml(manifest), content=_APPLY, **where, **query)
 
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any], *, namespace: str) -> Json:
         """A JSON merge patch."""

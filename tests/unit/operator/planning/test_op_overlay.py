@@ -143,6 +143,8 @@ TOKEN = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path":
         (spec(containers=[{"name": "sidecar", "image": "x"}]), "only one container can be added to, by its name: vllm"),
         (spec(containers=[{"name": "vllm"}, {"name": "vllm"}]), "containers[1]: only one container"),
         (spec(tolerations="all"), "tolerations: a list or a map is wanted"),
+        (spec(hostAliases={"ip": "10.0.0.1"}), "hostAliases: a list is wanted"),
+        (spec(containers=[{"name": "vllm", "env": {"name": False}}]), "env: a list is wanted"),
         (spec(imagePullSecrets={"name": "a"}), "imagePullSecrets: a list is wanted"),
         (spec(imagePullSecrets=["a"]), "imagePullSecrets[0]: an object is wanted"),
         ({"metadata": {"labels": {"toolorchestra.dev/pool": "other"}}}, "labels[toolorchestra.dev/pool]"),
