@@ -42,3 +42,9 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def part(value: Any, name: str) -> Mapping[str, Any]:
+    """The object under a name, of whatever JSON; empty where there is none."""
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from toolorchestra_operator.kubernetes.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest, part
 from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.kubernetes.shape import misshapen
 
@@ -58,6 +58,8 @@ class Merge:
 RESERVED_LABELS: Final = ("app.kubernetes.io/", "toolorchestra.dev/", "kueue.x-k8s.io/")
 RESERVED_VARIABLES: Final = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
 """Variables that decide who may do what; an overlay may not even add them."""
+MOST_BYTES: Final = 65_536
+"""Of an overlay, as JSON."""
 
 
 VOLUME_TYPES: Final = (
@@ -84,7 +86,7 @@ _SELINUX_TYPES: Final = ("container_t", "container_init_t", "container_kvm_t", "
 
 def _no_token(volume: Any) -> str:
     """no service account's token."""
-    sources = _part(volume, "projected").get("sources")
+    sources = part(volume, "projected").get("sources")
     if any("serviceAccountToken" in source for source in _objects(sources)):
         return "a service account's token is never mounted into these pods"
     return ""
@@ -205,10 +207,6 @@ TABLE: Final = Merge(
 """The merge table; the docs' table is made from it (`merge_table`). Of the containers only the main one."""
 
 
-MOST_BYTES: Final = 65_536
-"""Of an overlay, as JSON."""
-
-
 def overlaid(
     template: Manifest, overlay: Manifest | None, *, container: str, path: str = "podTemplate", trusted: bool = False
 ) -> dict[str, Any] | Rejected:
@@ -235,9 +233,9 @@ def shape_mistakes(overlay: Manifest | None, schemas: Schemas, *, path: str) -> 
 
 def claims_devices(overlay: Any) -> bool:
     """Whether it claims devices; whatever JSON it is."""
-    spec = _part(overlay, "spec")
+    spec = part(overlay, "spec")
     return bool(spec.get("resourceClaims")) or any(
-        _part(one, "resources").get("claims") for one in _objects(spec.get("containers"))
+        part(one, "resources").get("claims") for one in _objects(spec.get("containers"))
     )
 
 
@@ -261,7 +259,7 @@ def with_claims(template: dict[str, Any], *, container: str, used: bool) -> dict
 def _privileged(template: dict[str, Any]) -> dict[str, Any]:
     """The API server refuses a privileged container that may not get privileges."""
     for container in template["spec"]["containers"]:
-        if _part(container, "securityContext").get("privileged"):
+        if part(container, "securityContext").get("privileged"):
             container["securityContext"].pop("allowPrivilegeEscalation", None)
     return template
 
@@ -382,12 +380,6 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
-
-
-def _part(value: Any, name: str) -> Mapping[str, Any]:
-    """The object under a name; empty where there is none."""
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:

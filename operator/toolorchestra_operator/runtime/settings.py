@@ -11,8 +11,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer, field_validator
 
+from toolorchestra.api.scalars import ObjectName
 from toolorchestra.bus.nats_url import mistake, shown, told
 from toolorchestra_operator.planning.container_resources import DefaultResources
 from toolorchestra_operator.pools.reach import ANY, is_listable
@@ -21,7 +22,7 @@ PREFIX: Final = "TOOLORCHESTRA_OPERATOR_"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _HTTP_URL: Final = re.compile(r"^https?://[^\s/]+(/\S*)?$")
-_DNS_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+Image = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class SettingsError(ValueError):
@@ -39,7 +40,7 @@ class Settings(BaseModel):
     kubeconfig: Path | None = Field(
         None, description="which cluster, and as whom; without it the pod's service account, outside a pod $KUBECONFIG"
     )
-    watch_namespaces: tuple[str, ...] = Field(
+    watch_namespaces: tuple[ObjectName, ...] = Field(
         (), description="the namespaces to look after, with commas between; none: the whole cluster"
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(4, description="resources that are looked at side by side")
@@ -63,12 +64,14 @@ class Settings(BaseModel):
     health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz and /readyz are there")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="/metrics is there; 0: nowhere")
 
-    cpu_image: str = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
-    gpu_image: str = Field("toolorchestra-gpu", description="image of heads, trainers and engines with GPUs")
-    worker_image: str = Field("toolorchestra-worker", description="image of rollout workers")
-    pool_gpu_image: str = Field("toolorchestra-gpu", description="image of pools' servers with GPUs, if they name none")
-    pool_cpu_image: str = Field("toolorchestra-cpu", description="image of pools' servers without a GPU")
-    image_pull_secrets: tuple[str, ...] = Field(
+    cpu_image: Image = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
+    gpu_image: Image = Field("toolorchestra-gpu", description="image of heads, trainers and engines with GPUs")
+    worker_image: Image = Field("toolorchestra-worker", description="image of rollout workers")
+    pool_gpu_image: Image = Field(
+        "toolorchestra-gpu", description="image of pools' servers with GPUs, if they name none"
+    )
+    pool_cpu_image: Image = Field("toolorchestra-cpu", description="image of pools' servers without a GPU")
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
         (), description="names of Secrets that every pod pulls with, with commas between"
     )
     nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
@@ -92,7 +95,7 @@ class Settings(BaseModel):
         DefaultResources(),
         description="JSON: requests and limits of head, trainers, engines, workers and pools where a spec gives none",
     )
-    privileged_namespaces: tuple[str, ...] = Field(
+    privileged_namespaces: tuple[ObjectName, ...] = Field(
         (), description="namespaces whose podTemplates may weaken their pods (hostPath, …), with commas between"
     )
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
@@ -135,20 +138,6 @@ class Settings(BaseModel):
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is not None and not _HTTP_URL.match(value):
             raise ValueError("an http:// or https:// URL is wanted, for instance http://collector.observability:4318")
-        return value
-
-    @field_validator("watch_namespaces", "privileged_namespaces", "image_pull_secrets")
-    @classmethod
-    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := [one for one in value if not _DNS_NAME.match(one)]:
-            raise ValueError(f"names of Kubernetes objects are wanted: {', '.join(wrong)}")
-        return value
-
-    @field_validator("cpu_image", "gpu_image", "worker_image", "pool_gpu_image", "pool_cpu_image")
-    @classmethod
-    def _is_image(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("the name of an image is wanted")
         return value
 
     @field_validator("host")

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from toolorchestra.api.cluster import Storage
 from toolorchestra.api.training import OrchestratorTrainingSpec
-from toolorchestra_operator.kubernetes.manifest import Manifest
+from toolorchestra_operator.kubernetes.manifest import Manifest, part
 from toolorchestra_operator.trainings.names import Names
 
 _FIELDS: Final = (
@@ -44,7 +44,7 @@ class Terms:
 
 def nats_url_of(parent: Manifest) -> str | None:
     """Where the spec says that its streams are."""
-    return _text(_part(parent.get("spec"), "messaging"), "url")
+    return _text(part(parent.get("spec"), "messaging"), "url")
 
 
 def of_deleted(parent: Manifest) -> dict[str, Any]:
@@ -52,17 +52,11 @@ def of_deleted(parent: Manifest) -> dict[str, Any]:
     release or hand, may keep its finalizer and its namespace for ever.
     """
     url, status = nats_url_of(parent), parent.get("status")
-    attempt, provider = _part(parent, "status").get("attempt"), _text(_part(status, "ray"), "provider")
+    attempt, provider = part(parent, "status").get("attempt"), _text(part(status, "ray"), "provider")
     kept: dict[str, Any] = {"attempt": attempt} if type(attempt) is int and attempt > 0 else {}
     if provider in ("KubeRay", "Builtin"):
         kept["ray"] = {"provider": provider}
     return {**parent, "spec": {"messaging": {"url": url}} if url else {}, "status": kept}
-
-
-def _part(value: Any, name: str) -> Mapping[str, Any]:
-    """The object under a name; empty where there is none."""
-    found = value.get(name) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _text(value: Mapping[str, Any], name: str) -> str | None:

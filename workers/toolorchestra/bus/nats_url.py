@@ -38,8 +38,8 @@ def servers(url: str) -> list[str]:
 
 def mistake(url: str) -> str:
     """What is wrong with a URL, in words that hold nothing of its credentials; empty: nothing."""
+    bare = told(url)
     for part in servers(url):
-        bare = told(url)
         try:
             split = urlsplit(part)
             host, port = split.hostname, split.port

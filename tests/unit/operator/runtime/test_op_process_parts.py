@@ -69,7 +69,7 @@ def test_help_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) 
         (["--health-port", "70000"], {}, "70000"),
         (["--otlp-endpoint", "not a url"], {}, "http://collector"),
         (["--otlp-endpoint", "collector:4317"], {}, "--otlp-endpoint"),
-        (["--watch-namespaces", "team-a,*"], {}, "names of Kubernetes objects are wanted: \\*"),
+        (["--watch-namespaces", "team-a,*"], {}, r"--watch-namespaces.*the name of a Kubernetes object.*\*"),
         (["--privileged-namespaces", "Team_A"], {}, "Team_A"),
         (["--image-pull-secrets", "a/b"], {}, "a/b"),
         (["--cpu-image", " "], {}, "--cpu-image"),
