@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from toolorchestra.evaluation.gates import gates
+from toolorchestra.evaluation.acceptance import gates
 
 HERE = Path(__file__).resolve().parent
 PAIRED = ("accuracy", "bestAccuracy", "nominalUSDPerTask", "bestNominalUSDPerTask", "tasks")

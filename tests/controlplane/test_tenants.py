@@ -20,7 +20,7 @@ from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.messaging.servers import NatsServers
 from toolorchestra_operator.runtime.assembly import assemble
 from toolorchestra_operator.runtime.metrics import Meter
-from toolorchestra_operator.runtime.process import OperatorProcess
+from toolorchestra_operator.runtime.operator_process import OperatorProcess
 from toolorchestra_operator.runtime.settings import Settings
 
 DEAD = 8

@@ -1,5 +1,5 @@
-"""A controller's life with everything real but engines and trainers: the Job of `controller/job.py`, started
-and ended as `controller/driver.py` does it."""
+"""A controller's life with everything real but engines and trainers: the Job of
+`controller/incarnation/incarnation.py`, started and ended as `controller/driver.py` does it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller.evaluator import Evaluator
 from toolorchestra.controller.incarnation.assignment import Assignment, assignment_of
-from toolorchestra.controller.incarnation.books import Books, open_books
 from toolorchestra.controller.incarnation.engines import start_engines
 from toolorchestra.controller.incarnation.evaluation import Evaluation, evaluation_of
 from toolorchestra.controller.incarnation.hardware import Hardware
+from toolorchestra.controller.incarnation.incarnation import Job
 from toolorchestra.controller.incarnation.makers import Makers
 from toolorchestra.controller.incarnation.model_check import check_model
-from toolorchestra.controller.job import Job
+from toolorchestra.controller.incarnation.recovered import Books, open_books
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.ledger.journalled import Bookkeeper

@@ -1,4 +1,5 @@
-"""A rollout worker put together as `rollout/process.py: serve` does it, with short waits and the byte tokenizer."""
+"""A rollout worker put together as `rollout/worker_process.py: serve` does it, with short waits and the byte
+tokenizer."""
 
 from __future__ import annotations
 

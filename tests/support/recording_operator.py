@@ -16,8 +16,8 @@ from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest, Ref
 from toolorchestra_operator.planning.plan import Apply, Emit, Plan
 from toolorchestra_operator.runtime.main import main
+from toolorchestra_operator.runtime.operator_process import Machinery
 from toolorchestra_operator.runtime.parents import PARENT_KINDS, PARENT_LABELS
-from toolorchestra_operator.runtime.process import Machinery
 from toolorchestra_operator.runtime.reconcile_loop import Reconciler
 from toolorchestra_operator.runtime.settings import Settings
 

@@ -11,7 +11,7 @@ from toolorchestra_operator.pools.observe import PoolObserver
 from toolorchestra_operator.pools.probe import Prober
 from toolorchestra_operator.pools.reconcile import reconcile as reconcile_pool
 from toolorchestra_operator.runtime.measurements import Measurements
-from toolorchestra_operator.runtime.process import Machinery
+from toolorchestra_operator.runtime.operator_process import Machinery
 from toolorchestra_operator.runtime.reconcile_loop import Reconciler
 from toolorchestra_operator.runtime.runtimes import pool_runtime_of, runtime_of
 from toolorchestra_operator.runtime.settings import Settings

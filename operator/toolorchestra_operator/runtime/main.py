@@ -23,8 +23,8 @@ from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.kubernetes.discovery import Discovery
 from toolorchestra_operator.runtime import assembly, watching
 from toolorchestra_operator.runtime.metrics import Meter
+from toolorchestra_operator.runtime.operator_process import Machinery, OperatorProcess
 from toolorchestra_operator.runtime.parents import key_of, parent_of
-from toolorchestra_operator.runtime.process import Machinery, OperatorProcess
 from toolorchestra_operator.runtime.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from support.run_rig import orchestra
 from testbed.cluster import CHECKOUT
 from testbed.image import image_of_commands
 from testbed.node_cluster import NodeCluster
-from toolorchestra.cluster_client.kept import folder_of
+from toolorchestra.cluster_client.retention import folder_of
 
 SIZE = 48 * 2**20
 NEEDED = ("sh", "tar", "find", "stat", "sha256sum", "sleep")

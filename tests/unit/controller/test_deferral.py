@@ -11,7 +11,7 @@ from support.episode_world import VIEW
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.deferral import FIRST_SECONDS, LONGEST_SECONDS, OUT_SECONDS, Deferrals
 from toolorchestra.experts.errors import Reason as Why
-from toolorchestra.experts.standing import MOST_CALLS, MOST_TASKS
+from toolorchestra.experts.pool_health import MOST_CALLS, MOST_TASKS
 from toolorchestra.rollout.trace import Call, Components, Ending, Sampling, Trace, Turn
 
 

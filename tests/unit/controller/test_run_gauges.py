@@ -23,11 +23,11 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller import driver
 from toolorchestra.controller.incarnation.assignment import assignment_of
 from toolorchestra.controller.incarnation.background import Background
-from toolorchestra.controller.incarnation.books import Books, open_books
 from toolorchestra.controller.incarnation.engines import EngineNews
 from toolorchestra.controller.incarnation.evaluation import evaluation_of
+from toolorchestra.controller.incarnation.incarnation import Job as TrainingJob
+from toolorchestra.controller.incarnation.recovered import Books, open_books
 from toolorchestra.controller.incarnation.watch import start_watch
-from toolorchestra.controller.job import Job as TrainingJob
 from toolorchestra.controller.monitoring import gauges as gauges_module
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.monitoring.gauges import Gauges

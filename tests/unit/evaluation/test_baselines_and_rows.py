@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from support.synthetic_traces import PRICES, TOPICS, VIEW, evaluation, knows, trace
+from toolorchestra.evaluation.acceptance import gates
 from toolorchestra.evaluation.attempt import Attempt, attempts_of
 from toolorchestra.evaluation.baselines import best_expert, cascade, oracle, system_order, with_baselines
 from toolorchestra.evaluation.evaluate import SuiteResult, evaluate_suite
-from toolorchestra.evaluation.gates import gates
 from toolorchestra.evaluation.reward_scale import RewardScale, attempt_reward
 from toolorchestra.rewards.registry import RewardConfig
 from toolorchestra.rollout.trace import Ending

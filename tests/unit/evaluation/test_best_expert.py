@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.synthetic_traces import VIEW
+from toolorchestra.evaluation.acceptance import Gate, gates
 from toolorchestra.evaluation.attempt import Attempt
 from toolorchestra.evaluation.baselines import best_expert
 from toolorchestra.evaluation.evaluate import evaluate_suite
-from toolorchestra.evaluation.gates import Gate, gates
 from toolorchestra.evaluation.report import headline
 from toolorchestra.rewards.registry import RewardConfig
 

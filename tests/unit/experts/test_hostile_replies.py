@@ -19,9 +19,9 @@ from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.errors import Reason
 from toolorchestra.experts.metering import max_output_tokens
 from toolorchestra.experts.worst_case import TEMPLATE_TOKENS
+from toolorchestra.rollout.budget import Purse
 from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
 from toolorchestra.rollout.order import EpisodeLimits
-from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Call, Ending
 from toolorchestra.tools.view import ExpertView
 

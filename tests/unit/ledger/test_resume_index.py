@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from support.books_machine import BooksMachine
+from support.ledger_machine import BooksMachine
 from toolorchestra.ledger import resume
 from toolorchestra.ledger.dispatch_set import IssueSet
 from toolorchestra.ledger.history import History, account, read_history, recover

@@ -16,7 +16,7 @@ LOOKED_AWAY = 130
 
 def follow_to_the_end(kube: Kube, training: dict[str, Any]) -> int:
     """The exit status that says how it ended."""
-    from toolorchestra.cluster_client.standing import EXIT_CODES, next_step
+    from toolorchestra.cluster_client.state import EXIT_CODES, next_step
     from toolorchestra.cluster_client.trainings import find, follow
 
     metadata = training["metadata"]

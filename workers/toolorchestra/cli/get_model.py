@@ -71,7 +71,7 @@ def _copy(kube: Kube, training: dict[str, Any], to: Path, *, which: Which, image
 
 def exported(training: dict[str, Any], which: Which) -> tuple[str, str]:
     """Claim and folder of the exported model; ends the command where it is not on a claim."""
-    from toolorchestra.cluster_client.kept import claim_of, folder_of
+    from toolorchestra.cluster_client.retention import claim_of, folder_of
 
     uri = (training.get("status") or {}).get("exportURI") or ""
     claim = claim_of(training)

@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write a run's report.html and report.json, and say in a sentence what they found."""
     # matplotlib loads here, not for `orchestra --help`.
-    from toolorchestra.evaluation.gates import gates
+    from toolorchestra.evaluation.acceptance import gates
     from toolorchestra.evaluation.report import headline, write_report
     from toolorchestra.ledger.journal import JournalError
 

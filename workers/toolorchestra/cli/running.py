@@ -19,7 +19,7 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.say import fail, say
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.controller.settings import SettingsError
-from toolorchestra.evaluation.gates import gates
+from toolorchestra.evaluation.acceptance import gates
 from toolorchestra.gpus.devices import VISIBLE, visible_gpus
 from toolorchestra.gpus.placement import PlacementError
 from toolorchestra.local.compute import Compute, Device, DeviceError, compute_of, why_no_cuda_engine

@@ -22,7 +22,7 @@ def suspend(
     Example: orchestra suspend router -n research && orchestra resume router -n research
     """
     with errors_said():
-        from toolorchestra.cluster_client.standing import ENDED, state_of
+        from toolorchestra.cluster_client.state import ENDED, state_of
         from toolorchestra.cluster_client.trainings import find, follow
         from toolorchestra.cluster_client.trainings import suspend as set_suspend
 

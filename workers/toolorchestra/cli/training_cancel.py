@@ -24,8 +24,8 @@ LAST_SECONDS = 480.0
 def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
     """With `wait` the compute is given back first, with a checkpoint; else the training is deleted at once."""
     with errors_said():
-        from toolorchestra.cluster_client.kept import kept
-        from toolorchestra.cluster_client.standing import ENDED, state_of
+        from toolorchestra.cluster_client.retention import kept
+        from toolorchestra.cluster_client.state import ENDED, state_of
         from toolorchestra.cluster_client.trainings import find
         from toolorchestra.kube.kinds import TRAININGS
 
@@ -58,7 +58,7 @@ def _confirm(name: str, *, yes: bool) -> None:
 
 def _give_back(kube: Kube, training: dict[str, Any]) -> None:
     """Suspend it, and wait for its last checkpoint."""
-    from toolorchestra.cluster_client.standing import compute_is_back, message_of
+    from toolorchestra.cluster_client.state import compute_is_back, message_of
     from toolorchestra.cluster_client.trainings import compute_left, seen, suspend
 
     name, namespace = training["metadata"]["name"], training["metadata"]["namespace"]

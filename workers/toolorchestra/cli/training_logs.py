@@ -40,8 +40,8 @@ def print_logs(
 
 
 def _none(training: dict[str, Any], pods: list[dict[str, Any]], *, wanted: str) -> NoReturn:
-    from toolorchestra.cluster_client.kept import claim_of, folder_of
     from toolorchestra.cluster_client.pods import overview
+    from toolorchestra.cluster_client.retention import claim_of, folder_of
 
     typer.echo(f"error: there is no {wanted} of {training['metadata']['name']}", err=True)
     for line in overview(pods):

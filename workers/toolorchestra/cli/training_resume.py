@@ -12,7 +12,7 @@ from toolorchestra.cli.place import Place
 def resume_training(name: str, place: Place, *, wait: bool) -> None:
     """Go on, or say why there is nothing to go on with."""
     with errors_said():
-        from toolorchestra.cluster_client.standing import ENDED, message_of, next_step, state_of
+        from toolorchestra.cluster_client.state import ENDED, message_of, next_step, state_of
         from toolorchestra.cluster_client.trainings import find, suspend
 
         kube = place.kube()

@@ -33,8 +33,8 @@ def show(name: str | None, place: Place, *, as_json: bool, watch: bool, all_name
 
 
 def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
-    from toolorchestra.cluster_client.shown import lines
-    from toolorchestra.cluster_client.standing import standing
+    from toolorchestra.cluster_client.format import lines
+    from toolorchestra.cluster_client.state import standing
     from toolorchestra.cluster_client.trainings import events, find
 
     training = find(kube, name, namespace=kube.namespace)
@@ -65,8 +65,8 @@ def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None
 
 
 def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
-    from toolorchestra.cluster_client.shown import table
-    from toolorchestra.cluster_client.standing import standing
+    from toolorchestra.cluster_client.format import table
+    from toolorchestra.cluster_client.state import standing
     from toolorchestra.kube.kinds import TRAININGS
 
     found = kube.list(TRAININGS, namespace=namespace)

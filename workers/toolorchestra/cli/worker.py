@@ -20,8 +20,8 @@ from toolorchestra.policy.template import TemplateError
 from toolorchestra.process import die_with_parent
 from toolorchestra.rollout.heartbeat import STALL_SECONDS, Heartbeat
 from toolorchestra.rollout.pools import PoolFileError, read_pools, read_resources
-from toolorchestra.rollout.process import serve
 from toolorchestra.rollout.worker import WorkerSettings
+from toolorchestra.rollout.worker_process import serve
 from toolorchestra.telemetry.logs import configure_logs
 from toolorchestra.telemetry.setup import TelemetryError, configure
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolorchestra.cluster_client.errors import ClusterError, NotFound
 from toolorchestra.cluster_client.pods import container_of, has_log, is_over, of_role, restarts, runs, waits_for
-from toolorchestra.cluster_client.standing import state_of
+from toolorchestra.cluster_client.state import state_of
 from toolorchestra.cluster_client.trainings import POLL_SECONDS, find
 from toolorchestra.contract.labels import TRAINING_LABEL, Role
 from toolorchestra.kube.kinds import PODS

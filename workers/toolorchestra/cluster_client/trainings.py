@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolorchestra.api.explain import did_you_mean
 from toolorchestra.cluster_client.errors import ClusterError, NotAuthorised, NotFound, Unreachable
-from toolorchestra.cluster_client.shown import event_time
-from toolorchestra.cluster_client.standing import State, message_of, state_of, steps_of
+from toolorchestra.cluster_client.format import event_time
+from toolorchestra.cluster_client.state import State, message_of, state_of, steps_of
 from toolorchestra.contract.labels import TRAINING_LABEL
 from toolorchestra.kube.kinds import CORE_EVENTS, PODS, TRAININGS
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.deferral import Deferrals
-from toolorchestra.controller.dispatch import Dispatch
+from toolorchestra.controller.dispatcher import Dispatch
 from toolorchestra.controller.failures import Failures
 from toolorchestra.controller.instances import World
 from toolorchestra.controller.monitoring import measurements

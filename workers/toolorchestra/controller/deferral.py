@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.pauses import Paused
-from toolorchestra.experts.standing import Standings
+from toolorchestra.experts.pool_health import Standings
 from toolorchestra.rollout.trace import Call, Ending, Trace
 
 FIRST_SECONDS = 2.0

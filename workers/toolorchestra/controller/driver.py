@@ -22,7 +22,7 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.contract.exit_status import EXIT_CODES, TRAINER_LOST
 from toolorchestra.contract.progress import State
 from toolorchestra.controller.incarnation.assignment import assignment_of
-from toolorchestra.controller.job import Job
+from toolorchestra.controller.incarnation.incarnation import Job
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.ledger.journal import JournalError

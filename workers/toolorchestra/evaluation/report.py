@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from toolorchestra.evaluation import plots
+from toolorchestra.evaluation.acceptance import gates
 from toolorchestra.evaluation.attempt import attempts_of
 from toolorchestra.evaluation.baselines import BEST_EXPERT, POLICY
 from toolorchestra.evaluation.episodes import find_decoder, pick, readable
@@ -24,7 +25,6 @@ from toolorchestra.evaluation.facts import (
     run_facts,
     seconds_by_use,
 )
-from toolorchestra.evaluation.gates import gates
 from toolorchestra.evaluation.progress import progress
 from toolorchestra.evaluation.reward_scale import DESCRIPTION, RAW_DESCRIPTION
 from toolorchestra.evaluation.run_data import RunData, read_run

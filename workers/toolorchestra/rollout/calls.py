@@ -20,9 +20,9 @@ from toolorchestra.experts.chat import ChatRequest, Experts, Reserve
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
 from toolorchestra.experts.lenient_json import sound
 from toolorchestra.experts.usage import Usage
+from toolorchestra.rollout.budget import Purse
 from toolorchestra.rollout.components import calls_seconds
 from toolorchestra.rollout.end import End
-from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Call, Ending, Meter
 from toolorchestra.tasks.task import Task
 from toolorchestra.telemetry.spans import chat_span, end_chat, fail, tool_span

@@ -18,13 +18,13 @@ from toolorchestra.policy.engine import Engine, EngineLost, Generation, Generati
 from toolorchestra.policy.parser import Parsed, Rejection, parse
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout import baselines
+from toolorchestra.rollout.budget import Purse
 from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
 from toolorchestra.rollout.components import components_of
 from toolorchestra.rollout.end import End
 from toolorchestra.rollout.modes.mode import Mode
 from toolorchestra.rollout.modes.of_kind import mode_of
 from toolorchestra.rollout.order import Order
-from toolorchestra.rollout.purse import Purse
 from toolorchestra.rollout.trace import Call, Ending, Meter, Sample, Trace, Turn
 from toolorchestra.tasks.grader import Grade, GraderFailure
 from toolorchestra.tasks.task import Task

@@ -107,7 +107,7 @@ class Call(_Record):
     """`refused` by the expert; `rejected` by us (unknown alias, budget); `unavailable`: infrastructure."""
     reason: Reason | None = None
     """Why an expert gave no reply, where it refused or was unavailable. `bad_request`: HTTP 400 in words that nobody
-    understands; a pool that says nothing else is misconfigured (`experts/standing.py`)."""
+    understands; a pool that says nothing else is misconfigured (`experts/pool_health.py`)."""
     observation: str = ""
     meter: Meter = Meter()
 

@@ -22,7 +22,7 @@ from toolorchestra_operator.planning.plan import Emit
 from toolorchestra_operator.runtime.http_server import HttpServer
 from toolorchestra_operator.runtime.key_queue import KeyQueue
 from toolorchestra_operator.runtime.metrics import Meter
-from toolorchestra_operator.runtime.process import cancel
+from toolorchestra_operator.runtime.operator_process import cancel
 from toolorchestra_operator.runtime.resync import Resync
 
 # ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────

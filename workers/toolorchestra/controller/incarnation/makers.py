@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.controller.incarnation.assignment import Assignment
-from toolorchestra.controller.incarnation.books import Books, open_books
 from toolorchestra.controller.incarnation.engines import start_engines
 from toolorchestra.controller.incarnation.evaluation import Evaluation, evaluation_of
 from toolorchestra.controller.incarnation.hardware import Hardware
 from toolorchestra.controller.incarnation.model_check import check_model
+from toolorchestra.controller.incarnation.recovered import Books, open_books
 from toolorchestra.controller.incarnation.trainers import start_trainers
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.trainer.facade import AsyncTrainers

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.controller.controller import Controller
-from toolorchestra.controller.incarnation.books import Books
 from toolorchestra.controller.incarnation.evaluation import Evaluation
 from toolorchestra.controller.incarnation.hardware import Hardware
+from toolorchestra.controller.incarnation.recovered import Books
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.trainer.facade import AsyncTrainers

@@ -8,8 +8,8 @@ from typing import Any
 from toolorchestra.controller.controller import Controller
 from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.incarnation.background import Background
-from toolorchestra.controller.incarnation.books import Books
 from toolorchestra.controller.incarnation.milestones import Milestones
+from toolorchestra.controller.incarnation.recovered import Books
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.runs.step_row import sound

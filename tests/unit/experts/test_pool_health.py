@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.experts.errors import Reason
-from toolorchestra.experts.standing import MOST_CALLS, MOST_TASKS, Standing, Standings
+from toolorchestra.experts.pool_health import MOST_CALLS, MOST_TASKS, Standing, Standings
 
 calls = st.lists(
     st.one_of(

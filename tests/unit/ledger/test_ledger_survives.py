@@ -10,7 +10,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from support.books_machine import BooksMachine
+from support.ledger_machine import BooksMachine
 from toolorchestra.ledger.history import Accepted, History, recover
 from toolorchestra.ledger.spend import Spend
 from toolorchestra.policy.version import PolicyVersion

@@ -20,9 +20,9 @@ from toolorchestra.cluster_client.errors import (
     Unreachable,
     failure,
 )
-from toolorchestra.cluster_client.kept import claim_of, folder_of, kept
-from toolorchestra.cluster_client.shown import age, lines, table
-from toolorchestra.cluster_client.standing import message_of, next_step, standing, state_of
+from toolorchestra.cluster_client.format import age, lines, table
+from toolorchestra.cluster_client.retention import claim_of, folder_of, kept
+from toolorchestra.cluster_client.state import message_of, next_step, standing, state_of
 from toolorchestra.cluster_client.trainings import follow
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)

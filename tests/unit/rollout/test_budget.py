@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.episode_world import LIMITS
-from toolorchestra.rollout.purse import Purse
+from toolorchestra.rollout.budget import Purse
 from toolorchestra.rollout.trace import Ending, Meter
 
 MONEY = st.decimals(min_value=0, max_value=5, places=3)

@@ -16,10 +16,10 @@ from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller.incarnation.assignment import assignment_of
 from toolorchestra.controller.incarnation.background import Background
-from toolorchestra.controller.incarnation.books import open_books
 from toolorchestra.controller.incarnation.closing import Closing
+from toolorchestra.controller.incarnation.incarnation import Job
 from toolorchestra.controller.incarnation.makers import Makers
-from toolorchestra.controller.job import Job
+from toolorchestra.controller.incarnation.recovered import open_books
 from toolorchestra.controller.pauses import Stopped
 from toolorchestra.runs.run_dir import RunDir
 

@@ -16,13 +16,13 @@ from toolorchestra.contract.progress import State
 from toolorchestra.controller.controller import Controller, ControllerConfig
 from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.incarnation.background import CLOSE_SECONDS, Background
-from toolorchestra.controller.incarnation.books import withdraw
 from toolorchestra.controller.incarnation.closing import Closing, bounded
 from toolorchestra.controller.incarnation.ending import Ending
 from toolorchestra.controller.incarnation.hardware import hardware_of, nodes
 from toolorchestra.controller.incarnation.makers import Makers
 from toolorchestra.controller.incarnation.milestones import Milestones
 from toolorchestra.controller.incarnation.progress import Progress
+from toolorchestra.controller.incarnation.recovered import withdraw
 from toolorchestra.controller.incarnation.results import Results, UndecodableResults
 from toolorchestra.controller.incarnation.stages import Opened, Reading, Serving, Trainable
 from toolorchestra.controller.incarnation.trainers import restore

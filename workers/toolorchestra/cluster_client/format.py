@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from toolorchestra.cluster_client.standing import standing
+from toolorchestra.cluster_client.state import standing
 
 Json = Mapping[str, Any]
 
