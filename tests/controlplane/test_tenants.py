@@ -63,7 +63,7 @@ async def test_a_training_and_a_pool_wait_for_no_server_of_another_namespace_s(
             discovery=discovery,
             meter=Meter(),
         )
-        process.hearing.all_open.set()  # nobody watches here: keys are put on the queue by hand
+        process.watch_health.all_open.set()  # nobody watches here: keys are put on the queue by hand
         stages = [Stage(cluster.api, namespace, bus, f"dead-{number}") for number in range(DEAD)]
         for number, (stage, url) in enumerate(zip(stages, urls, strict=True)):
             stage.submit(pools=not number, messaging={"url": url})
@@ -71,7 +71,7 @@ async def test_a_training_and_a_pool_wait_for_no_server_of_another_namespace_s(
         healthy.submit()
         await process.start()
         stack.push_async_callback(process.stop)
-        process.hearing.all_open.set()
+        process.watch_health.all_open.set()
         for stage in stages:
             process.queue.add(Key("OrchestratorTraining", namespace, stage.name))
         async with asyncio.timeout(120):

@@ -101,7 +101,7 @@ def assert_agreement(run: RunDir) -> None:
 
 
 def dies_whole_and_is_resumed(run: Run) -> None:
-    """Nobody outlives the supervisor; `orchestra resume` takes the run to its end, with exact books."""
+    """Nobody outlives the supervisor; `orchestra resume` takes the run to its end, with exact ledger."""
     family = run.descendants()
     run.process.kill()
     run.process.wait()

@@ -27,19 +27,19 @@ from toolorchestra.controller.incarnation.assignment import Assignment, assignme
 from toolorchestra.controller.incarnation.engines import start_engines
 from toolorchestra.controller.incarnation.evaluation import Evaluation, evaluation_of
 from toolorchestra.controller.incarnation.hardware import Hardware
-from toolorchestra.controller.incarnation.incarnation import Job
+from toolorchestra.controller.incarnation.incarnation import Incarnation
 from toolorchestra.controller.incarnation.makers import Makers
 from toolorchestra.controller.incarnation.model_check import check_model
-from toolorchestra.controller.incarnation.recovered import Books, open_books
+from toolorchestra.controller.incarnation.recovered import RecoveredLedger, open_ledger
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.engines.fleet import Engines
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.trainer.facade import AsyncTrainers
 from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
 ISSUE_SECONDS = 20.0
-"""After which an issue is lost, here: the real time-out is minutes."""
+"""After which a dispatch is lost, here: the real time-out is minutes."""
 Connect = Callable[[], Awaitable[RolloutBus]]
 
 
@@ -73,23 +73,23 @@ class Ended:
     step: int = 0
 
 
-class ScriptedJob(Job):
+class ScriptedJob(Incarnation):
     """One incarnation over scripted engines and trainers."""
 
     def __init__(self, around: Surroundings, *, life: Life, rng: random.Random, connect: Connect) -> None:
         given = assignment_of(around.config, RunDir(around.config.run))
-        given = replace(given, issue_timeout=ISSUE_SECONDS * around.plan.slower)
+        given = replace(given, dispatch_timeout=ISSUE_SECONDS * around.plan.slower)
         makers = Makers(
             check_model=check_model if around.plan.real else lambda assignment: None,
             connect=lambda url, **_: connect(),
             start_engines=self._start_engines,
-            open_books=self._open_books,
+            open_ledger=self._open_books,
             evaluation_of=self._evaluation_of,
             start_trainers=self._start_trainers,
         )
         super().__init__(given, makers)
         self.around, self.life, self.rng = around, life, rng
-        self.books: list[Bookkeeper] = []
+        self.journalled: list[JournalledLedger] = []
         self.engines: list[Engines] = []
         self.evaluators: list[Evaluator] = []
         """What came up of each: one, or none yet."""
@@ -108,10 +108,10 @@ class ScriptedJob(Job):
         self.engines.append(engines)
         return engines
 
-    def _open_books(self, assignment: Assignment, checkpoint: Checkpoint | None) -> Books:
-        books = open_books(assignment, checkpoint, journal=WatchedJournal)
-        self.books.append(books.keeper)
-        return books
+    def _open_books(self, assignment: Assignment, checkpoint: Checkpoint | None) -> RecoveredLedger:
+        journalled = open_ledger(assignment, checkpoint, journal=WatchedJournal)
+        self.journalled.append(journalled.journalled)
+        return journalled
 
     def _evaluation_of(self, *args: Any, **kwargs: Any) -> Evaluation:
         evaluation = evaluation_of(*args, **kwargs)
@@ -126,9 +126,9 @@ class ScriptedJob(Job):
 
     def look(self) -> None:
         """What must hold at every point: the cap, and the bound."""
-        if not self.books or len(self.breaches) > 3:
+        if not self.journalled or len(self.breaches) > 3:
             return
-        ledger = self.books[0].ledger
+        ledger = self.journalled[0].ledger
         spend = ledger.spend
         if spend.cap is not None and spend.settled + spend.held > spend.cap:
             self.breaches.append(f"step {ledger.step}: ${spend.settled} settled + ${spend.held} held > ${spend.cap}")
@@ -151,8 +151,8 @@ async def live(around: Surroundings, *, life: Life, on_job: Callable[[ScriptedJo
     ended = await _drive(job)
     ended.breaches, ended.step = job.breaches, job.ending.step()
     seen.close()
-    for books in job.books:
-        ended.held, ended.settled = books.ledger.spend.held, books.ledger.spend.settled
+    for journalled in job.journalled:
+        ended.held, ended.settled = journalled.ledger.spend.held, journalled.ledger.spend.settled
     return ended
 
 

@@ -1,7 +1,7 @@
 """An HTTP server on a node that is lost: its connections end in the middle, and nobody answers new ones.
 
 The server goes on listening. One of asyncio that is closed with a connection just accepted keeps that one open and
-never answers on it (Python 3.11, issue 109564), which no lost node does: its caller would wait for ever.
+never answers on it (Python 3.11, dispatch 109564), which no lost node does: its caller would wait for ever.
 """
 
 from __future__ import annotations

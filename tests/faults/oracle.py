@@ -30,7 +30,7 @@ class Verdict:
 
 
 def judge(plan: Plan, run: RunDir, bill: Bill, *, held: Decimal) -> Verdict:
-    """Hold the books against what happened. `held`: dollars that were still reserved at the end."""
+    """Hold the ledger against what happened. `held`: dollars that were still reserved at the end."""
     verdict = Verdict()
     frames = list(read_frames(run.journal))
     history = read_history(frames)
@@ -56,13 +56,13 @@ def _fates(plan: Plan, history: History, verdict: Verdict) -> None:
     if sorted(history.steps) != list(range(1, plan.steps + 1)):
         missing = sorted(set(range(1, plan.steps + 1)) - set(history.steps))
         verdict.problems.append(f"steps: {len(history.steps)} of {plan.steps}, missing {missing[:5]}")
-    for issue, step in history.trained().items():
-        accepted = history.accepted[issue]
+    for dispatch, step in history.trained().items():
+        accepted = history.accepted[dispatch]
         if not history.survives(accepted.newest):
-            verdict.problems.append(f"step {step} trained {issue} of lost weights {accepted.newest}")
+            verdict.problems.append(f"step {step} trained {dispatch} of lost weights {accepted.newest}")
         lag = step - 1 - accepted.oldest.step
         if not 0 <= lag <= plan.combination.staleness:
-            verdict.problems.append(f"step {step} trained {issue}, {lag} steps behind")
+            verdict.problems.append(f"step {step} trained {dispatch}, {lag} steps behind")
 
 
 def _trained(run: RunDir, history: History, traces: dict[str, Trace], verdict: Verdict) -> None:
@@ -74,8 +74,8 @@ def _trained(run: RunDir, history: History, traces: dict[str, Trace], verdict: V
     given = Counter(name for batch in trained_by(checkpoint.path) for name in batch)
     told = Counter(
         fingerprint(sample)
-        for issue in history.trained()
-        if (trace := traces.get(str(issue))) is not None
+        for dispatch in history.trained()
+        if (trace := traces.get(str(dispatch))) is not None
         for sample in train_samples(trace, advantage=0.0, filters=FILTERS)
     )
     # A policy that is sure of itself samples the same twice for one prompt: so many times is it told, too.
@@ -99,13 +99,13 @@ def _money(history: History, traces: dict[str, Trace], bill: Bill, verdict: Verd
     wrong: Counter[str] = Counter()
     examples: dict[str, str] = {}
     told = set()
-    for issue, trace in traces.items():
+    for dispatch, trace in traces.items():
         for call in _calls(trace):
             mark = str(call.arguments.get("question", "")).partition("#")[2]
             told.add(mark)
             if what := _differs(call, by_mark.get(mark, [])):
                 wrong[what] += 1
-                examples.setdefault(what, f"{issue} #{mark}: ${call.meter.actual_usd}, {call.observation[:60]!r}")
+                examples.setdefault(what, f"{dispatch} #{mark}: ${call.meter.actual_usd}, {call.observation[:60]!r}")
     for what, number in wrong.most_common():
         verdict.problems.append(f"money: {number} calls {what}, as {examples[what]}")
     unseen = sum((c.usd for mark, charges in by_mark.items() if mark not in told for c in charges), Decimal(0))

@@ -6,8 +6,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from faults.instances import DEMO, make_world
+
 from faults.plan import Plan
-from faults.world import DEMO, make_world
 from toolorchestra.api.load import load
 from toolorchestra.controller.settings import settings_of
 from toolorchestra.controller.warm_traces import warm_batches
@@ -26,9 +27,9 @@ def taught(folder: Path, plan: Plan) -> Path:
     """Teach the base the form of a call; the Hugging Face folder of it, under `folder`."""
     config = make_world(folder, plan, experts_url="http://127.0.0.1:1", nats_url="", model=BASE)
     bundle = load(config.resources)
-    world = settings_of(bundle.trainings[0], bundle.pools, find=partial(find_file, volumes={})).world
+    instances = settings_of(bundle.trainings[0], bundle.pools, find=partial(find_file, volumes={})).instances
     trainer = Trainer(TrainerConfig(model_dir=str(BASE), device="cpu", threads=1))
-    for batch in warm_batches(world, Renderer.load(BASE), steps=STEPS, batch_size=BATCH, seed=plan.seed):
+    for batch in warm_batches(instances, Renderer.load(BASE), steps=STEPS, batch_size=BATCH, seed=plan.seed):
         supervised_step(trainer, batch, StepConfig(lr=RATE))
     trainer.export(folder / "model")
     return folder / "model"

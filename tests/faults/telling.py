@@ -9,9 +9,9 @@ from faults.controller import ScriptedJob
 
 def tell(job: ScriptedJob) -> str:
     """Groups by state, siblings by status, money, what the ledger waits for, evaluations under way."""
-    if not job.books:
+    if not job.journalled:
         return "no books yet"
-    ledger = job.books[0].ledger
+    ledger = job.journalled[0].ledger
     states = Counter(str(group.state) for group in ledger.groups.values())
     statuses = Counter(str(s.status) for group in ledger.groups.values() for s in group.siblings)
     waiting = sum(evaluator.waits_for for evaluator in job.evaluators)

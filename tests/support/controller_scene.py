@@ -18,13 +18,13 @@ from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.controller.assemble import SampleFilters
 from toolorchestra.controller.controller import Controller, ControllerConfig
 from toolorchestra.controller.deferral import Deferrals
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.ledger.history import account, read_history
 from toolorchestra.ledger.journal import Journal, read_frames
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.ledger.ledger import LedgerConfig
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rewards.registry import RewardConfig
@@ -121,7 +121,7 @@ class Scene:
         filters: SampleFilters | None = None,
         when_short: str = "Shrink",
         on_stale: str = "Wait",
-        issue_timeout: float = 60.0,
+        dispatch_timeout: float = 60.0,
         config: RewardConfig | None = None,
         bus: MemoryBus | None = None,
         snapshots: Path | None = None,
@@ -134,7 +134,7 @@ class Scene:
         self.deferrals = Deferrals()
         ledger = LedgerConfig(2, 4, staleness, on_stale, when_short)  # type: ignore[arg-type]
         journal = Journal(folder / "journal" / "journal.bin")
-        self.books, self.recovery = Bookkeeper.open(
+        self.journalled, self.recovery = JournalledLedger.open(
             config=ledger,
             uid="uid",
             journal=journal,
@@ -143,7 +143,7 @@ class Scene:
             cap=cap,
             allowance=Decimal("0.5"),
         )
-        self.books.ledger.steps = steps
+        self.journalled.ledger.steps = steps
         self.steps = steps
         self.controller = Controller(
             config=ControllerConfig(
@@ -151,11 +151,11 @@ class Scene:
                 step=StepConfig(),
                 schedule=Schedule(peak=1e-3, steps=steps, decay="Linear"),
                 checkpoint_every=2,
-                issue_timeout=issue_timeout,
+                dispatch_timeout=dispatch_timeout,
             ),
             run=RunDir(folder),
-            world=a_world(),
-            books=self.books,
+            instances=a_world(),
+            journalled=self.journalled,
             rewarding=Rewarding(
                 config or RewardConfig(combiner="GDPO", weights={"outcome": 1.0, "cost": 0.3}),
                 filters or SampleFilters(),
@@ -190,18 +190,18 @@ class Scene:
         return [await asyncio.wait_for(self.controller.step(), 30) for _ in range(self.steps)]
 
     def account(self) -> Any:
-        self.books.flush()
-        return account(read_history(read_frames(self.books.journal.path)))
+        self.journalled.flush()
+        return account(read_history(read_frames(self.journalled.journal.path)))
 
 
-def a_world() -> World:
+def a_world() -> Instances:
     source = ReasoningGymSource(name="sums", datasets=["chain_sum"], size=40, seed=1)
     suite = Suite(sources=[WeightedSource(source)], held_out_fraction=Decimal("0.2"), seed=0)
     prices = (Price(output_usd_per_million_tokens=Decimal(1000)), Price(output_usd_per_million_tokens=Decimal(9000)))
     tools = [ExpertTool(n, f"{n} does sums", p, 1000) for n, p in zip(POOLS, prices, strict=True)]
     sampler = ViewSampler(Catalog(tools), policy_price=Price(), aliases=False)
     limits = EpisodeLimits(max_turns=1, max_prompt_tokens=6000, max_response_tokens=400, timeout_seconds=20.0)
-    return World(suite, sampler, limits, seed=3)
+    return Instances(suite, sampler, limits, seed=3)
 
 
 def either(turn: list[int]) -> Callable[[str], str]:

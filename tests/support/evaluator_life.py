@@ -13,14 +13,14 @@ from support.controller_scene import Hours, a_world
 from support.episode_world import RENDERER, FakeExperts, host_of
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.controller.deferral import Deferrals
-from toolorchestra.controller.evaluator import Evaluated, Evaluator, Job
+from toolorchestra.controller.evaluator import Evaluated, EvaluationRun, Evaluator
 from toolorchestra.controller.outbox import reckon
 from toolorchestra.controller.ports import Delivery
 from toolorchestra.controller.settings import EvaluationSuite
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.ledger.history import read_history
 from toolorchestra.ledger.journal import Journal, read_frames
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.ledger.ledger import LedgerConfig
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.worker import Worker, WorkerSettings
@@ -54,13 +54,13 @@ class Life:
         bus: MemoryBus | None = None,
         cap: Decimal | None = None,
         step: int = 0,
-        issue_timeout: float = 60.0,
+        dispatch_timeout: float = 60.0,
     ) -> None:
         self.folder, self.experts = folder, experts
         self.bus = bus or MemoryBus(max_deliver=1)
         world = a_world()
         journal = Journal(folder / "journal" / "journal.bin")
-        self.books, _ = Bookkeeper.open(
+        self.journalled, _ = JournalledLedger.open(
             config=LedgerConfig(2, 2),
             uid="uid",
             journal=journal,
@@ -72,11 +72,11 @@ class Life:
         self.hours = Hours()
         self.evaluator = Evaluator(
             wire=BusWire(self.bus),
-            world=world,
+            instances=world,
             uid="uid",
-            books=self.books,
+            journalled=self.journalled,
             deferrals=Deferrals(clock=self.hours),
-            issue_timeout=issue_timeout,
+            dispatch_timeout=dispatch_timeout,
             tick=0.02,
         )
         self.suite = EvaluationSuite("held-out", TASKS, world.suite, world.sampler)
@@ -85,7 +85,7 @@ class Life:
 
     @asynccontextmanager
     async def running(self, *, workers: bool = True) -> AsyncIterator[None]:
-        await reckon(self.bus, self.books, patience=60.0)
+        await reckon(self.bus, self.journalled, patience=60.0)
         settings = WorkerSettings(concurrency=4, lease_expiry_seconds=0.1, grace_seconds=0.1)
         worker = Worker(bus=self.bus, host=self.host, settings=settings)
         reading = asyncio.create_task(self._read())
@@ -106,9 +106,9 @@ class Life:
 
     async def evaluate(self, **job: Any) -> Evaluated:
         given = {"suite": self.suite, "system": ALONE, "name": ALONE}
-        return await asyncio.wait_for(self.evaluator.run(Job(**{**given, **job}), into=self.folder), 20)
+        return await asyncio.wait_for(self.evaluator.run(EvaluationRun(**{**given, **job}), into=self.folder), 20)
 
     @property
     def spent(self) -> Decimal:
         """What the journal knows, on disk."""
-        return read_history(read_frames(self.books.journal.path)).spent
+        return read_history(read_frames(self.journalled.journal.path)).spent

@@ -15,7 +15,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.plan import Plan
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
@@ -50,8 +50,8 @@ class World(ClusterModel):
         self.progress: dict[str, Any] = {}
 
     @property
-    def names(self) -> Names:
-        return Names.of(self.parent)
+    def names(self) -> TrainingNames:
+        return TrainingNames.of(self.parent)
 
     @property
     def attempt(self) -> int:

@@ -1,4 +1,4 @@
-"""The books under every order of events, kills included: a state machine for Hypothesis."""
+"""The ledger under every order of events, kills included: a state machine for Hypothesis."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from toolorchestra.bus.protocol import Withdrawn
 from toolorchestra.controller.outbox import reckon
 from toolorchestra.ledger.history import Evaluation, History, account, read_history
 from toolorchestra.ledger.journal import Frame, Kind
-from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.journalled import JournalledLedger, Result
 from toolorchestra.ledger.ledger import Effects, GroupState, LedgerConfig, StepPlan, Waiting
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 ALLOWANCE = Decimal("0.10")
 PATIENCE = 100.0
-"""Seconds for which the bill of a dead issue is waited for."""
+"""Seconds for which the bill of a dead dispatch is waited for."""
 
 
 class MemoryJournal:
@@ -58,18 +58,18 @@ class World:
     """What a kill does not touch: the bus with its orders, the workers, and what they have really spent."""
 
     def __init__(self) -> None:
-        self.queued: dict[Issue, PolicyVersion] = {}
-        self.leased: dict[Issue, PolicyVersion] = {}
+        self.queued: dict[Dispatch, PolicyVersion] = {}
+        self.leased: dict[Dispatch, PolicyVersion] = {}
         """Being played, or answered and not acknowledged. The version is the one at its sending."""
-        self.vanished: set[Issue] = set()
+        self.vanished: set[Dispatch] = set()
         """Tasks whose worker is gone."""
-        self.cost: dict[Issue, Decimal] = {}
+        self.cost: dict[Dispatch, Decimal] = {}
         """Of everything that was ever played, whether or not its bill ever comes."""
         self.values: dict[str, bytes] = {}
 
-    def play(self, issue: Issue, cost: Decimal) -> None:
-        self.leased[issue] = self.queued.pop(issue)
-        self.cost[issue] = cost
+    def play(self, dispatch: Dispatch, cost: Decimal) -> None:
+        self.leased[dispatch] = self.queued.pop(dispatch)
+        self.cost[dispatch] = cost
 
     # ── as far as outbox.reckon and outbox.empty need a bus ────────────────────────────────────────────────────
 
@@ -106,14 +106,14 @@ class BooksMachine(RuleBasedStateMachine):
         self.world = World()
         self.unknown: set[str] = set()
         self.training: StepPlan | None = None
-        self.bills: dict[Issue, Decimal] = {}
+        self.bills: dict[Dispatch, Decimal] = {}
         self.clock = 0.0
         self.life()
 
     def life(self) -> None:
         """A controller starts from the newest checkpoint that there is."""
         journal: Any = MemoryJournal(self.disk)
-        self.books, recovery = Bookkeeper.open(
+        self.journalled, recovery = JournalledLedger.open(
             config=self.config,
             uid="u",
             journal=journal,
@@ -124,10 +124,10 @@ class BooksMachine(RuleBasedStateMachine):
         )
         self.training = None
         self.evaluated = 0
-        asyncio.run(reckon(self.world, self.books, patience=PATIENCE))  # type: ignore[arg-type]
+        asyncio.run(reckon(self.world, self.journalled, patience=PATIENCE))  # type: ignore[arg-type]
         played = set(map(str, self.world.cost))
-        assert self.books.ledger.spend.reserved.keys() <= played | self.unknown, "held, and never played"
-        self.carry_out(self.books.restore(recovery, now=self.clock))
+        assert self.journalled.ledger.spend.reserved.keys() <= played | self.unknown, "held, and never played"
+        self.carry_out(self.journalled.restore(recovery, now=self.clock))
 
     def read(self) -> History:
         """What the journal says."""
@@ -135,36 +135,36 @@ class BooksMachine(RuleBasedStateMachine):
 
     def checkpoint(self) -> None:
         """The trainers' state of this step is saved."""
-        self.checkpoints.append(self.books.ledger.step)
+        self.checkpoints.append(self.journalled.ledger.step)
 
     def carry_out(self, effects: Effects) -> None:
         for number in effects.finished:
-            assert self.books.ledger.groups[number].done
-            if self.books.ledger.scored_enough(number):
-                self.books.ledger.keep(number)
+            assert self.journalled.ledger.groups[number].done
+            if self.journalled.ledger.scored_enough(number):
+                self.journalled.ledger.keep(number)
             else:
-                self.books.drop(number, "too_few_scored")
-        self.books.flush()
-        self.publish_issues(effects.issues)
-        for issue in effects.dead:
-            self.books.await_bills([str(issue)], until=time.time() + PATIENCE)
-            if self.world.queued.pop(issue, None) is not None:
-                self.books.release([str(issue)])
-        self.books.flush()
+                self.journalled.drop(number, "too_few_scored")
+        self.journalled.flush()
+        self.publish_dispatches(effects.dispatches)
+        for dispatch in effects.dead:
+            self.journalled.await_bills([str(dispatch)], until=time.time() + PATIENCE)
+            if self.world.queued.pop(dispatch, None) is not None:
+                self.journalled.release([str(dispatch)])
+        self.journalled.flush()
 
-    def publish_issues(self, issues: Any) -> None:
-        for issue in issues:
-            assert issue not in self.world.queued
-            assert issue not in self.world.cost
-            self.world.queued[issue] = PolicyVersion(self.books.ledger.incarnation, self.books.ledger.step)
+    def publish_dispatches(self, dispatches: Any) -> None:
+        for dispatch in dispatches:
+            assert dispatch not in self.world.queued
+            assert dispatch not in self.world.cost
+            self.world.queued[dispatch] = PolicyVersion(self.journalled.ledger.incarnation, self.journalled.ledger.step)
 
     # ── the world ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @precondition(lambda self: self.world.queued)
     @rule(data=st.data(), cost=st.sampled_from([Decimal(0), Decimal("0.07"), ALLOWANCE]))
     def lease(self, data: st.DataObject, cost: Decimal) -> None:
-        issue = data.draw(st.sampled_from(sorted(self.world.queued)))
-        self.world.play(issue, cost)
+        dispatch = data.draw(st.sampled_from(sorted(self.world.queued)))
+        self.world.play(dispatch, cost)
 
     @precondition(lambda self: self.world.leased)
     @rule(
@@ -175,78 +175,78 @@ class BooksMachine(RuleBasedStateMachine):
     def result(self, data: st.DataObject, how: str, acked: bool) -> None:
         self.answer(data.draw(st.sampled_from(sorted(self.world.leased))), how, data=data, acked=acked)
 
-    def answer(self, issue: Issue, how: str, *, data: st.DataObject | None = None, acked: bool = True) -> None:
-        ledger, started = self.books.ledger, self.world.leased[issue]
+    def answer(self, dispatch: Dispatch, how: str, *, data: st.DataObject | None = None, acked: bool = True) -> None:
+        ledger, started = self.journalled.ledger, self.world.leased[dispatch]
         newest = PolicyVersion(ledger.incarnation, ledger.step)
         if data is not None:
             newest = data.draw(st.sampled_from(sorted({started, newest})))
         oldest = min(started, newest, key=lambda v: v.step)
         if acked:
-            del self.world.leased[issue]  # else the bus delivers it once more
-        if how == "untouched" and issue not in self.bills:  # nothing was spent on what no worker began
-            self.world.cost[issue] = Decimal(0)
-        usd = None if how == "no worker" else self.world.cost[issue]
+            del self.world.leased[dispatch]  # else the bus delivers it once more
+        if how == "untouched" and dispatch not in self.bills:  # nothing was spent on what no worker began
+            self.world.cost[dispatch] = Decimal(0)
+        usd = None if how == "no worker" else self.world.cost[dispatch]
         deferred_for = "gpt" if how == "deferred" else None
-        result = Result(issue, how == "scored", "x", usd, (oldest, newest), deferred_for, how == "untouched")
-        if issue.episode.uid != "u":
-            new = self.books.enter_evaluated(result, b"", task=str(issue.episode.group))
-            self.books.flush()
+        result = Result(dispatch, how == "scored", "x", usd, (oldest, newest), deferred_for, how == "untouched")
+        if dispatch.episode.uid != "u":
+            new = self.journalled.enter_evaluated(result, b"", task=str(dispatch.episode.group))
+            self.journalled.flush()
         else:
-            entry = self.books.enter(result, b"", now=self.clock)
+            entry = self.journalled.enter(result, b"", now=self.clock)
             new = entry.verdict != "duplicate"
             self.carry_out(entry.effects)
-        assert new == (issue not in self.bills), "billed twice, or not at all"
+        assert new == (dispatch not in self.bills), "billed twice, or not at all"
         if new:
-            self.bills[issue] = ALLOWANCE if usd is None else usd
+            self.bills[dispatch] = ALLOWANCE if usd is None else usd
 
     @rule()
     def expert_is_back(self) -> None:
-        issues = self.books.retry(lambda expert: True, now=self.clock)
-        self.books.flush()
-        self.publish_issues(issues)
+        dispatches = self.journalled.retry(lambda expert: True, now=self.clock)
+        self.journalled.flush()
+        self.publish_dispatches(dispatches)
 
     @rule(seconds=st.sampled_from([1.0, PATIENCE]))
     def time_passes(self, seconds: float) -> None:
         self.clock += seconds
-        self.books.presume(now=time.time() + seconds)
-        self.books.flush()
+        self.journalled.presume(now=time.time() + seconds)
+        self.journalled.flush()
 
     # ── the controller ─────────────────────────────────────────────────────────────────────────────────────────
 
     @rule()
     def admit(self) -> None:
-        issues = self.books.admit(now=self.clock)
-        self.books.flush()
-        self.publish_issues(issues)
+        dispatches = self.journalled.admit(now=self.clock)
+        self.journalled.flush()
+        self.publish_dispatches(dispatches)
 
     @rule()
     def evaluate(self) -> None:
         """An order of an evaluation, between those of training."""
-        uid = f"u-e{self.books.ledger.incarnation}x1"
+        uid = f"u-e{self.journalled.ledger.incarnation}x1"
         if not self.evaluated:
-            self.books.evaluation(uid, Evaluation("held-out", "always:gpt"))
-        issue = Issue(Episode(uid, self.evaluated, 0), self.books.ledger.incarnation, 0)
-        if self.books.issue(issue):
+            self.journalled.evaluation(uid, Evaluation("held-out", "always:gpt"))
+        dispatch = Dispatch(EpisodeId(uid, self.evaluated, 0), self.journalled.ledger.incarnation, 0)
+        if self.journalled.dispatch(dispatch):
             self.evaluated += 1
-            self.books.flush()
-            self.publish_issues([issue])
+            self.journalled.flush()
+            self.publish_dispatches([dispatch])
 
     @precondition(lambda self: self.training is None)
     @rule()
     def begin(self) -> None:
-        plan = self.books.next_step()
+        plan = self.journalled.next_step()
         if not isinstance(plan, Waiting):
-            self.books.begin(plan)
+            self.journalled.begin(plan)
             self.training = plan
         elif plan.stragglers and self.config.on_stale == "Drop":
-            self.carry_out(self.books.kill(plan.stragglers, now=self.clock))
+            self.carry_out(self.journalled.kill(plan.stragglers, now=self.clock))
 
     @precondition(lambda self: self.training is not None)
     @rule(checkpoint=st.booleans())
     def publish(self, checkpoint: bool) -> None:
         self.training = None
-        self.books.publish(self.books.ledger.step + 1)
-        self.books.flush()
+        self.journalled.publish(self.journalled.ledger.step + 1)
+        self.journalled.flush()
         if checkpoint:
             self.checkpoint()
 
@@ -256,12 +256,12 @@ class BooksMachine(RuleBasedStateMachine):
 
     def remove(self, drops: int) -> int:
         """The filters remove complete groups; returns how many are still to be removed."""
-        ledger = self.books.ledger
+        ledger = self.journalled.ledger
         complete = [n for n, g in ledger.groups.items() if g.state is GroupState.COMPLETE]
         taken = complete[: min(drops, 5 - ledger.filtered)]
         for number in taken:
-            self.books.drop(number, "too_easy")
-        self.books.flush()
+            self.journalled.drop(number, "too_easy")
+        self.journalled.flush()
         return drops - len(taken)
 
     @rule(lost=st.sampled_from(["", "leased", "bus"]), back=st.integers(0, 2), times=st.integers(1, 2))
@@ -271,7 +271,7 @@ class BooksMachine(RuleBasedStateMachine):
             self.world.vanished |= self.world.leased.keys()
             self.world.leased.clear()
         if lost == "bus":  # its streams were made anew: it knows nothing of what was on the old ones
-            self.unknown |= self.books.ledger.spend.reserved.keys()
+            self.unknown |= self.journalled.ledger.spend.reserved.keys()
             self.world.values.clear()
             self.world.queued.clear()
         del self.checkpoints[max(1, len(self.checkpoints) - back) :]
@@ -281,8 +281,8 @@ class BooksMachine(RuleBasedStateMachine):
     @rule()
     def kill_before_publishing(self) -> None:
         """What is in the journal, and never was on the bus."""
-        self.books.admit(now=self.clock)
-        self.books.flush()
+        self.journalled.admit(now=self.clock)
+        self.journalled.flush()
         self.life()
 
     @rule(drops=st.integers(0, 2), checkpoint=st.booleans())
@@ -293,38 +293,38 @@ class BooksMachine(RuleBasedStateMachine):
         for _ in range(40):
             self.admit()
             self.expert_is_back()
-            for issue in sorted(self.world.queued):
-                self.world.play(issue, Decimal(0))
-            for issue in sorted(self.world.leased):
-                self.answer(issue, "scored")
+            for dispatch in sorted(self.world.queued):
+                self.world.play(dispatch, Decimal(0))
+            for dispatch in sorted(self.world.leased):
+                self.answer(dispatch, "scored")
             self.time_passes(2 * PATIENCE)
             drops = self.remove(drops)
             self.begin()
             if self.training is not None:
                 return self.publish(checkpoint=checkpoint)
-            if self.books.ledger.broke:
+            if self.journalled.ledger.broke:
                 return None
-        raise AssertionError(f"stuck: {self.books.next_step()}")
+        raise AssertionError(f"stuck: {self.journalled.next_step()}")
 
     # ── invariants ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @invariant()
     def bounded(self) -> None:
-        assert len(self.books.ledger.groups) <= self.config.bound
+        assert len(self.journalled.ledger.groups) <= self.config.bound
 
     @invariant()
     def exact(self) -> None:
         history = read_history(self.disk)
         count = account(history)
         assert count.exact
-        for issue, step in history.trained().items():
-            accepted = history.accepted[issue]
+        for dispatch, step in history.trained().items():
+            accepted = history.accepted[dispatch]
             assert history.survives(accepted.newest), "trained on weights that did not survive"
             assert 0 <= step - 1 - accepted.oldest.step <= self.config.max_staleness
 
     @invariant()
     def never_over_the_cap(self) -> None:
-        spend = self.books.ledger.spend
+        spend = self.journalled.ledger.spend
         assert spend.settled == sum(self.bills.values(), Decimal(0)) + sum(spend.presumed.values(), Decimal(0))
         assert spend.held == sum(spend.reserved.values(), Decimal(0))
         assert spend.dead.keys() <= spend.reserved.keys()
@@ -337,13 +337,13 @@ class BooksMachine(RuleBasedStateMachine):
         if not hasattr(self, "books"):
             return
         if self.training is not None:
-            self.books.publish(self.books.ledger.step + 1)
-        self.books.finish()
-        for issue, version in self.world.leased.items():
-            if issue.episode.uid == "u":
-                result = Result(issue, True, "x", Decimal("0.01"), (version, version))
-                assert self.books.enter(result, b"", now=self.clock).verdict in ("late", "duplicate")
-        self.books.flush()
+            self.journalled.publish(self.journalled.ledger.step + 1)
+        self.journalled.finish()
+        for dispatch, version in self.world.leased.items():
+            if dispatch.episode.uid == "u":
+                result = Result(dispatch, True, "x", Decimal("0.01"), (version, version))
+                assert self.journalled.enter(result, b"", now=self.clock).verdict in ("late", "duplicate")
+        self.journalled.flush()
         count = account(read_history(self.disk))
         assert (count.exact, count.open) == (True, 0)
 

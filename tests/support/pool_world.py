@@ -15,7 +15,7 @@ from toolorchestra.api.pool import ExpertPool, MeasuredService
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.planning.plan import Plan
-from toolorchestra_operator.pools.names import Names
+from toolorchestra_operator.pools.names import PoolNames
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer
 from toolorchestra_operator.pools.reach import Reach
@@ -73,8 +73,8 @@ class PoolWorld(ClusterModel):
         self.tokens = 0
 
     @property
-    def names(self) -> Names:
-        return Names.of(self.parent)
+    def names(self) -> PoolNames:
+        return PoolNames.of(self.parent)
 
     def observed(self) -> Observed:
         self.tokens += 1

@@ -12,7 +12,7 @@ from typing import Any
 from support.synthetic_traces import PRICES, SPECIALIST, evaluation, trace
 from toolorchestra.ledger.journal import Journal, Kind
 from toolorchestra.rollout.codec import encode_trace
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.runs.run_dir import RunDir
 
@@ -117,8 +117,8 @@ def write_journal(run: RunDir, *, steps: int) -> None:
     journal.note("incarnation", incarnation=0, step=0)
     for step in range(1, steps + 1):
         groups = [2 * step - 2, 2 * step - 1]
-        issues = [enter(journal, t) for g in groups for t in siblings(g, version=f"0-{step - 1}")]
-        journal.note("step", step=step, groups=groups, issues=issues)
+        dispatches = [enter(journal, t) for g in groups for t in siblings(g, version=f"0-{step - 1}")]
+        journal.note("step", step=step, groups=groups, issues=dispatches)
     dropped = [enter(journal, t) for t in siblings(2 * steps, version=f"0-{steps}")]
     journal.note("dropped", group=2 * steps, reason="uninformative", issues=dropped)
     enter(journal, trace(task=1, pool="sorter", purpose="train", ending=Ending.EXPERT_UNAVAILABLE, group=2 * steps + 1))
@@ -140,7 +140,7 @@ def enter(journal: Journal, entry: Trace) -> str:
         version = entry.samples[0].segments[-1].version
         head |= {"oldest": version, "newest": version}
     journal.append(Kind.ACCEPTED if scored else Kind.UNSCORED, head, encode_trace(entry))
-    assert str(Issue.parse(entry.issue)) == entry.issue
+    assert str(Dispatch.parse(entry.issue)) == entry.issue
     return entry.issue
 
 

@@ -26,9 +26,9 @@ from nats.js.errors import NotFoundError
 
 from support.real_run import TINY_RUN
 from testbed.api import Api, Refused
-from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra.bus.streams import StreamNames
 from toolorchestra.contract.labels import TRAINING_LABEL
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
 GROUP = "/apis/toolorchestra.dev/v1alpha1"
 TRAINING = "orchestratortrainings"
@@ -116,8 +116,8 @@ class Stage:
         return next(((one["status"], one["reason"]) for one in conditions if one["type"] == kind), ("", ""))
 
     @property
-    def names(self) -> Names:
-        return Names.of(self.live())
+    def names(self) -> TrainingNames:
+        return TrainingNames.of(self.live())
 
     # ── what Kubernetes would do ───────────────────────────────────────────────────────────────────────────────────
 
@@ -235,7 +235,7 @@ class Stage:
                 found.append((config.name, config.subjects, config.metadata, names))
         return sorted(found, key=str)
 
-    def _timeless(self, value: Any, names: Names) -> str:
+    def _timeless(self, value: Any, names: TrainingNames) -> str:
         text = json.dumps(value, sort_keys=True, indent=1)
         for varies, stands in ((names.uid, "UID"), (names.short_uid, "SHORT"), (self.namespace, "NAMESPACE")):
             text = text.replace(varies, stands)

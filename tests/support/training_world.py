@@ -15,7 +15,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.planning.plan import Plan
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.reconcile import reconcile
 from toolorchestra_operator.trainings.remembered import Remembered, condition_of
@@ -61,8 +61,8 @@ class World(ClusterModel):
         self.runtime = RUNTIME
 
     @property
-    def names(self) -> Names:
-        return Names.of(self.parent)
+    def names(self) -> TrainingNames:
+        return TrainingNames.of(self.parent)
 
     @property
     def attempt(self) -> int:

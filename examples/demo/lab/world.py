@@ -36,15 +36,15 @@ class DemoWorld:
 
     @property
     def suite(self) -> Suite:
-        return self.settings.world.suite
+        return self.settings.instances.suite
 
     @property
     def sampler(self) -> ViewSampler:
-        return self.settings.world.sampler
+        return self.settings.instances.sampler
 
     def instance(self, seed: int, group: int) -> tuple[Task, InstanceView]:
         """Training instance number `group` of a run."""
-        instance = replace(self.settings.world, seed=seed).instance(group)
+        instance = replace(self.settings.instances, seed=seed).instance(group)
         return instance.task, instance.view
 
     def held_out(self, suite: EvaluationSuite, *, seed: int) -> list[tuple[Task, InstanceView]]:

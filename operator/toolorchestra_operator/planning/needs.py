@@ -42,7 +42,7 @@ class Missing:
     message: str
 
 
-class Reader(Protocol):
+class NeedsReader(Protocol):
     """What reads one object."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
@@ -67,7 +67,7 @@ def missing(need: Need, live: Manifest | None) -> Missing | None:
     return None
 
 
-async def look(api: Reader, needs: Iterable[Need]) -> tuple[tuple[Missing, ...], dict[Ref, Manifest]]:
+async def look(api: NeedsReader, needs: Iterable[Need]) -> tuple[tuple[Missing, ...], dict[Ref, Manifest]]:
     """What is needed and not there; and what is."""
     held: dict[Ref, Manifest] = {}
     lacking = []

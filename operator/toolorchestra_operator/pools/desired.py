@@ -9,7 +9,7 @@ from typing import Final
 from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.pool import VLLM, ExpertPool
 from toolorchestra_operator.kubernetes.manifest import Manifest
-from toolorchestra_operator.pools.names import Names
+from toolorchestra_operator.pools.names import PoolNames
 from toolorchestra_operator.pools.runtime import PoolRuntime
 
 CACHE_PATH: Final = "/cache"
@@ -26,8 +26,8 @@ class Desired:
     runtime: PoolRuntime
 
     @cached_property
-    def names(self) -> Names:
-        return Names.of(self.parent)
+    def names(self) -> PoolNames:
+        return PoolNames.of(self.parent)
 
     @property
     def vllm(self) -> VLLM:

@@ -19,7 +19,7 @@ API_KEY: Final = "api-key"
 
 
 @dataclass(frozen=True)
-class Names(Owner):
+class PoolNames(Owner):
     """Of one pool. Its name has at most 40 characters, so that every name here is a DNS label."""
 
     about = POOLS

@@ -17,14 +17,14 @@ from toolorchestra_operator.kubernetes.ownership import owner_uid
 from toolorchestra_operator.planning.needs import Missing, Need, look
 from toolorchestra_operator.pools import states
 from toolorchestra_operator.pools.admission import read, unreachable
-from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, Names
+from toolorchestra_operator.pools.names import API_KEY, POOL_LABEL, PoolNames
 from toolorchestra_operator.pools.needs import needs
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.probe import Answer, Prober, Target
 from toolorchestra_operator.pools.runtime import PoolRuntime
 
 
-class Reader(Protocol):
+class PoolReader(Protocol):
     """What is read of the API server; `ApiServer` has it."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
@@ -49,7 +49,7 @@ def unmeasured(pool: Key) -> MeasuredService | None:
 class PoolObserver:
     """Observes one pool."""
 
-    api: Reader
+    api: PoolReader
     runtime: PoolRuntime
     prober: Prober
     measurements: Measurements = unmeasured
@@ -60,7 +60,7 @@ class PoolObserver:
         if parent is None:
             self.prober.forget(key)
             return None
-        names, pool = Names.of(parent), read(parent)
+        names, pool = PoolNames.of(parent), read(parent)
         objects: dict[Ref, Manifest] = {}
         pods: tuple[Manifest, ...] = ()
         lacking: tuple[Missing, ...] = ()
@@ -96,12 +96,12 @@ class PoolObserver:
             return None
         return await self.prober.answer(key, target)
 
-    async def _objects(self, names: Names) -> dict[Ref, Manifest]:
+    async def _objects(self, names: PoolNames) -> dict[Ref, Manifest]:
         """The pool's own: what others have under its names is neither read nor changed (`NameTaken` says so)."""
         found = {ref: await self.api.get(ref) for ref in names.refs}
         return {ref: live for ref, live in found.items() if live is not None and owner_uid(live) == names.uid}
 
-    async def _pods(self, names: Names, pool: ExpertPool, objects: dict[Ref, Manifest]) -> tuple[Manifest, ...]:
+    async def _pods(self, names: PoolNames, pool: ExpertPool, objects: dict[Ref, Manifest]) -> tuple[Manifest, ...]:
         """Only while some are missing: labels are not indexed, and a list costs as much as the namespace is large."""
         live = objects.get(names.deployment_ref)
         wanted = pool.spec.vllm.replicas if pool.spec.vllm else 0
@@ -110,7 +110,9 @@ class PoolObserver:
         return tuple(await self.api.list("v1", "Pod", namespace=names.namespace, labels=f"{POOL_LABEL}={names.name}"))
 
 
-def _target(pool: ExpertPool, names: Names, objects: dict[Ref, Manifest], held: dict[Ref, Manifest]) -> Target | None:
+def _target(
+    pool: ExpertPool, names: PoolNames, objects: dict[Ref, Manifest], held: dict[Ref, Manifest]
+) -> Target | None:
     """Whom to ask; None: nobody is to be asked, or nobody is there yet."""
     endpoint = pool.spec.endpoint
     if endpoint is None:

@@ -28,7 +28,7 @@ from toolorchestra_operator.planning.recorded import recorded
 from toolorchestra_operator.pools import manifests, states
 from toolorchestra_operator.pools.admission import read, unreachable, unworkable
 from toolorchestra_operator.pools.desired import Desired
-from toolorchestra_operator.pools.names import API_KEY, Names
+from toolorchestra_operator.pools.names import API_KEY, PoolNames
 from toolorchestra_operator.pools.observed import Observed
 from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
 from toolorchestra_operator.pools.template import POD_PATH, inputs_digest, key_digest, template
@@ -129,7 +129,7 @@ def _key(desired: Desired, observed: Observed) -> tuple[str, tuple[Action, ...]]
         return observed.token, (Delete(desired.names.key_ref, live["metadata"]["uid"]), create)
 
 
-def _is_ours(live: Manifest, names: Names) -> bool:
+def _is_ours(live: Manifest, names: PoolNames) -> bool:
     owners: Sequence[Manifest] = live["metadata"].get("ownerReferences") or ()
     return any(owner.get("controller") and owner["uid"] == names.uid for owner in owners)
 

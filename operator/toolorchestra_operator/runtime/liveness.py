@@ -32,7 +32,7 @@ class Pulse:
 
 
 @dataclass
-class Hearing:
+class WatchHealth:
     """When each watch brought something last: an event or a bookmark, of which the API server sends one a minute."""
 
     clock: Callable[[], float] = time.monotonic

@@ -47,7 +47,9 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
 
     @kopf.on.login(id="logged-in", registry=registry)
     async def logged_in(**kwargs: Any) -> kopf.AiohttpSession:
-        return watching.login(settings.kubeconfig, hearing=process.hearing, count=process.meter.request, **kwargs)
+        return watching.login(
+            settings.kubeconfig, watch_health=process.watch_health, count=process.meter.request, **kwargs
+        )
 
     @kopf.on.cleanup(id="stopped", registry=registry)
     async def stopped(**_: Any) -> None:

@@ -27,7 +27,7 @@ from toolorchestra_operator.planning.plan import Emit, Plan
 from toolorchestra_operator.runtime.health import health_pages
 from toolorchestra_operator.runtime.http_server import HttpServer
 from toolorchestra_operator.runtime.key_queue import KeyQueue
-from toolorchestra_operator.runtime.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.runtime.liveness import Limits, Pulse, WatchHealth, complaints
 from toolorchestra_operator.runtime.metrics import Meter
 from toolorchestra_operator.runtime.parents import CHILDREN, GROUP, OPTIONAL, PARENTS
 from toolorchestra_operator.runtime.pool_users import PoolUsers
@@ -72,7 +72,7 @@ class OperatorProcess:
     meter: Meter
     queue: KeyQueue = field(default_factory=KeyQueue)
     pool_users: PoolUsers = field(default_factory=PoolUsers)
-    hearing: Hearing = field(default_factory=Hearing)
+    watch_health: WatchHealth = field(default_factory=WatchHealth)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends kopf, and with it the process."""
     exit_status: int = 0
@@ -93,12 +93,14 @@ class OperatorProcess:
     async def start(self) -> None:
         """Start all tasks. OSError: the port of health or metrics is taken."""
         self.meter.queue(depth=lambda: self.queue.depth, oldest=lambda: self.queue.oldest)
-        self.meter.watches(deaf=lambda: len(self.hearing.deaf))
+        self.meter.watches(deaf=lambda: len(self.watch_health.deaf))
         await self._health.start()
         if self.settings.metrics_port:
             await self._metrics.start()
         namespaces = self.settings.watch_namespaces or ("",)
-        self.hearing.expect(kind.path(namespace=ns) for kind in (*self.parents, *self.children) for ns in namespaces)
+        self.watch_health.expect(
+            kind.path(namespace=ns) for kind in (*self.parents, *self.children) for ns in namespaces
+        )
         loop = self._loop()
         for number in range(self.settings.workers):
             self._pulses.append(Pulse(running=True))
@@ -133,19 +135,19 @@ class OperatorProcess:
             now=time.monotonic(),
             workers=self._pulses,
             oldest_key=self.queue.oldest,
-            silent=self.hearing.silent,
+            silent=self.watch_health.silent,
             limits=Limits(stuck=self.settings.stuck_seconds, silence=self.settings.silence_seconds),
         )
 
     def degraded(self) -> tuple[str, ...]:
         """Why it does not see everything, which no restart heals; empty: it does."""
-        return tuple(f"{watch}: {how}" for watch, how in self.hearing.deaf.items())
+        return tuple(f"{watch}: {how}" for watch, how in self.watch_health.deaf.items())
 
     async def _work(self, loop: ReconcileLoop, pulse: Pulse) -> None:
         """Begin when everything is listed: a parent is then looked at once, and not again for each of its children."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LISTING_SECONDS):
-                await self.hearing.all_open.wait()
+                await self.watch_health.all_open.wait()
         await loop.work(pulse)
 
     def _loop(self) -> ReconcileLoop:

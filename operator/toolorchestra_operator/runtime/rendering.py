@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool
-from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra.bus.streams import StreamNames
 from toolorchestra.contract.labels import FINALIZER
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.openapi import UNTYPED, Schema, Schemas

@@ -1,7 +1,7 @@
 """How kopf is used: as the watcher and the shell of the process, and no more; and what its connection tells us.
 
 Invariants: kopf writes nothing to the API server (no events, no peering, no finalizers, no patches); it never gives up
-because the API server is away or says no; every watch that it holds is heard (`Hearing`), bookmarks included.
+because the API server is away or says no; every watch that it holds is heard (`WatchHealth`), bookmarks included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from yarl import URL
 from toolorchestra.kube.kinds import Kind
 from toolorchestra_operator.kubernetes.json_text import decoded, shallow
 from toolorchestra_operator.kubernetes.transport import Count
-from toolorchestra_operator.runtime.liveness import Hearing
+from toolorchestra_operator.runtime.liveness import WatchHealth
 from toolorchestra_operator.runtime.parents import OURS
 
 _CHUNK: Final = 500
@@ -63,7 +63,7 @@ def configure(
         settings.watching.label_selectors[child.group, child.version, child.plural] = OURS
 
 
-def login(kubeconfig: Path | None, *, hearing: Hearing, count: Count, **kwargs: Any) -> kopf.AiohttpSession:
+def login(kubeconfig: Path | None, *, watch_health: WatchHealth, count: Count, **kwargs: Any) -> kopf.AiohttpSession:
     """A connection of our own making, as the same user as the adapter's. kopf asks again where a token has expired."""
     if kubeconfig is None:
         log_in = kopf.login_via_client
@@ -77,13 +77,13 @@ def login(kubeconfig: Path | None, *, hearing: Hearing, count: Count, **kwargs: 
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers={**info.as_http_headers(), "User-Agent": "toolorchestra-operator/watch"},
         trust_env=info.trust_env,
-        trace_configs=[_tracing(hearing, count)],
-        response_class=heard_response(hearing),
+        trace_configs=[_tracing(watch_health, count)],
+        response_class=heard_response(watch_health),
     )
     return kopf.AiohttpSession(aiohttp_session=session, server=info.server, default_namespace=info.default_namespace)
 
 
-def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
+def heard_response(watch_health: WatchHealth) -> type[aiohttp.ClientResponse]:
     """The class of responses whose watches are heard, and that kopf can read whatever is in them. kopf drops bookmarks
     before any handler could see them."""
 
@@ -91,7 +91,7 @@ def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
             await super().start(connection)
             if _is_watch(self.url):
-                self.content = _Heard(self.content, hearing, self.url.path)  # type: ignore[assignment]
+                self.content = _Heard(self.content, watch_health, self.url.path)  # type: ignore[assignment]
             return self
 
         async def json(self, **how: Any) -> Any:
@@ -103,8 +103,8 @@ def heard_response(hearing: Hearing) -> type[aiohttp.ClientResponse]:
 class _Heard:
     """A response's stream that tells when it brings something, and brings it in whole lines, none too deep."""
 
-    def __init__(self, stream: aiohttp.StreamReader, hearing: Hearing, watch: str) -> None:
-        self._stream, self._hearing, self._watch = stream, hearing, watch
+    def __init__(self, stream: aiohttp.StreamReader, watch_health: WatchHealth, watch: str) -> None:
+        self._stream, self._watch_health, self._watch = stream, watch_health, watch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -112,7 +112,7 @@ class _Heard:
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         begun = list[bytes]()  # of a line whose end has not come
         async for chunk in self._stream.iter_chunked(size):
-            self._hearing.heard(self._watch)
+            self._watch_health.heard(self._watch)
             *ended, rest = chunk.split(b"\n")
             for part in ended:
                 yield shallow(b"".join((*begun, part))) + b"\n"
@@ -122,26 +122,26 @@ class _Heard:
             yield b"".join(begun)
 
 
-def _tracing(hearing: Hearing, count: Count) -> aiohttp.TraceConfig:
+def _tracing(watch_health: WatchHealth, count: Count) -> aiohttp.TraceConfig:
     async def begun(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestStartParams) -> None:
         if _is_watch(request.url):
-            hearing.began(request.url.path)
+            watch_health.began(request.url.path)
 
     async def answered(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:
         status = request.response.status
         count(*_words(request.url), str(status))
         verb = _words(request.url)[0]
         if status == HTTPStatus.FORBIDDEN:
-            hearing.refused(request.url.path, f"{verb} is refused: the service account lacks this right")
+            watch_health.refused(request.url.path, f"{verb} is refused: the service account lacks this right")
         elif status >= HTTPStatus.BAD_REQUEST:
-            hearing.failed(request.url.path, f"{verb} is answered with HTTP {status}")
+            watch_health.failed(request.url.path, f"{verb} is answered with HTTP {status}")
         else:
-            hearing.answered(request.url.path)
+            watch_health.answered(request.url.path)
 
     async def failed(_: Any, __: SimpleNamespace, request: aiohttp.TraceRequestExceptionParams) -> None:
         how = "timeout" if isinstance(request.exception, TimeoutError) else "unreachable"
         count(*_words(request.url), how)
-        hearing.failed(request.url.path, f"the API server does not answer ({how})")
+        watch_health.failed(request.url.path, f"the API server does not answer ({how})")
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_start.append(begun)

@@ -36,7 +36,7 @@ LEFT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Refused:
+class NotAdmitted:
     """`Accepted=False`."""
 
     reason: Reason
@@ -54,41 +54,41 @@ class Admitted:
     provider: Provider
 
 
-def admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
+def admit(observed: Observed, remembered: Remembered) -> Admitted | NotAdmitted:
     """Everything that can be said before anything is made. What was admitted keeps its experts and its provider."""
     try:
         return _admit(observed, remembered)
     except Exception as error:  # a spec that nobody thought of: refused like any other, and what runs is supervised
         _log.exception("%s: it cannot be admitted", observed.parent["metadata"]["name"])
-        return Refused(Reason.OPERATOR_FAILED, broke(error))
+        return NotAdmitted(Reason.OPERATOR_FAILED, broke(error))
 
 
-def _admit(observed: Observed, remembered: Remembered) -> Admitted | Refused:
+def _admit(observed: Observed, remembered: Remembered) -> Admitted | NotAdmitted:
     try:
         training = OrchestratorTraining.model_validate({k: v for k, v in observed.parent.items() if k != "status"})
     except ValidationError as error:
-        return Refused(Reason.INVALID_SPEC, _said(error))
+        return NotAdmitted(Reason.INVALID_SPEC, _said(error))
     desired = Desired(observed.parent, training, observed.runtime)
     if remembered.terminal is not None:  # it needs nothing any more
         return Admitted(desired, (), remembered.provider or "Builtin")
     if unseen := [one for one in observed.missing if one.reason is Reason.FORBIDDEN]:
-        return Refused(Reason.FORBIDDEN, "; ".join(one.message for one in unseen))
+        return NotAdmitted(Reason.FORBIDDEN, "; ".join(one.message for one in unseen))
     experts = _experts(training, observed, remembered)
     if isinstance(experts, Unmatched):
-        return Refused(experts.reason, experts.message)
+        return NotAdmitted(experts.reason, experts.message)
     provider = _provider(training, observed, remembered)
-    if isinstance(provider, Refused):
+    if isinstance(provider, NotAdmitted):
         return provider
     if unsupported := _unsupported(desired):
-        return Refused(Reason.INVALID_SPEC, "; ".join(unsupported))
+        return NotAdmitted(Reason.INVALID_SPEC, "; ".join(unsupported))
     if misshapen := _misshapen(desired, observed):
-        return Refused(Reason.INVALID_POD_TEMPLATE, "; ".join(misshapen))
+        return NotAdmitted(Reason.INVALID_POD_TEMPLATE, "; ".join(misshapen))
     try:
         _pods(desired, PROVIDERS[provider])
     except OverlayRejected as error:
-        return Refused(Reason.INVALID_POD_TEMPLATE, str(error))
+        return NotAdmitted(Reason.INVALID_POD_TEMPLATE, str(error))
     if observed.missing:
-        return Refused(observed.missing[0].reason, "; ".join(one.message for one in observed.missing))
+        return NotAdmitted(observed.missing[0].reason, "; ".join(one.message for one in observed.missing))
     if refusal := _taken(desired, provider, observed, max(1, remembered.attempt)):
         return refusal
     return Admitted(desired, experts, provider)
@@ -106,7 +106,7 @@ def _experts(
     return tuple(there[name] for name in names)
 
 
-def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | Refused:
+def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | NotAdmitted:
     """Sticky once it is known. Auto: KubeRay where it is installed."""
     wanted, queue = remembered.provider or training.spec.ray.provider, training.spec.queue_name
     if wanted == "Auto":
@@ -116,15 +116,15 @@ def _provider(training: OrchestratorTraining, observed: Observed, remembered: Re
             return "KubeRay"
         said = "KubeRay is not installed: RayJobs (ray.io/v1) are not served. Install it"
         remedy = said if remembered.provider else f"{said}, or use Auto or Builtin (in a new training)"
-        return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"spec.ray.provider: {remedy}")
+        return NotAdmitted(Reason.RAY_PROVIDER_UNAVAILABLE, f"spec.ray.provider: {remedy}")
     if queue is None or remembered.provider is not None:
         return "Builtin"
     said = f"spec.queueName: the Builtin provider does not wait for the quota of queue {queue}"
     if training.spec.ray.provider == "Builtin":
         remedy = "use the provider KubeRay, or leave queueName out (either in a new training)"
-        return Refused(Reason.INVALID_SPEC, f"{said}: {remedy}")
+        return NotAdmitted(Reason.INVALID_SPEC, f"{said}: {remedy}")
     remedy = "install KubeRay, or leave queueName out (in a new training)"
-    return Refused(Reason.RAY_PROVIDER_UNAVAILABLE, f"{said}, and KubeRay is not installed: {remedy}")
+    return NotAdmitted(Reason.RAY_PROVIDER_UNAVAILABLE, f"{said}, and KubeRay is not installed: {remedy}")
 
 
 def _unsupported(desired: Desired) -> list[str]:
@@ -166,7 +166,7 @@ def _misshapen(desired: Desired, observed: Observed) -> list[str]:
     return [one for path, overlay in overlays for one in shape_mistakes(overlay, observed.schemas, path=path)]
 
 
-def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: int) -> Refused | None:
+def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: int) -> NotAdmitted | None:
     """Names that an attempt needs, and that somebody else's objects have."""
     claims = (storage_claim(desired), cache_claim(desired))
     wanted = [Ref.of(one) for one in claims if one is not None]
@@ -178,7 +178,7 @@ def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: in
         return None
     said = "; ".join(taken(ref, live, desired.names) for ref, live in found)
     soon = any(leaves(live, desired.names) for _, live in found)
-    return Refused(Reason.NAME_TAKEN, said, again=LEFT_SECONDS if soon else None)
+    return NotAdmitted(Reason.NAME_TAKEN, said, again=LEFT_SECONDS if soon else None)
 
 
 def _pods(desired: Desired, provider: RayProvider) -> None:

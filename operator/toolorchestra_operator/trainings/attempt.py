@@ -25,7 +25,7 @@ from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import Desired
 from toolorchestra_operator.trainings.experts import is_ready, is_refused, remembered_names, resolved
 from toolorchestra_operator.trainings.kueue import Quota, quota
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.pod_reasons import obstacle, of_workers, ready_workers
 from toolorchestra_operator.trainings.pods import SECRET_TOKEN_KEY
@@ -145,7 +145,7 @@ def _queued(decision: Decision, state: ClusterState, held: Quota) -> Decision:
 def _cluster(decision: Decision, observed: Observed, state: ClusterState) -> Decision:
     attempt = decision.remembered.attempt
     if state.life == "Up":
-        deployment = observed.objects.get(workers.ref(Names.of(observed.parent)))
+        deployment = observed.objects.get(workers.ref(TrainingNames.of(observed.parent)))
         found = None if deployment is None else of_workers(deployment, observed.pods)
         if deployment is not None and found is not None and not ready_workers(deployment):
             return decision.says("ClusterReady", "False", *found)

@@ -19,7 +19,7 @@ from toolorchestra_operator.kubernetes.ownership import controller
 from toolorchestra_operator.trainings.cluster_state import ClusterState, of_exit
 from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.node_groups import ENGINES, ROLES, TRAINERS, NodeGroup, node_groups
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
@@ -39,13 +39,13 @@ SHARED_LABEL: Final = "toolorchestra.dev/shared-nodes"
 _JOBS: Final = (HEAD, ENGINES, TRAINERS)
 
 
-def refs(names: Names, attempt: int) -> tuple[Ref, ...]:
+def refs(names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
     """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
     jobs = [Ref("batch/v1", "Job", names.namespace, names.job(attempt, c)) for c in _JOBS]
     return (*jobs, Ref("v1", "Service", names.namespace, names.attempt(attempt)))
 
 
-def compute(names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
+def compute(names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
     """The nodes. The head of a success has ended, and its log stays to be read until the TTL."""
     head, engines, trainers, _ = refs(names, attempt)
     return (engines, trainers, head) if failed else (engines, trainers)
@@ -130,7 +130,9 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
     )
 
 
-def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]) -> ClusterState:
+def state(
+    names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
+) -> ClusterState:
     """What the attempt's cluster is doing, from its Jobs and the head's pod."""
     head_ref, engines_ref, trainers_ref, _ = refs(names, attempt)
     head = objects.get(head_ref)
@@ -146,7 +148,7 @@ def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: 
     return ClusterState("Up", message="head, trainers and engines run")
 
 
-def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
+def begun(names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
     """When its head was made."""
     head = objects.get(refs(names, attempt)[0])
     return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])

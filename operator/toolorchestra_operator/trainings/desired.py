@@ -10,7 +10,7 @@ from typing import Any
 from toolorchestra.api.accelerators import accelerator
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra_operator.kubernetes.manifest import Manifest
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.references import described, named_claim
 from toolorchestra_operator.trainings.runtime import Runtime
 from toolorchestra_operator.trainings.terms import claim_of, folder_of
@@ -30,8 +30,8 @@ class Desired:
     runtime: Runtime
 
     @cached_property
-    def names(self) -> Names:
-        return Names.of(self.parent)
+    def names(self) -> TrainingNames:
+        return TrainingNames.of(self.parent)
 
     @property
     def spec(self) -> OrchestratorTrainingSpec:

@@ -30,7 +30,7 @@ from toolorchestra_operator.trainings.configuration import DRIVER_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
 from toolorchestra_operator.trainings.job_state import of_job
 from toolorchestra_operator.trainings.kueue import QUEUE_LABEL, queue_labels
-from toolorchestra_operator.trainings.names import Component, Names
+from toolorchestra_operator.trainings.names import Component, TrainingNames
 from toolorchestra_operator.trainings.node_groups import ROLES, TRAINERS, NodeGroup, node_groups
 from toolorchestra_operator.trainings.pods import (
     HEAD_GRACE_SECONDS,
@@ -58,12 +58,12 @@ _BEFORE: Final = ("", "Suspended", "Suspending")
 """Deployment statuses in which `startTime` is that of an earlier life, or of none."""
 
 
-def refs(names: Names, attempt: int) -> tuple[Ref, ...]:
+def refs(names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
     """The RayJob: all else is its own."""
     return (Ref(*RAY_JOB, names.namespace, names.attempt(attempt)),)
 
 
-def compute(names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
+def compute(names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
     """All of it: logs are in storage, and how it ended is in the training's status."""
     return refs(names, attempt)
 
@@ -176,7 +176,9 @@ def _pod(
     return template
 
 
-def state(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]) -> ClusterState:
+def state(
+    names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
+) -> ClusterState:
     """What the attempt's RayJob is doing."""
     job = objects.get(refs(names, attempt)[0])
     if job is None:
@@ -189,7 +191,7 @@ def _is_trainer(one: Manifest, attempt: int) -> bool:
     return labels.get(ATTEMPT_LABEL) == str(attempt) and labels.get("app.kubernetes.io/component") == TRAINERS
 
 
-def begun(names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
+def begun(names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
     """When KubeRay took it up, in this life. None while it is suspended: the time in a queue is nobody's."""
     job = objects.get(refs(names, attempt)[0])
     if job is None or job["spec"].get("suspend"):

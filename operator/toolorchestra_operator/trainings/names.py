@@ -19,7 +19,7 @@ Component = Literal["head", "trainers", "engines", "workers", "storage", "config
 
 
 @dataclass(frozen=True, order=True)
-class Names(Owner):
+class TrainingNames(Owner):
     """Of one training."""
 
     about = TRAININGS

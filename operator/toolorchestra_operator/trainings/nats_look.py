@@ -10,7 +10,7 @@ from typing import Any
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 
-from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, consumer_configs
+from toolorchestra.bus.streams import WORKERS, StreamNames, StreamSettings, consumer_configs
 from toolorchestra.contract.progress import PROGRESS_KEY
 from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.messaging.servers import MessagingPending, MessagingUnreachable, NatsServers
@@ -49,7 +49,7 @@ async def _seen(js: JetStreamContext, uid: str) -> Messaging:
 async def _value(js: JetStreamContext, uid: str, key: str) -> bytes | None:
     """A key of the training's bucket; None where it was never set."""
     try:
-        bucket = await js.key_value(Names(uid).state)
+        bucket = await js.key_value(StreamNames(uid).state)
         return (await bucket.get(key)).value
     except (KeyNotFoundError, NotFoundError):
         return None
@@ -66,7 +66,7 @@ def _object(body: bytes | None) -> dict[str, Any]:
 
 async def _leases(js: JetStreamContext, uid: str) -> int | None:
     try:
-        leases: int | None = (await js.consumer_info(Names(uid).tasks, WORKERS)).config.max_ack_pending
+        leases: int | None = (await js.consumer_info(StreamNames(uid).tasks, WORKERS)).config.max_ack_pending
     except NotFoundError:
         return None
     return leases
@@ -74,7 +74,7 @@ async def _leases(js: JetStreamContext, uid: str) -> int | None:
 
 def _questions(js: JetStreamContext, uid: str) -> Iterator[Awaitable[Any]]:
     """One for each consumer, and with it its stream, and for each bucket."""
-    names = Names(uid)
+    names = StreamNames(uid)
     for stream, consumer in consumer_configs(uid, StreamSettings()):
         yield js.consumer_info(stream, consumer.durable_name or "")
     for bucket in (f"KV_{names.state}", f"OBJ_{names.payloads}"):

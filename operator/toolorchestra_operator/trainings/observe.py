@@ -26,7 +26,7 @@ from toolorchestra_operator.kubernetes.openapi import Schemas
 from toolorchestra_operator.planning.needs import Missing, Need, look
 from toolorchestra_operator.planning.refusal import in_words
 from toolorchestra_operator.trainings.kueue import JOB_UID_LABEL
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.ownership import is_own, is_own_pod
@@ -40,7 +40,7 @@ API_VERSION = "toolorchestra.dev/v1alpha1"
 EVENTS = ("events.k8s.io/v1", "Event")
 
 
-class Reader(Protocol):
+class TrainingReader(Protocol):
     """What is read of the API server; `ApiServer` has it."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
@@ -64,7 +64,7 @@ class StreamsReader(Protocol):
 class _Sight:
     """The API server, as far as the operator may see it. For one look."""
 
-    api: Reader
+    api: TrainingReader
     missing: list[Missing] = field(default_factory=list[Missing])
     hidden: set[Ref] = field(default_factory=set[Ref])
 
@@ -100,7 +100,7 @@ class _Sight:
 class TrainingObserver:
     """Observes one training."""
 
-    api: Reader
+    api: TrainingReader
     streams: StreamsReader
     runtime: Runtime
     hear: Callable[[str, Mapping[str, Any]], None] = lambda namespace, progress: None
@@ -113,7 +113,7 @@ class TrainingObserver:
             return None
         if parent["metadata"].get("deletionTimestamp"):
             parent = of_deleted(parent)
-        names, remembered, sight = Names.of(parent), Remembered.of(parent), _Sight(self.api)
+        names, remembered, sight = TrainingNames.of(parent), Remembered.of(parent), _Sight(self.api)
         kuberay = await self.api.served(*RAY_JOB)
         url = nats_url_of(parent) or self.runtime.nats_url
         found = await self._objects(sight, names, remembered, kuberay=kuberay, secret_url=has_credentials(url or ""))
@@ -149,7 +149,7 @@ class TrainingObserver:
         )
 
     async def _objects(
-        self, sight: _Sight, names: Names, remembered: Remembered, *, kuberay: bool, secret_url: bool
+        self, sight: _Sight, names: TrainingNames, remembered: Remembered, *, kuberay: bool, secret_url: bool
     ) -> dict[Ref, Manifest]:
         """Whosever they are. Before a provider is chosen: under the names of each."""
         refs = [
@@ -168,7 +168,7 @@ class TrainingObserver:
         return {ref: live for ref, live in found.items() if live is not None}
 
     async def _pods(
-        self, sight: _Sight, names: Names, remembered: Remembered, objects: Mapping[Ref, Manifest]
+        self, sight: _Sight, names: TrainingNames, remembered: Remembered, objects: Mapping[Ref, Manifest]
     ) -> tuple[Manifest, ...]:
         """Only while a cluster is not simply up, with all of its workers."""
         if not remembered.attempt or remembered.terminal or remembered.provider is None:
@@ -195,7 +195,7 @@ class TrainingObserver:
         self,
         sight: _Sight,
         parent: Manifest,
-        names: Names,
+        names: TrainingNames,
         remembered: Remembered,
         objects: Mapping[Ref, Manifest],
     ) -> tuple[Manifest, ...] | None:

@@ -6,16 +6,16 @@ from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER, TRAINING_LA
 from toolorchestra_operator.kubernetes.kinds import TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import controller, owner_in_words, owner_uid
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
 
-def is_own(live: Manifest, names: Names, *, admitted: bool) -> bool:
+def is_own(live: Manifest, names: TrainingNames, *, admitted: bool) -> bool:
     """Whether a live object under one of the training's names was made for it."""
     uid = owner_uid(live)
     return uid == names.uid or (uid is None and admitted and _is_unmarked_volume(live, names))
 
 
-def _is_unmarked_volume(live: Manifest, names: Names) -> bool:
+def _is_unmarked_volume(live: Manifest, names: TrainingNames) -> bool:
     """A retained volume of a release that did not mark them. A training that was admitted uses the one of its name: had
     it been there before and another's, it would not have been admitted.
     """
@@ -25,7 +25,7 @@ def _is_unmarked_volume(live: Manifest, names: Names) -> bool:
     return made and named and not live["metadata"].get("ownerReferences")
 
 
-def is_own_pod(pod: Manifest, names: Names) -> bool:
+def is_own_pod(pod: Manifest, names: TrainingNames) -> bool:
     """Of the pods that carry the training's name: those of an earlier one may still end. (A pod without a UID is of a
     release that wrote none: whoever waits for heads to end waits for it too.)
     """
@@ -33,14 +33,14 @@ def is_own_pod(pod: Manifest, names: Names) -> bool:
     return labels.get(UID_LABEL) in (None, names.uid)
 
 
-def leaves(live: Manifest, names: Names) -> bool:
+def leaves(live: Manifest, names: TrainingNames) -> bool:
     """Whether it goes by itself: it is being deleted, or the garbage collector will take it after its training."""
     owner = controller(live)
     earlier = (owner.get("kind"), owner.get("name")) == (TRAININGS[1], names.name) and owner["uid"] != names.uid
     return earlier or bool(live["metadata"].get("deletionTimestamp"))
 
 
-def taken(ref: Ref, live: Manifest, names: Names) -> str:
+def taken(ref: Ref, live: Manifest, names: TrainingNames) -> str:
     """What to do about an object of others whose name the training needs."""
     whose = owner_in_words(live)
     if leaves(live, names):

@@ -15,18 +15,18 @@ from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.trainings import builtin, kuberay
 from toolorchestra_operator.trainings.cluster_state import ClusterState
 from toolorchestra_operator.trainings.desired import Desired
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.remembered import Provider
 
 
 class RayProvider(Protocol):
     """What `builtin` and `kuberay` are."""
 
-    def refs(self, names: Names, attempt: int) -> tuple[Ref, ...]:
+    def refs(self, names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
         """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
         ...
 
-    def compute(self, names: Names, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
+    def compute(self, names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
         """What of it gives compute back once the training has ended; the rest stays until the TTL."""
         ...
 
@@ -39,12 +39,12 @@ class RayProvider(Protocol):
         ...
 
     def state(
-        self, names: Names, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
+        self, names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
     ) -> ClusterState:
         """What the attempt's cluster is doing; `pods` may be empty while it is up."""
         ...
 
-    def begun(self, names: Names, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
+    def begun(self, names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
         """Since when it may use compute: the start deadline counts from here. None: it may not, or not yet."""
         ...
 

@@ -34,12 +34,12 @@ from toolorchestra_operator.planning.plan import (
     SetFinalizer,
 )
 from toolorchestra_operator.trainings import progress, workers
-from toolorchestra_operator.trainings.admission import LEFT_SECONDS, Admitted, Refused, admit
+from toolorchestra_operator.trainings.admission import LEFT_SECONDS, Admitted, NotAdmitted, admit
 from toolorchestra_operator.trainings.attempt import leftovers, under_way
 from toolorchestra_operator.trainings.decision import Decision
 from toolorchestra_operator.trainings.desired import STORAGE_PATH
 from toolorchestra_operator.trainings.experts import in_status
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.observed import Observed
 from toolorchestra_operator.trainings.remembered import Remembered
 from toolorchestra_operator.trainings.streams import settings_of
@@ -61,7 +61,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
     admitted = verdict if isinstance(verdict, Admitted) else None
     supervised = _supervised(observed, remembered, admitted)
     decision = _decide(supervised, verdict, observed, remembered, now)
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, NotAdmitted):
         decision = decision.says("Accepted", "False", verdict.reason, verdict.message)
         if verdict.again is not None:
             waits = (verdict.again, decision.requeue_after)
@@ -76,12 +76,12 @@ def _supervised(observed: Observed, remembered: Remembered, admitted: Admitted |
     if not remembered.attempt:
         return None
     provider = remembered.provider or (admitted.provider if admitted else "Builtin")
-    return Supervised(Names.of(observed.parent), Terms.of(observed.parent), provider)
+    return Supervised(TrainingNames.of(observed.parent), Terms.of(observed.parent), provider)
 
 
 def _decide(
     supervised: Supervised | None,
-    verdict: Admitted | Refused,
+    verdict: Admitted | NotAdmitted,
     observed: Observed,
     remembered: Remembered,
     now: datetime,
@@ -101,11 +101,13 @@ def _decide(
     return _queue(decision, supervised, admitted, remembered)
 
 
-def _before_it_begins(verdict: Admitted | Refused, remembered: Remembered, now: datetime, *, suspend: bool) -> Decision:
+def _before_it_begins(
+    verdict: Admitted | NotAdmitted, remembered: Remembered, now: datetime, *, suspend: bool
+) -> Decision:
     """Nothing is made before it is admitted, and not suspended."""
     if suspend:
         return _given_back(Decision(remembered), Reason.SUSPENDED_BY_USER, GIVEN_BACK)
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, NotAdmitted):
         return Decision(remembered)
     first = replace(remembered, attempt=1, start_time=now, provider=verdict.provider, experts=_experts(verdict))
     return Decision(first, requeue_after=0.0)
@@ -202,7 +204,7 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
     since = now - datetime.fromisoformat(metadata["deletionTimestamp"])
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
     late, url = since > timedelta(seconds=REMOVAL_SECONDS), _nats_url(observed)
-    streams = () if skip or late or url is None else (RemoveStreams(url, Names.of(observed.parent).short_uid),)
+    streams = () if skip or late or url is None else (RemoveStreams(url, TrainingNames.of(observed.parent).short_uid),)
     if "orphan" in metadata["finalizers"]:  # `--cascade=orphan`: what it made is to outlive it
         return Plan((*streams, SetFinalizer(present=False)))
     going = [
@@ -257,7 +259,7 @@ def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) 
         if live is not None and not live["metadata"].get("deletionTimestamp"):
             found.append(Delete(ref, live["metadata"]["uid"]))
     if decision.streams == "remove" and (messaging.ready or messaging.partial) and url:
-        found.append(RemoveStreams(url, Names.of(observed.parent).short_uid))
+        found.append(RemoveStreams(url, TrainingNames.of(observed.parent).short_uid))
     return found if admitted is None else [*found, *_making(decision, observed, admitted)]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from toolorchestra.bus.streams import Names as StreamNames
+from toolorchestra.bus.streams import StreamNames
 from toolorchestra.contract.labels import MANAGED_BY_LABEL, MANAGER, TRAINING_LABEL
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
 _CLUSTER: Final = "toolorchestra.dev/cluster"
 _NAMESPACE: Final = "toolorchestra.dev/namespace"
@@ -20,7 +20,7 @@ class Owner:
     """The training that streams were made for, and its cluster."""
 
     cluster: str
-    names: Names
+    names: TrainingNames
 
     @classmethod
     def of(cls, stream: str, metadata: Mapping[str, str]) -> Self | None:
@@ -31,14 +31,14 @@ class Owner:
         if metadata.get(MANAGED_BY_LABEL) != MANAGER:
             return None
         try:
-            names = Names(metadata[TRAINING_LABEL], metadata[_NAMESPACE], metadata[_UID])
+            names = TrainingNames(metadata[TRAINING_LABEL], metadata[_NAMESPACE], metadata[_UID])
             owner = cls(metadata[_CLUSTER], names)
             return owner if stream == StreamNames(names.short_uid).tasks else None
         except (KeyError, ValueError):
             return None
 
 
-def marks_of(names: Names, *, cluster: str) -> tuple[tuple[str, str], ...]:
+def marks_of(names: TrainingNames, *, cluster: str) -> tuple[tuple[str, str], ...]:
     """The marks of a training's streams."""
     return (
         (MANAGED_BY_LABEL, MANAGER),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolorchestra_operator.kubernetes.manifest import Ref
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.provider import PROVIDERS, RayProvider
 from toolorchestra_operator.trainings.remembered import Provider
 from toolorchestra_operator.trainings.terms import Terms, claim_of, folder_of
@@ -19,7 +19,7 @@ from toolorchestra_operator.trainings.terms import Terms, claim_of, folder_of
 class Supervised:
     """A training that was admitted once."""
 
-    names: Names
+    names: TrainingNames
     terms: Terms
     provider: Provider
 

@@ -20,7 +20,7 @@ from toolorchestra.kube.errors import ApiError
 from toolorchestra_operator.kubernetes.kinds import TRAININGS
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingUnreachable
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.stream_marks import Owner
 from toolorchestra_operator.trainings.terms import nats_url_of
 
@@ -51,17 +51,17 @@ class StreamSweep:
         """`parents` are all that were there a moment ago."""
         trainings = [one for one in parents if one["kind"] == TRAININGS[1]]
         urls = {self.nats_url, *map(nats_url_of, trainings)} - {None}
-        living = frozenset(Names.of(one) for one in trainings)
+        living = frozenset(TrainingNames.of(one) for one in trainings)
         # Side by side: one that takes its time to answer keeps no other training's streams from being looked at.
         await asyncio.gather(*(self._swept(url, living) for url in sorted(filter(None, urls))))
 
-    async def _swept(self, url: str, living: frozenset[Names]) -> None:
+    async def _swept(self, url: str, living: frozenset[TrainingNames]) -> None:
         try:
             await self._sweep(url, living)
         except (MessagingUnreachable, ApiError) as error:
             _log.warning("orphaned streams were not looked for to the end: %s", error)
 
-    async def _sweep(self, url: str, living: frozenset[Names]) -> None:
+    async def _sweep(self, url: str, living: frozenset[TrainingNames]) -> None:
         found = await self.streams.metadata(url=url)
         for owner in suspects(found, living=living, cluster=self.cluster, namespaces=self.namespaces):
             # A training may have been made since they were listed: the API server has the last word.
@@ -74,7 +74,11 @@ class StreamSweep:
 
 
 def suspects(
-    streams: Mapping[str, Mapping[str, str]], *, living: frozenset[Names], cluster: str, namespaces: Sequence[str]
+    streams: Mapping[str, Mapping[str, str]],
+    *,
+    living: frozenset[TrainingNames],
+    cluster: str,
+    namespaces: Sequence[str],
 ) -> tuple[Owner, ...]:
     """Owners of streams that are none of the living; `streams` are names with metadata."""
     if not cluster:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from toolorchestra.api.cluster import Storage
 from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra_operator.kubernetes.manifest import Manifest, part
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
 _FIELDS: Final = (
     *("suspend", "start_deadline_seconds", "active_deadline_seconds", "backoff_limit", "keep_failed_seconds"),
@@ -64,12 +64,12 @@ def _text(value: Mapping[str, Any], name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def claim_of(storage: Storage, names: Names) -> str:
+def claim_of(storage: Storage, names: TrainingNames) -> str:
     """The claim that a training's storage is."""
     return storage.existing_claim.claim_name if storage.existing_claim else names.storage
 
 
-def folder_of(storage: Storage, names: Names) -> str:
+def folder_of(storage: Storage, names: TrainingNames) -> str:
     """The training's folder in it, by UID: a volume may be shared."""
     existing = storage.existing_claim
     above = f"{existing.path.strip('/')}/" if existing and existing.path else ""

@@ -11,7 +11,7 @@ from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.planning.recorded import digest, record, recorded
 from toolorchestra_operator.trainings.configuration import RESOURCES_FILE
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, Desired
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.pods import (
     WORKER_GRACE_SECONDS,
     key_environment,
@@ -42,7 +42,7 @@ _LIVENESS = {
 }
 
 
-def ref(names: Names) -> Ref:
+def ref(names: TrainingNames) -> Ref:
     """The Deployment."""
     return Ref("apps/v1", "Deployment", names.namespace, names.workers)
 

@@ -1,6 +1,6 @@
 """What the sandbox costs: CPU seconds per episode against grading in threads of the worker, in paired runs.
 
-Episodes are real: bus, parser, purse, tokenizer, the experts' HTTP client against `orchestra simulate` in another
+Episodes are real: bus, parser, budget, tokenizer, the experts' HTTP client against `orchestra simulate` in another
 process, grading by reasoning-gym's own scorers. Two bases:
 
 - `worker`: an engine that answers at once, so that an episode is what the worker does for it. CPU of the worker, and in

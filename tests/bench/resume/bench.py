@@ -1,8 +1,8 @@
-"""The resume of a long run: CPU seconds and memory from its folder's journal to open books.
+"""The resume of a long run: CPU seconds and memory from its folder's journal to open ledger.
 
 Writes a journal as a controller does (groups of 8 scored siblings, 16 groups to a step, a checkpoint every 10 steps,
-bodies of the size of short traces), killed some steps after a checkpoint. Then opens its books in fresh processes: once
-with what the checkpoint kept, which the bars are for, once without it (a damaged one, or a run of before).
+bodies of the size of short traces), killed some steps after a checkpoint. Then opens its ledger in fresh processes:
+once with what the checkpoint kept, which the bars are for, once without it (a damaged one, or a run of before).
 Prints a table and writes results.json; ends with 1 where a bar is missed.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from toolorchestra.ledger.history import History
 from toolorchestra.ledger.journal import Journal
-from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.journalled import JournalledLedger, Result
 from toolorchestra.ledger.ledger import LedgerConfig, StepPlan
 from toolorchestra.ledger.resume import KEY, load_history
 from toolorchestra.policy.version import PolicyVersion
@@ -40,23 +40,25 @@ def write_run(folder: Path, *, episodes: int) -> int:
     journal, body = Journal(folder / "journal.bin"), os.urandom(BODY)
     steps = episodes // (GROUPS * SIZE)
     last = (steps - LOST) // EVERY * EVERY
-    books, _ = Bookkeeper.open(
+    journalled, _ = JournalledLedger.open(
         config=CONFIG, uid="run", journal=journal, history=History(), step=0, cap=CAP, allowance=ALLOWANCE
     )
     for step in range(1, steps + 1):
         version = PolicyVersion(0, step - 1)
-        for issue in books.admit(now=0.0):
-            entry = books.enter(Result(issue, True, "answered", Decimal("0.012345"), (version, version)), body, now=0.0)
+        for dispatch in journalled.admit(now=0.0):
+            entry = journalled.enter(
+                Result(dispatch, True, "answered", Decimal("0.012345"), (version, version)), body, now=0.0
+            )
             for number in entry.effects.finished:
-                books.ledger.keep(number)
-        plan = books.next_step()
+                journalled.ledger.keep(number)
+        plan = journalled.next_step()
         assert isinstance(plan, StepPlan)
-        books.begin(plan)
-        books.publish(step)
+        journalled.begin(plan)
+        journalled.publish(step)
         if step % EVERY == 0:
-            books.flush()
+            journalled.flush()
             if step == last:
-                job = {"journal_offset": journal.synced, KEY: books.index.at(step)}
+                job = {"journal_offset": journal.synced, KEY: journalled.index.at(step)}
                 (folder / "job.json").write_text(json.dumps(job))
             journal.note("checkpoint", step=step, folder=f"step-{step:08d}")
     journal.close()
@@ -72,7 +74,7 @@ def used() -> tuple[float, float]:
 
 
 def resume(folder: Path, *, step: int, kept: bool) -> dict[str, float]:
-    """Open the books as a controller's start does; what it cost this process."""
+    """Open the ledger as a controller's start does; what it cost this process."""
     cpu, memory = used()
     began = time.monotonic()
     job = json.loads((folder / "job.json").read_text())
@@ -81,12 +83,12 @@ def resume(folder: Path, *, step: int, kept: bool) -> dict[str, float]:
     history = load_history(folder / "journal.bin", step=step, job=job)
     journal = Journal(folder / "journal.bin", end=history.end)
     end = journal.synced
-    books, recovery = Bookkeeper.open(
+    journalled, recovery = JournalledLedger.open(
         config=CONFIG, uid="run", journal=journal, history=history, step=step, cap=CAP, allowance=ALLOWANCE
     )
     seconds = time.monotonic() - began
     now_cpu, now_memory = used()
-    assert recovery.step == books.ledger.step == step
+    assert recovery.step == journalled.ledger.step == step
     os.truncate(folder / "journal.bin", end)  # the next resume finds what this one found
     (folder / "journal.synced").unlink()
     return {

@@ -66,7 +66,7 @@ def arguments(place: Place, steps: int) -> list[str]:
     documents[0]["spec"]["rollout"]["workers"] = workers(place)
     training = place.folder / "training.yaml"
     training.write_text(yaml.safe_dump_all(documents, sort_keys=False))
-    given = ["train", "-f", str(training), "--device", place.device, "--runs", str(place.folder / "runs"), "--bars"]
+    given = ["train", "-f", str(training), "--device", place.device, "--runs", str(place.folder / "runs")]
     if place.tiny:
         tiny_model(place.scratch / "models" / "tiny")
         return [*given, "--simulator", str(TINY_RUN / "skills.yaml"), "--volume", f"models={place.scratch / 'models'}"]

@@ -118,7 +118,7 @@ async def test_heartbeats_keep_a_task(make: Make) -> None:
     assert await nothing_queued(other)
 
 
-async def test_two_workers_results_of_one_issue_collapse(make: Make) -> None:
+async def test_two_workers_results_of_one_dispatch_collapse(make: Make) -> None:
     rig = await make(ack_wait=0.4)
     slow, quick = await rig.bus(), await rig.bus()
     await slow.submit(task(1))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 
 from toolorchestra.bus.envelope import Envelope, EnvelopeError, decode, encode, without_body
-from toolorchestra.bus.streams import Names, StreamSettings, consumer_configs, stream_configs
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.bus.streams import StreamNames, StreamSettings, consumer_configs, stream_configs
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 from toolorchestra.telemetry.propagation import TRACE_HEADERS
 
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,8}(\.[A-Za-z0-9_-]{1,8}){0,5}", fullmatch=True)
@@ -35,12 +35,12 @@ def test_an_id_is_a_part_of_a_subject_or_refused(text: str) -> None:
         envelope = Envelope(id=text)
     except EnvelopeError:
         return
-    subject = Names("t").task_subject(purpose=envelope.purpose, id_=envelope.id)
+    subject = StreamNames("t").task_subject(purpose=envelope.purpose, id_=envelope.id)
     assert re.fullmatch(r"to\.t\.tasks\.train(\.[A-Za-z0-9_-]+)+", subject)
 
 
-def test_an_issue_is_an_id() -> None:
-    assert Envelope(id=str(Issue(Episode("t1", 3, 2), 0, 1))).id == "t1.3.2.0.1"
+def test_an_dispatch_is_an_id() -> None:
+    assert Envelope(id=str(Dispatch(EpisodeId("t1", 3, 2), 0, 1))).id == "t1.3.2.0.1"
 
 
 @pytest.mark.parametrize("id_", ["", ".", "a..b", "a.", "a b", "a.>", "a.*", "a\r\nb", "ü", "a" * 201])
@@ -94,4 +94,4 @@ def test_streams_refuse_instead_of_dropping() -> None:
 @pytest.mark.parametrize("uid", ["", "a.b", "a b", "a>", "x" * 41])
 def test_bad_uids(uid: str) -> None:
     with pytest.raises(ValueError, match="training uid"):
-        Names(uid)
+        StreamNames(uid)

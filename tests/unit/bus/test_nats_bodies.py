@@ -14,7 +14,7 @@ from support.bus_rig import QUICK, Make, Rig, collect, result, take, task
 from support.nats_faults import raw
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusFull, BusUnavailable, ResultKind, RolloutBus
-from toolorchestra.bus.streams import Names
+from toolorchestra.bus.streams import StreamNames
 from toolorchestra.local.nats_server import NatsServer
 
 
@@ -45,14 +45,15 @@ def losing_acks(bus: RolloutBus, *, lost: int = 1, meanwhile: Callable[[], Await
 
 
 async def test_a_damaged_body_is_an_infrastructure_failure(nats_make: Make, server: NatsServer) -> None:
-    """A chunk overwritten in the bucket: the result is dead (the controller issues the episode again), never wrong."""
+    """A chunk overwritten in the bucket: the result is dead (the controller dispatches the episode again), never
+    wrong."""
     rig = await nats_make()
     bus = await rig.bus()
     for n in range(2):
         await bus.submit(task(n))
     first, second = await take(bus, 2)
     await bus.complete(first, result(first, b"a" * 600_000))
-    names = Names(rig.uid)
+    names = StreamNames(rig.uid)
     async with raw(server) as js:
         stream = f"OBJ_{names.payloads}"
         info = await js.stream_info(stream, subjects_filter=f"$O.{names.payloads}.C.>")
@@ -74,7 +75,7 @@ async def test_a_task_whose_body_is_gone_is_dead_at_once(nats_make: Make, server
     bus = await rig.bus()
     await bus.submit(task(1, b"x" * 600_000, purpose="evaluation"))
     async with raw(server) as js:
-        await js.purge_stream(f"OBJ_{Names(rig.uid).payloads}")
+        await js.purge_stream(f"OBJ_{StreamNames(rig.uid).payloads}")
     leases = asyncio.create_task(bus.lease(max_n=1, expiry=8))
     (received,) = await collect(bus.results(), 1)
     assert await leases == []
@@ -89,7 +90,7 @@ async def test_a_task_whose_body_is_gone_is_dead_at_once(nats_make: Make, server
 async def test_a_message_of_another_version_is_dead_not_guessed(nats_make: Make, server: NatsServer) -> None:
     rig = await nats_make()
     bus = await rig.bus()
-    subject = Names(rig.uid).task_subject(purpose="train", id_="u.1.0.0.0")
+    subject = StreamNames(rig.uid).task_subject(purpose="train", id_="u.1.0.0.0")
     async with raw(server) as js:
         await js.publish(subject, b"order", headers={"To-Envelope": "2", "To-Id": "u.1.0.0.0"})
     assert await bus.lease(max_n=1, expiry=1) == []
@@ -111,7 +112,7 @@ async def test_settled_bodies_leave_nothing_in_the_bucket(nats_make: Make, serve
     (received,) = await collect(bus.results(), 1)
     await bus.ack(received)
     async with raw(server) as js:
-        info = await js.stream_info(f"OBJ_{Names(rig.uid).payloads}")
+        info = await js.stream_info(f"OBJ_{StreamNames(rig.uid).payloads}")
     assert info.state.messages == 0
 
 
@@ -131,7 +132,7 @@ async def test_settled_bodies_leave_nothing_in_the_bucket(nats_make: Make, serve
 async def test_no_message_stops_the_results(
     nats_make: Make, server: NatsServer, subject: str, headers: dict[str, str], told: bool
 ) -> None:
-    """Whatever somebody publishes there: dead under its subject's issue, or forgotten where there is none."""
+    """Whatever somebody publishes there: dead under its subject's dispatch, or forgotten where there is none."""
     rig = await nats_make()
     bus = await rig.bus()
     await bus.submit(task(1))
@@ -151,7 +152,7 @@ async def test_no_message_stops_the_workers(nats_make: Make, server: NatsServer,
     rig = await nats_make()
     bus = await rig.bus()
     async with raw(server) as js:
-        await js.publish(Names(rig.uid).task_subject(purpose="train", id_=id_), b"garbage")
+        await js.publish(StreamNames(rig.uid).task_subject(purpose="train", id_=id_), b"garbage")
     await bus.submit(task(1))
     (lease,) = await take(bus)
     assert lease.envelope == task(1)
@@ -163,7 +164,7 @@ LARGE = b"x" * 700_000
 async def bodies(rig: Rig, server: NatsServer) -> int:
     """Messages in the training's object bucket."""
     async with raw(server) as js:
-        return (await js.stream_info(f"OBJ_{Names(rig.uid).payloads}")).state.messages
+        return (await js.stream_info(f"OBJ_{StreamNames(rig.uid).payloads}")).state.messages
 
 
 @pytest.mark.parametrize("lost", [1, 2])

@@ -16,7 +16,7 @@ from support.bus_rig import Make, collect, eventually, result, take, task
 from support.nats_faults import kill, raw
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusUnavailable
-from toolorchestra.bus.streams import WORKERS, Names, StreamSettings, make_streams
+from toolorchestra.bus.streams import WORKERS, StreamNames, StreamSettings, make_streams
 from toolorchestra.local.nats_server import NatsServer
 
 
@@ -54,7 +54,7 @@ async def test_a_lease_that_was_cancelled_forgets_nothing(nats_make: Make, serve
     leaving, controller = await rig.bus(), await rig.bus()
     waiting = asyncio.create_task(leaving.lease(max_n=1, expiry=10))
     async with raw(server) as js:
-        names = Names(rig.uid)
+        names = StreamNames(rig.uid)
         await eventually(lambda: js.consumer_info(names.tasks, WORKERS), lambda info: info.num_waiting == 1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -189,7 +189,7 @@ async def test_a_task_that_is_settled_while_it_is_taken_back_is_taken_back(
     rig = await nats_make()
     bus = await rig.bus()
     assert isinstance(bus, NatsBus)
-    look, names = bus.task_stream.numbers, Names(rig.uid)
+    look, names = bus.task_stream.numbers, StreamNames(rig.uid)
     for n in (1, 2, 3):
         await bus.submit(task(n))
 

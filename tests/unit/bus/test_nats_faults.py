@@ -13,12 +13,12 @@ from support.bus_rig import QUICK, Make, result, take, task
 from support.nats_faults import kill, raw
 from toolorchestra.bus.nats import NatsBus
 from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable, Change, Received, ResultKind
-from toolorchestra.bus.streams import Names, remove_streams
+from toolorchestra.bus.streams import StreamNames, remove_streams
 from toolorchestra.local.nats_server import NatsServer, free_port
 
 
 async def test_nothing_is_lost_when_the_server_is_killed(nats_make: Make, server: NatsServer) -> None:
-    """30 tasks, two workers, three kills: every issue ends with a result (one that comes twice is the journal's)."""
+    """30 tasks, two workers, three kills: every dispatch ends with a result (one that comes twice is the journal's)."""
     rig = await nats_make(ack_wait=2)
     controller, workers = await rig.bus(), [await rig.bus(), await rig.bus()]
     expected = {task(n).id for n in range(30)}
@@ -62,7 +62,7 @@ async def test_an_id_that_the_server_remembers_from_a_refusal_is_not_swallowed(
     with pytest.raises(BusFull):
         await bus.submit(task(2))
     await bus.drain()
-    names = Names(rig.uid)
+    names = StreamNames(rig.uid)
     async with raw(server) as js:
         subject = names.task_subject(purpose="train", id_=task(2).id)
         ack = await js.publish(subject, b"", headers={"Nats-Msg-Id": task(2).id})

@@ -16,13 +16,13 @@ from toolorchestra.cluster_client.errors import (
     NotAuthorised,
     NotFound,
     NotServed,
-    Refused,
+    RequestRefused,
     Unreachable,
     failure,
 )
 from toolorchestra.cluster_client.format import age, lines, table
-from toolorchestra.cluster_client.retention import claim_of, folder_of, kept
-from toolorchestra.cluster_client.state import message_of, next_step, standing, state_of
+from toolorchestra.cluster_client.retention import claim_of, folder_of, retained
+from toolorchestra.cluster_client.state import message_of, next_step, state_of, state_row
 from toolorchestra.cluster_client.trainings import follow
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_what_is_deleted_is_ending_whatever_else_it_says() -> None:
 def test_lines_for_people_leave_out_what_nobody_said() -> None:
     one = training(ACCEPTED, step=3, spentUSD="1.5", metrics={"reward": "0.5"})
     event = {"reason": "Training", "message": "step 1", "lastTimestamp": "2030-01-01T23:00:00Z"}
-    said = list(lines(standing(one), [event], now=NOW))
+    said = list(lines(state_row(one), [event], now=NOW))
     assert said[0] == ("demo", "Starting")
     assert ("step", "3 of 10") in said
     assert ("spent", "$1.5") in said
@@ -174,13 +174,13 @@ def test_a_refusal_may_heal_for_a_while() -> None:
 def test_what_is_kept() -> None:
     one = training()
     assert (claim_of(one), folder_of(one)) == ("demo-storage", "demo-0b1d6a2e")
-    assert "kept: PersistentVolumeClaim demo-storage" in kept(one)
+    assert "kept: PersistentVolumeClaim demo-storage" in retained(one)
     one["spec"]["storage"]["retentionPolicy"] = "Delete"
-    assert "nothing is kept" in kept(one)
+    assert "nothing is kept" in retained(one)
     one["spec"]["storage"] = {"type": "ExistingClaim", "existingClaim": {"claimName": "shared", "path": "/a/"}}
-    assert "PersistentVolumeClaim shared, folder a/demo-0b1d6a2e" in kept(one)
+    assert "PersistentVolumeClaim shared, folder a/demo-0b1d6a2e" in retained(one)
     one["spec"]["storage"] = {"type": "URI", "uri": "s3://b/x"}
-    assert "s3://b/x" in kept(one)
+    assert "s3://b/x" in retained(one)
 
 
 def test_a_run_here_comes_before_a_training_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +207,8 @@ def test_a_run_here_comes_before_a_training_there(tmp_path: Path, monkeypatch: p
         (404, {"message": 'pods "a" not found'}, NotFound, 'pods "a" not found'),
         (404, "404 page not found", NotServed, "does not serve pods"),
         (409, {"message": "conflict"}, Conflicting, "conflict"),
-        (422, {"message": "spec.x: Invalid value"}, Refused, "spec.x"),
-        (500, {"message": "failed to create typed patch object: x"}, Refused, "typed patch"),
+        (422, {"message": "spec.x: Invalid value"}, RequestRefused, "spec.x"),
+        (500, {"message": "failed to create typed patch object: x"}, RequestRefused, "typed patch"),
         (503, "overloaded", Unreachable, "try again"),
     ],
 )

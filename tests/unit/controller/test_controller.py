@@ -1,7 +1,7 @@
 """The controller's whole loop with a real worker on the in-memory bus; only the GPU parts are fakes.
 
-The engine is scripted, the trainers count, the experts answer from a table: what is tested is who is issued, trained,
-excluded, deferred and paid when things go wrong.
+The engine is scripted, the trainers count, the experts answer from a table: what is tested is who is dispatched,
+trained, excluded, deferred and paid when things go wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toolorchestra.experts.usage import Usage
 from toolorchestra.ledger.history import read_history
 from toolorchestra.ledger.journal import read_frames, read_synced
 from toolorchestra.ledger.ledger import Waiting
-from toolorchestra.ledger.sibling import MAX_ISSUES
+from toolorchestra.ledger.sibling import MAX_DISPATCHES
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.runs.run_dir import read_jsonl
 
@@ -38,10 +38,10 @@ async def test_every_accepted_episode_is_trained_once(tmp_path: Path, staleness:
     scene = Scene(tmp_path, reply=either([]), steps=4, staleness=staleness)
     async with scene.running():
         rows = await scene.train()
-    books = scene.account()
+    journalled = scene.account()
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert books.exact
-    assert (books.trained, books.open) == (4 * 2 * 4, 0)
+    assert journalled.exact
+    assert (journalled.trained, journalled.open) == (4 * 2 * 4, 0)
     assert all(row["staleness_max"] <= staleness for row in rows)
     assert sum(len(batch) for batch in scene.trainers.batches) == 32
     assert scene.engine.version == "0-4"
@@ -66,9 +66,9 @@ async def test_tokens_of_the_steps_own_weights_are_what_mismatch_is_measured_on(
     scene = Scene(tmp_path, reply=either([]), steps=5, staleness=staleness)
     async with scene.running():
         rows = await scene.train()
-    history = read_history(read_frames(scene.books.journal.path))
+    history = read_history(read_frames(scene.journalled.journal.path))
     for row, batch in zip(rows, scene.trainers.batches, strict=True):
-        versions = [history.accepted[issue].newest for issue in history.steps[row["step"]]]
+        versions = [history.accepted[dispatch].newest for dispatch in history.steps[row["step"]]]
         own = [sample for sample in batch if fresh_places(sample)]
         assert len(own) == versions.count(PolicyVersion(0, row["step"] - 1))
         assert all(len(fresh_places(sample)) == sample.trained_tokens for sample in own), "of one generation each"
@@ -88,7 +88,7 @@ async def test_the_run_that_reports_are_tested_on_has_no_metric_of_its_own(tmp_p
 
 
 async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
-    """Until then one episode at a time tries the expert; what it costs no issue, it costs a deferral."""
+    """Until then one episode at a time tries the expert; what it costs no dispatch, it costs a deferral."""
     out = ExpertUnavailable(
         pool="pool-dear", reason=ExpertReason.CONNECTION, detail="connection refused", usage=Usage()
     )
@@ -97,7 +97,7 @@ async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
     scene = Scene(tmp_path, reply=lambda prompt: answer("pool-dear"), experts=experts, steps=1)
     hours = Hours()
     scene.deferrals.clock = hours
-    groups = scene.books.ledger.groups
+    groups = scene.journalled.ledger.groups
 
     async def told(calls: int, *, step: asyncio.Task[Any]) -> None:
         """So many calls were made, and the controller knows how they came out."""
@@ -122,7 +122,7 @@ async def test_an_outage_ends_when_a_call_succeeds(tmp_path: Path) -> None:
 
 async def test_nothing_is_published_or_acknowledged_before_it_is_on_disk(tmp_path: Path) -> None:
     scene = Scene(tmp_path, reply=either([]), steps=2, cap=Decimal(100))
-    journal, submit, acknowledge = scene.books.journal, scene.bus.submit, scene.bus.ack
+    journal, submit, acknowledge = scene.journalled.journal, scene.bus.submit, scene.bus.ack
     early: list[str] = []
 
     def known(id_: str) -> tuple[bool, bool]:
@@ -159,11 +159,11 @@ async def test_a_long_step_is_no_standstill(tmp_path: Path) -> None:
 async def test_groups_that_a_kill_finishes_are_judged(tmp_path: Path) -> None:
     """`onStale: Drop` once waited for ever for groups whose last sendings the kill had taken."""
     scene = Scene(tmp_path, reply=either([]), steps=2, staleness=1, on_stale="Drop")
-    await scene.controller.dispatch.send(scene.books.admit(now=time.time()))
-    for sibling in scene.books.ledger.groups[0].siblings:
-        sibling.charged = MAX_ISSUES
+    await scene.controller.dispatcher.send(scene.journalled.admit(now=time.time()))
+    for sibling in scene.journalled.ledger.groups[0].siblings:
+        sibling.charged = MAX_DISPATCHES
     await scene.controller.unblock(Waiting("stragglers are due", stragglers=(0,)))
-    assert 0 not in scene.books.ledger.groups
+    assert 0 not in scene.journalled.ledger.groups
     async with scene.running():
         rows = await scene.train()
     assert [row["groups_dropped"] for row in rows] == [{"stale": 1, "too_few_scored": 1}, {}]

@@ -19,10 +19,10 @@ from toolorchestra.experts.chat import ChatRequest
 from toolorchestra.experts.client import ExpertClient
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.ledger.journal import Kind, read_frames
-from toolorchestra.ledger.sibling import MAX_ISSUES
+from toolorchestra.ledger.sibling import MAX_DISPATCHES
 from toolorchestra.policy.engine import EngineLost, Generation, NoEngine
 from toolorchestra.rollout.codec import decode_trace
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.runs.run_dir import read_jsonl
 from toolorchestra.tools.view import Price
 
@@ -32,7 +32,7 @@ async def test_the_spend_cap_pauses_with_what_to_do(tmp_path: Path) -> None:
     async with scene.running():
         with pytest.raises(Paused, match=r"spend cap.*maxSpendUSD"):
             await scene.train()
-    spend = scene.books.ledger.spend
+    spend = scene.journalled.ledger.spend
     assert spend.settled + spend.held <= Decimal("4.5")
     assert scene.account().exact
 
@@ -54,8 +54,8 @@ async def test_engines_that_never_answer_pause_the_run_with_the_cause(tmp_path: 
     async with scene.running():
         with pytest.raises(Paused, match="engine_lost"):
             await scene.train()
-    books = scene.account()
-    assert (books.accepted, books.trained) == (0, 0)
+    journalled = scene.account()
+    assert (journalled.accepted, journalled.trained) == (0, 0)
 
 
 @pytest.mark.parametrize("cap", [None, Decimal("900")])
@@ -69,7 +69,7 @@ async def test_workers_that_break_pause_the_run_with_their_words(cap: Decimal | 
         with pytest.raises(Paused, match="RuntimeError: a bug of ours") as paused:
             await scene.train()
     assert paused.value.reason is Reason.FAILURE_RATE_EXCEEDED
-    results = [frame for frame in read_frames(scene.books.journal.path) if frame.kind is Kind.UNSCORED]
+    results = [frame for frame in read_frames(scene.journalled.journal.path) if frame.kind is Kind.UNSCORED]
     assert {frame.head["usd"] for frame in results} == {"0.5"}, "unknown is the worst case"
 
 
@@ -79,7 +79,7 @@ async def test_episodes_wait_for_an_engine_that_is_out_uncounted_and_uncharged(
 ) -> None:
     """It may restart, or load for long: more sendings than an episode has, and none fails."""
     scene = Scene(tmp_path, reply=either([]), steps=1, cap=cap)
-    waits = 8 * 2 * MAX_ISSUES
+    waits = 8 * 2 * MAX_DISPATCHES
 
     async def routable(*, version: str | None = None) -> None:
         nonlocal waits
@@ -92,7 +92,7 @@ async def test_episodes_wait_for_an_engine_that_is_out_uncounted_and_uncharged(
         row = (await scene.train())[0]
     assert row["episodes"] == 8
     assert waits < 0
-    spend = scene.books.ledger.spend
+    spend = scene.journalled.ledger.spend
     assert (spend.settled, spend.held) == (8 * Decimal("0.5"), 0)
     assert scene.controller.failures.recent == [False] * 8
     assert (row["unscored"], row["groups_dropped"]) == ({}, {})
@@ -105,8 +105,8 @@ async def test_workers_that_were_started_with_other_pools_pause_the_run_and_say_
     async with scene.running(), client:
         with pytest.raises(Paused, match=r"tool_failure.* no expert pool .*; there are of-another-run: .*--pools"):
             await scene.train()
-    scene.books.flush()
-    results = [frame for frame in read_frames(scene.books.journal.path) if frame.kind is Kind.UNSCORED]
+    scene.journalled.flush()
+    results = [frame for frame in read_frames(scene.journalled.journal.path) if frame.kind is Kind.UNSCORED]
     assert results
     assert {frame.head["reason"] for frame in results} == {"tool_failure"}
     assert {frame.head["usd"] for frame in results} == {"0"}
@@ -129,8 +129,8 @@ async def test_a_group_without_scored_siblings_is_dropped_and_refilled(tmp_path:
         row = (await scene.train())[0]
     assert row["groups_dropped"] == {"too_few_scored": 1}
     assert row["episodes"] == 8
-    books = scene.account()
-    assert (books.trained, books.exact) == (8, True)
+    journalled = scene.account()
+    assert (journalled.trained, journalled.exact) == (8, True)
 
 
 async def test_a_step_that_is_not_finite_sets_its_batch_aside_and_goes_on(tmp_path: Path) -> None:
@@ -191,28 +191,28 @@ async def test_being_asked_to_stop_ends_between_steps(tmp_path: Path) -> None:
         controller.stop()
         with pytest.raises(Stopped):
             await controller.step()
-    assert scene.books.ledger.step == 1
+    assert scene.journalled.ledger.step == 1
     assert scene.account().exact
 
 
 async def test_a_second_life_trains_what_the_first_accepted(tmp_path: Path) -> None:
     first = Scene(tmp_path, reply=either([]), steps=2)
     async with first.running() as controller:
-        issues = first.books.admit(now=0.0)
-        first.books.flush()
-        await controller.dispatch.send(issues)
+        dispatches = first.journalled.admit(now=0.0)
+        first.journalled.flush()
+        await controller.dispatcher.send(dispatches)
         while first.account().accepted < 8:
             controller.wake.clear()
             await asyncio.wait_for(controller.wake.wait(), 30)
     # Killed here: nothing was trained. The second life starts from the checkpoint of step 0.
     second = Scene(tmp_path, reply=either([]), steps=1)
-    assert second.books.ledger.incarnation == 1
-    for frame in read_frames(second.books.journal.path):
+    assert second.journalled.ledger.incarnation == 1
+    for frame in read_frames(second.journalled.journal.path):
         if frame.body:
             trace = decode_trace(frame.body)
-            second.controller.traces[Issue.parse(trace.issue)] = trace
+            second.controller.traces[Dispatch.parse(trace.issue)] = trace
     async with second.running() as controller:
-        await controller.recover(second.books.restore(second.recovery, now=0.0))
+        await controller.recover(second.journalled.restore(second.recovery, now=0.0))
         row = (await second.train())[0]
     assert row["episodes"] == 8
     assert second.engine.prompts == [], "everything had been accepted before the kill"

@@ -16,7 +16,7 @@ from support.evaluator_life import ALLOWANCE, ALONE, TASKS, Flaky, Life
 from toolorchestra.api.conditions import Reason
 from toolorchestra.bus.memory import MemoryBus
 from toolorchestra.controller.deferral import LONGEST_SECONDS, OUT_SECONDS, Outage
-from toolorchestra.controller.evaluator import Evaluated, Job
+from toolorchestra.controller.evaluator import Evaluated, EvaluationRun
 from toolorchestra.controller.pauses import Paused
 from toolorchestra.evaluation.archive import evaluation_traces, lost_attempts
 from toolorchestra.experts.errors import ExpertUnavailable
@@ -24,7 +24,7 @@ from toolorchestra.experts.errors import Reason as ExpertReason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.ledger.history import read_history
 from toolorchestra.ledger.journal import Kind, read_frames, read_synced
-from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_DISPATCHES
 from toolorchestra.policy.engine import EngineLost, NoEngine
 from toolorchestra.policy.fake import FakeEngine
 
@@ -46,10 +46,12 @@ async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_
 
     life = Life(tmp_path, FakeExperts(), FakeEngine(RENDERER, reply))
     async with life.running():
-        done = await asyncio.wait_for(life.evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
+        done = await asyncio.wait_for(
+            life.evaluator.run(EvaluationRun(life.suite, "policy", "policy"), into=tmp_path), 30
+        )
     assert done == Evaluated(TASKS - 1, {"engine_lost": 1})
     assert str(done) == "4 tasks, 1 not scored (engine_lost 1)"
-    assert asked.count(asked[0]) == MAX_ISSUES
+    assert asked.count(asked[0]) == MAX_DISPATCHES
     traces = evaluation_traces(tmp_path)["held-out"]["policy"]
     assert sorted(trace.components.outcome is None for trace in traces) == [False] * 4 + [True]
     frames = list(read_frames(tmp_path / "held-out" / "policy.traces"))
@@ -58,7 +60,7 @@ async def test_what_infrastructure_ended_every_time_is_recorded_as_unscored(tmp_
 
 
 async def test_an_evaluation_waits_for_an_engine_that_is_out(tmp_path: Path) -> None:
-    waits = TASKS * 2 * MAX_ISSUES
+    waits = TASKS * 2 * MAX_DISPATCHES
 
     class Out(FakeEngine):
         async def routable(self, *, version: str | None = None) -> None:
@@ -69,7 +71,9 @@ async def test_an_evaluation_waits_for_an_engine_that_is_out(tmp_path: Path) -> 
 
     life = Life(tmp_path, FakeExperts(), Out(RENDERER, lambda prompt: answer("pool-cheap")))
     async with life.running():
-        done = await asyncio.wait_for(life.evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
+        done = await asyncio.wait_for(
+            life.evaluator.run(EvaluationRun(life.suite, "policy", "policy"), into=tmp_path), 30
+        )
     assert done == Evaluated(TASKS, {})
     assert waits < 0
     assert life.spent == TASKS * Decimal("0.5"), "what was never played is free"
@@ -95,7 +99,7 @@ async def test_an_evaluation_stays_under_the_cap_and_pauses_where_it_is_reached(
             await life.evaluate()
     assert paused.value.reason is Reason.SPEND_CAP_REACHED
     assert len(life.experts.asked) == 2
-    assert (life.spent, life.books.ledger.spend.held) == (Decimal(1), 0)
+    assert (life.spent, life.journalled.ledger.spend.held) == (Decimal(1), 0)
 
 
 async def test_every_bill_is_on_disk_before_its_result_is_acknowledged(tmp_path: Path) -> None:
@@ -117,12 +121,12 @@ async def test_an_order_and_the_wait_for_its_bill_are_on_disk_before_the_bus_kno
     """A kill in between would make free what a worker may have played."""
     experts = FakeExperts(gate=asyncio.Event())
     life = Life(tmp_path, experts, cap=Decimal(100))
-    path, submit, cancel = life.books.journal.path, life.bus.submit, life.bus.cancel
+    path, submit, cancel = life.journalled.journal.path, life.bus.submit, life.bus.cancel
     seen: list[str] = []
 
     def on_disk(note: str) -> set[str]:
         heads = [f.head for f in read_frames(path) if f.end <= (read_synced(path) or 0)]
-        return {issue for head in heads if head.get("note") == note for issue in head["issues"]}
+        return {dispatch for head in heads if head.get("note") == note for dispatch in head["issues"]}
 
     async def submitted(task: Any) -> None:
         assert task.id in on_disk("issued")
@@ -164,12 +168,12 @@ async def test_what_was_paid_and_scored_before_a_kill_is_not_paid_again(tmp_path
         life = Life(tmp_path, experts, bus=bus, cap=Decimal(20))
         async with life.running():
             evaluating = asyncio.create_task(life.evaluate())
-            while len(life.books.history.scored) < scored:
+            while len(life.journalled.history.scored) < scored:
                 await asyncio.wait({evaluating}, timeout=0.01)
             evaluating.cancel()
-        life.books.journal.close()
+        life.journalled.journal.close()
         assert not (tmp_path / "held-out" / f"{ALONE}.traces").exists()
-        assert len(read_history(read_frames(life.books.journal.path)).scored) == scored
+        assert len(read_history(read_frames(life.journalled.journal.path)).scored) == scored
         experts.left = 2
     paid, experts.left = len(experts.asked), TASKS
     last = Life(tmp_path, experts, bus=bus, cap=Decimal(20))
@@ -191,9 +195,9 @@ async def test_the_policy_is_evaluated_again_where_its_weights_are_others(
     first = Life(tmp_path, experts, engine, step=3)
     async with first.running():
         await first.evaluate(system="policy", name="policy", version="0-3")
-    first.books.journal.close()
+    first.journalled.journal.close()
     second = Life(tmp_path, experts, engine, bus=first.bus, step=step)
-    second.books.ledger.step, engine.version = 3, "1-3"
+    second.journalled.ledger.step, engine.version = 3, "1-3"
     async with second.running():
         assert await second.evaluate(system="policy", name="policy", version="1-3") == Evaluated(TASKS, {})
     assert len(experts.asked) == TASKS + again
@@ -203,17 +207,17 @@ async def test_a_result_that_is_delivered_again_to_the_next_incarnation_is_bille
     life = Life(tmp_path, FakeExperts())
     async with life.running():
         await life.evaluate()
-    life.books.journal.close()
+    life.journalled.journal.close()
     again = Life(tmp_path, life.experts, bus=life.bus)
     await again.evaluator.take(life.taken)
-    assert again.books.ledger.spend.settled == again.spent == ALLOWANCE * TASKS
+    assert again.journalled.ledger.spend.settled == again.spent == ALLOWANCE * TASKS
 
 
 # ── lost orders and outages ────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_lost_order_is_sent_again(tmp_path: Path) -> None:
-    life = Life(tmp_path, FakeExperts(), cap=Decimal(9), issue_timeout=0.1)
+    life = Life(tmp_path, FakeExperts(), cap=Decimal(9), dispatch_timeout=0.1)
     submit, lost = life.bus.submit, []
 
     async def lossy(task: Any) -> None:
@@ -225,19 +229,19 @@ async def test_a_lost_order_is_sent_again(tmp_path: Path) -> None:
     life.bus.submit = lossy  # type: ignore[method-assign]
     async with life.running():
         assert await life.evaluate() == Evaluated(TASKS, {})
-    spend = life.books.ledger.spend
+    spend = life.journalled.ledger.spend
     assert list(spend.dead) == lost, "it may have been played: its bill is waited for"
-    life.books.presume(now=time.time() + 1)
+    life.journalled.presume(now=time.time() + 1)
     assert (spend.settled, spend.held) == (ALLOWANCE * (TASKS + 1), 0)
 
 
 async def test_an_order_that_waits_for_a_worker_is_not_lost(tmp_path: Path) -> None:
-    life = Life(tmp_path, FakeExperts(), issue_timeout=0.05)
+    life = Life(tmp_path, FakeExperts(), dispatch_timeout=0.05)
     async with life.running(workers=False):
         evaluating = asyncio.create_task(life.evaluate())
         await asyncio.wait({evaluating}, timeout=0.5)
         assert (await life.bus.depth()).queued == TASKS
-        assert all(issue.n == 0 for issue in life.evaluator._waiting)
+        assert all(dispatch.n == 0 for dispatch in life.evaluator._waiting)
         evaluating.cancel()
         await asyncio.gather(evaluating, return_exceptions=True)
         assert (await life.bus.depth()).queued == 0, "what nobody waits for is taken back"

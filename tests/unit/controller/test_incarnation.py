@@ -17,9 +17,9 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller.incarnation.assignment import assignment_of
 from toolorchestra.controller.incarnation.background import Background
 from toolorchestra.controller.incarnation.closing import Closing
-from toolorchestra.controller.incarnation.incarnation import Job
+from toolorchestra.controller.incarnation.incarnation import Incarnation
 from toolorchestra.controller.incarnation.makers import Makers
-from toolorchestra.controller.incarnation.recovered import open_books
+from toolorchestra.controller.incarnation.recovered import open_ledger
 from toolorchestra.controller.pauses import Stopped
 from toolorchestra.runs.run_dir import RunDir
 
@@ -52,14 +52,14 @@ class World:
             check_model=lambda assignment: self.at("check_model"),
             connect=self._connect,
             start_engines=lambda *_: self._engines(),  # type: ignore[arg-type, return-value]
-            open_books=self._books,
+            open_ledger=self._books,
             start_trainers=self._trainers,  # type: ignore[arg-type]
         )
         given = assignment_of(config, RunDir(self.folder))
         evaluation = given.spec.evaluation.model_copy(update={"baselines": False})
         spec = given.spec.model_copy(update={"evaluation": evaluation})
         given = replace(given, training=given.training.model_copy(update={"spec": spec}))
-        self.job = Job(given, makers)
+        self.job = Incarnation(given, makers)
 
     async def _connect(self, url: str, **_: Any) -> MemoryBus:
         self.at("connect")
@@ -92,7 +92,7 @@ class World:
 
     def _books(self, *args: Any) -> Any:
         self.at("open_books")
-        return open_books(*args)
+        return open_ledger(*args)
 
     async def _trainers(self, *_: Any) -> Any:
         self.at("start_trainers")

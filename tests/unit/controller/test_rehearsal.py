@@ -17,7 +17,7 @@ from toolorchestra.api.load import load
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.controller.incarnation.assignment import Assignment, assignment_of
 from toolorchestra.controller.incarnation.model_check import check_model
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.pauses import Paused
 from toolorchestra.controller.rehearsal import RehearsalError, one_of_each_kind, rehearse
 from toolorchestra.controller.settings import SettingsError, settings_of
@@ -51,10 +51,10 @@ def resources(folder: Path, *, kinds: tuple[str, ...] = ("QA", "Chat"), prompt_t
     return path
 
 
-def world_of(folder: Path, **settings: Any) -> World:
+def world_of(folder: Path, **settings: Any) -> Instances:
     bundle = load(resources(folder, **settings))
     training = bundle.trainings[0]
-    return settings_of(training, bundle.experts(training.spec.tools), find=path_of).world
+    return settings_of(training, bundle.experts(training.spec.tools), find=path_of).instances
 
 
 def renderer_of(source: str) -> Renderer:
@@ -68,9 +68,9 @@ def without_bytes(folder: Path) -> None:
 
 
 def test_a_model_that_has_everything_is_not_spoken_of(tmp_path: Path) -> None:
-    world = world_of(tmp_path)
-    assert {instance.task.kind for instance in one_of_each_kind(world)} == {"QA", "Chat"}
-    assert rehearse(world, RENDERER) == ()
+    instances = world_of(tmp_path)
+    assert {instance.task.kind for instance in one_of_each_kind(instances)} == {"QA", "Chat"}
+    assert rehearse(instances, RENDERER) == ()
 
 
 def test_what_is_laid_out_for_a_template_is_said(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_a_template_that_rewrites_history_is_said_of_chats_alone(tmp_path: Path)
 
 
 def test_an_answer_limit_that_cuts_every_call_is_said(tmp_path: Path) -> None:
-    world = world_of(tmp_path)
-    limits = world.limits.model_copy(update={"max_response_tokens": 8})
-    notes = rehearse(replace(world, limits=limits), RENDERER)
+    instances = world_of(tmp_path)
+    limits = instances.limits.model_copy(update={"max_response_tokens": 8})
+    notes = rehearse(replace(instances, limits=limits), RENDERER)
     assert len(notes) == 2
     assert all("more than maxResponseTokens (8)" in note for note in notes)
 
@@ -101,10 +101,10 @@ def test_a_first_prompt_over_the_limit_is_said(tmp_path: Path) -> None:
 
 def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
     """An engine would refuse every prompt, and each such episode would count as an engine that was lost."""
-    world = world_of(tmp_path)
-    assert rehearse(world, RENDERER, vocabulary=1000) == rehearse(world, RENDERER)
+    instances = world_of(tmp_path)
+    assert rehearse(instances, RENDERER, vocabulary=1000) == rehearse(instances, RENDERER)
     with pytest.raises(RehearsalError, match="embeddings for 32 only"):
-        rehearse(world, RENDERER, vocabulary=32)
+        rehearse(instances, RENDERER, vocabulary=32)
 
 
 def test_a_template_that_breaks_on_a_tools_turn_alone_is_refused(tmp_path: Path) -> None:
@@ -171,6 +171,6 @@ def test_a_tokenizer_that_knows_the_call_only_after_a_thought_is_not_called_too_
     """The demo's: three tokens there, 38 where nothing stands before."""
     demo = ROOT / "examples/demo"
     bundle = load([demo / "training.yaml", demo / "pools.yaml"])
-    world = settings_of(bundle.trainings[0], bundle.pools, find=path_of, references=False).world
-    assert world.limits.max_response_tokens == 32
-    assert not [note for note in rehearse(world, Renderer.load(demo / "base")) if "maxResponseTokens" in note]
+    instances = settings_of(bundle.trainings[0], bundle.pools, find=path_of, references=False).instances
+    assert instances.limits.max_response_tokens == 32
+    assert not [note for note in rehearse(instances, Renderer.load(demo / "base")) if "maxResponseTokens" in note]

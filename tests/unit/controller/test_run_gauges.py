@@ -25,8 +25,8 @@ from toolorchestra.controller.incarnation.assignment import assignment_of
 from toolorchestra.controller.incarnation.background import Background
 from toolorchestra.controller.incarnation.engines import EngineNews
 from toolorchestra.controller.incarnation.evaluation import evaluation_of
-from toolorchestra.controller.incarnation.incarnation import Job as TrainingJob
-from toolorchestra.controller.incarnation.recovered import Books, open_books
+from toolorchestra.controller.incarnation.incarnation import Incarnation as Incarnation
+from toolorchestra.controller.incarnation.recovered import RecoveredLedger, open_ledger
 from toolorchestra.controller.incarnation.watch import start_watch
 from toolorchestra.controller.monitoring import gauges as gauges_module
 from toolorchestra.controller.monitoring import measurements
@@ -88,7 +88,7 @@ async def test_the_loops_lag_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     seen = metered(scene)
     gauges = Gauges(
         recorder=scene.controller.recorder,
-        ledger=lambda: scene.books.ledger,
+        ledger=lambda: scene.journalled.ledger,
         pools=POOLS,
         engines=list,
         depth=scene.bus.depth,
@@ -110,7 +110,7 @@ async def test_a_run_without_an_exporter_measures_nothing(tmp_path: Path, monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured for nobody")
 
-    for name in ("of_arrival", "of_step", "of_books", "of_issue"):
+    for name in ("of_arrival", "of_step", "of_books", "of_dispatch"):
         monkeypatch.setattr(f"toolorchestra.controller.monitoring.measurements.{name}", never)
     scene = Scene(tmp_path, reply=either([]), steps=1)
     async with scene.running():
@@ -123,8 +123,8 @@ async def test_a_cap_is_a_gauge_and_so_is_what_is_reserved(tmp_path: Path) -> No
     async with scene.running():
         with pytest.raises(Paused):
             await scene.train()
-        scene.controller.recorder.write(measurements.of_books, scene.books.ledger, now=time.time())
-    spend = scene.books.ledger.spend
+        scene.controller.recorder.write(measurements.of_books, scene.journalled.ledger, now=time.time())
+    spend = scene.journalled.ledger.spend
     assert seen.get(m.CAP) == 4.5
     assert seen.by(m.SPEND, "state") == {"settled": float(spend.settled), "reserved": float(spend.held)}
 
@@ -147,7 +147,7 @@ def test_a_driver_whose_port_is_taken_says_so_and_ends(tmp_path: Path, monkeypat
 
 
 async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wiring of the real job: its own books, pools, engines and bus."""
+    """The wiring of the real job: its own ledger, pools, engines and bus."""
     monkeypatch.setattr(gauges_module, "LAG_SECONDS", 0.001)
     monkeypatch.setattr(gauges_module, "GAUGE_SECONDS", 0.0)
     seen = Measured()
@@ -165,8 +165,8 @@ async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pyt
     news = EngineNews(given.run, given.status)
     engines = Engines(0, actor=str, put=bus.put, on_change=news.changed, on_wait=news.awaited)
     engines.statuses = [EngineStatus("engine-0", state="ready"), EngineStatus("engine-1")]
-    books = open_books(given, None).keeper
-    start_watch(given, books=books, engines=engines, bus=bus, background=background)
+    journalled = open_ledger(given, None).journalled
+    start_watch(given, journalled=journalled, engines=engines, bus=bus, background=background)
     await until(lambda: {m.LOOP_LAG.name, m.QUEUE.name, m.ENGINES.name} <= seen.all().keys())
     assert len(background.running()) == 2
     await background.end()
@@ -174,7 +174,7 @@ async def test_a_job_watches_what_it_is_made_of(tmp_path: Path, monkeypatch: pyt
     assert seen.by(m.EXPERT_OUT, "pool") == {"small": 0, "large": 0}
     assert seen.by(m.ENGINES, "state") == {"starting": 1, "ready": 1, "restarting": 0}
     ready = asyncio.get_running_loop().create_future()
-    evaluation = evaluation_of(given, books, BusWire(bus), controller=ready)
+    evaluation = evaluation_of(given, journalled, BusWire(bus), controller=ready)
     assert evaluation.evaluator.recorder is given.recorder
 
 
@@ -191,7 +191,7 @@ async def test_a_job_without_an_exporter_watches_nothing(tmp_path: Path) -> None
     given, bus, background = assignment_of(config, RunDir(tmp_path)), MemoryBus(), Background()
     news = EngineNews(given.run, given.status)
     engines = Engines(0, actor=str, put=bus.put, on_change=news.changed, on_wait=news.awaited)
-    start_watch(given, books=open_books(given, None).keeper, engines=engines, bus=bus, background=background)
+    start_watch(given, journalled=open_ledger(given, None).journalled, engines=engines, bus=bus, background=background)
     assert background.tasks == []
 
 
@@ -202,13 +202,13 @@ async def test_the_last_status_of_a_job_has_what_was_spent_after_its_last_step(t
         uid="uid", run=tmp_path, nats_url="", ray_address="", resources=resources, model_dir=tmp_path, volumes={}
     )
     given = assignment_of(config, RunDir(tmp_path))
-    job = TrainingJob(given)
+    job = Incarnation(given)
     await job.finish("Failed", message="it never began")
     assert "spentUSD" not in given.run.read_status()
     scene = Scene(tmp_path / "scene", reply=either([]), steps=1)
-    job.ending = replace(job.ending, money=Books(scene.books, scene.recovery).money)
-    scene.books.ledger.spend.settled = Decimal("0.75")
-    scene.books.ledger.spend.reserve("uid.0.0.0.0", Decimal("0.5"))
+    job.ending = replace(job.ending, money=RecoveredLedger(scene.journalled, scene.recovery).money)
+    scene.journalled.ledger.spend.settled = Decimal("0.75")
+    scene.journalled.ledger.spend.reserve("uid.0.0.0.0", Decimal("0.5"))
     await job.finish("Complete", message="all steps are done")
     status = given.run.read_status()
     assert (status["spentUSD"], status["reservedUSD"]) == ("0.75", "0.5")
@@ -223,7 +223,7 @@ async def test_workers_count_what_they_alone_see(tmp_path: Path, monkeypatch: py
     )
     monkeypatch.setattr("toolorchestra.rollout.worker._recorder", mine.recorder)
     theirs = metered(run)
-    await run.controller.dispatch.send(run.books.admit(now=time.time()))
+    await run.controller.dispatcher.send(run.journalled.admit(now=time.time()))
     (vanished,) = await run.bus.lease(max_n=1, expiry=1)
     await run.bus.hand_back(vanished)
     async with run.running():

@@ -15,7 +15,7 @@ from support.evaluator_life import Flaky, Life
 from support.metric_points import Measured
 from support.run_meters import metered
 from toolorchestra.controller.arrival import Arrival
-from toolorchestra.controller.evaluator import Job
+from toolorchestra.controller.evaluator import EvaluationRun
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.monitoring.gauges import Gauges
 from toolorchestra.experts.errors import ExpertUnavailable
@@ -25,14 +25,14 @@ from toolorchestra.ledger.journal import Frame, Kind, read_frames
 from toolorchestra.policy.engine import EngineLost
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.rollout.codec import decode_trace
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.telemetry import metrics as m
 
 
 def journal(scene: Scene) -> list[Frame]:
-    scene.books.flush()
-    return list(read_frames(scene.books.journal.path))
+    scene.journalled.flush()
+    return list(read_frames(scene.journalled.journal.path))
 
 
 def traces_of(frames: list[Frame]) -> list[Trace]:
@@ -134,14 +134,14 @@ async def test_an_outage_is_seen_as_deferred_results_and_an_expert_that_is_waite
     seen = metered(scene)
     gauges = Gauges(
         recorder=scene.controller.recorder,
-        ledger=lambda: scene.books.ledger,
+        ledger=lambda: scene.journalled.ledger,
         pools=POOLS,
         engines=lambda: ["ready", "restarting"],
         depth=scene.bus.depth,
     )
     async with scene.running() as controller:
         step = asyncio.create_task(controller.step())
-        while len(scene.books.history.recorded) < 8:
+        while len(scene.journalled.history.recorded) < 8:
             await asyncio.wait({step}, timeout=0.05)
         gauges._look(0.25)
         waiting = seen.by(m.EXPERT_OUT, "pool"), seen.by(m.OPEN_EPISODES, "state")
@@ -180,7 +180,7 @@ async def test_a_duplicate_is_paid_once_and_a_late_one_is_wasted(tmp_path: Path)
         await scene.train()
         (trace, *_) = traces_of(journal(scene))
         dollars = seen.get(m.USD)
-        arrival = Arrival(issue=Issue.parse(trace.issue), trace=trace, body=b"")
+        arrival = Arrival(dispatch=Dispatch.parse(trace.issue), trace=trace, body=b"")
         controller.recorder.write(measurements.of_arrival, arrival, verdict="duplicate", purpose="train")
         assert seen.get(m.USD) == dollars
         controller.recorder.write(measurements.of_arrival, arrival, verdict="late", purpose="train")
@@ -196,7 +196,7 @@ async def test_evaluations_are_told_apart_from_training(tmp_path: Path) -> None:
     evaluator = life.evaluator
     async with life.running():
         evaluator.recorder = seen.recorder
-        done = await asyncio.wait_for(evaluator.run(Job(life.suite, "policy", "policy"), into=tmp_path), 30)
+        done = await asyncio.wait_for(evaluator.run(EvaluationRun(life.suite, "policy", "policy"), into=tmp_path), 30)
     assert seen.by(m.RESULTS, "purpose") == {"evaluate": done.scored}
     assert seen.get(m.USD, price="actual", purpose="evaluate") == pytest.approx(float(life.spent))
     figures = {"step": 4, "reward": 0.5, "accuracy": 0.25, "nominalUSDPerTask": 0.01, "tasks": 8}

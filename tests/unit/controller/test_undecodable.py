@@ -80,8 +80,8 @@ async def test_an_undecodable_result_is_recorded_paid_and_its_episode_sent_again
 
     async def keep(refused: Undecodable) -> None:
         kept.append(refused)
-        scene.books.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
-        scene.books.flush()
+        scene.journalled.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
+        scene.journalled.flush()
 
     scene.controller.wire = scene.controller.outbox.wire = BusWire(scene.bus, keep=keep)
     async with scene.running():
@@ -90,8 +90,8 @@ async def test_an_undecodable_result_is_recorded_paid_and_its_episode_sent_again
     assert row["episodes"] == 8
     assert row["unscored"] == {"undecodable": 2}
     assert depth.results == 0, "every result was acknowledged"
-    scene.books.flush()
-    frames = list(read_frames(scene.books.journal.path))
+    scene.journalled.flush()
+    frames = list(read_frames(scene.journalled.journal.path))
     unscored = [(f.head["reason"], f.head["usd"]) for f in frames if f.kind is Kind.UNSCORED]
     assert unscored == [("undecodable", "0.5")] * 2, "the worst case is their bill"
     raw = [f for f in frames if f.kind is Kind.UNDECODABLE]
@@ -100,10 +100,10 @@ async def test_an_undecodable_result_is_recorded_paid_and_its_episode_sent_again
     assert event["message"].startswith("an episode ended as undecodable: ")
     assert why.replace("\\", "") in event["message"]
     assert scene.account().trained == 8
-    assert len(list(traces_in(scene.books.journal.path))) == 8
+    assert len(list(traces_in(scene.journalled.journal.path))) == 8
 
 
-async def test_a_result_under_no_issue_is_kept_and_forgotten() -> None:
+async def test_a_result_under_no_dispatch_is_kept_and_forgotten() -> None:
     bus = MemoryBus()
     await bus.submit(Envelope(id="not-an-issue", body=b"x"))
     await bus.submit(Envelope(id="uid.0.0.0.0", body=b"x"))
@@ -115,7 +115,7 @@ async def test_a_result_under_no_issue_is_kept_and_forgotten() -> None:
     for lease in [*await bus.lease(max_n=1, expiry=1), *await bus.lease(max_n=1, expiry=1)]:
         await bus.complete(lease, Envelope(id=lease.envelope.id, body=b"garbage"))
     delivery = await asyncio.wait_for(anext(BusWire(bus, keep=keep).deliveries()), 5)
-    assert str(delivery.arrival.issue) == "uid.0.0.0.0"
+    assert str(delivery.arrival.dispatch) == "uid.0.0.0.0"
     assert (delivery.arrival.undecodable, delivery.arrival.result().usd) == (True, None)
     assert [k.id for k in kept] == ["not-an-issue", "uid.0.0.0.0"]
     assert (await bus.depth()).results == 1, "the stranger's is acknowledged, the other one waits for the books"
@@ -123,9 +123,9 @@ async def test_a_result_under_no_issue_is_kept_and_forgotten() -> None:
 
 def test_the_kept_bytes_are_bounded(tmp_path: Path) -> None:
     scene = Scene(tmp_path, reply=either([]))
-    scene.books.keep_undecodable("uid.0.0.0.0", why="too long", raw=b"x" * (KEPT_BYTES + 1))
-    scene.books.flush()
-    (frame,) = [f for f in read_frames(scene.books.journal.path) if f.kind is Kind.UNDECODABLE]
+    scene.journalled.keep_undecodable("uid.0.0.0.0", why="too long", raw=b"x" * (KEPT_BYTES + 1))
+    scene.journalled.flush()
+    (frame,) = [f for f in read_frames(scene.journalled.journal.path) if f.kind is Kind.UNDECODABLE]
     assert (len(frame.body), frame.head["bytes"]) == (KEPT_BYTES, KEPT_BYTES + 1)
 
 

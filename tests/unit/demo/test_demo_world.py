@@ -153,6 +153,6 @@ def test_words_prices_and_calls_are_few_tokens(world: DemoWorld, suites: dict[st
             text = naive_route(task, view, random.Random(0))
             ids = renderer.encode(text)
             assert renderer.decode(ids) == text
-            assert len(ids) < world.settings.world.limits.max_response_tokens
+            assert len(ids) < world.settings.instances.limits.max_response_tokens
             prompt = renderer.render(qa_messages(task, view), tools=qa_tools(view))
             assert len(prompt) < 250

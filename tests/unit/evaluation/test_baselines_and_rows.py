@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.synthetic_traces import PRICES, TOPICS, VIEW, evaluation, knows, trace
-from toolorchestra.evaluation.acceptance import gates
+from toolorchestra.evaluation.acceptance import acceptance
 from toolorchestra.evaluation.attempt import Attempt, attempts_of
 from toolorchestra.evaluation.baselines import best_expert, cascade, oracle, system_order, with_baselines
 from toolorchestra.evaluation.evaluate import SuiteResult, evaluate_suite
@@ -80,7 +80,7 @@ def test_best_expert_takes_the_cheaper_one_of_a_tie() -> None:
     assert best_expert({"policy": [attempt(usd=1)]}) is None
 
 
-def test_an_unscored_trace_gives_way_to_its_reissue_and_is_counted_where_none_came() -> None:
+def test_an_unscored_trace_gives_way_to_its_redispatch_and_is_counted_where_none_came() -> None:
     lost = trace(task=1, pool="sorter", ending=Ending.EXPERT_UNAVAILABLE)
     again = trace(task=1, pool="sorter").model_copy(update={"issue": "demo.1.0.0.1"})
     (only,) = attempts_of([lost, again])
@@ -190,7 +190,7 @@ def report_of(result: SuiteResult) -> dict[str, object]:
 
 
 def test_gates_name_every_bar_with_its_value(result: SuiteResult) -> None:
-    bars = {g.bar: g for g in gates(report_of(result))}
+    bars = {g.bar: g for g in acceptance(report_of(result))}
     rows = {r["system"]: r for r in result.rows}
     assert bars["held-out tasks"].value == TASKS
     assert bars["datasets"].value == len(TOPICS)
@@ -207,9 +207,9 @@ def test_gates_name_every_bar_with_its_value(result: SuiteResult) -> None:
 def test_a_world_without_initial_policy_cannot_pass(systems: dict[str, list[Attempt]]) -> None:
     without = {name: a for name, a in systems.items() if name != "initialPolicy"}
     report = report_of(evaluate_suite("heldOut", without, config=CONFIG, seed=3))
-    missed = {g.bar for g in gates(report) if g.value is None and not g.passed}
+    missed = {g.bar for g in acceptance(report) if g.value is None and not g.passed}
     assert missed == {"initialPolicy misses accuracy or cost", "policy − initialPolicy in reward, lower end of 95%"}
-    assert gates({"evaluations": []}) == []
+    assert acceptance({"evaluations": []}) == []
 
 
 def test_systems_are_listed_in_the_words_order() -> None:

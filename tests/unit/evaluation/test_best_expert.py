@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.synthetic_traces import VIEW
-from toolorchestra.evaluation.acceptance import Gate, gates
+from toolorchestra.evaluation.acceptance import Criterion, acceptance
 from toolorchestra.evaluation.attempt import Attempt
 from toolorchestra.evaluation.baselines import best_expert
 from toolorchestra.evaluation.evaluate import evaluate_suite
@@ -84,7 +84,7 @@ def test_the_best_expert_of_random_views_is_the_best(seed: int, fewest: int) -> 
     assert best_expert(systems) == "generalist"
 
 
-def bars(systems: Mapping[str, list[Attempt]]) -> tuple[dict[str, Gate], dict[str, object]]:
+def bars(systems: Mapping[str, list[Attempt]]) -> tuple[dict[str, Criterion], dict[str, object]]:
     result = evaluate_suite("heldOut", systems, config=CONFIG, seed=0)
     report = {
         "evaluations": result.rows,
@@ -92,7 +92,7 @@ def bars(systems: Mapping[str, list[Attempt]]) -> tuple[dict[str, Gate], dict[st
         "comparisons": result.comparisons,
         "suites": [result.suite],
     }
-    return {gate.bar: gate for gate in gates(report)}, report
+    return {criterion.bar: criterion for criterion in acceptance(report)}, report
 
 
 def test_the_bars_compare_on_common_tasks() -> None:

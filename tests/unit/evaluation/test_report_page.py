@@ -250,7 +250,7 @@ def test_rescoring_reproduces_groups_from_the_journal(run: RunDir, tmp_path: Pat
     assert max(row["reward"] for row in first) <= 1.5
 
 
-def test_a_later_issue_of_an_episode_stands() -> None:
+def test_a_later_dispatch_of_an_episode_stands() -> None:
     old = trace(task=1, pool="generalist", outcome=0, group=3, sample=0)
     new = trace(task=1, pool="sorter", outcome=1, group=3, sample=0).model_copy(update={"issue": "demo.3.0.1.0"})
     other = trace(task=1, pool="counter", outcome=0, group=3, sample=1)

@@ -19,7 +19,7 @@ from toolorchestra.experts.client import ExpertClient, RetryPolicy
 from toolorchestra.experts.errors import Reason
 from toolorchestra.experts.metering import max_output_tokens
 from toolorchestra.experts.worst_case import TEMPLATE_TOKENS
-from toolorchestra.rollout.budget import Purse
+from toolorchestra.rollout.budget import EpisodeBudget
 from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
 from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.trace import Call, Ending
@@ -57,13 +57,13 @@ class Server:
             server.close()
 
 
-async def asked(server: Server, purse: Purse, *, timeout: float = 30.0) -> CallsResult:
+async def asked(server: Server, budget: EpisodeBudget, *, timeout: float = 30.0) -> CallsResult:
     async with server.serving() as url, ExpertClient([endpoint(url, timeout_seconds=timeout)], retry=RETRY) as experts:
         request = ExpertRequest("answer", VIEW, REQUEST)
-        return await execute([request], experts=experts, purse=purse, task=TASK, cancelled=lambda calls: None)
+        return await execute([request], experts=experts, budget=budget, task=TASK, cancelled=lambda calls: None)
 
 
-def check(reply: Reply, *, server: Server, purse: Purse, result: CallsResult) -> Call:
+def check(reply: Reply, *, server: Server, budget: EpisodeBudget, result: CallsResult) -> Call:
     (call,) = result.calls
     meter = call.meter
     match call.status:
@@ -87,8 +87,8 @@ def check(reply: Reply, *, server: Server, purse: Purse, result: CallsResult) ->
     most = server.asked * POOL_PRICE.of(tokens_in=max(IN, meter.tokens_in, tokens_in), tokens_out=10**8)
     assert least <= meter.actual_usd <= most, (reply, call)
     assert 1 <= server.asked <= RETRY.attempts
-    assert purse.reserved_usd == 0
-    assert purse.actual_usd == meter.actual_usd
+    assert budget.reserved_usd == 0
+    assert budget.actual_usd == meter.actual_usd
     assert meter.wasted_usd <= 2 * POOL_PRICE.of(tokens_in=IN, tokens_out=OUT) or meter.wasted_usd <= most
     assert 0 <= meter.tokens_cached <= meter.tokens_in
     assert call.status != "ok" or (call.meter.tokens_out > 0 and call.meter.tokens_in > 0), "no expert is free"
@@ -111,9 +111,9 @@ def campaign(examples: int) -> Counter[str]:
         )
         @given(replies)
         def one(reply: Reply) -> None:
-            server, purse = Server(reply), Purse(limits=LIMITS, allowance_usd=ALLOWANCE)
-            result = runner.run(asked(server, purse))
-            call = check(reply, server=server, purse=purse, result=result)
+            server, budget = Server(reply), EpisodeBudget(limits=LIMITS, allowance_usd=ALLOWANCE)
+            result = runner.run(asked(server, budget))
+            call = check(reply, server=server, budget=budget, result=result)
             outcomes[call.status if call.reason is None else f"{call.status}: {call.reason}"] += 1
 
         one()
@@ -141,8 +141,8 @@ def test_ten_thousand_hostile_replies() -> None:
 @pytest.mark.parametrize("status", [200, 400, 429, 500])
 async def test_a_reply_that_stalls_ends_at_its_time_out(status: int) -> None:
     reply = Reply("stalls", status, {"error": {"message": "x"}}, None, "plain")
-    server, purse = Server(reply), Purse(limits=LIMITS, allowance_usd=ALLOWANCE)
+    server, budget = Server(reply), EpisodeBudget(limits=LIMITS, allowance_usd=ALLOWANCE)
     async with asyncio.timeout(20):
-        result = await asked(server, purse, timeout=0.1)
-    call = check(reply, server=server, purse=purse, result=result)
+        result = await asked(server, budget, timeout=0.1)
+    call = check(reply, server=server, budget=budget, result=result)
     assert call.status == "unavailable"

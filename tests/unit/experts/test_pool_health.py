@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolorchestra.experts.errors import Reason
-from toolorchestra.experts.pool_health import MOST_CALLS, MOST_TASKS, Standing, Standings
+from toolorchestra.experts.pool_health import MOST_CALLS, MOST_TASKS, PoolHealth, PoolsHealth
 
 calls = st.lists(
     st.one_of(
@@ -22,7 +22,7 @@ SERVED = {(None, "ok"), (Reason.EMPTY, "refused"), (Reason.CONTENT_FILTER, "refu
 
 @given(calls, st.integers(1, 6))
 def test_only_a_pool_that_never_serves_is_blamed(made: list[tuple[str, Reason | None]], tasks: int) -> None:
-    standing, since = Standing(), []
+    standing, since = PoolHealth(), []
     for number, (status, reason) in enumerate(made):
         task = f"task {number % tasks}"
         standing = standing.after(status=status, reason=reason, task=task)
@@ -32,7 +32,7 @@ def test_only_a_pool_that_never_serves_is_blamed(made: list[tuple[str, Reason | 
 
 
 def test_one_odd_task_blames_nobody() -> None:
-    standings = Standings()
+    standings = PoolsHealth()
     for _ in range(10 * MOST_CALLS):
         standings = standings.after("oak", status="refused", reason=Reason.BAD_REQUEST, task="odd")
     assert standings.blame("oak", said="bad") is None
@@ -40,7 +40,7 @@ def test_one_odd_task_blames_nobody() -> None:
 
 
 def test_a_person_is_told_what_the_pool_said() -> None:
-    standings = Standings()
+    standings = PoolsHealth()
     for number in range(MOST_CALLS):
         assert standings.blame("oak", said="roles must alternate") is None
         standings = standings.after("oak", status="refused", reason=Reason.BAD_REQUEST, task=str(number))

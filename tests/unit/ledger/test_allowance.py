@@ -108,7 +108,7 @@ async def test_a_question_of_20_kilobytes_fits(kind: str, tmp_path: Path) -> Non
             **tasks[0] | {"source": "f", "grader": GraderSpec(type="ExactMatch", data={"answer": "4"}), "kind": kind}
         ),
         view=view,
-        limits=made.world.limits,
+        limits=made.instances.limits,
         sampling=Sampling(),
         allowance_usd=made.allowance,
     )

@@ -230,7 +230,7 @@ def test_a_run_of_before_goes_on_where_it_was(tmp_path: Path) -> None:
     recovery = recover(history, step=checkpoint.step)
     restore = {str(number): [str(a.issue) for a in results] for number, results in recovery.restore.items()}
     assert restore == expected["recovery"]["restore"]
-    assert [str(issue) for issue in recovery.set_aside] == expected["recovery"]["set_aside"]
+    assert [str(dispatch) for dispatch in recovery.set_aside] == expected["recovery"]["set_aside"]
     for accepted in (a for results in recovery.restore.values() for a in results):
         assert decode_trace(read_frame(path, accepted.at).body).issue == str(accepted.issue)
     before = path.read_bytes()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from toolorchestra.ledger.ledger import Effects, GroupState, Ledger, LedgerConfig, StepPlan, Waiting
-from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES, SiblingStatus
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_DISPATCHES, SiblingStatus
 from toolorchestra.ledger.spend import Spend
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A model of the world around the ledger: issues in flight, dead issues that may still answer, one trainer.
+    """A model of the world around the ledger: dispatches in flight, dead dispatches that may still answer, one trainer.
 
     It does what the controller does with every effect, and no more: what it did not carry out would be stuck there too.
     """
@@ -38,32 +38,32 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(config, "uid", allowance=Decimal(1 if paid or cap is not None else 0))
         self.ledger.spend = Spend(None if cap is None else Decimal(cap))
         self.now = 0.0
-        self.flying: dict[Issue, int] = {}
-        self.accepted: set[Issue] = set()
-        self.gone: set[Issue] = set()
-        self.trained: set[Issue] = set()
+        self.flying: dict[Dispatch, int] = {}
+        self.accepted: set[Dispatch] = set()
+        self.gone: set[Dispatch] = set()
+        self.trained: set[Dispatch] = set()
         self.training: StepPlan | None = None
         self.stale_drops = 0
-        self.seen: set[Issue] = set()
-        self.given_back: Counter[Episode] = Counter()
+        self.seen: set[Dispatch] = set()
+        self.given_back: Counter[EpisodeId] = Counter()
         self.send(self.ledger.admit(now=self.now))
 
     # ── helpers ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def send(self, issues: list[Issue] | tuple[Issue, ...]) -> None:
-        for issue in issues:
-            assert issue not in self.seen, "an issue was made twice"
-            self.seen.add(issue)
-            self.flying[issue] = self.ledger.step
+    def send(self, dispatches: list[Dispatch] | tuple[Dispatch, ...]) -> None:
+        for dispatch in dispatches:
+            assert dispatch not in self.seen, "an issue was made twice"
+            self.seen.add(dispatch)
+            self.flying[dispatch] = self.ledger.step
 
     def carry_out(self, effects: Effects, *, keep: bool = True) -> None:
-        for issue in effects.set_aside:
-            assert issue in self.accepted
-            self.gone.add(issue)
-        for issue in effects.dead:
-            assert issue in self.flying, "what is answered is not to be taken back"
-            assert self.ledger.sibling(issue) is None
-        self.send(effects.issues)
+        for dispatch in effects.set_aside:
+            assert dispatch in self.accepted
+            self.gone.add(dispatch)
+        for dispatch in effects.dead:
+            assert dispatch in self.flying, "what is answered is not to be taken back"
+            assert self.ledger.sibling(dispatch) is None
+        self.send(effects.dispatches)
         for number in effects.finished:
             assert self.ledger.groups[number].done
             assert not self.gone & set(self.ledger.groups[number].accepted), "set aside, and yet accepted"
@@ -72,19 +72,19 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 self.gone.update(self.ledger.drop(number))
 
-    def deliver(self, issue: Issue, how: str, *, keep: bool = True, fresh: bool = False) -> None:
-        version = self.ledger.step if fresh else self.flying[issue]
-        del self.flying[issue]
-        self.ledger.spend.settle(str(issue), self.ledger.allowance / 2)
-        live = self.ledger.sibling(issue) is not None
+    def deliver(self, dispatch: Dispatch, how: str, *, keep: bool = True, fresh: bool = False) -> None:
+        version = self.ledger.step if fresh else self.flying[dispatch]
+        del self.flying[dispatch]
+        self.ledger.spend.settle(str(dispatch), self.ledger.allowance / 2)
+        live = self.ledger.sibling(dispatch) is not None
         if how == "accept":
-            effects = self.ledger.accept(issue, oldest=version)
+            effects = self.ledger.accept(dispatch, oldest=version)
             if effects is not None:
-                self.accepted.add(issue)
+                self.accepted.add(dispatch)
         elif how == "fail":
-            effects = self.ledger.fail(issue, reason="engine_lost", now=self.now)
+            effects = self.ledger.fail(dispatch, reason="engine_lost", now=self.now)
         else:
-            effects = self.ledger.defer(issue, expert="gpt")
+            effects = self.ledger.defer(dispatch, expert="gpt")
         assert (effects is not None) is live, "late exactly where the issue is dead"
         if effects is not None:
             self.carry_out(effects, keep=keep)
@@ -106,43 +106,43 @@ class LedgerMachine(RuleBasedStateMachine):
         """Infrastructure fails a group up to the last sending of each of its episodes."""
         open_ = [g for g in self.ledger.groups.values() if g.state is GroupState.OPEN]
         for sibling in open_[number].siblings if number < len(open_) else ():
-            while sibling.live and sibling.charged < MAX_ISSUES:
+            while sibling.live and sibling.charged < MAX_DISPATCHES:
                 self.deliver(sibling.live, "fail")
             if sibling.live and accept:
                 self.deliver(sibling.live, "accept")
 
     @precondition(lambda self: self.flying)
-    @rule(data=st.data(), times=st.integers(1, MAX_ISSUES + 1))
+    @rule(data=st.data(), times=st.integers(1, MAX_DISPATCHES + 1))
     def given_back_untouched(self, data: st.DataObject, times: int) -> None:
         """Workers give it back before they play it, told to stop or without an engine: that uses nothing up, however
         often."""
-        issue = data.draw(st.sampled_from(sorted(self.flying)))
+        dispatch = data.draw(st.sampled_from(sorted(self.flying)))
         for _ in range(times):
-            del self.flying[issue]
-            self.ledger.spend.release(str(issue))
-            sibling = self.ledger.sibling(issue)
-            effects = self.ledger.give_back(issue, now=self.now)
+            del self.flying[dispatch]
+            self.ledger.spend.release(str(dispatch))
+            sibling = self.ledger.sibling(dispatch)
+            effects = self.ledger.give_back(dispatch, now=self.now)
             assert (effects is None) is (sibling is None), "late exactly where the issue is dead"
             if effects is None or sibling is None:
                 return
-            self.given_back[issue.episode] += 1
-            assert effects == Effects(issues=effects.issues), "nobody is excluded for what no worker played"
+            self.given_back[dispatch.episode] += 1
+            assert effects == Effects(dispatches=effects.dispatches), "nobody is excluded for what no worker played"
             self.carry_out(effects)
             if sibling.live is None:
                 assert sibling.status is SiblingStatus.WAITING, "only money keeps it"
                 assert self.ledger.spend.cap is not None
                 return
-            issue = sibling.live
+            dispatch = sibling.live
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def taken_back(self, data: st.DataObject) -> None:
-        """A dead issue that no worker had got: it will never answer, and costs nothing."""
-        dead = [issue for issue in sorted(self.flying) if self.ledger.sibling(issue) is None]
+        """A dead dispatch that no worker had got: it will never answer, and costs nothing."""
+        dead = [dispatch for dispatch in sorted(self.flying) if self.ledger.sibling(dispatch) is None]
         if dead:
-            issue = data.draw(st.sampled_from(dead))
-            del self.flying[issue]
-            self.ledger.spend.release(str(issue))
+            dispatch = data.draw(st.sampled_from(dead))
+            del self.flying[dispatch]
+            self.ledger.spend.release(str(dispatch))
 
     @rule()
     def expert_back(self) -> None:
@@ -159,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def time_passes(self, wait: float, data: st.DataObject) -> None:
         self.now += wait
         overdue = self.ledger.overdue(now=self.now, timeout=150.0)
-        queued = {issue for issue in overdue if data.draw(st.booleans(), label="no worker has it yet")}
+        queued = {dispatch for dispatch in overdue if data.draw(st.booleans(), label="no worker has it yet")}
         self.ledger.queued(queued, now=self.now)
         self.carry_out(self.ledger.expire([i for i in overdue if i not in queued], now=self.now))
         assert self.ledger.overdue(now=self.now, timeout=150.0) == []
@@ -187,10 +187,10 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.ledger.step - group.oldest(self.ledger.step) <= self.ledger.config.max_staleness, (
                 "a stale group is trained"
             )
-            for issue in group.accepted:
-                assert issue not in self.trained, "trained twice"
-                assert issue not in self.gone, "trained after it was set aside"
-                self.trained.add(issue)
+            for dispatch in group.accepted:
+                assert dispatch not in self.trained, "trained twice"
+                assert dispatch not in self.gone, "trained after it was set aside"
+                self.trained.add(dispatch)
         self.ledger.begin(plan)
         self.training = plan
         return plan
@@ -221,8 +221,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(40):
             self.send(self.ledger.admit(now=self.now))
             self.expert_back()
-            for issue in sorted(self.flying):
-                self.deliver(issue, "accept")
+            for dispatch in sorted(self.flying):
+                self.deliver(dispatch, "accept")
             if isinstance(self.step_once(), StepPlan) or self.ledger.broke:
                 return
         raise AssertionError(f"stuck: {self.ledger.next_step()}")
@@ -236,10 +236,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def sendings_are_bounded(self) -> None:
         for sibling in (s for g in self.ledger.groups.values() for s in g.siblings):
-            assert sibling.charged <= MAX_ISSUES
+            assert sibling.charged <= MAX_DISPATCHES
             assert sibling.deferrals <= MAX_DEFERRALS
             assert sibling.charged >= 0, "an untouched sending was charged before"
-            assert sibling.sent <= MAX_ISSUES + MAX_DEFERRALS + self.given_back[sibling.episode]
+            assert sibling.sent <= MAX_DISPATCHES + MAX_DEFERRALS + self.given_back[sibling.episode]
             assert (sibling.live is not None) == (sibling.status is SiblingStatus.LIVE)
 
     @invariant()
@@ -254,7 +254,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_add_up(self) -> None:
-        """Every accepted issue is trained, gone with a reason, or still held by a live group: each exactly once."""
+        """Every accepted dispatch is trained, gone with a reason, or still held by a live group: each exactly once."""
         held = {i for g in self.ledger.groups.values() for i in g.accepted} - self.trained
         assert not (self.trained & self.gone)
         assert not (held & self.gone)
@@ -269,16 +269,16 @@ def test_a_short_step_takes_what_falls_due() -> None:
     """`Shrink` once left the second of two due groups behind because a newer group had been filtered."""
     ledger = Ledger(LedgerConfig(2, 2, 1, "Wait", "Shrink"), "uid")
     first = ledger.admit(now=0)
-    for issue in first:
-        ledger.accept(issue, oldest=0)
+    for dispatch in first:
+        ledger.accept(dispatch, oldest=0)
     for number in range(4):
         ledger.keep(number)
     plan = ledger.next_step()
     assert isinstance(plan, StepPlan)
     ledger.begin(plan)
     ledger.publish(1)
-    for issue in ledger.admit(now=0)[:2]:
-        ledger.accept(issue, oldest=1)
+    for dispatch in ledger.admit(now=0)[:2]:
+        ledger.accept(dispatch, oldest=1)
     ledger.drop(4)
     assert ledger.next_step() == StepPlan((2, 3))
 
@@ -323,18 +323,18 @@ def test_two_stragglers_are_not_left_to_a_step_that_has_room_for_one() -> None:
 def test_a_deferral_uses_no_sending_up() -> None:
     ledger = Ledger(LedgerConfig(1, 2, 1), "uid")
     first, _ = ledger.admit(now=0)[:2]
-    for _ in range(MAX_ISSUES):
+    for _ in range(MAX_DISPATCHES):
         assert ledger.defer(first, expert="gpt") == Effects()
         (first,) = ledger.retry(lambda expert: True, now=0)
     effects = ledger.fail(first, reason="engine_lost", now=0)
     assert effects is not None
-    assert (len(effects.issues), effects.excluded) == (1, ())
+    assert (len(effects.dispatches), effects.excluded) == (1, ())
 
 
 def worn_out(ledger: Ledger, group: int, *samples: int) -> None:
     """Accepted at the last of their sendings."""
     for sibling in (ledger.groups[group].siblings[sample] for sample in samples):
-        for _ in range(MAX_ISSUES - 1):
+        for _ in range(MAX_DISPATCHES - 1):
             assert sibling.live is not None
             ledger.fail(sibling.live, reason="engine_lost", now=0)
         assert sibling.live is not None
@@ -348,7 +348,7 @@ def test_what_a_kill_sets_aside_does_not_count_as_accepted() -> None:
     worn_out(ledger, 0, 0)
     effects = ledger.kill(0, now=0)
     assert [(i.episode.sample, i.n) for i in effects.set_aside] == [(0, 2)]
-    assert [(i.episode.sample, i.n) for i in effects.issues] == [(1, 1)]
+    assert [(i.episode.sample, i.n) for i in effects.dispatches] == [(1, 1)]
     assert [(i.episode.sample, i.n) for i in effects.dead] == [(1, 0)]
     assert effects.finished == (), "its sibling is still to come"
     assert ledger.groups[0].accepted == []
@@ -359,7 +359,7 @@ def test_a_kill_that_uses_a_group_up_finishes_it() -> None:
     ledger.admit(now=0)
     worn_out(ledger, 0, 0, 1)
     effects = ledger.kill(0, now=0)
-    assert (effects.finished, effects.issues, len(effects.set_aside)) == ((0,), (), 2)
+    assert (effects.finished, effects.dispatches, len(effects.set_aside)) == ((0,), (), 2)
     assert ledger.groups[0].accepted == []
 
 
@@ -367,11 +367,11 @@ def test_a_kill_does_not_finish_a_group_whose_accepted_episodes_it_makes_again()
     ledger = Ledger(LedgerConfig(1, 2, 1, "Drop"), "uid")
     first, second = ledger.admit(now=0)[:2]
     ledger.accept(second, oldest=0)
-    for _ in range(MAX_ISSUES - 1):
-        (first,) = (ledger.fail(first, reason="engine_lost", now=0) or Effects()).issues
+    for _ in range(MAX_DISPATCHES - 1):
+        (first,) = (ledger.fail(first, reason="engine_lost", now=0) or Effects()).dispatches
     effects = ledger.kill(0, now=0)
     assert (effects.set_aside, effects.dead, effects.finished) == ((second,), (first,), ())
-    assert [issue.episode for issue in effects.issues] == [second.episode]
+    assert [dispatch.episode for dispatch in effects.dispatches] == [second.episode]
 
 
 @pytest.mark.parametrize("on_stale", ["Wait", "Drop"])
@@ -379,7 +379,7 @@ def test_who_waits_for_money_or_an_expert_holds_no_old_tokens(on_stale: str) -> 
     """After a resume under a tight cap a sibling waits that this life never sent: its tokens will be new ones."""
     ledger = Ledger(LedgerConfig(1, 2, 1, on_stale), "uid", incarnation=1, step=10)  # type: ignore[arg-type]
     ledger.spend, ledger.allowance = Spend(Decimal(1), settled=Decimal("0.8")), Decimal("0.5")
-    old = [Issue(Episode("uid", group, sample), 0, 0) for group, sample in ((4, 0), (4, 1), (5, 0))]
+    old = [Dispatch(EpisodeId("uid", group, sample), 0, 0) for group, sample in ((4, 0), (4, 1), (5, 0))]
     ledger.restore(5, [(old[2], 10)], now=0.0)
     ledger.restore(4, [(old[0], 10), (old[1], 10)], now=0.0)
     ledger.keep(4)

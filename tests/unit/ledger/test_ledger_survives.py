@@ -1,4 +1,4 @@
-"""Kills and returns to checkpoints, at any moment: the books stay exact (ledger.md, "Accepted means durable")."""
+"""Kills and returns to checkpoints, at any moment: the ledger stay exact (ledger.md, "Accepted means durable")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.ledger_machine import BooksMachine
 from toolorchestra.ledger.history import Accepted, History, recover
 from toolorchestra.ledger.spend import Spend
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 TestBooks = BooksMachine.TestCase
 
@@ -34,16 +34,16 @@ def test_what_a_later_incarnation_undid_is_not_under_way_after_the_next() -> Non
     world.kill(lost="", back=2, times=1)
     world.never_stuck(drops=0, checkpoint=True)
     world.admit()
-    assert sorted(world.books.ledger.groups) == [2, 3]
+    assert sorted(world.journalled.ledger.groups) == [2, 3]
     world.kill(lost="", back=0, times=1)
-    assert sorted(world.books.ledger.groups) == [2, 3]
+    assert sorted(world.journalled.ledger.groups) == [2, 3]
     world.bounded()
 
 
 def test_results_of_weights_that_another_life_undid_are_set_aside_also_beyond_their_step() -> None:
     """Life 0 sampled with its version 5; life 1 began at step 4 and made another version 5, from which life 2 begins.
     By their steps alone the tokens would look like those of weights that stand."""
-    kept, undone, ahead = (Issue(Episode("u", 7, sample), 0, 0) for sample in range(3))
+    kept, undone, ahead = (Dispatch(EpisodeId("u", 7, sample), 0, 0) for sample in range(3))
     history = History(
         incarnations=[(0, 0), (1, 4)],
         opened={7: 4},
@@ -69,10 +69,10 @@ def test_a_bill_that_comes_after_all_takes_the_place_of_what_was_presumed() -> N
 
 def test_the_cap_refuses_what_does_not_fit() -> None:
     spend = Spend(Decimal("1"))
-    assert spend.room_for(issues=10, each=Decimal("0.3")) == 3
+    assert spend.room_for(dispatches=10, each=Decimal("0.3")) == 3
     spend.reserve("a", Decimal("0.9"))
     with pytest.raises(ValueError, match="no room"):
         spend.reserve("b", Decimal("0.2"))
     spend.settle("a", Decimal("0.1"))
     spend.reserve("b", Decimal("0.9"))
-    assert spend.room_for(issues=1, each=Decimal("0.01")) == 0
+    assert spend.room_for(dispatches=1, each=Decimal("0.01")) == 0

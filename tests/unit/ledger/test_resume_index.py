@@ -14,14 +14,14 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from support.ledger_machine import BooksMachine
 from toolorchestra.ledger import resume
-from toolorchestra.ledger.dispatch_set import IssueSet
+from toolorchestra.ledger.dispatch_set import DispatchSet
 from toolorchestra.ledger.history import History, account, read_history, recover
 from toolorchestra.ledger.journal import Journal, Kind, read_frames
-from toolorchestra.ledger.journalled import Bookkeeper, Result
+from toolorchestra.ledger.journalled import JournalledLedger, Result
 from toolorchestra.ledger.ledger import LedgerConfig, StepPlan
 from toolorchestra.ledger.resume import KEY, IndexDamaged, decode, encode, load_history, resumed
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 DERIVED = ("opened", "dropped", "accepted", "fate", "steps", "settled", "recorded")
 """What condensing takes something out of; the other fields of a History stay as they are."""
@@ -41,10 +41,10 @@ class ResumingMachine(BooksMachine):
 
     def checkpoint(self) -> None:
         super().checkpoint()
-        step = self.books.ledger.step
-        self.index[step] = self.books.index.at(step)
-        self.books.journal.note("checkpoint", step=step, folder="")
-        self.books.flush()
+        step = self.journalled.ledger.step
+        self.index[step] = self.journalled.index.at(step)
+        self.journalled.journal.note("checkpoint", step=step, folder="")
+        self.journalled.flush()
 
     def read(self) -> History:
         self.index: dict[int, str] = getattr(self, "index", {})
@@ -73,8 +73,8 @@ def test_a_thousand_runs_resume_from_what_their_checkpoints_kept() -> None:
     run_state_machine_as_test(ResumingMachine, settings=thousand)
 
 
-issues = st.builds(
-    lambda uid, group, sample, incarnation, n: str(Issue(Episode(uid, group, sample), incarnation, n)),
+dispatches = st.builds(
+    lambda uid, group, sample, incarnation, n: str(Dispatch(EpisodeId(uid, group, sample), incarnation, n)),
     st.sampled_from(["a", "a-e0x1"]),
     st.one_of(st.integers(0, 20_000), st.integers(0, 10**15)),
     st.integers(0, 9),
@@ -83,9 +83,9 @@ issues = st.builds(
 )
 
 
-@given(added=st.sets(issues), asked=st.sets(issues))
-def test_a_set_of_issues_is_a_set(added: set[str], asked: set[str]) -> None:
-    found = IssueSet()
+@given(added=st.sets(dispatches), asked=st.sets(dispatches))
+def test_a_set_of_dispatches_is_a_set(added: set[str], asked: set[str]) -> None:
+    found = DispatchSet()
     for text in [*added, *added]:
         found.add(text)
     assert set(found) == added
@@ -98,22 +98,26 @@ def test_a_set_of_issues_is_a_set(added: set[str], asked: set[str]) -> None:
 def a_journal(path: Path, *, steps: int) -> tuple[Journal, str]:
     """Steps of one group of two; the text that the checkpoint of the step before the last one keeps."""
     journal, kept = Journal(path), ""
-    books, _ = Bookkeeper.open(config=LedgerConfig(1, 2), uid="u", journal=journal, history=History(), step=0)
+    journalled, _ = JournalledLedger.open(
+        config=LedgerConfig(1, 2), uid="u", journal=journal, history=History(), step=0
+    )
     for step in range(steps):
-        for issue in books.admit(now=0.0):
+        for dispatch in journalled.admit(now=0.0):
             version = PolicyVersion(0, step)
-            entry = books.enter(Result(issue, True, "x", Decimal("0.01"), (version, version)), b"t" * 500, now=0.0)
+            entry = journalled.enter(
+                Result(dispatch, True, "x", Decimal("0.01"), (version, version)), b"t" * 500, now=0.0
+            )
             for number in entry.effects.finished:
-                books.ledger.keep(number)
-        plan = books.next_step()
+                journalled.ledger.keep(number)
+        plan = journalled.next_step()
         assert isinstance(plan, StepPlan)
-        books.begin(plan)
-        books.publish(step + 1)
-        books.flush()
+        journalled.begin(plan)
+        journalled.publish(step + 1)
+        journalled.flush()
         if step == steps - 2:
-            kept = books.index.at(step + 1)
+            kept = journalled.index.at(step + 1)
             journal.note("checkpoint", step=step + 1, folder="")
-    books.flush()
+    journalled.flush()
     return journal, kept
 
 
@@ -163,12 +167,12 @@ def test_a_checkpoint_that_comes_back_after_a_life_behind_it_is_read_anew(tmp_pa
     assert sorted(history.steps) == [1, 2]
 
 
-def test_late_duplicates_of_condensed_issues_are_known(tmp_path: Path) -> None:
+def test_late_duplicates_of_condensed_dispatches_are_known(tmp_path: Path) -> None:
     path = tmp_path / "journal.bin"
     _, kept = a_journal(path, steps=4)
     history = load_history(path, step=3, job={KEY: kept})
     accepted = [f.head["issue"] for f in read_frames(path) if f.kind is Kind.ACCEPTED]
-    assert all(issue in history.recorded for issue in accepted)
-    assert not any(issue.rsplit(".", 1)[0] + ".1" in history.recorded for issue in accepted)
+    assert all(dispatch in history.recorded for dispatch in accepted)
+    assert not any(dispatch.rsplit(".", 1)[0] + ".1" in history.recorded for dispatch in accepted)
     assert len(history.accepted) == 2, "those of the step after the checkpoint"
     assert (len(history.opened), decode(kept).steps, decode(kept).accepted) == (2, {}, {})

@@ -1,4 +1,4 @@
-"""One span tree per issue, joined to the sender's trace and to the stored record; no text in any span."""
+"""One span tree per dispatch, joined to the sender's trace and to the stored record; no text in any span."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return TELEMETRY.memory
 
 
-async def test_an_issue_is_one_tree_under_the_senders_episode(memory: InMemorySpanExporter) -> None:
+async def test_an_dispatch_is_one_tree_under_the_senders_episode(memory: InMemorySpanExporter) -> None:
     order = order_of(issue="uid.1.2.0.0")
     root = spans.start_episode(training="uid", task=order.task.id, group=1, sample=2)
     bus = MemoryBus()

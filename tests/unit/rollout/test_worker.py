@@ -43,7 +43,7 @@ from toolorchestra.rollout.worker import Worker, WorkerSettings
 SETTINGS = WorkerSettings(concurrency=4, lease_expiry_seconds=0.5, grace_seconds=5.0, lag_interval_seconds=0.02)
 
 
-def issue(n: int) -> str:
+def dispatch(n: int) -> str:
     return f"uid.{n}.0.0.0"
 
 
@@ -71,9 +71,9 @@ async def take(bus: MemoryBus, n: int) -> list[Received]:
     raise AssertionError("the bus was closed")
 
 
-async def test_every_order_comes_back_as_a_trace_of_its_issue() -> None:
+async def test_every_order_comes_back_as_a_trace_of_its_dispatch() -> None:
     bus = MemoryBus()
-    orders = [order_of(issue=issue(n)) for n in range(25)]
+    orders = [order_of(issue=dispatch(n)) for n in range(25)]
     await submit(bus, *orders)
     async with working(bus, host_of(lambda prompt: answer("oak"), worker="w-7")) as worker:
         results = await take(bus, 25)
@@ -89,7 +89,7 @@ async def test_every_order_comes_back_as_a_trace_of_its_issue() -> None:
 async def test_no_more_than_concurrency_at_once() -> None:
     bus = MemoryBus()
     experts = FakeExperts(gate=asyncio.Event())
-    await submit(bus, *[order_of(issue=issue(n)) for n in range(9)])
+    await submit(bus, *[order_of(issue=dispatch(n)) for n in range(9)])
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
         for _ in range(4):
             await experts.called.get()
@@ -103,7 +103,7 @@ async def test_no_more_than_concurrency_at_once() -> None:
 async def test_an_outage_defers_with_the_pools_name_and_burns_no_delivery() -> None:
     bus = MemoryBus()
     down = ExpertUnavailable(pool=OAK.pool, reason=Reason.CONNECTION, detail="refused")
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=FakeExperts({OAK.pool: down}))):
         (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
@@ -113,7 +113,7 @@ async def test_an_outage_defers_with_the_pools_name_and_burns_no_delivery() -> N
 async def test_a_misconfigured_expert_defers_like_an_outage_and_says_what_to_mend() -> None:
     bus = MemoryBus()
     wrong = ExpertUnavailable(pool=OAK.pool, reason=Reason.MISCONFIGURED, detail="HTTP 401: no such key")
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=FakeExperts({OAK.pool: wrong}))):
         (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason) == (ResultKind.DEFERRED, OAK.pool)
@@ -126,7 +126,7 @@ async def test_a_misconfigured_expert_defers_like_an_outage_and_says_what_to_men
 
 async def test_an_unscored_ending_is_completed_not_failed() -> None:
     bus = MemoryBus()
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     async with working(bus, host_of([])):
         (received,) = await take(bus, 1)
     assert received.kind is ResultKind.COMPLETED
@@ -135,35 +135,35 @@ async def test_an_unscored_ending_is_completed_not_failed() -> None:
 
 async def test_a_poisonous_order_is_dead_at_once_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     bus = MemoryBus(max_deliver=3)
-    await bus.submit(Envelope(id=issue(1), body=b"\x09nonsense", content=ORDER_CONTENT))
-    await bus.submit(Envelope(id=issue(3), body=b"\x01", content="order/0"))
-    await submit(bus, order_of(issue=issue(2)))
+    await bus.submit(Envelope(id=dispatch(1), body=b"\x09nonsense", content=ORDER_CONTENT))
+    await bus.submit(Envelope(id=dispatch(3), body=b"\x01", content="order/0"))
+    await submit(bus, order_of(issue=dispatch(2)))
     async with working(bus, host_of(lambda prompt: answer("oak"))):
         results = {received.envelope.id: received for received in await take(bus, 3)}
-    assert results[issue(1)].kind is ResultKind.DEAD
-    assert "a body of order/0 content, where this release reads order/1" in results[issue(3)].envelope.reason
-    assert results[issue(1)].envelope.reason.startswith(f"{UNREADABLE}: payload of version 9")
-    arrival, refused = read_arrival(results[issue(1)])
+    assert results[dispatch(1)].kind is ResultKind.DEAD
+    assert "a body of order/0 content, where this release reads order/1" in results[dispatch(3)].envelope.reason
+    assert results[dispatch(1)].envelope.reason.startswith(f"{UNREADABLE}: payload of version 9")
+    arrival, refused = read_arrival(results[dispatch(1)])
     assert arrival is not None
     assert (refused, arrival.result().usd, arrival.result().scored) == (None, 0, False)  # nothing was spent
-    assert results[issue(2)].kind is ResultKind.COMPLETED
+    assert results[dispatch(2)].kind is ResultKind.COMPLETED
 
 
 async def test_stopping_lets_an_episode_finish_within_the_grace() -> None:
     bus = MemoryBus()
     experts = FakeExperts(gate=asyncio.Event())
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=SETTINGS)
     running = asyncio.create_task(worker.run())
     await experts.called.get()
     worker.stop()
-    await submit(bus, order_of(issue=issue(2)))
+    await submit(bus, order_of(issue=dispatch(2)))
     assert experts.gate is not None
     experts.gate.set()
     await running
     results = {received.envelope.id: received.envelope for received in await take(bus, 2)}
-    assert decode_trace(results[issue(1)].body).ending is Ending.ANSWERED
-    assert results[issue(2)].reason == UNTOUCHED, "what the last pull still brought"
+    assert decode_trace(results[dispatch(1)].body).ending is Ending.ANSWERED
+    assert results[dispatch(2)].reason == UNTOUCHED, "what the last pull still brought"
 
 
 @pytest.mark.parametrize("allowance", [None, Decimal(1)])
@@ -173,7 +173,7 @@ async def test_what_outlasts_the_grace_and_has_spent_nothing_goes_back_to_the_co
     """Delivered again, it would look as if it had been played."""
     bus = MemoryBus()
     experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal(0))
-    await submit(bus, order_of(issue=issue(1), allowance_usd=allowance))
+    await submit(bus, order_of(issue=dispatch(1), allowance_usd=allowance))
     settings = replace(SETTINGS, grace_seconds=0.05)
     worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
     running = asyncio.create_task(worker.run())
@@ -192,7 +192,7 @@ async def test_an_order_for_which_there_is_no_engine_goes_back_as_it_came() -> N
             raise NoEngine("no routable engine in 120 s (paused)")
 
     bus = MemoryBus()
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     async with working(bus, host_of(engine=Out(RENDERER, ()))) as worker:
         (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason, received.envelope.body) == (ResultKind.DEFERRED, UNTOUCHED, b"")
@@ -203,7 +203,7 @@ async def test_what_outlasts_the_grace_and_may_have_spent_money_says_how_much() 
     """Handed back, its bill would be nobody's: the next worker starts with the whole allowance."""
     bus = MemoryBus()
     experts = FakeExperts(gate=asyncio.Event(), worst_usd=Decimal("0.7"))
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     settings = replace(SETTINGS, grace_seconds=0.05)
     worker = Worker(bus=bus, host=host_of([answer("oak")], experts=experts), settings=settings)
     running = asyncio.create_task(worker.run())
@@ -228,7 +228,7 @@ async def test_what_breaks_the_worker_is_told_at_once_with_its_reason() -> None:
             raise RuntimeError("a bug of ours")
 
     bus, experts = MemoryBus(max_deliver=3), Breaking()
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
         (received,) = await take(bus, 1)
     assert (received.kind, received.envelope.reason) == (ResultKind.DEAD, "RuntimeError: a bug of ours")
@@ -239,8 +239,8 @@ async def test_an_order_whose_worker_vanished_is_not_played_again() -> None:
     """What the first delivery spent is unknown: the controller counts its worst case, and reserves anew."""
     bus = MemoryBus()
     experts = FakeExperts()
-    await submit(bus, order_of(issue=issue(1), allowance_usd=Decimal(1)))
-    await submit(bus, order_of(issue=issue(2)))
+    await submit(bus, order_of(issue=dispatch(1), allowance_usd=Decimal(1)))
+    await submit(bus, order_of(issue=dispatch(2)))
     for lease in await bus.lease(max_n=2, expiry=1):
         await bus.hand_back(lease)  # as the bus does itself where heartbeats end
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts)):
@@ -253,7 +253,7 @@ async def test_an_order_whose_worker_vanished_is_not_played_again() -> None:
 async def test_what_another_worker_may_have_played_is_never_called_untouched() -> None:
     """The bill of whoever had it first is unknown: to give it back as untouched would make it free."""
     bus = MemoryBus()
-    await submit(bus, order_of(issue=issue(0), allowance_usd=Decimal(2)))
+    await submit(bus, order_of(issue=dispatch(0), allowance_usd=Decimal(2)))
     (first,) = await bus.lease(max_n=1, expiry=1.0)
     await bus.hand_back(first)
 
@@ -270,13 +270,13 @@ async def test_what_another_worker_may_have_played_is_never_called_untouched() -
     worker = Worker(bus=Stopping(), host=host_of(), settings=SETTINGS)
     await worker.run()
     (again,) = await bus.lease(max_n=1, expiry=1.0)
-    assert (again.envelope.id, again.delivery) == (issue(0), 3)
+    assert (again.envelope.id, again.delivery) == (dispatch(0), 3)
 
 
 async def test_a_slow_episode_keeps_its_lease() -> None:
     bus = MemoryBus(ack_wait=0.3)
     experts = FakeExperts(gate=asyncio.Event())
-    await submit(bus, order_of(issue=issue(1)))
+    await submit(bus, order_of(issue=dispatch(1)))
     settings = replace(SETTINGS, heartbeat_seconds=0.05)
     async with working(bus, host_of(lambda prompt: answer("oak"), experts=experts), settings=settings):
         await experts.called.get()

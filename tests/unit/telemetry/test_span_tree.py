@@ -60,7 +60,7 @@ async def run_episode(bus: MemoryBus) -> str | None:
     root = spans.start_episode(training="t1", task="sums-7", group=4, sample=1)
     await bus.submit(Envelope(id="t1.4.1.0.0", body=b"order", headers=spans.headers_of(root)))
     (lease,) = await bus.lease(max_n=1, expiry=1)
-    with spans.agent_span(issue=lease.envelope.id, headers=lease.envelope.headers, delivery=lease.delivery):
+    with spans.agent_span(dispatch=lease.envelope.id, headers=lease.envelope.headers, delivery=lease.delivery):
         stored = trace_id()
         with spans.turn_span(turn=0):
             with spans.chat_span(model="policy", pool="policy") as chat:
@@ -79,7 +79,7 @@ async def run_episode(bus: MemoryBus) -> str | None:
     received = await anext(bus.results())
     assert trace_id(extract(received.envelope.headers)) == stored
     components = {"outcome": 1.0, "cost": Decimal("0.001"), "latency": None}
-    spans.end_episode(root, ending="answered", issue=lease.envelope.id, staleness=0, components=components)
+    spans.end_episode(root, ending="answered", dispatch=lease.envelope.id, staleness=0, components=components)
     return stored
 
 
@@ -118,7 +118,7 @@ async def test_siblings_are_all_sampled_or_none(monkeypatch: pytest.MonkeyPatch)
         for group in range(20):
             for sample in range(4):
                 root = spans.start_episode(training="t1", task="x", group=group, sample=sample)
-                with spans.agent_span(issue=f"t1.{group}.{sample}.0.0", headers=spans.headers_of(root)):
+                with spans.agent_span(dispatch=f"t1.{group}.{sample}.0.0", headers=spans.headers_of(root)):
                     pass
                 spans.end_episode(root, ending="answered")
         seen = [s.attributes[names.GROUP] for s in telemetry.memory.get_finished_spans() if s.name == "episode"]
@@ -160,7 +160,7 @@ def test_nothing_is_set_up_without_variables() -> None:
         configure(service="test", environ={"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"}).provider
         is None
     )
-    with spans.agent_span(issue="t.0.0.0.0", headers={}) as span:
+    with spans.agent_span(dispatch="t.0.0.0.0", headers={}) as span:
         assert not span.is_recording()
     assert spans.headers_of(spans.start_episode(training="t", task="x", group=0, sample=0)) == {}
 

@@ -37,9 +37,9 @@ class EnvelopeError(ValueError):
 class Envelope:
     """One message. Raises EnvelopeError where id or purpose could not be a part of a subject.
 
-    `id` is the issue: the message id of a task and of its result. `content` names what the body is and in which schema
-    (such as `order/1`); the bus never looks. `reason` is for people and for the journal. `headers` holds W3C trace
-    context and nothing else; the bus adds the current context on sending where it is missing.
+    `id` is the dispatch: the message id of a task and of its result. `content` names what the body is and in which
+    schema (such as `order/1`); the bus never looks. `reason` is for people and for the journal. `headers` holds W3C
+    trace context and nothing else; the bus adds the current context on sending where it is missing.
     """
 
     id: str

@@ -43,7 +43,7 @@ from toolorchestra.bus.protocol import (
 )
 from toolorchestra.bus.pull import Pull
 from toolorchestra.bus.state import State
-from toolorchestra.bus.streams import WORKERS, Names
+from toolorchestra.bus.streams import WORKERS, StreamNames
 from toolorchestra.bus.task_stream import TaskStream
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class NatsBus:
     """See `RolloutBus`. Made by `NatsBus.connect`."""
 
     def __init__(self, connection: Connection, *, uid: str, inline_bytes: int = INLINE_BYTES) -> None:
-        self.connection, self._names = connection, Names(uid)
+        self.connection, self._names = connection, StreamNames(uid)
         self._messages = Messages(connection, payloads=self._names.payloads, inline_bytes=inline_bytes)
         self.task_stream = TaskStream(connection, self._names)
         self._state = State(connection, name=self._names.state)

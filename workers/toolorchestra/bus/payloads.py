@@ -1,7 +1,7 @@
 """Bodies that are too large for a message: stored in the training's object bucket, named in a header with their digest.
 
 Invariant: a body comes back exactly as it was sent, or `PayloadDamaged` says why not. Each sending has an object of its
-own, so two workers' results of one issue never overwrite each other.
+own, so two workers' results of one dispatch never overwrite each other.
 """
 
 from __future__ import annotations

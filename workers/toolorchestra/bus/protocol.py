@@ -4,7 +4,7 @@ Invariants of every implementation:
 
 - At least once: a submitted task is leased until one lease of it is settled, or it is dead; nothing that was
   acknowledged to the sender is lost.
-- One result per id: the first result of an issue stands, later ones collapse. This is an optimisation: after a broker
+- One result per id: the first result of a dispatch stands, later ones collapse. This is an optimisation: after a broker
   was killed a result may come a second time, acked or not. The journal decides.
 - `submit` is idempotent by id; a submit that raised was not taken, and the same id may be submitted again.
 - A task is delivered at most `max_deliver` times. Whoever holds the last delivery and vanishes makes it dead.
@@ -69,7 +69,8 @@ class ResultKind(StrEnum):
     COMPLETED = "completed"
     """The body is the worker's result."""
     DEFERRED = "deferred"
-    """Infrastructure (an expert out, a worker told to stop): to be issued again. The body is the worker's, or empty."""
+    """Infrastructure (an expert out, a worker told to stop): to be dispatched again. The body is the worker's, or
+    empty."""
     DEAD = "dead"
     """A worker broke on the task, or `max_deliver` of them vanished with it. The body is the worker's, or empty."""
 
@@ -141,7 +142,7 @@ class WorkerBus(Protocol):
         ...
 
     async def defer(self, lease: Lease, result: Envelope) -> None:
-        """An outage that is nobody's fault: burns no delivery; the controller issues the episode again."""
+        """An outage that is nobody's fault: burns no delivery; the controller dispatches the episode again."""
         ...
 
     async def fail(self, lease: Lease, result: Envelope) -> None:
@@ -161,7 +162,7 @@ class ControllerBus(Protocol):
         ...
 
     async def cancel(self, ids: Iterable[str]) -> Withdrawn:
-        """Drop the tasks of dead issues; unknown ids are none of its business.
+        """Drop the tasks of dead dispatches; unknown ids are none of its business.
 
         One that is being worked on is not delivered again, but may still send a result, which is then late. In doubt
         a task is `seen`.

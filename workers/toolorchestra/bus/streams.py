@@ -63,7 +63,7 @@ class StreamSettings:
 
 
 @dataclass(frozen=True)
-class Names:
+class StreamNames:
     """Names and subjects of one training. ValueError where `uid` could not be a part of them."""
 
     uid: str
@@ -116,7 +116,7 @@ class Names:
 
 def stream_configs(uid: str, settings: StreamSettings) -> list[StreamConfig]:
     """The four streams."""
-    names = Names(uid)
+    names = StreamNames(uid)
 
     def queue(name: str, subject: str, max_msgs: int = -1) -> StreamConfig:
         return StreamConfig(
@@ -142,7 +142,7 @@ def stream_configs(uid: str, settings: StreamSettings) -> list[StreamConfig]:
 
 def consumer_configs(uid: str, settings: StreamSettings) -> list[tuple[str, ConsumerConfig]]:
     """The durable pull consumers, each with its stream's name."""
-    names = Names(uid)
+    names = StreamNames(uid)
 
     def consumer(name: str, *, ack_wait: float, max_deliver: int, max_ack_pending: int) -> ConsumerConfig:
         return ConsumerConfig(
@@ -167,7 +167,7 @@ def consumer_configs(uid: str, settings: StreamSettings) -> list[tuple[str, Cons
 
 async def make_streams(js: JetStreamContext, *, uid: str, settings: StreamSettings | None = None) -> None:
     """Create what is missing and update what differs. Idempotent; nothing in a stream is lost."""
-    chosen, names = settings or StreamSettings(), Names(uid)
+    chosen, names = settings or StreamSettings(), StreamNames(uid)
     for config in stream_configs(uid, chosen):
         try:
             await js.add_stream(config)
@@ -183,7 +183,7 @@ async def make_streams(js: JetStreamContext, *, uid: str, settings: StreamSettin
 
 async def remove_streams(js: JetStreamContext, *, uid: str) -> None:
     """Delete the training's streams and buckets with all that is in them. Idempotent."""
-    names = Names(uid)
+    names = StreamNames(uid)
     kept = [f"KV_{names.state}", f"OBJ_{names.payloads}", names.advisories, names.dead, names.results, names.tasks]
     for stream in kept:
         try:

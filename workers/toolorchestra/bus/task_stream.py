@@ -10,7 +10,7 @@ from functools import partial
 from nats.js.errors import APIError, NotFoundError
 
 from toolorchestra.bus.connection import Connection
-from toolorchestra.bus.streams import WORKERS, Names
+from toolorchestra.bus.streams import WORKERS, StreamNames
 
 _NO_MESSAGE = frozenset({10043, 10057})
 """What the server says of a message that is not there: JSSequenceNotFoundErrF (status 400: it went between look and
@@ -22,7 +22,7 @@ _AT_ONCE = 64
 class TaskStream:
     """Looks, and deletes."""
 
-    def __init__(self, connection: Connection, names: Names) -> None:
+    def __init__(self, connection: Connection, names: StreamNames) -> None:
         self._connection, self._names = connection, names
 
     async def holds(self, subject: str) -> bool:

@@ -13,14 +13,19 @@ from toolorchestra.cli.runs import RUNS, find_run
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
-    bars: Annotated[bool, typer.Option("--bars", help="Print the demo's bars: held or missed.")] = False,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--acceptance", "--bars", help="Print the demo's acceptance criteria, each with `pass` or `MISS`."
+        ),
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="The same; ends with 1 if one is missed or unmeasured.")
     ] = False,
 ) -> None:
     """Write a run's report.html and report.json, and say in a sentence what they found."""
     # matplotlib loads here, not for `orchestra --help`.
-    from toolorchestra.evaluation.acceptance import gates
+    from toolorchestra.evaluation.acceptance import acceptance
     from toolorchestra.evaluation.report import headline, write_report
     from toolorchestra.ledger.journal import JournalError
 
@@ -30,10 +35,10 @@ def report(
     except (JournalError, ValueError) as error:
         typer.echo(f"error: {found.root}: {error}", err=True)
         raise typer.Exit(2) from error
-    found_bars = gates(written)
+    criteria = acceptance(written)
     typer.echo(headline(written))
-    for bar in found_bars if bars or check else ():
-        typer.echo(bar.line())
+    for criterion in criteria if show or check else ():
+        typer.echo(criterion.line())
     typer.echo(f"report: {found.root / 'report.html'}")
-    if check and not (found_bars and all(bar.passed for bar in found_bars)):
+    if check and not (criteria and all(criterion.passed for criterion in criteria)):
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.cli.say import fail, say
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.controller.settings import SettingsError
-from toolorchestra.evaluation.acceptance import gates
+from toolorchestra.evaluation.acceptance import acceptance
 from toolorchestra.gpus.devices import VISIBLE, visible_gpus
 from toolorchestra.gpus.placement import PlacementError
 from toolorchestra.local.compute import Compute, Device, DeviceError, compute_of, why_no_cuda_engine
@@ -106,7 +106,7 @@ def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
     return replace(plan, training=training)
 
 
-def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, bars: bool = False) -> None:
+def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, check_acceptance: bool = False) -> None:
     """Supervise, report, and end with the state's exit status."""
     try:
         state = supervise(run, plan, console=console)
@@ -124,10 +124,9 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, bars: bool
         page = report(run)
         typer.echo(f"report: {_relative(page)}")
         _print_evaluations(run, console)
-        if bars:
-            _print_gates(run)
+    accepted = _accepted(run) if check_acceptance else True
     typer.echo(f"run: {_short(run)}")
-    raise typer.Exit(EXIT_CODES[state])
+    raise typer.Exit(EXIT_CODES[state] or (0 if accepted else 1))
 
 
 def _print_evaluations(run: RunDir, console: Console) -> None:
@@ -143,9 +142,12 @@ def _print_evaluations(run: RunDir, console: Console) -> None:
             console.print(f"{suite['suite']}: tasks left out, since infrastructure ended them: {missing}")
 
 
-def _print_gates(run: RunDir) -> None:
-    for gate in gates(_report(run)):
-        typer.echo(gate.line())
+def _accepted(run: RunDir) -> bool:
+    """Print each criterion; False where one is missed, or where there is nothing to hold against them."""
+    criteria = acceptance(_report(run)) if run.metrics.exists() else []
+    for criterion in criteria:
+        typer.echo(criterion.line())
+    return bool(criteria) and all(criterion.passed for criterion in criteria)
 
 
 def _report(run: RunDir) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def status(
     if watch:
         fail(f"--watch is about trainings on a cluster; here: orchestra logs {run} controller -f")
     found = find_run(run, folder=folder)
-    row = standing(found)
+    row = state_row(found)
     if as_json:
         typer.echo(json.dumps(row, indent=1))
         return
@@ -58,7 +58,7 @@ def status(
         say(f"{label:<12} {text}".rstrip())
 
 
-def standing(run: RunDir) -> dict[str, Any]:
+def state_row(run: RunDir) -> dict[str, Any]:
     """status.json with the run's folder, the process that runs it now (None: nobody), and what to do next."""
     holder, found = RunLock(run).holder(), run.read_status()
     state = found.get("state", "Starting")

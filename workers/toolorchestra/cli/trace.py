@@ -18,7 +18,7 @@ from rich.text import Text
 from toolorchestra.cli.runs import RUNS, Folder, find_run
 from toolorchestra.evaluation.archive import traces_in
 from toolorchestra.evaluation.exchange import exchange
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Call, Trace, Turn
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.visible import visible
@@ -72,8 +72,8 @@ def trace(
         typer.echo(found[-1].model_dump_json(indent=1))
         return
     if len(found) > 1 and episode != "last":
-        issues = ", ".join(each.issue for each in found)
-        console.print(f"{len(found)} records of this episode ({issues}); showing the last", style="dim")
+        dispatches = ", ".join(each.issue for each in found)
+        console.print(f"{len(found)} records of this episode ({dispatches}); showing the last", style="dim")
     for part in describe(shown(found[-1]), limit=None if full else _SHOWN):
         console.print(part)
 
@@ -109,8 +109,8 @@ def _print_exchange(trace: Trace, *, run: Path, model: Path | None, as_json: boo
 
 
 def matches(trace: Trace, wanted: str) -> bool:
-    """`GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a whole issue, the trace id; `last` matches every episode."""
-    episode = Issue.parse(trace.issue).episode
+    """`GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a whole dispatch, the trace id; `last` matches every episode."""
+    episode = Dispatch.parse(trace.issue).episode
     return wanted in ("last", trace.issue, trace.trace_id, str(episode), f"{episode.group}.{episode.sample}")
 
 
@@ -140,7 +140,7 @@ def episode_list(traces: Iterator[Trace]) -> Table:
         justify: Literal["left", "right"] = "right" if title in ("outcome", "$ nominal", "service s") else "left"
         table.add_column(title, justify=justify, no_wrap=True)
     for each in traces:
-        found = Issue.parse(each.issue).episode
+        found = Dispatch.parse(each.issue).episode
         made = each.components
         table.add_row(
             f"{found.group}.{found.sample}",

@@ -41,7 +41,14 @@ def train(
     ] = "auto",
     resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,
-    bars: Annotated[bool, typer.Option("--bars", help="End by holding the report against the demo's bars.")] = False,
+    check_acceptance: Annotated[
+        bool,
+        typer.Option(
+            "--acceptance",
+            "--bars",
+            help="At the end, hold the report against the demo's acceptance criteria; status 1 where one is missed.",
+        ),
+    ] = False,
 ) -> None:
     """Train an orchestrator on this machine: the same YAML as on a cluster.
 
@@ -82,4 +89,4 @@ def train(
         return
     from toolorchestra.local.launch import new_run
 
-    run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console, bars=bars)
+    run_to_the_end(new_run(runs, plan, inputs=files), plan, console=console, check_acceptance=check_acceptance)

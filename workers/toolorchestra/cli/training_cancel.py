@@ -24,14 +24,14 @@ LAST_SECONDS = 480.0
 def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
     """With `wait` the compute is given back first, with a checkpoint; else the training is deleted at once."""
     with errors_said():
-        from toolorchestra.cluster_client.retention import kept
+        from toolorchestra.cluster_client.retention import retained
         from toolorchestra.cluster_client.state import ENDED, state_of
         from toolorchestra.cluster_client.trainings import find
         from toolorchestra.kube.kinds import TRAININGS
 
         kube = place.kube()
         training = find(kube, name, namespace=kube.namespace)
-        state, stays = state_of(training), kept(training)
+        state, stays = state_of(training), retained(training)
         if state in ENDED:
             typer.echo(f"{name} is {state}: there is nothing to cancel; kubectl delete ot {name} -n {kube.namespace}")
             typer.echo(f"takes the resource away; {stays}")

@@ -34,14 +34,14 @@ def show(name: str | None, place: Place, *, as_json: bool, watch: bool, all_name
 
 def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
     from toolorchestra.cluster_client.format import lines
-    from toolorchestra.cluster_client.state import standing
+    from toolorchestra.cluster_client.state import state_row
     from toolorchestra.cluster_client.trainings import events, find
 
     training = find(kube, name, namespace=kube.namespace)
     if as_json:
-        typer.echo(json.dumps(standing(training), indent=1))
+        typer.echo(json.dumps(state_row(training), indent=1))
         return training
-    for label, text in lines(standing(training), events(kube, training), now=datetime.now(UTC)):
+    for label, text in lines(state_row(training), events(kube, training), now=datetime.now(UTC)):
         say(f"{label:<12} {text}".rstrip())
     return training
 
@@ -66,12 +66,12 @@ def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None
 
 def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
     from toolorchestra.cluster_client.format import table
-    from toolorchestra.cluster_client.state import standing
+    from toolorchestra.cluster_client.state import state_row
     from toolorchestra.kube.kinds import TRAININGS
 
     found = kube.list(TRAININGS, namespace=namespace)
     if as_json:
-        return json.dumps([standing(one) for one in found], indent=1)
+        return json.dumps([state_row(one) for one in found], indent=1)
     if not found:
         where = f"in namespace {namespace}" if namespace else "in the cluster"
         return f"no trainings {where} (give it one with: orchestra submit -f FILE)"

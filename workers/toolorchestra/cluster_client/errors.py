@@ -46,7 +46,7 @@ class NotFound(ClusterError):
     status = 2
 
 
-class Refused(ClusterError):
+class RequestRefused(ClusterError):
     """The API server does not accept what was sent."""
 
     status = 2
@@ -71,7 +71,7 @@ def failure(code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: 
             remedy = f"ask for a Role that allows verb {verb} on resource {plural}{where}"
             return NotAuthorised(f"not allowed to {about}: {message}; {remedy}")
         case errors.Terminating():
-            return Refused(f"cannot {about}: {message}; wait until it is gone, or use another namespace")
+            return RequestRefused(f"cannot {about}: {message}; wait until it is gone, or use another namespace")
         case errors.NotServed():
             served = f"the cluster does not serve {plural}"
             return NotServed(f"{served}: {SCHEMA_REMEDY}" if plural.endswith("toolorchestra.dev") else served)
@@ -80,5 +80,5 @@ def failure(code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: 
         case errors.Conflict():
             return Conflicting(f"cannot {about}: {message}")
         case errors.Invalid():
-            return Refused(f"cannot {about}: {message}")
+            return RequestRefused(f"cannot {about}: {message}")
     return Unreachable(f"cannot {about}: {message or 'no reason given'} (HTTP {code}); try again in a moment")

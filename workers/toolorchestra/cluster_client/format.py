@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from toolorchestra.cluster_client.state import standing
+from toolorchestra.cluster_client.state import state_row
 
 Json = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ def table(trainings: Sequence[Json], *, now: datetime, namespaces: bool = False)
     """Aligned columns, never cut: lines are for people and for `cut` alike."""
     rows: list[tuple[str, ...]] = [TABLE if not namespaces else ("namespace", *TABLE)]
     for training in trainings:
-        row = standing(training)
+        row = state_row(training)
         texts = (
             row["name"],
             row["state"],

@@ -24,7 +24,7 @@ def folder_of(training: Mapping[str, Any]) -> str:
     return f"{path}/{name}-{uid}" if path else f"{name}-{uid}"
 
 
-def kept(training: Mapping[str, Any]) -> str:
+def retained(training: Mapping[str, Any]) -> str:
     """What stays and what goes, as the end of a sentence."""
     storage = training["spec"].get("storage") or {}
     claim, what = claim_of(training), "checkpoints, journal and exported model"

@@ -146,7 +146,7 @@ def next_step(training: Json) -> str:
     return ""
 
 
-def standing(training: Json) -> dict[str, Any]:
+def state_row(training: Json) -> dict[str, Any]:
     """Everything that `status` shows of one training, for scripts: numbers as text where the resource has text."""
     status, metadata = training.get("status") or {}, training["metadata"]
     metrics = status.get("metrics") or {}

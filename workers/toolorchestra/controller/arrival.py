@@ -1,4 +1,4 @@
-"""What arrives from the workers, read once: a Result for the books and a Trace for everyone else."""
+"""What arrives from the workers, read once: a Result for the ledger and a Trace for everyone else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from toolorchestra.controller.assemble import TraceRefused, check_logprobs, check_sampling, version_span
 from toolorchestra.ledger.journalled import Result
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Ending, Trace
 
 UNDECODABLE = "undecodable"
@@ -27,7 +27,7 @@ class Undecodable:
 class Arrival:
     """One message: `trace` is None for a dead letter that carries none; `body` is the trace as the codec wrote it."""
 
-    issue: Issue
+    dispatch: Dispatch
     trace: Trace | None
     body: bytes
     deferred_for: str | None = None
@@ -47,15 +47,15 @@ class Arrival:
         return self.trace is not None and self.trace.components.outcome is not None
 
     def result(self) -> Result:
-        """As the books want it. A trace that cannot be trained on counts as an infrastructure failure."""
+        """As the ledger wants it. A trace that cannot be trained on counts as an infrastructure failure."""
         trace = self.trace
         if trace is None:
             reason = UNDECODABLE if self.undecodable else self.reason or "worker_lost"
             if self.untouched:
-                return Result(self.issue, scored=False, reason="untouched", usd=Decimal(0), untouched=True)
+                return Result(self.dispatch, scored=False, reason="untouched", usd=Decimal(0), untouched=True)
             if self.abandoned:
                 reason = Ending.WORKER_LOST.value
-            return Result(self.issue, scored=False, reason=reason, usd=Decimal(0) if self.unread else None)
+            return Result(self.dispatch, scored=False, reason=reason, usd=Decimal(0) if self.unread else None)
         scored, reason, span = self.scored, trace.ending.value, version_span(trace)
         try:
             check_sampling(trace.sampling)
@@ -66,7 +66,7 @@ class Arrival:
         except TraceRefused:
             scored, reason = False, Ending.ENGINE_LOST.value
         return Result(
-            issue=self.issue,
+            dispatch=self.dispatch,
             scored=scored and span is not None,
             reason=reason,
             usd=trace.components.actual_usd,
@@ -76,7 +76,7 @@ class Arrival:
 
 
 def check_trace(trace: Trace, *, id_: str) -> None:
-    """ValueError for a trace that reads and yet cannot be the result under this id, or that the books cannot hold."""
+    """ValueError for a trace that reads and yet cannot be the result under this id, or that the ledger cannot hold."""
     if trace.issue != id_:
         raise ValueError(f"the trace of another issue, {trace.issue[:200]!r}")
     if trace.components.actual_usd < 0:

@@ -1,7 +1,7 @@
 """The controller: samples tasks, dispatches episodes, keeps the ledger, rewards, trains, syncs the engines.
 
-One event loop. Results come in on one task, steps go out on another; both act only through the bookkeeper, so the order
-of events is the journal's. Invariant: nothing is published or acknowledged before the journal has it on disk.
+One event loop. Results come in on one task, steps go out on another; both act only through the journalled ledger, so
+the order of events is the journal's. Invariant: nothing is published or acknowledged before the journal has it on disk.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.deferral import Deferrals
-from toolorchestra.controller.dispatcher import Dispatch
+from toolorchestra.controller.dispatcher import Dispatcher
 from toolorchestra.controller.failures import Failures
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
 from toolorchestra.controller.monitoring.service_times import ServiceTimes
@@ -30,11 +30,11 @@ from toolorchestra.controller.ports import Delivery, EngineGroup, Trainers, Wire
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.controller.step_line import Trained, step_line
 from toolorchestra.controller.versions import Versions
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.ledger.ledger import Effects, StepPlan, Waiting
 from toolorchestra.ledger.resume import KEY as HISTORY
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry.metrics import Recorder
@@ -45,7 +45,7 @@ from toolorchestra.weights.place import SnapshotPlace
 from toolorchestra.weights.snapshot import Snapshot
 
 TICK_SECONDS = 1.0
-"""How often outages and lost issues are looked at while nothing else happens."""
+"""How often outages and lost dispatches are looked at while nothing else happens."""
 
 
 MAX_NOT_FINITE = 3
@@ -65,9 +65,9 @@ class ControllerConfig:
     schedule: Schedule
     """Gives every step its learning rate."""
     checkpoint_every: int
-    issue_timeout: float
-    """Seconds after which an issue without a result, that a worker has had, is lost (the backstop behind the bus's own
-    redelivery)."""
+    dispatch_timeout: float
+    """Seconds after which a dispatch without a result, that a worker has had, is lost (the backstop behind the bus's
+    own redelivery)."""
     max_failure_rate: float = 0.5
     """Share of recent results that infrastructure may end before the run pauses."""
 
@@ -78,15 +78,15 @@ class Controller:
 
     config: ControllerConfig
     run: RunDir
-    world: World
-    books: Bookkeeper
+    instances: Instances
+    journalled: JournalledLedger
     rewarding: Rewarding
     wire: Wire
     trainers: Trainers
     engines: EngineGroup
     deferrals: Deferrals
     spans: EpisodeSpans
-    traces: dict[Issue, Trace] = field(default_factory=dict[Issue, Trace])
+    traces: dict[Dispatch, Trace] = field(default_factory=dict[Dispatch, Trace])
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     recorder: Recorder = field(default_factory=Recorder)
     snapshots: Path | None = None
@@ -94,7 +94,7 @@ class Controller:
     stopping: bool = False
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
-    dispatch: Dispatch = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
     failures: Failures = field(init=False)
     versions: Versions = field(init=False)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,11 +110,14 @@ class Controller:
         self.versions = Versions(self.trainers, self.engines, place)
         self.failures = Failures(self.run)
         self.vitality = Vitality(steps=self.config.steps, require_format=self.rewarding.filters.require_format)
-        ledger = self.books.ledger
+        ledger = self.journalled.ledger
         self.outbox = Outbox(
-            self.wire, self.books, live=lambda i: ledger.sibling(i) is not None, patience=self.config.issue_timeout
+            self.wire,
+            self.journalled,
+            live=lambda i: ledger.sibling(i) is not None,
+            patience=self.config.dispatch_timeout,
         )
-        self.dispatch = Dispatch(self.books, self.world, self.outbox, self.spans)
+        self.dispatcher = Dispatcher(self.journalled, self.instances, self.outbox, self.spans)
 
     def stop(self) -> None:
         """End between two steps: `step` raises Stopped."""
@@ -127,25 +130,25 @@ class Controller:
         """Enter a batch of results of this training: decide, journal, carry out, acknowledge."""
         now = time.time()
         parts = [self._enter(delivery, now=now) for delivery in deliveries]
-        issues = [issue for effects in parts for issue in effects.issues]
-        issues += self.books.admit(now=now)
-        await self.dispatch.flush()
-        await self.dispatch.send(issues)
+        dispatches = [dispatch for effects in parts for dispatch in effects.dispatches]
+        dispatches += self.journalled.admit(now=now)
+        await self.dispatcher.flush()
+        await self.dispatcher.send(dispatches)
         for delivery in deliveries:
             await delivery.ack()
         self.wake.set()
 
     def _enter(self, delivery: Delivery, *, now: float) -> Effects:
         arrival = delivery.arrival
-        entry = self.books.enter(arrival.result(), arrival.body, now=now)
+        entry = self.journalled.enter(arrival.result(), arrival.body, now=now)
         self.recorder.write(measurements.of_arrival, arrival, verdict=entry.verdict, purpose="train")
         self.recorder.write(measurements.of_excluded, [reason for _, reason in entry.effects.excluded])
         if entry.verdict != "duplicate" and arrival.trace is not None:
             self.deferrals.saw(arrival.trace, deferred_for=arrival.deferred_for)
         if entry.verdict == "accepted" and arrival.trace is not None:
             self._moved_at = self.deferrals.clock()
-            self.traces[arrival.issue] = arrival.trace
-            self.spans.accepted(arrival.issue, arrival.trace, step=self.books.ledger.step)
+            self.traces[arrival.dispatch] = arrival.trace
+            self.spans.accepted(arrival.dispatch, arrival.trace, step=self.journalled.ledger.step)
             self.vitality.played(arrival.trace)
         if entry.verdict in ("accepted", "failed") and arrival.trace is not None:
             self.service_times.observe(arrival.trace)
@@ -160,19 +163,19 @@ class Controller:
         """Decide on finished groups: too few scored siblings, filtered, or kept for a step."""
         for number in finished:
             reason = "too_few_scored"
-            if self.books.ledger.scored_enough(number):
-                traces = [self.traces[i] for i in self.books.ledger.groups[number].accepted]
-                verdict = self.rewarding.judge(self.rewarding.components(self.world.instance(number), traces))
+            if self.journalled.ledger.scored_enough(number):
+                traces = [self.traces[i] for i in self.journalled.ledger.groups[number].accepted]
+                verdict = self.rewarding.judge(self.rewarding.components(self.instances.instance(number), traces))
                 if verdict.keep:
-                    self.books.ledger.keep(number)
+                    self.journalled.ledger.keep(number)
                     continue
                 reason = verdict.reason
             self._drops[reason] += 1
-            self._forget(self.books.drop(number, reason), reason=reason)
+            self._forget(self.journalled.drop(number, reason), reason=reason)
 
-    def _forget(self, issues: Iterable[Issue], *, reason: str) -> None:
-        """What was accepted for these issues will not be trained."""
-        traces = [trace for issue in issues if (trace := self.traces.pop(issue, None))]
+    def _forget(self, dispatches: Iterable[Dispatch], *, reason: str) -> None:
+        """What was accepted for these dispatches will not be trained."""
+        traces = [trace for dispatch in dispatches if (trace := self.traces.pop(dispatch, None))]
         self.recorder.write(measurements.of_wasted, traces, reason=reason)
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,8 +183,8 @@ class Controller:
     async def recover(self, restored: Effects) -> None:
         """Publish what an earlier incarnation left under way."""
         self.judge(restored.finished)
-        await self.dispatch.flush()
-        await self.dispatch.send(restored.issues)
+        await self.dispatcher.flush()
+        await self.dispatcher.send(restored.dispatches)
 
     async def step(self) -> dict[str, Any]:
         """One optimizer step: wait for its groups, train, bring the weights to the engines. Returns its metrics line.
@@ -189,14 +192,14 @@ class Controller:
         Paused where waiting cannot help; Stopped where the run was asked to end.
         """
         started = time.monotonic()
-        trained = await self._train(self.books.ledger.step)
+        trained = await self._train(self.journalled.ledger.step)
         applied = time.monotonic()
-        await self.versions.bring(trained.step + 1, incarnation=self.books.ledger.incarnation)
+        await self.versions.bring(trained.step + 1, incarnation=self.journalled.ledger.incarnation)
         sync = time.monotonic() - applied
-        self.books.publish(trained.step + 1)
-        issues = self.books.admit(now=time.time())
-        await self.dispatch.flush()
-        await self.dispatch.send(issues)
+        self.journalled.publish(trained.step + 1)
+        dispatches = self.journalled.admit(now=time.time())
+        await self.dispatcher.flush()
+        await self.dispatcher.send(dispatches)
         return self._told(trained, seconds=trained.seconds | {"sync": sync, "total": time.monotonic() - started})
 
     async def _train(self, step: int) -> Trained:
@@ -207,9 +210,12 @@ class Controller:
             plan = await self._next_plan()
             waited = time.monotonic()
             groups = [
-                (self.world.instance(n), [self.traces[i] for i in ids]) for n, ids in self.books.begin(plan).items()
+                (self.instances.instance(n), [self.traces[i] for i in ids])
+                for n, ids in self.journalled.begin(plan).items()
             ]
-            samples, rewards = self.rewarding.batch(groups, version=PolicyVersion(self.books.ledger.incarnation, step))
+            samples, rewards = self.rewarding.batch(
+                groups, version=PolicyVersion(self.journalled.ledger.incarnation, step)
+            )
             rewarded = time.monotonic()
             try:
                 metrics = await self.trainers.step(samples, config) if samples else None
@@ -240,7 +246,7 @@ class Controller:
             self.run.event("empty_step", f"step {step + 1}: {said}", step=step + 1)
         row = step_line(
             trained,
-            self.books.ledger,
+            self.journalled.ledger,
             seconds=seconds,
             versions=self.versions,
             empty_steps=self.vitality.empty_steps,
@@ -251,9 +257,9 @@ class Controller:
         self._drops.clear()
         self.failures.unscored.clear()
         self.recorder.write(measurements.of_step, row, lags_of(trained.traces, step=step))
-        self.recorder.write(measurements.of_books, self.books.ledger, now=time.time())
+        self.recorder.write(measurements.of_books, self.journalled.ledger, now=time.time())
         for trace in trained.traces:
-            self.traces.pop(Issue.parse(trace.issue), None)
+            self.traces.pop(Dispatch.parse(trace.issue), None)
         return row
 
     def check(self) -> None:
@@ -264,14 +270,14 @@ class Controller:
     async def _set_aside(self, error: str, *, rate: float) -> None:
         """A step that is not finite would be so in every life: go on with other groups. Paused after several in a row,
         when it is not the batch."""
-        issues = self.books.abandon("non_finite")
-        groups = {issue.episode.group for issue in issues}
+        dispatches = self.journalled.abandon("non_finite")
+        groups = {dispatch.episode.group for dispatch in dispatches}
         self._not_finite += 1
         self._drops["non_finite"] += len(groups)
-        self._forget(issues, reason="non_finite")
-        await self.dispatch.flush()
+        self._forget(dispatches, reason="non_finite")
+        await self.dispatcher.flush()
         said = f"a step was not finite ({error}): its {len(groups)} groups are set aside"
-        self.run.event("non_finite", said, groups=sorted(groups), step=self.books.ledger.step)
+        self.run.event("non_finite", said, groups=sorted(groups), step=self.journalled.ledger.step)
         if self._not_finite >= MAX_NOT_FINITE:
             raise Paused(
                 f"{self._not_finite} steps in a row were not finite at a learning rate of {rate:g}, the last one: "
@@ -289,7 +295,7 @@ class Controller:
             await self.look_after()
             if pause := self.deferrals.pause(moved_at=self._moved_at):
                 raise pause
-            plan = self.books.next_step()
+            plan = self.journalled.next_step()
             if isinstance(plan, StepPlan):
                 return plan
             await self.unblock(plan)
@@ -300,9 +306,9 @@ class Controller:
 
     async def unblock(self, waiting: Waiting) -> None:
         """Do what waiting would not: drop stragglers, or pause with the reason."""
-        ledger = self.books.ledger
+        ledger = self.journalled.ledger
         if waiting.stragglers and ledger.config.on_stale == "Drop":
-            effects = self.books.kill(waiting.stragglers, now=time.time())
+            effects = self.journalled.kill(waiting.stragglers, now=time.time())
             self._drops["stale"] += len(waiting.stragglers)
             self._forget(effects.set_aside, reason="stale")
             await self._carry_out(effects)
@@ -316,24 +322,24 @@ class Controller:
             raise Paused(failed, reason=Reason.FAILURE_RATE_EXCEEDED)
 
     async def _admit(self) -> None:
-        await self.dispatch.issue(self.books.admit(now=time.time()))
+        await self.dispatcher.dispatch(self.journalled.admit(now=time.time()))
 
     async def look_after(self) -> None:
         """Try what an outage held back, expire what is lost, count what nobody has billed in time.
 
         Also while something else than a step is waited for: else what is lost stays reserved for ever.
         """
-        now, ledger = time.time(), self.books.ledger
-        self.books.presume(now=now)
-        again = self.books.retry(self.deferrals.may_try, now=now)
-        for issue in again:
-            if (sibling := ledger.sibling(issue)) is not None and sibling.expert:
-                self.deferrals.tries(str(issue), pool=sibling.expert)
-        await self.dispatch.issue(again)
-        if overdue := ledger.overdue(now=now, timeout=self.config.issue_timeout):
+        now, ledger = time.time(), self.journalled.ledger
+        self.journalled.presume(now=now)
+        again = self.journalled.retry(self.deferrals.may_try, now=now)
+        for dispatch in again:
+            if (sibling := ledger.sibling(dispatch)) is not None and sibling.expert:
+                self.deferrals.tries(str(dispatch), pool=sibling.expert)
+        await self.dispatcher.dispatch(again)
+        if overdue := ledger.overdue(now=now, timeout=self.config.dispatch_timeout):
             lost, queued = await self.outbox.lost(overdue)
             ledger.queued(queued, now=now)
-            await self._carry_out(self.books.expire(lost, now=now))
+            await self._carry_out(self.journalled.expire(lost, now=now))
 
     async def _carry_out(self, effects: Effects) -> None:
         """Effects of what was decided here, not by a result: journal, publish, take back from the bus."""
@@ -341,33 +347,33 @@ class Controller:
         for episode, reason in effects.excluded:
             self.spans.excluded(episode, reason)
         self.judge(effects.finished)
-        await self.dispatch.flush()
-        await self.dispatch.send(effects.issues)
+        await self.dispatcher.flush()
+        await self.dispatcher.send(effects.dispatches)
         await self.outbox.withdraw(effects.dead)
 
     async def first_version(self) -> Snapshot:
         """The weights that this incarnation starts from, in service on whatever engines there are."""
-        ledger = self.books.ledger
+        ledger = self.journalled.ledger
         return await self.versions.bring(ledger.step, incarnation=ledger.incarnation, adopt=True)
 
     # ── checkpoints ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def checkpoint(self) -> Checkpoint:
         """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
-        await self.dispatch.flush()
-        ledger, durable = self.books.ledger, self.books.journal.synced
+        await self.dispatcher.flush()
+        ledger, durable = self.journalled.ledger, self.journalled.journal.synced
         job = {
             "step": ledger.step,
             "incarnation": ledger.incarnation,
             "journal_offset": durable,
-            HISTORY: await asyncio.to_thread(self.books.index.at, ledger.step),
+            HISTORY: await asyncio.to_thread(self.journalled.index.at, ledger.step),
             "next_group": ledger.next_group,
             "live_groups": sorted(ledger.groups),
             "spend": ledger.spend.as_dict(),
             "metrics_offset": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
-            "seed": self.world.seed,
+            "seed": self.instances.seed,
         }
         saved = await self.trainers.save(ledger.step, job)
-        self.books.journal.note("checkpoint", step=ledger.step, folder=saved.path.name)
-        await self.dispatch.flush()
+        self.journalled.journal.note("checkpoint", step=ledger.step, folder=saved.path.name)
+        await self.dispatcher.flush()
         return saved

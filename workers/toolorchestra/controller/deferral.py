@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from toolorchestra.api.conditions import Reason
 from toolorchestra.controller.pauses import Paused
-from toolorchestra.experts.pool_health import Standings
+from toolorchestra.experts.pool_health import PoolsHealth
 from toolorchestra.rollout.trace import Call, Ending, Trace
 
 FIRST_SECONDS = 2.0
@@ -41,9 +41,9 @@ class Deferrals:
     outages: dict[str, Outage] = field(default_factory=dict[str, Outage])
     misconfigured: str = ""
     """What an expert said of its own configuration, once one did."""
-    _standings: Standings = field(default_factory=Standings)
+    _standings: PoolsHealth = field(default_factory=PoolsHealth)
     _tries: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
-    """Issue → the expert that its episode had waited for, and when it was sent."""
+    """Dispatch → the expert that its episode had waited for, and when it was sent."""
 
     def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
         """A result came back; `deferred_for`: the expert whose outage ended it."""
@@ -87,9 +87,9 @@ class Deferrals:
         outage.try_at = now + outage.interval
         return True
 
-    def tries(self, issue: str, *, pool: str) -> None:
-        """This issue's episode had waited for the pool, and is sent because of `may_try`."""
-        self._tries[issue] = pool, self.clock()
+    def tries(self, dispatch: str, *, pool: str) -> None:
+        """This dispatch's episode had waited for the pool, and is sent because of `may_try`."""
+        self._tries[dispatch] = pool, self.clock()
 
     def pause(self, *, moved_at: float) -> Paused | None:
         """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last, or

@@ -1,4 +1,4 @@
-"""Issues on their way out: into the journal, on disk, then published, several at a time."""
+"""Dispatches on their way out: into the journal, on disk, then published, several at a time."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.monitoring.episode_spans import EpisodeSpans
 from toolorchestra.controller.outbox import Outbox
-from toolorchestra.ledger.journalled import Bookkeeper
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.ledger.journalled import JournalledLedger
+from toolorchestra.rollout.identity import Dispatch
 
 PUBLISHES = 64
 """Orders on their way to the bus at a time."""
 
 
 @dataclass
-class Dispatch:
+class Dispatcher:
     """Of one incarnation's training."""
 
-    books: Bookkeeper
-    world: World
+    journalled: JournalledLedger
+    instances: Instances
     outbox: Outbox
     spans: EpisodeSpans
 
     async def flush(self) -> None:
         """Return when all that is in the journal by now is on disk."""
-        await asyncio.to_thread(self.books.flush)
+        await asyncio.to_thread(self.journalled.flush)
 
-    async def issue(self, issues: list[Issue]) -> None:
-        """Publish what the books have just decided; nothing where that is nothing."""
-        if issues:
+    async def dispatch(self, dispatches: list[Dispatch]) -> None:
+        """Publish what the ledger has just decided; nothing where that is nothing."""
+        if dispatches:
             await self.flush()
-            await self.send(issues)
+            await self.send(dispatches)
 
-    async def send(self, issues: Iterable[Issue]) -> None:
-        """Publish issues that are in the journal, several at a time: every publish waits for its acknowledgement."""
-        for some in batched(issues, PUBLISHES):
-            await asyncio.gather(*(self._submit(issue) for issue in some))
+    async def send(self, dispatches: Iterable[Dispatch]) -> None:
+        """Publish dispatches that are in the journal, several at a time: every publish waits for its
+        acknowledgement."""
+        for some in batched(dispatches, PUBLISHES):
+            await asyncio.gather(*(self._submit(dispatch) for dispatch in some))
 
-    async def _submit(self, issue: Issue) -> None:
-        order = self.world.order(issue, allowance=self.books.ledger.limit)
-        await self.outbox.send(order, headers=self.spans.headers(issue, task=order.task.id))
+    async def _submit(self, dispatch: Dispatch) -> None:
+        order = self.instances.order(dispatch, allowance=self.journalled.ledger.limit)
+        await self.outbox.send(order, headers=self.spans.headers(dispatch, task=order.task.id))
 
 
-def batched(items: Iterable[Issue], size: int) -> Iterator[list[Issue]]:
+def batched(items: Iterable[Dispatch], size: int) -> Iterator[list[Dispatch]]:
     """Runs of at most `size` items, in order (itertools.batched is of Python 3.12)."""
     rest = iter(items)
     while some := list(islice(rest, size)):

@@ -22,7 +22,7 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.contract.exit_status import EXIT_CODES, TRAINER_LOST
 from toolorchestra.contract.progress import State
 from toolorchestra.controller.incarnation.assignment import assignment_of
-from toolorchestra.controller.incarnation.incarnation import Job
+from toolorchestra.controller.incarnation.incarnation import Incarnation
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.ledger.journal import JournalError
@@ -39,7 +39,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     """Run one incarnation to its end; the exit status that says how it ended."""
     run = RunDir(config.run)
     ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
-    job = Job(assignment_of(config, run, otel=otel))
+    job = Incarnation(assignment_of(config, run, otel=otel))
     # After ray.init, which installs a handler of its own that ends the process on the spot.
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolorchestra.controller.best import Score, score
-from toolorchestra.controller.evaluator import Evaluator, Job, baseline_jobs
+from toolorchestra.controller.evaluator import EvaluationRun, Evaluator, baseline_jobs
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.settings import Settings
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.runs.status import StatusWriter
@@ -26,7 +26,7 @@ class Evaluations:
 
     evaluator: Evaluator
     run: RunDir
-    books: Bookkeeper
+    journalled: JournalledLedger
     settings: Settings
     status: StatusWriter
 
@@ -40,10 +40,10 @@ class Evaluations:
     async def policy(self, name: str, *, step: int, once: bool = False, during: bool = False) -> Score | None:
         """The policy of `step` on all suites (`during`: on the first); its score on the first, None if that was not
         run. `once`: only where its file is missing."""
-        version = str(PolicyVersion(self.books.ledger.incarnation, step))
+        version = str(PolicyVersion(self.journalled.ledger.incarnation, step))
         suites = self.settings.suites[:1] if during else self.settings.suites
         into = self.run.evaluations_during if during else self.run.evaluations
-        jobs = [Job(suite, "policy", name, version=version) for suite in suites]
+        jobs = [EvaluationRun(suite, "policy", name, version=version) for suite in suites]
         todo = [job for job in jobs if not (once and job.file(into).exists())]
         for job in todo:
             what = f"{name} on {job.suite.name}"

@@ -1,7 +1,7 @@
 """Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
 
 Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
-What infrastructure failed or lost is sent again, at most `MAX_ISSUES` times, and what an outage deferred at most
+What infrastructure failed or lost is sent again, at most `MAX_DISPATCHES` times, and what an outage deferred at most
 `MAX_DEFERRALS` times, then it is recorded as unscored: a file has a frame for every task of the suite, so that a report
 can say how many are missing.
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from toolorchestra.controller.arrival import UNDECODABLE, Arrival
 from toolorchestra.controller.deferral import Deferrals
-from toolorchestra.controller.instances import Instance, World, sampling_seed
+from toolorchestra.controller.instances import Instance, Instances, sampling_seed
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.outbox import Outbox
 from toolorchestra.controller.pauses import cap_reached
@@ -32,10 +32,10 @@ from toolorchestra.controller.settings import EvaluationSuite
 from toolorchestra.evaluation.archive import SUFFIX
 from toolorchestra.ledger.history import Evaluation
 from toolorchestra.ledger.journal import Kind, read_frame, read_frames, write_sealed
-from toolorchestra.ledger.journalled import Bookkeeper, Result, Verdict
-from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_ISSUES
+from toolorchestra.ledger.journalled import JournalledLedger, Result, Verdict
+from toolorchestra.ledger.sibling import MAX_DEFERRALS, MAX_DISPATCHES
 from toolorchestra.rollout.codec import decode_trace
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.telemetry.metrics import Recorder
@@ -47,7 +47,7 @@ TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationRun:
     """One system on one suite. `version` pins the policy's weights; None for systems that do not use them."""
 
     suite: EvaluationSuite
@@ -101,11 +101,11 @@ class Evaluator:
     """Runs jobs; results are handed in by whoever reads the bus."""
 
     wire: Wire
-    world: World
+    instances: Instances
     uid: str
-    books: Bookkeeper
+    journalled: JournalledLedger
     deferrals: Deferrals
-    issue_timeout: float
+    dispatch_timeout: float
     """Seconds after which a sending without a result, that a worker has had, is lost."""
     recorder: Recorder = field(default_factory=Recorder)
     meanwhile: Callable[[], Awaitable[None]] = _nothing
@@ -113,12 +113,14 @@ class Evaluator:
     tick: float = TICK_SECONDS
     outbox: Outbox = field(init=False)
     _serial: int = 0
-    _waiting: dict[Issue, _Attempt] = field(default_factory=dict[Issue, _Attempt])
+    _waiting: dict[Dispatch, _Attempt] = field(default_factory=dict[Dispatch, _Attempt])
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
     _moved_at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self.outbox = Outbox(self.wire, self.books, live=self._waiting.__contains__, patience=self.issue_timeout)
+        self.outbox = Outbox(
+            self.wire, self.journalled, live=self._waiting.__contains__, patience=self.dispatch_timeout
+        )
 
     @property
     def waits_for(self) -> int:
@@ -127,15 +129,15 @@ class Evaluator:
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def owns(self, issue: Issue) -> bool:
-        return issue.episode.uid.startswith(f"{self.uid}-e")
+    def owns(self, dispatch: Dispatch) -> bool:
+        return dispatch.episode.uid.startswith(f"{self.uid}-e")
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
         """Results of evaluations, of this incarnation or an earlier one: journal, hand on, acknowledge."""
         entered = [self._enter(delivery.arrival) for delivery in deliveries]
-        await asyncio.to_thread(self.books.flush)
+        await asyncio.to_thread(self.journalled.flush)
         for delivery, new in zip(deliveries, entered, strict=True):
-            attempt = self._waiting.pop(delivery.arrival.issue, None) if new else None
+            attempt = self._waiting.pop(delivery.arrival.dispatch, None) if new else None
             if attempt is not None and not attempt.done.done():
                 self._moved_at = self.deferrals.clock() if delivery.arrival.scored else self._moved_at
                 attempt.done.set_result(delivery.arrival)
@@ -145,9 +147,9 @@ class Evaluator:
     def _enter(self, arrival: Arrival) -> bool:
         trace = arrival.trace
         usd = arrival.result().usd
-        result = Result(arrival.issue, arrival.scored, _reason(arrival), usd)
-        new = self.books.enter_evaluated(result, arrival.body, task="" if trace is None else trace.task_id)
-        verdict: Verdict = "duplicate" if not new else _verdict(arrival, late=arrival.issue not in self._waiting)
+        result = Result(arrival.dispatch, arrival.scored, _reason(arrival), usd)
+        new = self.journalled.enter_evaluated(result, arrival.body, task="" if trace is None else trace.task_id)
+        verdict: Verdict = "duplicate" if not new else _verdict(arrival, late=arrival.dispatch not in self._waiting)
         self.recorder.write(measurements.of_arrival, arrival, verdict=verdict, purpose="evaluate")
         if new and trace is not None:
             self.deferrals.saw(trace, deferred_for=arrival.deferred_for)
@@ -155,21 +157,21 @@ class Evaluator:
 
     # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self, job: Job, *, into: Path) -> Evaluated:
+    async def run(self, job: EvaluationRun, *, into: Path) -> Evaluated:
         """Evaluate a job and write its traces under `into`.
 
         Paused where the spend cap or an expert keeps it from ever ending; what is under way is then taken back.
         """
         self._serial += 1
         self._moved_at = self.deferrals.clock()  # until now nobody waited for it
-        uid = f"{self.uid}-e{self.books.ledger.incarnation}x{self._serial}"
+        uid = f"{self.uid}-e{self.journalled.ledger.incarnation}x{self._serial}"
         evaluation = Evaluation(job.suite.name, job.system, job.version)
         instances = self._instances(job)
         known = await asyncio.to_thread(self._known, evaluation, [i.task.id for i in instances])
-        self.books.evaluation(uid, evaluation)
+        self.journalled.evaluation(uid, evaluation)
         window = asyncio.Semaphore(WINDOW)
         attempts = [
-            self._attempt(job, instance, Episode(uid, i, 0), window)
+            self._attempt(job, instance, EpisodeId(uid, i, 0), window)
             for i, instance in enumerate(instances)
             if instance.task.id not in known
         ]
@@ -181,14 +183,14 @@ class Evaluator:
 
     def _known(self, evaluation: Evaluation, tasks: Sequence[str]) -> dict[str, _Entry]:
         """By task, what earlier incarnations have paid for and scored."""
-        history = self.books.history
-        wanted = {issue: task for task in tasks if (issue := history.scored_before(evaluation, task=task))}
+        history = self.journalled.history
+        wanted = {dispatch: task for task in tasks if (dispatch := history.scored_before(evaluation, task=task))}
         found: dict[str, _Entry] = {}
-        path = self.books.journal.path
+        path = self.journalled.journal.path
         for frame in read_frames(path, bodies=False) if wanted else ():
             if frame.kind is Kind.EVALUATED and (task := wanted.get(frame.head["issue"])):
                 body = read_frame(path, frame.start).body
-                arrival = Arrival(Issue.parse(frame.head["issue"]), decode_trace(body), body)
+                arrival = Arrival(Dispatch.parse(frame.head["issue"]), decode_trace(body), body)
                 found[task] = _Entry(arrival, Decimal(frame.head["usd"]))
         return found
 
@@ -217,26 +219,28 @@ class Evaluator:
             if pause := self.deferrals.pause(moved_at=self._moved_at):
                 raise pause
             now = time.time()
-            self.books.presume(now=now)
-            overdue = [i for i, attempt in self._waiting.items() if now - attempt.since > self.issue_timeout]
+            self.journalled.presume(now=now)
+            overdue = [i for i, attempt in self._waiting.items() if now - attempt.since > self.dispatch_timeout]
             lost, queued = await self.outbox.lost(overdue)
-            for issue in queued:
-                if issue in self._waiting:
-                    self._waiting[issue].since = now
-            gone = {issue: attempt for issue in lost if (attempt := self._waiting.pop(issue, None)) is not None}
+            for dispatch in queued:
+                if dispatch in self._waiting:
+                    self._waiting[dispatch].since = now
+            gone = {
+                dispatch: attempt for dispatch in lost if (attempt := self._waiting.pop(dispatch, None)) is not None
+            }
             await self.outbox.withdraw(gone)
-            for issue, attempt in gone.items():
-                attempt.done.set_result(Arrival(issue, None, b"", reason="lost"))
+            for dispatch, attempt in gone.items():
+                attempt.done.set_result(Arrival(dispatch, None, b"", reason="lost"))
             await self.meanwhile()
             self._stir()
 
-    def _instances(self, job: Job) -> list[Instance]:
+    def _instances(self, job: EvaluationRun) -> list[Instance]:
         """The suite's instances; the same for every system and every evaluation, so that results are paired."""
         suite = job.suite
-        key = f"{self.world.seed}/evaluation/{suite.name}"
+        key = f"{self.instances.seed}/evaluation/{suite.name}"
         tasks = suite.suite.held_out(suite.size)
         draws = (
-            self.world.view_of(task, key=f"{key}/{task.id}", sampler=suite.sampler, split="evaluation")
+            self.instances.view_of(task, key=f"{key}/{task.id}", sampler=suite.sampler, split="evaluation")
             for task in tasks
         )
         expert = job.system.removeprefix("always:")
@@ -244,29 +248,31 @@ class Evaluator:
             return list(draws)
         return [d for d in draws if any(e.pool == expert for e in d.view.experts)]
 
-    async def _attempt(self, job: Job, instance: Instance, episode: Episode, window: asyncio.Semaphore) -> _Entry:
+    async def _attempt(
+        self, job: EvaluationRun, instance: Instance, episode: EpisodeId, window: asyncio.Semaphore
+    ) -> _Entry:
         """The first scored result, else the last one."""
         failures = deferrals = 0
         waited_for: str | None = None
         for sending in count():
-            issue = Issue(episode, self.books.ledger.incarnation, sending)
+            dispatch = Dispatch(episode, self.journalled.ledger.incarnation, sending)
             if waited_for:
-                self.deferrals.tries(str(issue), pool=waited_for)
+                self.deferrals.tries(str(dispatch), pool=waited_for)
             async with window:
-                arrival = await self._send(job, instance, issue)
+                arrival = await self._send(job, instance, dispatch)
             if arrival.scored:
                 break
             if arrival.deferred_for:
                 deferrals += 1
             elif not arrival.untouched:
                 failures += 1
-            if failures >= MAX_ISSUES or deferrals >= MAX_DEFERRALS:
+            if failures >= MAX_DISPATCHES or deferrals >= MAX_DEFERRALS:
                 break
             waited_for = arrival.deferred_for
             if arrival.deferred_for:
                 while not self.deferrals.may_try(arrival.deferred_for):
                     await self._stirred.wait()
-        usd = arrival.trace.components.actual_usd if arrival.trace else self.books.ledger.allowance
+        usd = arrival.trace.components.actual_usd if arrival.trace else self.journalled.ledger.allowance
         return _Entry(arrival, usd)
 
     def _stir(self) -> None:
@@ -274,27 +280,27 @@ class Evaluator:
         self._stirred.set()
         self._stirred = asyncio.Event()
 
-    async def _send(self, job: Job, instance: Instance, issue: Issue) -> Arrival:
-        while not self.books.issue(issue):
-            if not self.books.ledger.spend.reserved:
-                raise cap_reached(self.books.ledger.spend)
+    async def _send(self, job: EvaluationRun, instance: Instance, dispatch: Dispatch) -> Arrival:
+        while not self.journalled.dispatch(dispatch):
+            if not self.journalled.ledger.spend.reserved:
+                raise cap_reached(self.journalled.ledger.spend)
             await self._stirred.wait()
         attempt = _Attempt(asyncio.get_running_loop().create_future(), since=time.time())
-        self._waiting[issue] = attempt
-        await self.outbox.journalled()
-        await self.outbox.send(self._order(job, instance, issue))
+        self._waiting[dispatch] = attempt
+        await self.outbox.durable()
+        await self.outbox.send(self._order(job, instance, dispatch))
         return await attempt.done
 
-    def _order(self, job: Job, instance: Instance, issue: Issue) -> Order:
+    def _order(self, job: EvaluationRun, instance: Instance, dispatch: Dispatch) -> Order:
         return Order(
-            issue=str(issue),
+            issue=str(dispatch),
             task=instance.task,
             view=instance.view,
-            limits=self.world.limits,
-            sampling=Sampling(temperature=0.0, seed=sampling_seed(self.world.seed, issue.episode.group, 0)),
+            limits=self.instances.limits,
+            sampling=Sampling(temperature=0.0, seed=sampling_seed(self.instances.seed, dispatch.episode.group, 0)),
             purpose="evaluate",
             system=job.system,
-            allowance_usd=self.books.ledger.limit,
+            allowance_usd=self.journalled.ledger.limit,
             version=job.version,
         )
 
@@ -304,7 +310,7 @@ async def _results(work: Sequence[asyncio.Future[_Entry]]) -> list[_Entry]:
 
 
 def _verdict(arrival: Arrival, *, late: bool) -> Verdict:
-    """The word that the books have for such a result."""
+    """The word that the ledger has for such a result."""
     if late:
         return "late"
     if arrival.deferred_for:
@@ -324,12 +330,12 @@ def _write(path: Path, entries: Iterable[_Entry]) -> None:
 
 
 def _frame(arrival: Arrival, usd: Decimal) -> tuple[Kind, dict[str, str], bytes]:
-    head = {"issue": str(arrival.issue), "usd": str(usd)}
+    head = {"issue": str(arrival.dispatch), "usd": str(usd)}
     if arrival.scored:
         return Kind.ACCEPTED, head, arrival.body
     return Kind.UNSCORED, head | {"reason": _reason(arrival)}, arrival.body
 
 
-def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[Job]:
+def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[EvaluationRun]:
     """Each expert alone on every suite; the other baselines are computed from these (evaluation/baselines.py)."""
-    return [Job(suite, f"always:{pool}", f"always:{pool}") for suite in suites for pool in pools]
+    return [EvaluationRun(suite, f"always:{pool}", f"always:{pool}") for suite in suites for pool in pools]

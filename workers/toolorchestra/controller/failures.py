@@ -42,7 +42,9 @@ class Failures:
         self.unscored[reason] += 1
         if reason not in self._said:
             said = arrival.reason or "no more is known"
-            self.run.event("unscored", f"an episode ended as {reason}: {said}", reason=reason, issue=str(arrival.issue))
+            self.run.event(
+                "unscored", f"an episode ended as {reason}: {said}", reason=reason, issue=str(arrival.dispatch)
+            )
         self._said[reason] = arrival.reason
 
     def complaint(self, *, most: float) -> str | None:

@@ -1,6 +1,7 @@
-"""The world of a training: what group n attempts, and what its workers are told. A pure function of seed and counter.
+"""The instances of a training: what group n attempts, and what its workers are told. A pure function of seed and
+counter.
 
-So a group's instance is never stored: a resume, a re-issue and a report all compute the same one.
+So a group's instance is never stored: a resume, a repeated dispatch and a report all compute the same one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from toolorchestra.rewards.preferences import PreferenceSplit, TemplatePreferences
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.order import EpisodeLimits, Order
 from toolorchestra.rollout.trace import Sampling
 from toolorchestra.tasks.suite import Suite
@@ -28,7 +29,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class World:
+class Instances:
     """Suite, tools and preferences of a training."""
 
     suite: Suite
@@ -50,12 +51,12 @@ class World:
             view = replace(self.preferences, split=split).attach(view, key=key)
         return Instance(task, view)
 
-    def order(self, issue: Issue, *, allowance: Decimal | None = None) -> Order:
-        """What a worker needs for one training issue. Siblings differ in their sampling seed only."""
-        episode = issue.episode
+    def order(self, dispatch: Dispatch, *, allowance: Decimal | None = None) -> Order:
+        """What a worker needs for one training dispatch. Siblings differ in their sampling seed only."""
+        episode = dispatch.episode
         instance = self.instance(episode.group)
         return Order(
-            issue=str(issue),
+            issue=str(dispatch),
             task=instance.task,
             view=instance.view,
             limits=self.limits,

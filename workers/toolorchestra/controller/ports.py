@@ -27,7 +27,7 @@ class Wire(Protocol):
     """Orders out, arrivals in."""
 
     async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish one order, with trace headers; waits while the stream is full. Idempotent by the order's issue."""
+        """Publish one order, with trace headers; waits while the stream is full. Idempotent by the order's dispatch."""
 
     def deliveries(self) -> AsyncIterator[Delivery]:
         """Everything that workers send back, at least once each."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
-from toolorchestra.controller.instances import Instance, World
+from toolorchestra.controller.instances import Instance, Instances
 from toolorchestra.policy.engine import Generation
 from toolorchestra.policy.parser import THINK_CLOSE, ToolCall, format_calls, parse
 from toolorchestra.policy.prompts import ToolSchema
@@ -29,33 +29,33 @@ class RehearsalError(ValueError):
     """The model cannot be trained on these tasks; the text says what it cannot carry, and what to do."""
 
 
-def rehearse(world: World, renderer: Renderer, *, vocabulary: int | None = None) -> tuple[str, ...]:
+def rehearse(instances: Instances, renderer: Renderer, *, vocabulary: int | None = None) -> tuple[str, ...]:
     """Play one turn of each mode. What a person is to know of it; RehearsalError where it cannot work.
 
     `vocabulary`: tokens that the model has embeddings for, where that is known.
     """
     said = list(renderer.dialect.said)
-    for instance in one_of_each_kind(world):
+    for instance in one_of_each_kind(instances):
         try:
-            said += _play(instance, world, renderer, vocabulary=vocabulary)
+            said += _play(instance, instances, renderer, vocabulary=vocabulary)
         except TemplateError as error:
             raise RehearsalError(f"{instance.task.kind} tasks: {error}") from error
     return tuple(said)
 
 
-def one_of_each_kind(world: World) -> Iterator[Instance]:
+def one_of_each_kind(instances: Instances) -> Iterator[Instance]:
     """The first training instance of each kind."""
     seen: set[str] = set()
-    for group in range(min(LOOKED_AT, world.suite.train_size)):
-        instance = world.instance(group)
+    for group in range(min(LOOKED_AT, instances.suite.train_size)):
+        instance = instances.instance(group)
         if instance.task.kind not in seen:
             seen.add(instance.task.kind)
             yield instance
 
 
-def _play(instance: Instance, world: World, renderer: Renderer, *, vocabulary: int | None) -> Iterator[str]:
+def _play(instance: Instance, instances: Instances, renderer: Renderer, *, vocabulary: int | None) -> Iterator[str]:
     task, view = instance.task, instance.view
-    limits = world.limits.model_copy(update={"max_prompt_tokens": _ENDLESS})
+    limits = instances.limits.model_copy(update={"max_prompt_tokens": _ENDLESS})
     mode = mode_of(task, view, renderer=renderer, limits=limits)
     prompt = mode.prompt() or ()
     shown = renderer.decode(prompt)
@@ -65,16 +65,16 @@ def _play(instance: Instance, world: World, renderer: Renderer, *, vocabulary: i
             f"{task.kind} tasks: the prompt does not show the experts {', '.join(missing)}: the chat template drops"
             " them, or the tokenizer cannot write them"
         )
-    if len(prompt) > world.limits.max_prompt_tokens:
+    if len(prompt) > instances.limits.max_prompt_tokens:
         yield (
             f"the first prompt of task {task.id} has {len(prompt)} tokens, more than maxPromptTokens"
-            f" ({world.limits.max_prompt_tokens}): such an episode ends at once"
+            f" ({instances.limits.max_prompt_tokens}): such an episode ends at once"
         )
     written = _call(mode, instance, renderer)
-    if written > world.limits.max_response_tokens:
+    if written > instances.limits.max_response_tokens:
         yield (
             f"a short call of {task.kind} tasks has {written} tokens, more than maxResponseTokens"
-            f" ({world.limits.max_response_tokens}): it would be cut, and count as no call"
+            f" ({instances.limits.max_response_tokens}): it would be cut, and count as no call"
         )
     answered = mode.prompt() or ()
     if not _holds(renderer.decode(answered), _RESULT):

@@ -13,7 +13,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.suite import Suite as SuiteSpec
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra.controller.assemble import SampleFilters
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.experts.worst_case import attempt_usd, episode_usd, most_prompt_bytes
 from toolorchestra.ledger.ledger import LedgerConfig
@@ -54,7 +54,7 @@ class EvaluationSuite:
 class Settings:
     """Everything that the YAML says of a run, ready to use."""
 
-    world: World
+    instances: Instances
     rewarding: Rewarding
     ledger: LedgerConfig
     step: StepConfig
@@ -93,13 +93,13 @@ def settings_of(
     preferences = None
     if spec.preferences is not None:
         preferences = TemplatePreferences(fraction=float(spec.preferences.fraction), seed=spec.algorithm.seed)
-    world = World(suite, sampler, limits, spec.algorithm.seed, preferences)
+    instances = Instances(suite, sampler, limits, spec.algorithm.seed, preferences)
     kinds = suite.kinds.union(*(each.suite.kinds for each in suites))
     allowance = worst_case_usd(spec, pools, chat="Chat" in kinds)
     if problems := list(money_problems(spec, pools, allowance=allowance)):
         raise SettingsError("\n".join(problems))
     return Settings(
-        world=world,
+        instances=instances,
         rewarding=rewarding(spec),
         ledger=ledger_config(spec),
         step=step_config(spec),

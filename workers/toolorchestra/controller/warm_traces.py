@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 
 from toolorchestra.controller.format_traces import naive_route, naive_talk
-from toolorchestra.controller.instances import Instance, World
+from toolorchestra.controller.instances import Instance, Instances
 from toolorchestra.policy.prompts import chat_messages, chat_tools, qa_messages, qa_tools
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.trainer.batch import TrainSample
@@ -19,7 +19,7 @@ FIRST_GROUP = 1 << 40
 
 
 def warm_batches(
-    world: World, renderer: Renderer, *, steps: int, batch_size: int, seed: int
+    instances: Instances, renderer: Renderer, *, steps: int, batch_size: int, seed: int
 ) -> Iterator[list[TrainSample]]:
     """One batch of `batch_size` episodes per step; deterministic. What the policy is given is masked, what it is to
     write, and the end of it, is imitated.
@@ -27,7 +27,7 @@ def warm_batches(
     rng = random.Random(f"{seed}/warm-start")
     for step in range(steps):
         groups = range(FIRST_GROUP + step * batch_size, FIRST_GROUP + (step + 1) * batch_size)
-        yield [sample for group in groups for sample in warm_samples(world.instance(group), renderer, rng=rng)]
+        yield [sample for group in groups for sample in warm_samples(instances.instance(group), renderer, rng=rng)]
 
 
 def warm_samples(instance: Instance, renderer: Renderer, *, rng: random.Random) -> list[TrainSample]:

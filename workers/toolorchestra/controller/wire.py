@@ -32,7 +32,7 @@ from toolorchestra.rollout.codec import (
     decode_trace,
     encode_order,
 )
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.telemetry.metrics import Recorder
@@ -70,7 +70,7 @@ class BusWire:
         )
         await _until_it_answers(lambda: self._bus.submit(envelope))
         self.sent += 1
-        self._recorder.write(measurements.of_issue, order.issue, purpose=order.purpose)
+        self._recorder.write(measurements.of_dispatch, order.issue, purpose=order.purpose)
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
         async for received in self._bus.results():
@@ -109,24 +109,24 @@ async def _tell(refused: Undecodable) -> None:
 
 
 def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None]:
-    """Decode a result, whatever it is: the arrival, if its id is an issue, and what does not read of it.
+    """Decode a result, whatever it is: the arrival, if its id is a dispatch, and what does not read of it.
 
     The reason of `deferred` is the expert, but for the few of a worker or the bus itself; a hand-back at the last
     delivery is a loss.
     """
     envelope = received.envelope
     try:
-        issue = Issue.parse(envelope.id)
+        dispatch = Dispatch.parse(envelope.id)
     except ValueError as error:
         return None, Undecodable(envelope.id, str(error), envelope.body)
     try:
         trace = _trace(envelope) if envelope.body else None
     except CodecError as error:
         refused = Undecodable(envelope.id, str(error), envelope.body)
-        return Arrival(issue, None, b"", reason=refused.why, undecodable=True), refused
+        return Arrival(dispatch, None, b"", reason=refused.why, undecodable=True), refused
     deferred = received.kind is ResultKind.DEFERRED and envelope.reason not in _NO_EXPERTS
     arrival = Arrival(
-        issue=issue,
+        dispatch=dispatch,
         trace=trace,
         body=envelope.body,
         deferred_for=(envelope.reason or None) if deferred else None,

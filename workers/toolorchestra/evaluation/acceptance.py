@@ -1,7 +1,7 @@
-"""Gates: the bars that a demonstration must clear, as a pure function of `report.json`.
+"""Acceptance: the criteria that a demonstration must meet, as a pure function of `report.json`.
 
 Systems are held against the best expert on the tasks that both were scored on: neither an outage nor a draw of the
-tools that hides a task from one of them can move a bar.
+tools that hides a task from one of them can change a verdict.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """One bar: what was measured, what it is held against, and whether it passed. `value` None: not measured."""
+class Criterion:
+    """One criterion: what was measured, its threshold, and whether it passed. `value` None: not measured."""
 
     bar: str
     value: float | None
@@ -37,8 +37,8 @@ class Gate:
         return f"{'pass' if self.passed else 'MISS'}  {self.bar}: {value} (bar {self.threshold:.4g})"
 
 
-def gates(report: Json, *, suite: str | None = None) -> list[Gate]:
-    """All bars on one suite, by default the first that the policy was evaluated on; empty where there is none."""
+def acceptance(report: Json, *, suite: str | None = None) -> list[Criterion]:
+    """All criteria on one suite, by default the first that the policy was evaluated on; empty where there is none."""
     rows: Sequence[Json] = report.get("evaluations", [])
     suite = suite or next((r["suite"] for r in rows if r["system"] == POLICY), None)
     systems = {r["system"]: r for r in rows if r["suite"] == suite}
@@ -53,15 +53,15 @@ def gates(report: Json, *, suite: str | None = None) -> list[Gate]:
     ]
 
 
-def _at_least(bar: str, value: float | None, threshold: float) -> Gate:
-    return Gate(bar, value, threshold, value is not None and value >= threshold)
+def _at_least(bar: str, value: float | None, threshold: float) -> Criterion:
+    return Criterion(bar, value, threshold, value is not None and value >= threshold)
 
 
-def _at_most(bar: str, value: float | None, threshold: float) -> Gate:
-    return Gate(bar, value, threshold, value is not None and value <= threshold)
+def _at_most(bar: str, value: float | None, threshold: float) -> Criterion:
+    return Criterion(bar, value, threshold, value is not None and value <= threshold)
 
 
-def _world(report: Json, *, suite: str, systems: Mapping[str, Json]) -> list[Gate]:
+def _world(report: Json, *, suite: str, systems: Mapping[str, Json]) -> list[Criterion]:
     """The world is what was asked for: large, varied, and no expert best everywhere."""
     facts: Json = next((s for s in report.get("suites", []) if s["suite"] == suite), {})
     ratios = [r for r in (facts.get("listPriceRatio"), facts.get("measuredCostRatio")) if r is not None]
@@ -84,7 +84,7 @@ def _best_everywhere(report: Json, *, suite: str) -> int | None:
     return sum(all(t in by and by[t]["accuracy"] >= best[t] for t in topics) for by in accuracy.values())
 
 
-def _against_best(policy: Json | None) -> list[Gate]:
+def _against_best(policy: Json | None) -> list[Criterion]:
     accuracy, best = (policy["accuracy"], policy["bestAccuracy"]) if policy else (None, 1.0)
     return [
         _at_least("policy's accuracy, at least bestExpert's", accuracy, best),
@@ -98,8 +98,8 @@ def _cost_share(beside: Json | None) -> float | None:
     return float(beside["nominalUSDPerTask"] / beside["bestNominalUSDPerTask"])
 
 
-def _others_miss(beside: Mapping[str, Json | None]) -> list[Gate]:
-    """1 where the system misses accuracy or cost: the bars must not be clearable without learning."""
+def _others_miss(beside: Mapping[str, Json | None]) -> list[Criterion]:
+    """1 where the system misses accuracy or cost: the criteria must not be met without learning."""
     named = [s for s in beside if s in (INITIAL_POLICY, RANDOM, CHEAPEST) or s.startswith(ALWAYS)]
     absent = [s for s in (INITIAL_POLICY, RANDOM, CHEAPEST) if s not in beside]
     return [_at_least(f"{system} misses accuracy or cost", _misses(beside.get(system)), 1) for system in named + absent]
@@ -112,10 +112,10 @@ def _misses(beside: Json | None) -> float | None:
     return float(beside["accuracy"] < beside["bestAccuracy"] or share is None or share > COST_SHARE)
 
 
-def _learned(report: Json, *, suite: str) -> Gate:
+def _learned(report: Json, *, suite: str) -> Criterion:
     """The lower end of the paired interval of policy − initialPolicy must lie above 0."""
     for row in report.get("comparisons", []):
         if (row["suite"], row["against"], row["measure"]) == (suite, INITIAL_POLICY, "reward"):
             low = row["interval"][0]
-            return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", low, 0, low > 0)
-    return Gate(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", None, 0, False)
+            return Criterion(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", low, 0, low > 0)
+    return Criterion(f"policy − {INITIAL_POLICY} in reward, lower end of 95%", None, 0, False)

@@ -39,7 +39,7 @@ class Attempt:
 def attempts_of(traces: Iterable[Trace]) -> list[Attempt]:
     """Attempts of one system in one suite, by task; a task that the suite holds twice gets numbered keys.
 
-    An unscored trace gives way to a scored one of the same episode (it was re-issued).
+    An unscored trace gives way to a scored one of the same episode (it was dispatched again).
     """
     latest: dict[tuple[str, str], Trace] = {}
     for trace in traces:

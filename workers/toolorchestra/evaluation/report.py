@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from toolorchestra.evaluation import plots
-from toolorchestra.evaluation.acceptance import gates
+from toolorchestra.evaluation.acceptance import acceptance
 from toolorchestra.evaluation.attempt import attempts_of
 from toolorchestra.evaluation.baselines import BEST_EXPERT, POLICY
 from toolorchestra.evaluation.episodes import find_decoder, pick, readable
@@ -77,7 +77,7 @@ def report_json(data: RunData) -> Json:
         report["evaluationDetails"] += result.details
         report["comparisons"] += result.comparisons
         report["suites"].append(result.suite)
-    report["gates"] = [asdict(gate) for gate in gates(report)]
+    report["gates"] = [asdict(criterion) for criterion in acceptance(report)]
     return report
 
 

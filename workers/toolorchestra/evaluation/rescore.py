@@ -11,7 +11,7 @@ from toolorchestra.rewards.advantage import sample_std
 from toolorchestra.rewards.component import GroupReward
 from toolorchestra.rewards.registry import RewardConfig, build_combiner, task_weights
 from toolorchestra.rollout.components import group_components
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Trace
 
 
@@ -53,13 +53,13 @@ def rescore(
 
 
 def _groups(traces: Iterable[Trace]) -> dict[int, list[Trace]]:
-    """Scored traces by group, siblings in order of sample; of two issues of one episode the later stands."""
+    """Scored traces by group, siblings in order of sample; of two dispatches of one episode the later stands."""
     latest: dict[tuple[int, int], tuple[tuple[int, int], Trace]] = {}
     for trace in traces:
-        issue = Issue.parse(trace.issue)
+        dispatch = Dispatch.parse(trace.issue)
         if trace.components.outcome is None:
             continue
-        episode, age = (issue.episode.group, issue.episode.sample), (issue.incarnation, issue.n)
+        episode, age = (dispatch.episode.group, dispatch.episode.sample), (dispatch.incarnation, dispatch.n)
         if episode not in latest or latest[episode][0] < age:
             latest[episode] = (age, trace)
     groups: defaultdict[int, list[Trace]] = defaultdict(list)

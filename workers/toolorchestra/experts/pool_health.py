@@ -19,7 +19,7 @@ MOST_TASKS = 3
 
 
 @dataclass(frozen=True)
-class Standing:
+class PoolHealth:
     """One pool's bad requests since it last served anybody."""
 
     calls: int = 0
@@ -29,29 +29,29 @@ class Standing:
     def misconfigured(self) -> bool:
         return self.calls >= MOST_CALLS and len(self.tasks) >= MOST_TASKS
 
-    def after(self, *, status: str, reason: Reason | None, task: str) -> Standing:
+    def after(self, *, status: str, reason: Reason | None, task: str) -> PoolHealth:
         """The standing after a call (`rollout.trace.Call` has `status` and `reason`). Outages, limits and inputs that
         are too long say nothing either way; an answer, or a refusal by the model itself, ends the doubt."""
         if reason is Reason.BAD_REQUEST:
             tasks = self.tasks if len(self.tasks) >= MOST_TASKS else self.tasks | {task}
             return replace(self, calls=self.calls + 1, tasks=tasks)
         served = status == "ok" or reason in (Reason.DECLINED, Reason.EMPTY, Reason.CONTENT_FILTER)
-        return Standing() if served else self
+        return PoolHealth() if served else self
 
 
 @dataclass(frozen=True)
-class Standings:
+class PoolsHealth:
     """All pools'. `after` each call; `blame` says what is wrong with a pool, once it is known."""
 
-    pools: Mapping[str, Standing] = field(default_factory=dict[str, Standing])
+    pools: Mapping[str, PoolHealth] = field(default_factory=dict[str, PoolHealth])
 
-    def after(self, pool: str, *, status: str, reason: Reason | None, task: str) -> Standings:
-        before = self.pools.get(pool, Standing())
-        return Standings({**self.pools, pool: before.after(status=status, reason=reason, task=task)})
+    def after(self, pool: str, *, status: str, reason: Reason | None, task: str) -> PoolsHealth:
+        before = self.pools.get(pool, PoolHealth())
+        return PoolsHealth({**self.pools, pool: before.after(status=status, reason=reason, task=task)})
 
     def blame(self, pool: str, *, said: str) -> str | None:
         """What to tell a person, where the pool must be misconfigured; `said` is what its last call got to hear."""
-        standing = self.pools.get(pool, Standing())
+        standing = self.pools.get(pool, PoolHealth())
         if not standing.misconfigured:
             return None
         return (

@@ -1,7 +1,7 @@
-"""A set of issues in a bit each: which of a run's sendings have brought a result, however long the run is.
+"""A set of dispatches in a bit each: which of a run's sendings have brought a result, however long the run is.
 
-Invariants: it is exact, and grows by about a bit per issue where groups and siblings are numbered one after another. A
-far-off group costs one chunk, not all numbers before it.
+Invariants: it is exact, and grows by about a bit per dispatch where groups and siblings are numbered one after
+another. A far-off group costs one chunk, not all numbers before it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _CHUNK = 4096
 
 
 @dataclass
-class IssueSet:
-    """Of issues by their text, as `str(issue)` writes it."""
+class DispatchSet:
+    """Of dispatches by their text, as `str(dispatch)` writes it."""
 
     rows: dict[str, int] = field(default_factory=dict[str, int])
-    """`UID.SAMPLE.INCARNATION.N.CHUNK` → bit g: the issue of the chunk's group number g is in the set."""
+    """`UID.SAMPLE.INCARNATION.N.CHUNK` → bit g: the dispatch of the chunk's group number g is in the set."""
 
     def add(self, text: str) -> None:
         row, bit = _place(text)

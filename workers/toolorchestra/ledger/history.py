@@ -1,6 +1,6 @@
 """What a journal says happened, and what of it survives a return to a checkpoint. Pure functions over frames.
 
-Every accepted issue has exactly one fate: `trained` in a step of the surviving history, `excluded` with a reason,
+Every accepted dispatch has exactly one fate: `trained` in a step of the surviving history, `excluded` with a reason,
 `set_aside` because its weights did not survive (or went stale), or `open` while the run is under way.
 """
 
@@ -13,17 +13,17 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from toolorchestra.ledger.dispatch_set import IssueSet
+from toolorchestra.ledger.dispatch_set import DispatchSet
 from toolorchestra.ledger.journal import Frame, Kind
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted issue; `oldest` and `newest` bound the versions of its tokens, `at` is its frame's offset."""
+    """An accepted dispatch; `oldest` and `newest` bound the versions of its tokens, `at` is its frame's offset."""
 
-    issue: Issue
+    issue: Dispatch
     oldest: PolicyVersion
     newest: PolicyVersion
     at: int = 0
@@ -57,26 +57,26 @@ class History:
     """(incarnation, step it started from)."""
     opened: dict[int, int] = field(default_factory=dict[int, int])
     """Group → live step at its (latest) opening."""
-    accepted: dict[Issue, Accepted] = field(default_factory=dict[Issue, Accepted])
-    fate: dict[Issue, str] = field(default_factory=dict[Issue, str])
-    """Issue → reason, for `excluded:<reason>` and `set_aside:<reason>`."""
+    accepted: dict[Dispatch, Accepted] = field(default_factory=dict[Dispatch, Accepted])
+    fate: dict[Dispatch, str] = field(default_factory=dict[Dispatch, str])
+    """Dispatch → reason, for `excluded:<reason>` and `set_aside:<reason>`."""
     dropped: set[int] = field(default_factory=set[int])
-    steps: dict[int, tuple[Issue, ...]] = field(default_factory=dict[int, tuple[Issue, ...]])
-    """Surviving optimizer steps and the issues that each trained."""
+    steps: dict[int, tuple[Dispatch, ...]] = field(default_factory=dict[int, tuple[Dispatch, ...]])
+    """Surviving optimizer steps and the dispatches that each trained."""
     allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """Issues whose bill never came."""
+    """Dispatches whose bill never came."""
     withdrawn: dict[str, float] = field(default_factory=dict[str, float])
     """Of these, the dead ones that a worker may have played: the Unix time at which their worst case counts."""
     presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """Issues that count their worst case until their bill comes after all."""
+    """Dispatches that count their worst case until their bill comes after all."""
     evaluations: dict[str, Evaluation] = field(default_factory=dict[str, Evaluation])
     """By the uid of their episodes."""
     scored: dict[ScoredKey, tuple[str, str | None]] = field(default_factory=dict[ScoredKey, tuple[str, str | None]])
-    """What evaluations have scored: the issue, and the policy version that it was pinned to."""
-    recorded: IssueSet = field(default_factory=IssueSet)
-    """Every issue whose result is in the journal, whatever became of it."""
+    """What evaluations have scored: the dispatch, and the policy version that it was pinned to."""
+    recorded: DispatchSet = field(default_factory=DispatchSet)
+    """Every dispatch whose result is in the journal, whatever became of it."""
     settled: dict[str, int] = field(default_factory=dict[str, int])
-    """Accepted issues that were condensed away, by fate: `trained`, or as in `fate`."""
+    """Accepted dispatches that were condensed away, by fate: `trained`, or as in `fate`."""
     spent: Decimal = Decimal(0)
     late: int = 0
     unscored: int = 0
@@ -90,27 +90,28 @@ class History:
         """Were these weights kept by every later return to a checkpoint?"""
         return all(version.step <= step for inc, step in self.incarnations if inc > version.incarnation)
 
-    def evaluated(self, issue: str, *, task: str) -> None:
-        """An evaluation's issue was scored."""
-        if (evaluation := self.evaluations.get(Issue.parse(issue).episode.uid)) is not None:
-            self.scored[evaluation.key(task)] = issue, evaluation.version
+    def evaluated(self, dispatch: str, *, task: str) -> None:
+        """An evaluation's dispatch was scored."""
+        if (evaluation := self.evaluations.get(Dispatch.parse(dispatch).episode.uid)) is not None:
+            self.scored[evaluation.key(task)] = dispatch, evaluation.version
 
     def scored_before(self, evaluation: Evaluation, *, task: str) -> str | None:
-        """An issue that scored the task as this evaluation would: same suite and system and, where there is a version,
-        the same weights. Versions of one step that survive have the same weights, whichever incarnation names them."""
-        issue, version = self.scored.get(evaluation.key(task), (None, None))
+        """A dispatch that scored the task as this evaluation would: same suite and system and, where there is a
+        version, the same weights. Versions of one step that survive have the same weights, whichever incarnation names
+        them."""
+        dispatch, version = self.scored.get(evaluation.key(task), (None, None))
         if version is not None and not self.survives(PolicyVersion.parse(version)):
             return None
-        return issue
+        return dispatch
 
-    def trained(self) -> dict[Issue, int]:
-        """Issue → the surviving step that trained it; ValueError if one was trained twice."""
-        found: dict[Issue, int] = {}
-        for step, issues in self.steps.items():
-            for issue in issues:
-                if issue in found:
-                    raise ValueError(f"issue {issue} was trained in steps {found[issue]} and {step}")
-                found[issue] = step
+    def trained(self) -> dict[Dispatch, int]:
+        """Dispatch → the surviving step that trained it; ValueError if one was trained twice."""
+        found: dict[Dispatch, int] = {}
+        for step, dispatches in self.steps.items():
+            for dispatch in dispatches:
+                if dispatch in found:
+                    raise ValueError(f"issue {dispatch} was trained in steps {found[dispatch]} and {step}")
+                found[dispatch] = step
         return found
 
 
@@ -137,9 +138,9 @@ _version = lru_cache(maxsize=64)(PolicyVersion.parse)
 def _result(history: History, frame: Frame) -> None:
     text, usd = str(frame.head["issue"]), Decimal(frame.head["usd"])
     if frame.kind is Kind.ACCEPTED:
-        issue = Issue.parse(text)
+        dispatch = Dispatch.parse(text)
         versions = _version(frame.head["oldest"]), _version(frame.head["newest"])
-        history.accepted[issue] = Accepted(issue, *versions, at=frame.start)
+        history.accepted[dispatch] = Accepted(dispatch, *versions, at=frame.start)
     elif frame.kind is Kind.LATE:
         history.late += 1
     elif frame.kind is Kind.EVALUATED:
@@ -157,7 +158,7 @@ def _note(history: History, head: dict[str, Any]) -> None:
     match head["note"]:
         case "incarnation":
             history.incarnations.append((head["incarnation"], head["step"]))
-            history.steps = {s: issues for s, issues in history.steps.items() if s <= head["step"]}
+            history.steps = {s: dispatches for s, dispatches in history.steps.items() if s <= head["step"]}
             history.opened = {number: live for number, live in history.opened.items() if live <= head["step"]}
         case "opened":
             for number in head["groups"]:
@@ -186,16 +187,16 @@ def _note(history: History, head: dict[str, Any]) -> None:
             history.dropped.update(head.get("groups", ()))
             _end(history, head["issues"], f"set_aside:{head['reason']}")
         case "step":
-            history.steps[head["step"]] = tuple(Issue.parse(text) for text in head["issues"])
+            history.steps[head["step"]] = tuple(Dispatch.parse(text) for text in head["issues"])
         case "spent":
             history.spent += Decimal(head["usd"])
         case _:
             pass  # notes for people: lost, checkpoint
 
 
-def _end(history: History, issues: Iterable[str], fate: str) -> None:
-    for text in issues:
-        history.fate[Issue.parse(text)] = fate
+def _end(history: History, dispatches: Iterable[str], fate: str) -> None:
+    for text in dispatches:
+        history.fate[Dispatch.parse(text)] = fate
 
 
 @dataclass(frozen=True)
@@ -207,27 +208,29 @@ class Recovery:
     next_group: int
     restore: dict[int, tuple[Accepted, ...]]
     """Groups that were under way at the checkpoint, with the results that stand."""
-    set_aside: tuple[Issue, ...]
-    """Accepted results whose weights did not survive: their episodes are issued again."""
+    set_aside: tuple[Dispatch, ...]
+    """Accepted results whose weights did not survive: their episodes are dispatched again."""
 
 
 def recover(history: History, *, step: int) -> Recovery:
     """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Incarnations")."""
     reopened = [number for number, live in history.opened.items() if live > step]
-    left = {i.episode.group for s, issues in history.steps.items() if s <= step for i in issues} | history.dropped
+    left = {
+        i.episode.group for s, dispatches in history.steps.items() if s <= step for i in dispatches
+    } | history.dropped
     going = {number for number, live in history.opened.items() if live <= step and number not in left}
     standing: dict[int, list[Accepted]] = {number: [] for number in sorted(going)}
-    aside: list[Issue] = []
-    gone = {i for s, issues in history.steps.items() if s <= step for i in issues} | set(history.fate)
-    for issue, accepted in history.accepted.items():
-        if issue in gone:
+    aside: list[Dispatch] = []
+    gone = {i for s, dispatches in history.steps.items() if s <= step for i in dispatches} | set(history.fate)
+    for dispatch, accepted in history.accepted.items():
+        if dispatch in gone:
             continue
         newest = accepted.newest
-        kept = issue.episode.group in going and newest.step <= step and history.survives(newest)
+        kept = dispatch.episode.group in going and newest.step <= step and history.survives(newest)
         if kept:
-            standing[issue.episode.group].append(accepted)
+            standing[dispatch.episode.group].append(accepted)
         else:
-            aside.append(issue)
+            aside.append(dispatch)
     return Recovery(
         incarnation=history.incarnation + 1,
         step=step,
@@ -239,7 +242,7 @@ def recover(history: History, *, step: int) -> Recovery:
 
 @dataclass(frozen=True)
 class Account:
-    """Accepted issues by fate. `accepted == trained + excluded + set_aside + open`, or the ledger is wrong."""
+    """Accepted dispatches by fate. `accepted == trained + excluded + set_aside + open`, or the ledger is wrong."""
 
     accepted: int
     trained: int
@@ -254,7 +257,7 @@ class Account:
 
 
 def account(history: History) -> Account:
-    """Count every accepted issue's one fate; ValueError where one has two."""
+    """Count every accepted dispatch's one fate; ValueError where one has two."""
     trained = history.trained()
     both = set(trained) & set(history.fate)
     if both:

@@ -58,16 +58,16 @@ class Kind(Enum):
     """What a frame's body is."""
 
     ACCEPTED = b"A"
-    """Trace of an accepted (scored) issue."""
+    """Trace of an accepted (scored) dispatch."""
     UNSCORED = b"U"
-    """Trace of an issue that infrastructure ended."""
+    """Trace of a dispatch that infrastructure ended."""
     LATE = b"L"
-    """Trace of a dead issue: recorded, never used."""
+    """Trace of a dead dispatch: recorded, never used."""
     EVALUATED = b"E"
-    """Trace of an evaluation's issue, scored or not; the note `evaluation` says which evaluation it was."""
+    """Trace of an evaluation's dispatch, scored or not; the note `evaluation` says which evaluation it was."""
     UNDECODABLE = b"X"
     """What came as a result and is none: the beginning of its bytes, as they came, for people to look at. Where it
-    came under an issue, a frame of its own says what became of that."""
+    came under a dispatch, a frame of its own says what became of that."""
     NOTE = b"J"
     """No body; the head is `{"note": name, …}`; docs/ledger.md lists the names."""
 
@@ -140,6 +140,8 @@ def _read_frame(file: BinaryIO, offset: int, *, size: int, body: bool) -> Frame:
     if len(start) < _HEADER.size:
         raise _Damaged("it ends within its header")
     _, version, kind, head_size, body_size, head_sum, body_sum, own_sum = _HEADER.unpack(start)
+    if version == 0:  # frames of version 0 had no mark: a power cut left zeros after ours
+        raise _Damaged("zeros")
     if version != VERSION:
         raise JournalError(f"the frame at byte {offset} has version {version}; this release reads 0 and {VERSION}")
     if own_sum != _header_sum(start[:-4], offset):

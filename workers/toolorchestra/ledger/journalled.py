@@ -1,7 +1,7 @@
-"""The bookkeeper: every decision of the ledger goes into the journal before anyone acts on it.
+"""The journalled ledger: every decision of the ledger goes into the journal before anyone acts on it.
 
-Callers follow one rule: call a method, `flush` the journal, and only then publish the issues it returned or acknowledge
-the result it took. A kill between any two of these steps loses nothing and trains nothing twice.
+Callers follow one rule: call a method, `flush` the journal, and only then publish the dispatches it returned or
+acknowledge the result it took. A kill between any two of these steps loses nothing and trains nothing twice.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from toolorchestra.ledger.ledger import Effects, Ledger, LedgerConfig, StepPlan,
 from toolorchestra.ledger.resume import ResumeIndex
 from toolorchestra.ledger.spend import Spend
 from toolorchestra.policy.version import PolicyVersion
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came back for an issue, as far as the books need it. `span`: oldest and newest version of its tokens."""
+    """What came back for a dispatch, as far as the ledger needs it. `span`: oldest and newest version of its tokens."""
 
-    issue: Issue
+    dispatch: Dispatch
     scored: bool
     reason: str
     usd: Decimal | None
@@ -44,14 +44,14 @@ Verdict = Literal["accepted", "failed", "deferred", "late", "duplicate"]
 
 @dataclass(frozen=True)
 class Entry:
-    """What the books made of a result; `effects` are for the caller to carry out after the flush."""
+    """What the ledger made of a result; `effects` are for the caller to carry out after the flush."""
 
     verdict: Verdict
     effects: Effects = field(default_factory=Effects)
 
 
 @dataclass
-class Bookkeeper:
+class JournalledLedger:
     """The ledger of one incarnation with its journal."""
 
     ledger: Ledger
@@ -73,11 +73,11 @@ class Bookkeeper:
         step: int,
         cap: Decimal | None = None,
         allowance: Decimal = Decimal(0),
-    ) -> tuple[Bookkeeper, Recovery]:
+    ) -> tuple[JournalledLedger, Recovery]:
         """Start an incarnation at the checkpoint of `step`; a fresh run is incarnation 0 at step 0.
 
-        `cap` and `allowance` (worst case of one issue) are dollars; issues of earlier incarnations whose bill never
-        came keep their allowance reserved until it is known what becomes of it (outbox.reckon).
+        `cap` and `allowance` (worst case of one dispatch) are dollars; dispatches of earlier incarnations whose bill
+        never came keep their allowance reserved until it is known what becomes of it (outbox.reckon).
         """
         recovery, index = recover(history, step=step), ResumeIndex.after(history, journal.durable)
         ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
@@ -91,55 +91,55 @@ class Bookkeeper:
         history.incarnations.append((recovery.incarnation, step))
         journal.note("incarnation", incarnation=recovery.incarnation, step=step)
         if recovery.set_aside:
-            _note_issues(journal, "set_aside", recovery.set_aside, reason="weights_lost")
+            _note_dispatches(journal, "set_aside", recovery.set_aside, reason="weights_lost")
         return cls(ledger=ledger, journal=journal, index=index, history=history), recovery
 
     def restore(self, recovery: Recovery, *, now: float) -> Effects:
-        """Bring the groups under way back; call once, when issues can be published."""
+        """Bring the groups under way back; call once, when dispatches can be published."""
         parts: list[Effects] = []
         for number, accepted in recovery.restore.items():
             standing = [(a.issue, a.oldest.step) for a in accepted]
             parts.append(self.ledger.restore(number, standing, now=now))
         effects = merge(parts)
-        self._issued(effects.issues)
+        self._dispatched(effects.dispatches)
         return effects
 
-    # ── issues ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── dispatches ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def admit(self, *, now: float) -> list[Issue]:
-        """Open the groups that bound and cap allow, and issue what waited for room."""
+    def admit(self, *, now: float) -> list[Dispatch]:
+        """Open the groups that bound and cap allow, and dispatch what waited for room."""
         first = self.ledger.next_group
-        issues = self.ledger.admit(now=now)
+        dispatches = self.ledger.admit(now=now)
         if opened := list(range(first, self.ledger.next_group)):
             self.journal.note("opened", groups=opened, step=self.ledger.step)
-        self._issued(issues)
-        return issues
+        self._dispatched(dispatches)
+        return dispatches
 
-    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Issue]:
-        """Issue deferred episodes whose expert may be tried."""
-        issues = self.ledger.retry(may_try, now=now)
-        self._issued(issues)
-        return issues
+    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Dispatch]:
+        """Dispatch deferred episodes whose expert may be tried."""
+        dispatches = self.ledger.retry(may_try, now=now)
+        self._dispatched(dispatches)
+        return dispatches
 
-    def expire(self, issues: Iterable[Issue], *, now: float) -> Effects:
-        return self._carry(self.ledger.expire(issues, now=now))
+    def expire(self, dispatches: Iterable[Dispatch], *, now: float) -> Effects:
+        return self._carry(self.ledger.expire(dispatches, now=now))
 
-    # ── money of dead issues ───────────────────────────────────────────────────────────────────────────────────
+    # ── money of dead dispatches ───────────────────────────────────────────────────────────────────────────────────
 
     def unbilled(self) -> list[str]:
-        """Issues with a reservation that are not known to be dead: of earlier incarnations, right after `open`."""
+        """Dispatches with a reservation that are not known to be dead: of earlier incarnations, right after `open`."""
         return sorted(self.ledger.spend.reserved.keys() - self.ledger.spend.dead.keys())
 
-    def release(self, issues: Iterable[str]) -> None:
-        """No worker ever got these dead issues: they have cost nothing."""
-        if gone := [text for text in issues if text in self.ledger.spend.reserved]:
+    def release(self, dispatches: Iterable[str]) -> None:
+        """No worker ever got these dead dispatches: they have cost nothing."""
+        if gone := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("released", issues=gone)
             for text in gone:
                 self.ledger.spend.release(text)
 
-    def await_bills(self, issues: Iterable[str], *, until: float) -> None:
+    def await_bills(self, dispatches: Iterable[str], *, until: float) -> None:
         """These are dead, and a worker may have played them: their bills are waited for until then."""
-        if dead := [text for text in issues if text in self.ledger.spend.reserved]:
+        if dead := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("withdrawn", issues=dead, until=until)
             for text in dead:
                 self.ledger.spend.await_bill(text, until=until)
@@ -160,18 +160,18 @@ class Bookkeeper:
             "evaluation", uid=uid, suite=evaluation.suite, system=evaluation.system, version=evaluation.version
         )
 
-    def issue(self, issue: Issue) -> bool:
-        """Reserve the worst case of an evaluation's issue; False where the cap has no room for it now."""
+    def dispatch(self, dispatch: Dispatch) -> bool:
+        """Reserve the worst case of an evaluation's dispatch; False where the cap has no room for it now."""
         allowance = self.ledger.allowance
-        if self.ledger.spend.room_for(issues=1, each=allowance) < 1:
+        if self.ledger.spend.room_for(dispatches=1, each=allowance) < 1:
             return False
-        self.ledger.spend.reserve(str(issue), allowance)
-        self._issued([issue])
+        self.ledger.spend.reserve(str(dispatch), allowance)
+        self._dispatched([dispatch])
         return True
 
     def enter_evaluated(self, result: Result, body: bytes, *, task: str) -> bool:
         """Record the result of an evaluation, whoever still waits for it; False: it was recorded before."""
-        text = str(result.issue)
+        text = str(result.dispatch)
         if text in self.history.recorded:
             return False
         self.history.recorded.add(text)
@@ -190,17 +190,17 @@ class Bookkeeper:
 
         A result that was recorded before (the bus delivers at least once) is a duplicate: not written, not paid again.
         """
-        if str(result.issue) in self.history.recorded:
+        if str(result.dispatch) in self.history.recorded:
             return Entry("duplicate")
-        self.history.recorded.add(str(result.issue))
+        self.history.recorded.add(str(result.dispatch))
         entry = self._decide(result, now=now)
         kinds = {"accepted": Kind.ACCEPTED, "late": Kind.LATE}
-        usd = self.ledger.spend.bill(str(result.issue), result.usd)
-        head = {"issue": str(result.issue), "usd": str(usd), "reason": result.reason}
+        usd = self.ledger.spend.bill(str(result.dispatch), result.usd)
+        head = {"issue": str(result.dispatch), "usd": str(usd), "reason": result.reason}
         if result.span is not None:
             head |= {"oldest": str(result.span[0]), "newest": str(result.span[1])}
         self.journal.append(kinds.get(entry.verdict, Kind.UNSCORED), head, body)
-        self.ledger.spend.settle(str(result.issue), usd)
+        self.ledger.spend.settle(str(result.dispatch), usd)
         self._carry(entry.effects)
         return entry
 
@@ -210,30 +210,30 @@ class Bookkeeper:
         self.journal.append(Kind.UNDECODABLE, head, raw[:KEPT_BYTES])
 
     def _decide(self, result: Result, *, now: float) -> Entry:
-        ledger, issue = self.ledger, result.issue
+        ledger, dispatch = self.ledger, result.dispatch
         if self.finished:
             return Entry("late")
         if result.deferred_for is not None:
-            deferred = ledger.defer(issue, expert=result.deferred_for)
+            deferred = ledger.defer(dispatch, expert=result.deferred_for)
             return Entry("late") if deferred is None else Entry("deferred", deferred)
         if result.untouched:
-            again = ledger.give_back(issue, now=now)
+            again = ledger.give_back(dispatch, now=now)
             return Entry("late") if again is None else Entry("deferred", again)
         span = result.span
         if result.scored and span is not None and all(self.history.survives(v) for v in span):
-            effects = ledger.accept(issue, oldest=span[0].step)
+            effects = ledger.accept(dispatch, oldest=span[0].step)
             return Entry("late") if effects is None else Entry("accepted", effects)
         reason = "weights_lost" if result.scored else result.reason
-        effects = ledger.fail(issue, reason=reason, now=now)
+        effects = ledger.fail(dispatch, reason=reason, now=now)
         return Entry("late") if effects is None else Entry("failed", effects)
 
     # ── groups and steps ───────────────────────────────────────────────────────────────────────────────────────
 
-    def drop(self, number: int, reason: str) -> list[Issue]:
+    def drop(self, number: int, reason: str) -> list[Dispatch]:
         """A finished group leaves untrained."""
-        issues = self.ledger.drop(number)
-        self.journal.note("dropped", group=number, reason=reason, issues=[str(i) for i in issues])
-        return issues
+        dispatches = self.ledger.drop(number)
+        self.journal.note("dropped", group=number, reason=reason, issues=[str(i) for i in dispatches])
+        return dispatches
 
     def kill(self, stragglers: Iterable[int], *, now: float) -> Effects:
         """`onStale: Drop`."""
@@ -242,51 +242,56 @@ class Bookkeeper:
     def next_step(self) -> StepPlan | Waiting:
         return self.ledger.next_step()
 
-    def begin(self, plan: StepPlan) -> dict[int, list[Issue]]:
-        """The step's groups go into training; returns the issues of each."""
+    def begin(self, plan: StepPlan) -> dict[int, list[Dispatch]]:
+        """The step's groups go into training; returns the dispatches of each."""
         self.ledger.begin(plan)
         return {number: self.ledger.groups[number].accepted for number in plan.groups}
 
-    def abandon(self, reason: str) -> list[Issue]:
+    def abandon(self, reason: str) -> list[Dispatch]:
         """The step could not be applied: its groups are set aside for good, no life trains them again."""
         groups = [g.number for g in self.ledger.groups.values() if g.state == "training"]
-        issues = self.ledger.abandon()
-        self.journal.note("set_aside", reason=reason, issues=[str(i) for i in issues], groups=groups)
-        return issues
+        dispatches = self.ledger.abandon()
+        self.journal.note("set_aside", reason=reason, issues=[str(i) for i in dispatches], groups=groups)
+        return dispatches
 
     def publish(self, step: int) -> None:
         """The version of `step` is live: its groups are trained for good, as far as this incarnation goes."""
         groups = [g for g in self.ledger.groups.values() if g.state == "training"]
-        issues = [str(i) for g in groups for i in g.accepted]
-        self.journal.note("step", step=step, groups=[g.number for g in groups], issues=issues)
+        dispatches = [str(i) for g in groups for i in g.accepted]
+        self.journal.note("step", step=step, groups=[g.number for g in groups], issues=dispatches)
         self.ledger.publish(step)
 
     def finish(self) -> None:
         """All steps are done: what was accepted beyond them is set aside, what still arrives is late."""
         self.finished = True
-        left = [issue for group in self.ledger.groups.values() for issue in group.accepted if group.state != "training"]
+        left = [
+            dispatch
+            for group in self.ledger.groups.values()
+            for dispatch in group.accepted
+            if group.state != "training"
+        ]
         if left:
-            _note_issues(self.journal, "set_aside", left, reason="steps_done")
+            _note_dispatches(self.journal, "set_aside", left, reason="steps_done")
 
     def flush(self) -> None:
         self.journal.flush()
 
     # ── notes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _issued(self, issues: Sequence[Issue]) -> None:
-        if not issues:
+    def _dispatched(self, dispatches: Sequence[Dispatch]) -> None:
+        if not dispatches:
             return
         allowance = str(self.ledger.allowance) if self.ledger.allowance else None
-        self.journal.note("issued", issues=[str(i) for i in issues], allowance=allowance)
+        self.journal.note("issued", issues=[str(i) for i in dispatches], allowance=allowance)
 
     def _carry(self, effects: Effects) -> Effects:
-        self._issued(effects.issues)
+        self._dispatched(effects.dispatches)
         for episode, reason in effects.excluded:
             self.journal.note("lost", episode=str(episode), reason=reason)
         if effects.set_aside:
-            _note_issues(self.journal, "set_aside", effects.set_aside, reason="stale")
+            _note_dispatches(self.journal, "set_aside", effects.set_aside, reason="stale")
         return effects
 
 
-def _note_issues(journal: Journal, name: str, issues: Sequence[Issue], *, reason: str) -> None:
-    journal.note(name, reason=reason, issues=[str(i) for i in issues])
+def _note_dispatches(journal: Journal, name: str, dispatches: Sequence[Dispatch], *, reason: str) -> None:
+    journal.note(name, reason=reason, issues=[str(i) for i in dispatches])

@@ -7,7 +7,7 @@ Invariants (ledger.md), each driven by Hypothesis in tests/unit/ledger/test_ledg
   every deadline d ≥ t at most (d - t) × groupsPerStep groups with `oldest + maxStaleness ≤ d`. With plain oldest-first
   a fast newcomer could overtake, and two stragglers would fall due in a step that has room for one.
 - maxStaleness 0 is exactly synchronous and drops nothing.
-- A result of a dead issue is late and changes nothing.
+- A result of a dead dispatch is late and changes nothing.
 - What the spend cap has no room for waits for room; nothing is excluded for want of money.
 """
 
@@ -21,7 +21,7 @@ from typing import Literal
 
 from toolorchestra.ledger.sibling import Sibling, SiblingStatus
 from toolorchestra.ledger.spend import Spend
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 MIN_SCORED = 2
 """Scored siblings without which a group has no mean to compare with."""
@@ -68,8 +68,8 @@ class Group:
         return all(s.status.terminal for s in self.siblings)
 
     @property
-    def accepted(self) -> list[Issue]:
-        """The issues whose results stand, by sample."""
+    def accepted(self) -> list[Dispatch]:
+        """The dispatches whose results stand, by sample."""
         return [s.accepted for s in self.siblings if s.accepted is not None]
 
 
@@ -77,15 +77,15 @@ class Group:
 class Effects:
     """What the caller has to do: journal it, then publish. Empty: nothing."""
 
-    issues: tuple[Issue, ...] = ()
-    excluded: tuple[tuple[Episode, str], ...] = ()
+    dispatches: tuple[Dispatch, ...] = ()
+    excluded: tuple[tuple[EpisodeId, str], ...] = ()
     """Episodes that never got a result, and why."""
-    set_aside: tuple[Issue, ...] = ()
-    """Accepted issues that no step will use."""
+    set_aside: tuple[Dispatch, ...] = ()
+    """Accepted dispatches that no step will use."""
     finished: tuple[int, ...] = ()
     """Groups whose siblings are all terminal: to be judged."""
-    dead: tuple[Issue, ...] = ()
-    """Issues that died without a result: to be taken off the bus."""
+    dead: tuple[Dispatch, ...] = ()
+    """Dispatches that died without a result: to be taken off the bus."""
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,20 @@ class Ledger:
     """Groups that the filters or missing siblings removed since the last step."""
     spend: Spend = field(default_factory=Spend)
     allowance: Decimal = Decimal(0)
-    """Worst case of one issue in dollars, reserved before it is made; 0 where nothing that it does is paid for."""
+    """Worst case of one dispatch in dollars, reserved before it is made; 0 where nothing that it does is paid for."""
 
     @property
     def limit(self) -> Decimal | None:
-        """What the worker of an issue may spend: what is reserved for it, where there is a cap to keep."""
+        """What the worker of a dispatch may spend: what is reserved for it, where there is a cap to keep."""
         return self.allowance if self.spend.cap is not None and self.allowance > 0 else None
 
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def admit(self, *, now: float) -> list[Issue]:
-        """Issue what waited for room under the cap, then open as many groups as bound and cap allow."""
-        issues = self._admit_waiting(now=now)
+    def admit(self, *, now: float) -> list[Dispatch]:
+        """Dispatch what waited for room under the cap, then open as many groups as bound and cap allow."""
+        dispatches = self._admit_waiting(now=now)
         if self._with(SiblingStatus.WAITING):
-            return issues
+            return dispatches
         room = self.config.bound - len(self.groups)
         if self.config.when_short == "Shrink":
             room -= self.filtered
@@ -146,17 +146,17 @@ class Ledger:
                 break
             group = self._open(self.next_group)
             self.next_group += 1
-            issues += [i for s in group.siblings if (i := self._send(s, now=now))]
-        return issues
+            dispatches += [i for s in group.siblings if (i := self._send(s, now=now))]
+        return dispatches
 
-    def _admit_waiting(self, *, now: float) -> list[Issue]:
+    def _admit_waiting(self, *, now: float) -> list[Dispatch]:
         return [i for s in self._with(SiblingStatus.WAITING) if (i := self._send(s, now=now))]
 
     @property
     def out_of_money(self) -> bool:
         """Not one more group fits under the cap."""
         size = self.config.group_size
-        return self.spend.room_for(issues=size, each=self.allowance) < size
+        return self.spend.room_for(dispatches=size, each=self.allowance) < size
 
     @property
     def broke(self) -> bool:
@@ -168,68 +168,68 @@ class Ledger:
     def _with(self, status: SiblingStatus) -> list[Sibling]:
         return [s for g in self.groups.values() for s in g.siblings if s.status is status]
 
-    def _send(self, sibling: Sibling, *, now: float) -> Issue | None:
-        """Issue it and reserve its worst case; None where the cap has no room: then it waits for some."""
-        if self.spend.room_for(issues=1, each=self.allowance) < 1:
+    def _send(self, sibling: Sibling, *, now: float) -> Dispatch | None:
+        """Dispatch it and reserve its worst case; None where the cap has no room: then it waits for some."""
+        if self.spend.room_for(dispatches=1, each=self.allowance) < 1:
             sibling.wait()
             return None
-        issue = sibling.issue(step=self.step, now=now)
-        self.spend.reserve(str(issue), self.allowance)
-        return issue
+        dispatch = sibling.dispatch(step=self.step, now=now)
+        self.spend.reserve(str(dispatch), self.allowance)
+        return dispatch
 
     def _open(self, number: int) -> Group:
-        siblings = [Sibling(Episode(self.uid, number, i), self.incarnation) for i in range(self.config.group_size)]
+        siblings = [Sibling(EpisodeId(self.uid, number, i), self.incarnation) for i in range(self.config.group_size)]
         self.groups[number] = Group(number, siblings)
         return self.groups[number]
 
-    def restore(self, number: int, accepted: Iterable[tuple[Issue, int]], *, now: float) -> Effects:
-        """Bring back a group of an earlier incarnation: `accepted` issues (with their oldest step) stand, the rest is
-        issued again."""
+    def restore(self, number: int, accepted: Iterable[tuple[Dispatch, int]], *, now: float) -> Effects:
+        """Bring back a group of an earlier incarnation: `accepted` dispatches (with their oldest step) stand, the rest
+        is dispatched again."""
         group = self._open(number)
         self.next_group = max(self.next_group, number + 1)
-        standing = {issue.episode: (issue, oldest) for issue, oldest in accepted}
+        standing = {dispatch.episode: (dispatch, oldest) for dispatch, oldest in accepted}
         for sibling in group.siblings:
             if sibling.episode in standing:
-                issue, oldest = standing[sibling.episode]
-                sibling.accept(issue, oldest=oldest)
+                dispatch, oldest = standing[sibling.episode]
+                sibling.accept(dispatch, oldest=oldest)
         missing = [s for s in group.siblings if s.accepted is None]
         parts = [self._again(s, reason="restored", now=now) for s in missing]
         return merge([*parts, Effects(finished=self._finished(group))])
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def sibling(self, issue: Issue) -> Sibling | None:
-        """The sibling for which this issue is live; None: the issue is dead, its result late."""
-        group = self.groups.get(issue.episode.group)
-        if group is None or issue.episode.uid != self.uid or issue.episode.sample >= len(group.siblings):
+    def sibling(self, dispatch: Dispatch) -> Sibling | None:
+        """The sibling for which this dispatch is live; None: the dispatch is dead, its result late."""
+        group = self.groups.get(dispatch.episode.group)
+        if group is None or dispatch.episode.uid != self.uid or dispatch.episode.sample >= len(group.siblings):
             return None
-        sibling = group.siblings[issue.episode.sample]
-        return sibling if sibling.live == issue else None
+        sibling = group.siblings[dispatch.episode.sample]
+        return sibling if sibling.live == dispatch else None
 
-    def accept(self, issue: Issue, *, oldest: int) -> Effects | None:
+    def accept(self, dispatch: Dispatch, *, oldest: int) -> Effects | None:
         """A scored result whose oldest token is of step `oldest`. None: late."""
-        sibling = self.sibling(issue)
+        sibling = self.sibling(dispatch)
         if sibling is None:
             return None
-        sibling.accept(issue, oldest=oldest)
-        return Effects(finished=self._finished(self.groups[issue.episode.group]))
+        sibling.accept(dispatch, oldest=oldest)
+        return Effects(finished=self._finished(self.groups[dispatch.episode.group]))
 
-    def fail(self, issue: Issue, *, reason: str, now: float) -> Effects | None:
-        """Infrastructure failed it: issue again, or exclude when its sendings are used up. None: late."""
-        sibling = self.sibling(issue)
+    def fail(self, dispatch: Dispatch, *, reason: str, now: float) -> Effects | None:
+        """Infrastructure failed it: dispatch again, or exclude when its sendings are used up. None: late."""
+        sibling = self.sibling(dispatch)
         return None if sibling is None else self._again(sibling, reason=reason, now=now)
 
-    def give_back(self, issue: Issue, *, now: float) -> Effects | None:
-        """A worker gave it back unplayed (told to stop, or no engine): issue it again, uncounted. None: late."""
-        sibling = self.sibling(issue)
+    def give_back(self, dispatch: Dispatch, *, now: float) -> Effects | None:
+        """A worker gave it back unplayed (told to stop, or no engine): dispatch it again, uncounted. None: late."""
+        sibling = self.sibling(dispatch)
         if sibling is None:
             return None
         sibling.charged -= 1
         return self._again(sibling, reason="untouched", now=now)
 
-    def defer(self, issue: Issue, *, expert: str) -> Effects | None:
+    def defer(self, dispatch: Dispatch, *, expert: str) -> Effects | None:
         """An expert is out: wait for `retry`, or exclude it when it was deferred too often. None: late."""
-        sibling = self.sibling(issue)
+        sibling = self.sibling(dispatch)
         if sibling is None:
             return None
         sibling.defer(expert)
@@ -239,31 +239,33 @@ class Ledger:
         """Experts that someone waits for."""
         return {s.expert for s in self._with(SiblingStatus.DEFERRED) if s.expert}
 
-    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Issue]:
-        """Issue deferred episodes, those that waited for an expert least often first; `may_try` is asked for each."""
+    def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Dispatch]:
+        """Dispatch deferred episodes, those that waited for an expert least often first; `may_try` is asked for
+        each."""
         waiting = sorted(self._with(SiblingStatus.DEFERRED), key=lambda s: s.deferrals)
         return [i for s in waiting if s.expert and may_try(s.expert) and (i := self._send(s, now=now))]
 
-    def overdue(self, *, now: float, timeout: float) -> list[Issue]:
-        """Live issues that brought no result for `timeout` seconds: lost, unless they are still queued (`queued`)."""
-        return [s.live for g in self.groups.values() for s in g.siblings if s.live and now - s.issued_at > timeout]
+    def overdue(self, *, now: float, timeout: float) -> list[Dispatch]:
+        """Live dispatches that brought no result for `timeout` seconds: lost, unless they are still queued
+        (`queued`)."""
+        return [s.live for g in self.groups.values() for s in g.siblings if s.live and now - s.dispatched_at > timeout]
 
-    def queued(self, issues: Iterable[Issue], *, now: float) -> None:
+    def queued(self, dispatches: Iterable[Dispatch], *, now: float) -> None:
         """No worker has had these yet: their time begins now."""
-        for issue in issues:
-            if (sibling := self.sibling(issue)) is not None:
-                sibling.issued_at = now
+        for dispatch in dispatches:
+            if (sibling := self.sibling(dispatch)) is not None:
+                sibling.dispatched_at = now
 
-    def expire(self, issues: Iterable[Issue], *, now: float) -> Effects:
+    def expire(self, dispatches: Iterable[Dispatch], *, now: float) -> Effects:
         """The backstop: these are lost, unless their result has come meanwhile."""
-        lost = [(issue, s) for issue in issues if (s := self.sibling(issue)) is not None]
-        dead = Effects(dead=tuple(issue for issue, _ in lost))
+        lost = [(dispatch, s) for dispatch in dispatches if (s := self.sibling(dispatch)) is not None]
+        dead = Effects(dead=tuple(dispatch for dispatch, _ in lost))
         return merge([dead, *(self._again(s, reason="lost", now=now) for _, s in lost)])
 
     def _again(self, sibling: Sibling, *, reason: str, now: float) -> Effects:
         if not sibling.exhausted:
-            issue = self._send(sibling, now=now)
-            return Effects(issues=() if issue is None else (issue,))
+            dispatch = self._send(sibling, now=now)
+            return Effects(dispatches=() if dispatch is None else (dispatch,))
         sibling.exclude(reason)
         return self._excluded(sibling)
 
@@ -283,7 +285,7 @@ class Ledger:
         """The filters keep the finished group: it waits for its step."""
         self.groups[number].state = GroupState.COMPLETE
 
-    def drop(self, number: int) -> list[Issue]:
+    def drop(self, number: int) -> list[Dispatch]:
         """The filters (or missing siblings) remove the finished group; returns what had been accepted of it."""
         self.filtered += 1
         return self.groups.pop(number).accepted
@@ -326,12 +328,13 @@ class Ledger:
         return late
 
     def kill(self, number: int, *, now: float) -> Effects:
-        """`onStale: Drop`: the group's issues die, its accepted ones are set aside as stale, all is issued afresh."""
+        """`onStale: Drop`: the group's dispatches die, its accepted ones are set aside as stale, all is dispatched
+        afresh."""
         group = self.groups[number]
         stale = Effects(set_aside=tuple(group.accepted), dead=tuple(s.live for s in group.siblings if s.live))
         again = [s for s in group.siblings if s.status is not SiblingStatus.EXCLUDED]
         effects = merge([stale, *(self._again(s, reason="stale", now=now) for s in again)])
-        # On the way an excluded sibling may stand beside one that is still to be issued again.
+        # On the way an excluded sibling may stand beside one that is still to be dispatched again.
         return replace(effects, finished=self._finished(group))
 
     def begin(self, plan: StepPlan) -> None:
@@ -339,9 +342,9 @@ class Ledger:
         for number in plan.groups:
             self.groups[number].state = GroupState.TRAINING
 
-    def abandon(self) -> list[Issue]:
+    def abandon(self) -> list[Dispatch]:
         """The step came to nothing: its groups leave untrained, others take their room; returns what was accepted."""
-        return [issue for g in self._in(GroupState.TRAINING) for issue in self.groups.pop(g.number).accepted]
+        return [dispatch for g in self._in(GroupState.TRAINING) for dispatch in self.groups.pop(g.number).accepted]
 
     def publish(self, step: int) -> list[int]:
         """The new version is live on the engines: the trained groups leave, room for as many opens."""
@@ -357,7 +360,7 @@ def merge(parts: Iterable[Effects]) -> Effects:
     """All effects in order, as one."""
     listed = list(parts)
     return Effects(
-        issues=tuple(i for p in listed for i in p.issues),
+        dispatches=tuple(i for p in listed for i in p.dispatches),
         excluded=tuple(e for p in listed for e in p.excluded),
         set_aside=tuple(i for p in listed for i in p.set_aside),
         finished=tuple(dict.fromkeys(f for p in listed for f in p.finished)),

@@ -44,16 +44,16 @@ class IndexDamaged(ValueError):
 
 def condense(history: History, *, step: int) -> None:
     """Take out what no return to the checkpoint of `step`, or to a later one, can bring back; in place."""
-    trained = {issue for s, issues in history.steps.items() if s <= step for issue in issues}
-    left = {issue.episode.group for issue in trained} | history.dropped
+    trained = {dispatch for s, dispatches in history.steps.items() if s <= step for dispatch in dispatches}
+    left = {dispatch.episode.group for dispatch in trained} | history.dropped
     settled = Counter(history.settled)
     settled["trained"] += len(trained)
     settled.update(history.fate.values())
-    for issue in (*trained, *history.fate):
-        history.accepted.pop(issue, None)
+    for dispatch in (*trained, *history.fate):
+        history.accepted.pop(dispatch, None)
     history.settled = {fate: n for fate, n in settled.items() if n}
     history.fate = {}
-    history.steps = {s: issues for s, issues in history.steps.items() if s > step}
+    history.steps = {s: dispatches for s, dispatches in history.steps.items() if s > step}
     newest = max(history.opened, default=None)  # where the counter goes on
     history.dropped = {newest} & left if newest is not None else set()
     history.opened = {n: live for n, live in history.opened.items() if n not in left or n == newest}
@@ -118,7 +118,7 @@ class ResumeIndex:
 
     @classmethod
     def after(cls, history: History, frames: Frames) -> ResumeIndex:
-        """Go on from what the books were opened with (which goes its own way from there)."""
+        """Go on from what the ledger was opened with (which goes its own way from there)."""
         return cls(frames, deepcopy(history))
 
     def at(self, step: int) -> str:

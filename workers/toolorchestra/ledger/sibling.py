@@ -1,8 +1,8 @@
-"""One sibling's life on the ledger: which issue of it is live, how often it was sent, how it came out.
+"""One sibling's life on the ledger: which dispatch of it is live, how often it was sent, how it came out.
 
-Invariants: at most one issue of an episode is live; at most `MAX_ISSUES` are made, deferrals aside, and at most
-`MAX_DEFERRALS` end deferred; a terminal sibling (accepted, excluded) has no live issue, and an excluded one has nothing
-accepted.
+Invariants: at most one dispatch of an episode is live; at most `MAX_DISPATCHES` are made, deferrals aside, and at most
+`MAX_DEFERRALS` end deferred; a terminal sibling (accepted, excluded) has no live dispatch, and an excluded one has
+nothing accepted.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
-MAX_ISSUES = 3
+MAX_DISPATCHES = 3
 """Sendings of one episode before it is excluded (ledger.md, "Who is who"); one that ended deferred does not count."""
 
 MAX_DEFERRALS = 8
@@ -35,37 +35,37 @@ class SiblingStatus(StrEnum):
 
 @dataclass
 class Sibling:
-    """`oldest`: step of the oldest token, exact once accepted; before that the live step at issue, a lower bound."""
+    """`oldest`: step of the oldest token, exact once accepted; before that the live step at dispatch, a lower bound."""
 
-    episode: Episode
+    episode: EpisodeId
     incarnation: int
     status: SiblingStatus = SiblingStatus.EXCLUDED
-    live: Issue | None = None
-    accepted: Issue | None = None
-    """The issue whose result stands."""
+    live: Dispatch | None = None
+    accepted: Dispatch | None = None
+    """The dispatch whose result stands."""
     oldest: int = 0
     deferrals: int = 0
     """Sendings that ended deferred."""
     charged: int = 0
-    """Sendings that count against `MAX_ISSUES`."""
+    """Sendings that count against `MAX_DISPATCHES`."""
     sent: int = 0
-    """All sendings of this incarnation: the next issue's number."""
-    issued_at: float = 0.0
+    """All sendings of this incarnation: the next dispatch's number."""
+    dispatched_at: float = 0.0
     expert: str | None = None
     """The expert whose outage deferred it."""
     reason: str = ""
 
-    def issue(self, *, step: int, now: float) -> Issue:
+    def dispatch(self, *, step: int, now: float) -> Dispatch:
         """Send it (again). The caller has checked that it may be sent."""
-        issue = Issue(self.episode, self.incarnation, self.sent)
-        self.status, self.live, self.accepted = SiblingStatus.LIVE, issue, None
-        self.oldest, self.issued_at = step, now
+        dispatch = Dispatch(self.episode, self.incarnation, self.sent)
+        self.status, self.live, self.accepted = SiblingStatus.LIVE, dispatch, None
+        self.oldest, self.dispatched_at = step, now
         self.sent += 1
         self.charged += 1
-        return issue
+        return dispatch
 
-    def accept(self, issue: Issue, *, oldest: int) -> None:
-        self.status, self.live, self.accepted, self.oldest = SiblingStatus.ACCEPTED, None, issue, oldest
+    def accept(self, dispatch: Dispatch, *, oldest: int) -> None:
+        self.status, self.live, self.accepted, self.oldest = SiblingStatus.ACCEPTED, None, dispatch, oldest
 
     def exclude(self, reason: str) -> None:
         self.status, self.live, self.accepted, self.reason = SiblingStatus.EXCLUDED, None, None, reason
@@ -84,4 +84,4 @@ class Sibling:
 
     @property
     def exhausted(self) -> bool:
-        return self.charged >= MAX_ISSUES
+        return self.charged >= MAX_DISPATCHES

@@ -1,10 +1,10 @@
-"""Money under the cap: an issue reserves its worst case before it is published, and settles with what it really cost.
+"""Money under the cap: a dispatch reserves its worst case before it is published, and settles with what it really cost.
 
 Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do.
 Without a cap the same is reserved and bounds nothing: it is what a bill counts that nobody tells.
 A reservation ends in one of three ways: its bill comes (also a late one), it is released because no worker ever got the
-issue, or the worst case counts because nobody will tell any more: what was spent meanwhile is unknown, never zero. A
-dead issue has a time at which the last of these happens, so none is reserved for ever.
+dispatch, or the worst case counts because nobody will tell any more: what was spent meanwhile is unknown, never zero. A
+dead dispatch has a time at which the last of these happens, so none is reserved for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from decimal import Decimal
 
 @dataclass
 class Spend:
-    """`cap` None: nothing is bounded, everything is counted. Keys are the texts of issues."""
+    """`cap` None: nothing is bounded, everything is counted. Keys are the texts of dispatches."""
 
     cap: Decimal | None = None
     settled: Decimal = Decimal(0)
@@ -25,56 +25,56 @@ class Spend:
     presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """What was settled at its worst case, until its bill comes after all."""
     held: Decimal = Decimal(0)
-    """Dollars reserved by issues whose bill has not come: the sum of `reserved`, kept as it changes."""
+    """Dollars reserved by dispatches whose bill has not come: the sum of `reserved`, kept as it changes."""
 
     def __post_init__(self) -> None:
         self.held = sum(self.reserved.values(), Decimal(0))
 
-    def room_for(self, *, issues: int, each: Decimal) -> int:
-        """How many of `issues` new sendings at a worst case of `each` dollars fit under the cap."""
+    def room_for(self, *, dispatches: int, each: Decimal) -> int:
+        """How many of `dispatches` new sendings at a worst case of `each` dollars fit under the cap."""
         if self.cap is None or each <= 0:
-            return issues
-        return max(0, min(issues, int((self.cap - self.settled - self.held) / each)))
+            return dispatches
+        return max(0, min(dispatches, int((self.cap - self.settled - self.held) / each)))
 
-    def reserve(self, issue: str, amount: Decimal) -> None:
-        """Set the worst case of an issue aside; ValueError where the cap has no room (ask `room_for` first)."""
+    def reserve(self, dispatch: str, amount: Decimal) -> None:
+        """Set the worst case of a dispatch aside; ValueError where the cap has no room (ask `room_for` first)."""
         if self.cap is not None and self.settled + self.held + amount > self.cap:
             raise ValueError(f"the spend cap of ${self.cap} has no room for ${amount}")
         if amount > 0:
-            self.reserved[issue] = amount
+            self.reserved[dispatch] = amount
             self.held += amount
 
-    def bill(self, issue: str, actual: Decimal | None) -> Decimal:
-        """Dollars that the issue counts: `actual`, or the worst case reserved for it if unknown."""
+    def bill(self, dispatch: str, actual: Decimal | None) -> Decimal:
+        """Dollars that the dispatch counts: `actual`, or the worst case reserved for it if unknown."""
         if actual is not None:
             return actual
-        return self.reserved.get(issue, self.presumed.get(issue, Decimal(0)))
+        return self.reserved.get(dispatch, self.presumed.get(dispatch, Decimal(0)))
 
-    def settle(self, issue: str, actual: Decimal) -> None:
-        """The bill of an issue: its reservation (or what was presumed) goes, the actual dollars count."""
-        self.release(issue)
-        self.settled += actual - self.presumed.pop(issue, Decimal(0))
+    def settle(self, dispatch: str, actual: Decimal) -> None:
+        """The bill of a dispatch: its reservation (or what was presumed) goes, the actual dollars count."""
+        self.release(dispatch)
+        self.settled += actual - self.presumed.pop(dispatch, Decimal(0))
 
-    def release(self, issue: str) -> None:
+    def release(self, dispatch: str) -> None:
         """The reservation goes: nothing was spent."""
-        self.held -= self.reserved.pop(issue, Decimal(0))
-        self.dead.pop(issue, None)
+        self.held -= self.reserved.pop(dispatch, Decimal(0))
+        self.dead.pop(dispatch, None)
 
-    def await_bill(self, issue: str, *, until: float) -> None:
-        """The issue is dead, and may have been paid for: its bill is waited for until then."""
-        if issue in self.reserved:
-            self.dead[issue] = until
+    def await_bill(self, dispatch: str, *, until: float) -> None:
+        """The dispatch is dead, and may have been paid for: its bill is waited for until then."""
+        if dispatch in self.reserved:
+            self.dead[dispatch] = until
 
     def overdue(self, *, now: float) -> list[str]:
-        """Dead issues whose bill is not waited for any longer."""
-        return [issue for issue, until in self.dead.items() if until <= now]
+        """Dead dispatches whose bill is not waited for any longer."""
+        return [dispatch for dispatch, until in self.dead.items() if until <= now]
 
-    def presume(self, issue: str) -> None:
+    def presume(self, dispatch: str) -> None:
         """Nobody will tell what it cost: the worst case counts."""
-        amount = self.reserved[issue]
-        self.release(issue)
+        amount = self.reserved[dispatch]
+        self.release(dispatch)
         self.settled += amount
-        self.presumed[issue] = amount
+        self.presumed[dispatch] = amount
 
     def as_dict(self) -> dict[str, str | None]:
         """For manifests and progress: decimal strings."""

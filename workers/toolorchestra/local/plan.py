@@ -17,7 +17,7 @@ from toolorchestra.api.core_yaml import dump_all
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
-from toolorchestra.controller.instances import World
+from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.rehearsal import RehearsalError, rehearse
 from toolorchestra.controller.settings import Settings, SettingsError, beyond_budget, settings_of
 from toolorchestra.local.compute import Compute
@@ -126,7 +126,7 @@ def plan_of(
         skills=skills,
         time_scale=time_scale,
         stand_ins=tuple(_stand_ins(training)),
-        model_notes=_rehearsed(settings.world, model_dir),
+        model_notes=_rehearsed(settings.instances, model_dir),
         summary=tuple(_summary(training, pools, settings, uses_simulator=skills is not None)),
     )
 
@@ -140,7 +140,7 @@ def _summary(
     training: OrchestratorTraining, pools: Sequence[ExpertPool], settings: Settings, *, uses_simulator: bool
 ) -> Iterator[str]:
     """What the files turned out to hold, and what of it is surely not meant."""
-    suite, algorithm = settings.world.suite, training.spec.algorithm
+    suite, algorithm = settings.instances.suite, training.spec.algorithm
     yield f"tasks: {suite.train_size} to train on, {suite.held_out_size} held out"
     if not settings.suites:
         yield "tasks: none is held out, so nothing is evaluated or compared: raise tasks.heldOutFraction, or add some"
@@ -164,9 +164,9 @@ def _summary(
         )
 
 
-def _rehearsed(world: World, model_dir: Path) -> tuple[str, ...]:
+def _rehearsed(instances: Instances, model_dir: Path) -> tuple[str, ...]:
     try:
-        return rehearse(world, Renderer.load(model_dir), vocabulary=vocabulary_of(read_settings(model_dir)))
+        return rehearse(instances, Renderer.load(model_dir), vocabulary=vocabulary_of(read_settings(model_dir)))
     except RehearsalError as error:
         raise LocalError([f"spec.model.uri: {model_dir}: {error}"]) from error
 

@@ -121,7 +121,7 @@ class Supervisor:
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
         rollout, compute = self.plan.training.spec.rollout, self.plan.compute
         # No fsync per message: a killed server loses nothing (the pages are the kernel's); after a machine's crash the
-        # journal, which is fsynced, has everything that counts; the rest is issued again.
+        # journal, which is fsynced, has everything that counts; the rest is dispatched again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
         self._watchers += [asyncio.create_task(self._tell_restarts(server)), asyncio.create_task(_lives(server))]

@@ -33,7 +33,7 @@ def is_logprob(value: float) -> bool:
 
 
 class EngineLost(Exception):
-    """No generation came back and it was not the policy's doing: the episode is re-issued, never scored."""
+    """No generation came back and it was not the policy's doing: the episode is dispatched again, never scored."""
 
 
 class NoEngine(EngineLost):

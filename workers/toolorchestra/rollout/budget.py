@@ -13,7 +13,7 @@ from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.rollout.trace import Ending, Meter
 
 
-class Purse:
+class EpisodeBudget:
     """Actual dollars and service seconds of one episode against its limits."""
 
     def __init__(self, *, limits: EpisodeLimits, allowance_usd: Decimal | None) -> None:

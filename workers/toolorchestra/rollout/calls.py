@@ -20,7 +20,7 @@ from toolorchestra.experts.chat import ChatRequest, Experts, Reserve
 from toolorchestra.experts.errors import ExpertRefused, ExpertUnavailable, Reason, UnknownPool
 from toolorchestra.experts.lenient_json import sound
 from toolorchestra.experts.usage import Usage
-from toolorchestra.rollout.budget import Purse
+from toolorchestra.rollout.budget import EpisodeBudget
 from toolorchestra.rollout.components import calls_seconds
 from toolorchestra.rollout.end import End
 from toolorchestra.rollout.trace import Call, Ending, Meter
@@ -75,7 +75,7 @@ async def execute(
     requests: Sequence[ExpertRequest],
     *,
     experts: Experts,
-    purse: Purse,
+    budget: EpisodeBudget,
     task: Task,
     cancelled: Callable[[tuple[Call, ...]], None],
 ) -> CallsResult:
@@ -86,7 +86,7 @@ async def execute(
         return CallsResult(
             tuple(r.record("rejected", str(error)) for r in requests), End(Ending.TOOL_FAILURE, str(error))
         )
-    if (end := purse.reserve(sum(worst, Decimal(0)))) is not None:
+    if (end := budget.reserve(sum(worst, Decimal(0)))) is not None:
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
     reserved = list(worst)
     calls = [r.record("cancelled") for r in requests]  # what none of them will be, unless it never begins
@@ -100,7 +100,7 @@ async def execute(
             return Usage(actual_usd=reserved[i], wall_seconds=time.monotonic() - began)
 
         def reserve(usd: Decimal) -> bool:
-            if purse.reserve(usd) is not None:
+            if budget.reserve(usd) is not None:
                 return False
             reserved[i] += usd
             return True
@@ -121,8 +121,8 @@ async def execute(
         cancelled(tuple(calls))
         raise
     finally:
-        purse.settle(sum(reserved, Decimal(0)), meters=tuple(call.meter for call in calls))
-    purse.service_seconds += calls_seconds(calls)
+        budget.settle(sum(reserved, Decimal(0)), meters=tuple(call.meter for call in calls))
+    budget.service_seconds += calls_seconds(calls)
     end = End(Ending.TOOL_FAILURE, sound(broken[0])) if broken else None
     return CallsResult(tuple(calls), end or _failure(calls))
 

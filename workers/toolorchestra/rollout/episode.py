@@ -18,7 +18,7 @@ from toolorchestra.policy.engine import Engine, EngineLost, Generation, Generati
 from toolorchestra.policy.parser import Parsed, Rejection, parse
 from toolorchestra.policy.renderer import Renderer
 from toolorchestra.rollout import baselines
-from toolorchestra.rollout.budget import Purse
+from toolorchestra.rollout.budget import EpisodeBudget
 from toolorchestra.rollout.calls import CallsResult, ExpertRequest, execute
 from toolorchestra.rollout.components import components_of
 from toolorchestra.rollout.end import End
@@ -48,12 +48,12 @@ class Host:
 
 
 class Episode:
-    """One issue of an episode. `run` once."""
+    """One dispatch of an episode. `run` once."""
 
     def __init__(self, order: Order, *, host: Host) -> None:
         self._order = order
         self._host = host
-        self._purse = Purse(limits=order.limits, allowance_usd=order.allowance_usd)
+        self._budget = EpisodeBudget(limits=order.limits, allowance_usd=order.allowance_usd)
         self._turns: list[Turn] = []
         self._mode: Mode | None = None
         self._phase = "the start"
@@ -101,7 +101,7 @@ class Episode:
             async with asyncio.timeout(limit):
                 return await self._play()
         except TimeoutError:
-            late = self._purse.out_of_time()
+            late = self._budget.out_of_time()
             if late is not None:
                 return late
             ending = Ending.ENGINE_LOST if self._generating else Ending.TOOL_FAILURE
@@ -159,7 +159,7 @@ class Episode:
         return End(Ending.TURN_LIMIT, f"no answer in {limit} turns")
 
     async def _turn(self, number: int, *, mode: Mode, renderer: Renderer, engine: Engine) -> End | None:
-        if (end := self._purse.out_of_time()) is not None:
+        if (end := self._budget.out_of_time()) is not None:
             return end
         prompt = mode.prompt()
         if prompt is None:
@@ -173,7 +173,7 @@ class Episode:
         mode.said(generation, text=text, parsed=parsed)
         turn = Turn(text=text, rejection=parsed.rejection, meter=self._meter(prompt, generation))
         self._turns.append(turn)
-        self._purse.service_seconds += generation.service_seconds
+        self._budget.service_seconds += generation.service_seconds
         if parsed.rejection is not None:
             return self._refused(parsed, mode=mode)
         if not parsed.calls:
@@ -234,7 +234,7 @@ class Episode:
         )
 
     async def _execute(self, parsed: Parsed, *, turn: Turn, mode: Mode) -> End | None:
-        if (end := self._purse.out_of_time()) is not None:
+        if (end := self._budget.out_of_time()) is not None:
             return end
         requests: list[ExpertRequest] = []
         for call in parsed.calls:
@@ -258,7 +258,7 @@ class Episode:
             self._turns[-1] = turn.model_copy(update={"calls": calls})
 
         task = self._order.task
-        result = await execute(requests, experts=self._host.experts, purse=self._purse, task=task, cancelled=keep)
+        result = await execute(requests, experts=self._host.experts, budget=self._budget, task=task, cancelled=keep)
         keep(result.calls)
         return result
 

@@ -1,7 +1,7 @@
-"""Who is who on the ledger: training, group, episode, issue (ledger.md, "Who is who").
+"""Who is who on the ledger: training, group, episode, dispatch (ledger.md, "Who is who").
 
-An *issue* is one sending of an episode; its text form is the message id of the task and of its result, so that two
-workers' results of one issue collapse and a re-issue is never swallowed.
+A *dispatch* is one sending of an episode; its text form is the message id of the task and of its result, so that two
+workers' results of one dispatch collapse and a re-dispatch is never swallowed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ISSUE = re.compile(r"([^.]*)\.([0-9]{1,18})\.([0-9]{1,18})\.([0-9]{1,18})\.([0-
 
 
 @dataclass(frozen=True, order=True)
-class Episode:
+class EpisodeId:
     """One attempt of the orchestrator at a task: sibling `sample` of group `group` of the training `uid`."""
 
     uid: str
@@ -25,10 +25,10 @@ class Episode:
 
 
 @dataclass(frozen=True, order=True)
-class Issue:
-    """Sending number `n` of an episode by controller life `incarnation`. At most one issue of an episode is live."""
+class Dispatch:
+    """Sending number `n` of an episode by controller life `incarnation`. At most one dispatch of an episode is live."""
 
-    episode: Episode
+    episode: EpisodeId
     incarnation: int
     n: int
 
@@ -36,10 +36,10 @@ class Issue:
         return f"{self.episode}.{self.incarnation}.{self.n}"
 
     @classmethod
-    def parse(cls, text: str) -> Issue:
-        """Read what `str(issue)` wrote; ValueError on anything else."""
+    def parse(cls, text: str) -> Dispatch:
+        """Read what `str(dispatch)` wrote; ValueError on anything else."""
         found = _ISSUE.fullmatch(text)
         if found is None:
             raise ValueError(f"not an issue: {text!r} (want UID.GROUP.SAMPLE.INCARNATION.N)")
         uid, group, sample, incarnation, n = found.groups()
-        return cls(Episode(uid, int(group), int(sample)), int(incarnation), int(n))
+        return cls(EpisodeId(uid, int(group), int(sample)), int(incarnation), int(n))

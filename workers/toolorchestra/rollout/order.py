@@ -1,4 +1,5 @@
-"""The order: what the controller sends a worker for one issue of an episode. Self-contained: a worker needs no YAML."""
+"""The order: what the controller sends a worker for one dispatch of an episode. Self-contained: a worker needs no
+YAML."""
 
 from __future__ import annotations
 
@@ -30,9 +31,9 @@ class EpisodeLimits(BaseModel):
 
 
 class Order(BaseModel):
-    """One issue of an episode, ready to run.
+    """One dispatch of an episode, ready to run.
 
-    `allowance_usd` is what the controller has reserved of the run's spend cap for this issue: the worker never
+    `allowance_usd` is what the controller has reserved of the run's spend cap for this dispatch: the worker never
     spends more; None means that the run has no cap.
     """
 

@@ -147,11 +147,11 @@ class Sampling(_Record):
 
 
 class Trace(_Record):
-    """The record of one issue of an episode."""
+    """The record of one dispatch of an episode."""
 
     schema_version: int = TRACE_SCHEMA
     issue: str
-    """Text of the Issue."""
+    """Text of the Dispatch."""
     task_id: str
     source: str
     topic: str

@@ -162,7 +162,7 @@ class Worker:
         try:
             envelope = lease.envelope
             with agent_span(
-                issue=envelope.id, headers=envelope.headers, purpose=envelope.purpose, delivery=lease.delivery
+                dispatch=envelope.id, headers=envelope.headers, purpose=envelope.purpose, delivery=lease.delivery
             ):
                 await self._work(lease)
         except asyncio.CancelledError:
@@ -210,7 +210,7 @@ class Worker:
             await self._give_back(lease)
             return
         if trace.ending.deferred:
-            # The reason is the pool's name alone: the controller asks that pool when to issue the episode again.
+            # The reason is the pool's name alone: the controller asks that pool when to dispatch the episode again.
             await self._bus.defer(lease, self._result(lease, body=body, reason=trace.expert or ""))
         else:
             await self._bus.complete(lease, self._result(lease, body=body, reason=trace.detail))

@@ -1,7 +1,7 @@
 """The span tree of an episode, as functions: what each process calls, and what each span must carry.
 
     episode                      controller, from submit to accepted
-    └─ invoke_agent              worker, one per issue; its parent comes with the bus message
+    └─ invoke_agent              worker, one per dispatch; its parent comes with the bus message
        ├─ chat {model}           CLIENT: the policy's engine, or an expert's endpoint
        ├─ execute_tool {tool}    around the chat of a tool that is an expert
        └─ grade
@@ -101,7 +101,7 @@ def end_episode(
     root: Span,
     *,
     ending: str,
-    issue: str | None = None,
+    dispatch: str | None = None,
     policy_version: str | None = None,
     staleness: int | None = None,
     components: Mapping[str, float | Decimal | None] | None = None,
@@ -114,7 +114,7 @@ def end_episode(
     """Close the root with the episode's outcome. `failed` is for infrastructure; a wrong answer is no error."""
     values: dict[str, Value] = {
         names.ENDING: ending,
-        names.ISSUE: issue,
+        names.ISSUE: dispatch,
         names.POLICY_VERSION: policy_version,
         names.STALENESS: staleness,
         names.INPUT_TOKENS: input_tokens,
@@ -151,17 +151,17 @@ def train_step_span(*, training: str, step: int, episodes: Sequence[Mapping[str,
 @contextmanager
 def agent_span(
     *,
-    issue: str,
+    dispatch: str,
     headers: Mapping[str, str],
     purpose: str | None = None,
     delivery: int | None = None,
     system: str = "policy",
 ) -> Iterator[Span]:
-    """One issue on a worker; `headers` are the task envelope's."""
+    """One dispatch on a worker; `headers` are the task envelope's."""
     values: dict[str, Value] = {
         names.OPERATION: names.INVOKE_AGENT,
         names.AGENT_NAME: system,
-        names.ISSUE: issue,
+        names.ISSUE: dispatch,
         names.PURPOSE: purpose,
         names.DELIVERY: delivery,
     }

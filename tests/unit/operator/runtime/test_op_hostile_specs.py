@@ -20,7 +20,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.plan import Create, Plan
 from toolorchestra_operator.pools.needs import needs as pool_needs
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.needs import needs
 from toolorchestra_operator.trainings.observed import Messaging, Observed
 from toolorchestra_operator.trainings.reconcile import reconcile
@@ -102,7 +102,7 @@ def survives(parent: dict[str, Any]) -> None:
         made = look({**parent, "status": first.status})
         assert any(isinstance(one, Create) and one.manifest["kind"] == "Job" for one in made.actions)
     running = {"attempt": 1, "restarts": 0, "ray": {"provider": "Builtin", "name": "tiny-1", "image": "cpu"}}
-    names = Names.of(parent)
+    names = TrainingNames.of(parent)
     owners = names.metadata("x", "head")["ownerReferences"]
     labels = names.labels("head", attempt=1)
     head: dict[str, Any] = {

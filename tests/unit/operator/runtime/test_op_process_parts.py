@@ -11,7 +11,7 @@ import pytest
 
 from toolorchestra_operator.kubernetes.manifest import Key, Manifest
 from toolorchestra_operator.runtime.health import health_pages
-from toolorchestra_operator.runtime.liveness import Hearing, Limits, Pulse, complaints
+from toolorchestra_operator.runtime.liveness import Limits, Pulse, WatchHealth, complaints
 from toolorchestra_operator.runtime.parents import CHILDREN, PARENTS, key_of, parent_of
 from toolorchestra_operator.runtime.settings import PREFIX, Settings, SettingsError, variable
 
@@ -161,38 +161,38 @@ def test_what_is_not_alive(found: tuple[str, ...], words: str) -> None:
 
 def test_a_watch_that_is_opened_again_and_again_and_brings_nothing_is_silent() -> None:
     now = 0.0
-    hearing = Hearing(clock=lambda: now)
-    hearing.expect(["/a", "/b"])
-    assert not hearing.all_open.is_set()
+    watch_health = WatchHealth(clock=lambda: now)
+    watch_health.expect(["/a", "/b"])
+    assert not watch_health.all_open.is_set()
     for _ in range(10):
         now += 100.0
-        hearing.began("/a")
-        hearing.heard("/b")
-    hearing.began("/b")
-    assert hearing.all_open.is_set()
-    assert hearing.silent == {"/a": 1000.0, "/b": 0.0}
+        watch_health.began("/a")
+        watch_health.heard("/b")
+    watch_health.began("/b")
+    assert watch_health.all_open.is_set()
+    assert watch_health.silent == {"/a": 1000.0, "/b": 0.0}
 
 
 def test_a_watch_that_is_refused_is_deaf_and_not_stuck_as_long_as_it_is_asked_for() -> None:
     now = 0.0
-    hearing = Hearing(clock=lambda: now)
-    hearing.expect(["/a", "/b"])
-    hearing.began("/b")
+    watch_health = WatchHealth(clock=lambda: now)
+    watch_health.expect(["/a", "/b"])
+    watch_health.began("/b")
     for _ in range(40):
         now += 15.0
-        hearing.failed("/a", "refused")
-        hearing.heard("/b")
-    assert not hearing.all_open.is_set()
-    hearing.refused("/no-watch", "refused")
-    hearing.refused("/a", "refused")
-    assert hearing.all_open.is_set(), "nobody waits for it"
-    assert hearing.deaf == {"/a": "refused"}
-    assert said(Pulse(running=True), silent=hearing.silent) == (), "a restart would not heal it"
+        watch_health.failed("/a", "refused")
+        watch_health.heard("/b")
+    assert not watch_health.all_open.is_set()
+    watch_health.refused("/no-watch", "refused")
+    watch_health.refused("/a", "refused")
+    assert watch_health.all_open.is_set(), "nobody waits for it"
+    assert watch_health.deaf == {"/a": "refused"}
+    assert said(Pulse(running=True), silent=watch_health.silent) == (), "a restart would not heal it"
     now += 301.0
-    assert said(Pulse(running=True), silent={"/a": hearing.silent["/a"]}), "nobody asks for it any more"
-    hearing.answered("/a")
-    assert hearing.deaf == {}
-    assert hearing.silent["/a"] == now, "it is open now, and has to bring something"
+    assert said(Pulse(running=True), silent={"/a": watch_health.silent["/a"]}), "nobody asks for it any more"
+    watch_health.answered("/a")
+    assert watch_health.deaf == {}
+    assert watch_health.silent["/a"] == now, "it is open now, and has to bring something"
 
 
 @pytest.mark.parametrize(

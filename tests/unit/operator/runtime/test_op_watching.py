@@ -17,7 +17,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from toolorchestra_operator.runtime.liveness import Hearing
+from toolorchestra_operator.runtime.liveness import WatchHealth
 from toolorchestra_operator.runtime.parents import CHILDREN, OURS
 from toolorchestra_operator.runtime.watching import Patience, _Heard, configure, login
 
@@ -64,7 +64,7 @@ async def test_kopf_gets_whole_lines_none_of_them_too_deep() -> None:
             for at in range(0, len(text), size):
                 yield text[at : at + size]
 
-    found = b"".join([chunk async for chunk in _Heard(cast(Any, Stream()), Hearing(), PATH).iter_chunked(7)])
+    found = b"".join([chunk async for chunk in _Heard(cast(Any, Stream()), WatchHealth(), PATH).iter_chunked(7)])
     *whole, rest = found.split(b"\n")
     assert [list(json.loads(line)) for line in whole] == [["a"], ["deep"], ["b"]]
     assert rest == lines[-1]
@@ -114,11 +114,11 @@ async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
     )
     monkeypatch.setenv("KUBECONFIG", "")
     now = 0.0
-    hearing = Hearing(clock=lambda: now)
-    hearing.expect([PATH])
+    watch_health = WatchHealth(clock=lambda: now)
+    watch_health.expect([PATH])
     session = login(
         kubeconfig,
-        hearing=hearing,
+        watch_health=watch_health,
         count=lambda *what: counted.append(what),
         settings=SimpleNamespace(networking=SimpleNamespace(trust_env=False)),
         logger=logging.getLogger(),
@@ -127,37 +127,37 @@ async def test_a_bookmark_is_heard_and_a_connection_alone_is_not(
     try:
         assert session.server == address
         (await client.get(f"{address}/apis")).close()
-        assert not hearing.all_open.is_set()
+        assert not watch_health.all_open.is_set()
         watch = asyncio.create_task(client.get(f"{address}{PATH}", params={"watch": "true"}))
         async with asyncio.timeout(20):
             await asked.wait()
             answer = await watch
-            assert hearing.all_open.is_set(), "it is listed: kopf watches after that"
+            assert watch_health.all_open.is_set(), "it is listed: kopf watches after that"
             now = 400.0
-            assert hearing.silent == {PATH: 400.0}, "that it is answered is no sign of life"
+            assert watch_health.silent == {PATH: 400.0}, "that it is answered is no sign of life"
             speak.set()
             chunks = [chunk async for chunk in answer.content.iter_chunked(1024)]
         assert chunks == [b'{"type": "BOOKMARK", "object": {}}\n']
-        assert hearing.silent == {PATH: 0.0}
+        assert watch_health.silent == {PATH: 0.0}
         may = False
         (await client.get(f"{address}{PATH}", params={"limit": "500"})).close()
-        assert hearing.deaf == {PATH: "list is refused: the service account lacks this right"}
+        assert watch_health.deaf == {PATH: "list is refused: the service account lacks this right"}
         may = True
         (await client.get(f"{address}{PATH}", params={"limit": "500"})).close()
-        assert not hearing.deaf
+        assert not watch_health.deaf
     finally:
         await client.close()
         await runner.cleanup()
     with pytest.raises(aiohttp.ClientError):
         async with login(
             kubeconfig,
-            hearing=hearing,
+            watch_health=watch_health,
             count=lambda *what: counted.append(what),
             settings=SimpleNamespace(networking=SimpleNamespace(trust_env=False)),
             logger=logging.getLogger(),
         ).aiohttp_session as gone:
             await gone.get(f"{address}{PATH}", params={"watch": "true"})
-    assert hearing.deaf == {PATH: "the API server does not answer (unreachable)"}
+    assert watch_health.deaf == {PATH: "the API server does not answer (unreachable)"}
     read = [("get", "discovery", "200"), ("watch", "expertpools", "200")]
     lists = [("list", "expertpools", "403"), ("list", "expertpools", "200")]
     assert counted == [*read, *lists, ("watch", "expertpools", "unreachable")]

@@ -8,9 +8,11 @@ import pytest
 
 from toolorchestra.contract.exit_status import TRAINER_LOST
 from toolorchestra_operator.trainings import builtin, cluster_state
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 
-NAMES = Names.of({"metadata": {"name": "tiny", "namespace": "default", "uid": "0a1b2c3d-0000-4000-8000-000000000000"}})
+NAMES = TrainingNames.of(
+    {"metadata": {"name": "tiny", "namespace": "default", "uid": "0a1b2c3d-0000-4000-8000-000000000000"}}
+)
 
 
 def world(code: int, *, lost: int) -> cluster_state.ClusterState:

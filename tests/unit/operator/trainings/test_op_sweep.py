@@ -17,7 +17,7 @@ from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.messaging.servers import MessagingUnreachable, NatsServers
 from toolorchestra_operator.messaging.streams import NatsStreams
-from toolorchestra_operator.trainings.names import Names
+from toolorchestra_operator.trainings.names import TrainingNames
 from toolorchestra_operator.trainings.stream_marks import marks_of
 from toolorchestra_operator.trainings.sweep import StreamSweep, suspects
 
@@ -25,20 +25,20 @@ HERE, ELSEWHERE = "0123456789abcdef", "fedcba9876543210"
 URL = "nats://there:4222"
 
 
-def a_training(names: Names, *, url: str | None = None) -> Manifest:
+def a_training(names: TrainingNames, *, url: str | None = None) -> Manifest:
     metadata = {"name": names.name, "namespace": names.namespace, "uid": names.uid}
     messaging = {} if url is None else {"messaging": {"url": url}}
     return {"kind": "OrchestratorTraining", "metadata": metadata, "spec": messaging}
 
 
-def marked(names: Names, *, cluster: str = HERE) -> tuple[str, Mapping[str, str]]:
+def marked(names: TrainingNames, *, cluster: str = HERE) -> tuple[str, Mapping[str, str]]:
     return f"TO_{names.short_uid}_TASKS", dict(marks_of(names, cluster=cluster))
 
 
 # ── over generated worlds ──────────────────────────────────────────────────────────────────────────────────────────
 
 some_names = st.builds(
-    Names,
+    TrainingNames,
     name=st.sampled_from(["tiny", "demo"]),
     namespace=st.sampled_from(["team", "other", "third"]),
     # Few, so that short UIDs meet.
@@ -58,7 +58,10 @@ some_names = st.builds(
     ),
 )
 def test_only_what_was_marked_here_for_a_training_that_is_gone_is_suspect(
-    living: frozenset[Names], made: list[tuple[Names, str]], namespaces: tuple[str, ...], others: dict[str, Any]
+    living: frozenset[TrainingNames],
+    made: list[tuple[TrainingNames, str]],
+    namespaces: tuple[str, ...],
+    others: dict[str, Any],
 ) -> None:
     streams = dict(others)
     streams |= dict(marked(names, cluster=cluster) for names, cluster in made)
@@ -80,7 +83,7 @@ def test_only_what_was_marked_here_for_a_training_that_is_gone_is_suspect(
 
 
 def test_an_operator_that_cannot_tell_its_cluster_suspects_nobody() -> None:
-    names = Names("tiny", "team", "a" * 8)
+    names = TrainingNames("tiny", "team", "a" * 8)
     assert not suspects(dict([marked(names, cluster="")]), living=frozenset(), cluster="", namespaces=())
 
 
@@ -90,7 +93,7 @@ def test_an_operator_that_cannot_tell_its_cluster_suspects_nobody() -> None:
 class Recorded:
     """Streams of which is noted what is done to them."""
 
-    def __init__(self, *names: Names, silent: str = "") -> None:
+    def __init__(self, *names: TrainingNames, silent: str = "") -> None:
         self.there, self.silent = dict(map(marked, names)), silent
         self.asked: list[str] = []
         self.removed: list[str] = []
@@ -119,11 +122,11 @@ def sweep(streams: Any, *live: Manifest, error: Exception | None = None, **more:
 
 async def test_the_api_server_has_the_last_word() -> None:
     """One that was made after the list is there, and one that cannot be asked for is not known to be gone."""
-    names = Names("tiny", "team", "aaaaaaaa-1")
+    names = TrainingNames("tiny", "team", "aaaaaaaa-1")
     for of, live, error, removed in (
         (names, [], None, ["aaaaaaaa"]),
         (names, [a_training(names)], None, []),
-        (names, [a_training(Names("tiny", "team", "bbbbbbbb-2"))], None, ["aaaaaaaa"]),
+        (names, [a_training(TrainingNames("tiny", "team", "bbbbbbbb-2"))], None, ["aaaaaaaa"]),
         (names, [], Unavailable("away", verb="get", resource="it"), []),
     ):
         streams = Recorded(of)
@@ -132,7 +135,7 @@ async def test_the_api_server_has_the_last_word() -> None:
 
 
 async def test_every_server_that_is_known_is_swept_whatever_another_one_says() -> None:
-    gone, here = Names("gone", "team", "aaaaaaaa-1"), Names("here", "team", "bbbbbbbb-2")
+    gone, here = TrainingNames("gone", "team", "aaaaaaaa-1"), TrainingNames("here", "team", "bbbbbbbb-2")
     streams = Recorded(gone, here, silent="nats://a:4222")
     parents = [a_training(here, url="nats://a:4222"), {"kind": "ExpertPool", "metadata": {}, "spec": {}}]
     await sweep(streams, a_training(here))(parents)
@@ -172,10 +175,10 @@ async def all_streams(url: str) -> dict[str, Sequence[str]]:
 async def test_on_a_real_server_the_orphan_goes_with_all_that_it_has_and_nothing_else(
     server: NatsServer, streams: NatsStreams
 ) -> None:
-    living = Names("tiny", "team", "11111111-0000-4000-8000-000000000001")
-    namesake = Names("tiny", "other", "22222222-0000-4000-8000-000000000002")
-    before = Names("tiny", "team", "33333333-0000-4000-8000-000000000003")
-    abroad = Names("tiny", "team", "44444444-0000-4000-8000-000000000004")
+    living = TrainingNames("tiny", "team", "11111111-0000-4000-8000-000000000001")
+    namesake = TrainingNames("tiny", "other", "22222222-0000-4000-8000-000000000002")
+    before = TrainingNames("tiny", "team", "33333333-0000-4000-8000-000000000003")
+    abroad = TrainingNames("tiny", "team", "44444444-0000-4000-8000-000000000004")
     for names, cluster in ((living, HERE), (namesake, HERE), (before, HERE), (abroad, ELSEWHERE)):
         marks = marks_of(names, cluster=cluster)
         await streams.make(url=server.url, uid=names.short_uid, settings=StreamSettings(marks=marks))
@@ -195,7 +198,7 @@ async def test_on_a_real_server_the_orphan_goes_with_all_that_it_has_and_nothing
 
 async def test_a_removal_that_was_cut_off_is_found_again(server: NatsServer, streams: NatsStreams) -> None:
     """TASKS goes last, and says whose the rest is."""
-    names = Names("tiny", "team", "33333333-0000-4000-8000-000000000003")
+    names = TrainingNames("tiny", "team", "33333333-0000-4000-8000-000000000003")
     settings = StreamSettings(marks=marks_of(names, cluster=HERE))
     await streams.make(url=server.url, uid=names.short_uid, settings=settings)
     client = await nats.connect(server.url)

@@ -11,7 +11,7 @@ from toolorchestra.cluster_client.errors import (
     NotAuthorised,
     NotFound,
     NotServed,
-    Refused,
+    RequestRefused,
     Unreachable,
 )
 from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json, pull_secrets
@@ -85,7 +85,7 @@ def _refusals(kube: Kube, documents: Sequence[Mapping[str, Any]]) -> dict[str, s
     for document in documents:
         try:
             kube.apply(kinds.BY_KIND[document["kind"]], document, dry_run=True)
-        except (Refused, Conflicting) as error:
+        except (RequestRefused, Conflicting) as error:
             found[f"{document['kind']}/{document['metadata']['name']}"] = str(error)
         except (NotAuthorised, NotFound, NotServed):
             continue

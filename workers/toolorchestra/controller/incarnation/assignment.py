@@ -31,7 +31,7 @@ class Assignment:
     settings: Settings
     recorder: Recorder
     status: StatusWriter
-    issue_timeout: float
+    dispatch_timeout: float
     """Seconds: longer than a sending can take, with all its deliveries."""
 
     @property
@@ -54,7 +54,7 @@ def assignment_of(config: DriverConfig, run: RunDir, *, otel: Meter | None = Non
         settings=settings_of(training, pools, find=partial(_find, volumes=config.volumes), references=fresh),
         recorder=Recorder(otel, training=training.metadata.name),
         status=StatusWriter(run, steps=training.spec.algorithm.steps),
-        issue_timeout=3.0 * training.spec.rollout.episode_timeout_seconds + 120.0,
+        dispatch_timeout=3.0 * training.spec.rollout.episode_timeout_seconds + 120.0,
     )
 
 

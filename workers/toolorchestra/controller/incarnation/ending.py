@@ -18,7 +18,7 @@ class Ending:
     step: Callable[[], int] = lambda: 0
     """The step at which it ends."""
     money: Callable[[], dict[str, Any]] = dict[str, Any]
-    """The status' fields of what was spent; none before the books are open."""
+    """The status' fields of what was spent; none before the ledger is open."""
     withdraw: Callable[[], Awaitable[None]] = _nothing
     """Take back what is queued: nobody is to play it and be paid for it."""
     save: Callable[[], Awaitable[None]] = _nothing

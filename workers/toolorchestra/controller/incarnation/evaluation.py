@@ -1,4 +1,4 @@
-"""The evaluation of an incarnation: over its books and its wire, while the controller comes up and later beside it."""
+"""The evaluation of an incarnation: over its ledger and its wire, while the controller comes up and later beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolorchestra.controller.evaluations import Evaluations
 from toolorchestra.controller.evaluator import Evaluator
 from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.ports import Wire
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Evaluation:
 
 
 def evaluation_of(
-    assignment: Assignment, books: Bookkeeper, wire: Wire, *, controller: asyncio.Future[Controller]
+    assignment: Assignment, journalled: JournalledLedger, wire: Wire, *, controller: asyncio.Future[Controller]
 ) -> Evaluation:
     """`controller`: looked after while an evaluation goes on, once it can take results."""
 
@@ -35,13 +35,13 @@ def evaluation_of(
     deferrals = Deferrals()
     evaluator = Evaluator(
         wire=wire,
-        world=assignment.settings.world,
+        instances=assignment.settings.instances,
         uid=assignment.config.uid,
-        books=books,
+        journalled=journalled,
         deferrals=deferrals,
-        issue_timeout=assignment.issue_timeout,
+        dispatch_timeout=assignment.dispatch_timeout,
         recorder=assignment.recorder,
         meanwhile=meanwhile,
     )
-    evaluations = Evaluations(evaluator, assignment.run, books, assignment.settings, assignment.status)
+    evaluations = Evaluations(evaluator, assignment.run, journalled, assignment.settings, assignment.status)
     return Evaluation(evaluator, evaluations, deferrals)

@@ -1,8 +1,8 @@
 """One incarnation, from its start to its end.
 
-The order of `start` matters twice: engines and trainers load while the baselines are evaluated, and nothing is issued
-before the engines serve the weights that the books believe in. Whatever is opened is closed, and whatever a run that
-ends early has still to do is known, wherever the start is broken off (`Closing`, `Ending`).
+The order of `start` matters twice: engines and trainers load while the baselines are evaluated, and nothing is
+dispatched before the engines serve the weights that the ledger believes in. Whatever is opened is closed, and whatever
+a run that ends early has still to do is known, wherever the start is broken off (`Closing`, `Ending`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from toolorchestra.weights.checkpoint import CheckpointStore
 
 
 @dataclass
-class Job:
+class Incarnation:
     """What is to be done, and how far it came."""
 
     assignment: Assignment
@@ -62,7 +62,7 @@ class Job:
         reading = await self._read(opened)
         start_watch(
             task,
-            books=reading.books.keeper,
+            journalled=reading.journalled.journalled,
             engines=serving.engines,
             bus=opened.bus,
             background=self.background,
@@ -92,7 +92,7 @@ class Job:
         return Training(
             assignment=task,
             background=self.background,
-            books=reading.books,
+            journalled=reading.journalled,
             wire=reading.wire,
             controller=trainable.controller,
             milestones=milestones,
@@ -124,38 +124,40 @@ class Job:
 
     async def _read(self, opened: Opened) -> Reading:
         task = self.assignment
-        books = self.makers.open_books(task, opened.checkpoint)
-        keep = UndecodableResults(books.keeper, task.run).keep
+        journalled = self.makers.open_ledger(task, opened.checkpoint)
+        keep = UndecodableResults(journalled.journalled, task.run).keep
         wire = BusWire(opened.bus, recorder=task.recorder, keep=keep)
         ready: asyncio.Future[Controller] = asyncio.get_running_loop().create_future()
-        evaluation = self.makers.evaluation_of(task, books.keeper, wire, controller=ready)
-        await reckon(opened.bus, books.keeper, patience=task.issue_timeout)
+        evaluation = self.makers.evaluation_of(task, journalled.journalled, wire, controller=ready)
+        await reckon(opened.bus, journalled.journalled, patience=task.dispatch_timeout)
         results = Results(wire, evaluation.evaluator, ready)
         reader = self.background.spawn(results.read(self.background))
         self.ending = replace(
             self.ending,
-            money=books.money,
-            withdraw=partial(withdraw, opened.bus, books.keeper, reader=reader, patience=task.issue_timeout),
+            money=journalled.money,
+            withdraw=partial(
+                withdraw, opened.bus, journalled.journalled, reader=reader, patience=task.dispatch_timeout
+            ),
         )
-        return Reading(books=books, wire=wire, evaluation=evaluation, ready=ready)
+        return Reading(journalled=journalled, wire=wire, evaluation=evaluation, ready=ready)
 
     async def _trainable(self, opened: Opened, serving: Serving, reading: Reading) -> Trainable:
         task = self.assignment
         trainers = await self.makers.start_trainers(task, serving.hardware, opened.store)
         self.closing.add(trainers.close)
         await restore(trainers, opened.checkpoint, seed=task.spec.algorithm.seed)
-        algorithm, settings, keeper = task.spec.algorithm, task.settings, reading.books.keeper
+        algorithm, settings, journalled = task.spec.algorithm, task.settings, reading.journalled.journalled
         controller = Controller(
             config=ControllerConfig(
                 steps=algorithm.steps,
                 step=settings.step,
                 schedule=settings.schedule,
                 checkpoint_every=task.spec.checkpoint.every_steps,
-                issue_timeout=task.issue_timeout,
+                dispatch_timeout=task.dispatch_timeout,
             ),
             run=task.run,
-            world=settings.world,
-            books=keeper,
+            instances=settings.instances,
+            journalled=journalled,
             rewarding=settings.rewarding,
             wire=reading.wire,
             trainers=trainers,
@@ -167,18 +169,18 @@ class Job:
         )
         self.closing.add(controller.spans.close)
         self.background.on_stop(controller.stop)
-        self.ending = replace(self.ending, step=lambda: keeper.ledger.step)
+        self.ending = replace(self.ending, step=lambda: journalled.ledger.step)
         return Trainable(trainers=trainers, controller=controller)
 
     async def _go_on(self, reading: Reading, controller: Controller, milestones: Milestones) -> None:
         """With what an earlier incarnation left: its results, and what it left under way."""
-        recovery, keeper = reading.books.recovery, reading.books.keeper
+        recovery, journalled = reading.journalled.recovery, reading.journalled.journalled
         for accepted in (a for results in recovery.restore.values() for a in results):
             body = read_frame(self.assignment.run.journal, accepted.at).body
             controller.traces[accepted.issue] = decode_trace(body)
         reading.ready.set_result(controller)
         self.ending = replace(self.ending, save=milestones.save)
-        await controller.recover(keeper.restore(recovery, now=time.time()))
+        await controller.recover(journalled.restore(recovery, now=time.time()))
 
     # ── end ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,7 @@ from toolorchestra.controller.incarnation.engines import start_engines
 from toolorchestra.controller.incarnation.evaluation import Evaluation, evaluation_of
 from toolorchestra.controller.incarnation.hardware import Hardware
 from toolorchestra.controller.incarnation.model_check import check_model
-from toolorchestra.controller.incarnation.recovered import Books, open_books
+from toolorchestra.controller.incarnation.recovered import RecoveredLedger, open_ledger
 from toolorchestra.controller.incarnation.trainers import start_trainers
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.trainer.facade import AsyncTrainers
@@ -26,6 +26,6 @@ class Makers:
     check_model: Callable[[Assignment], None] = check_model
     connect: Callable[..., Awaitable[RolloutBus]] = NatsBus.connect
     start_engines: Callable[[Assignment, Hardware, RolloutBus], Engines] = start_engines
-    open_books: Callable[[Assignment, Checkpoint | None], Books] = open_books
+    open_ledger: Callable[[Assignment, Checkpoint | None], RecoveredLedger] = open_ledger
     evaluation_of: Callable[..., Evaluation] = evaluation_of
     start_trainers: Callable[[Assignment, Hardware, CheckpointStore], Awaitable[AsyncTrainers]] = start_trainers

@@ -32,7 +32,7 @@ class Milestones:
 
     @property
     def step(self) -> int:
-        return self.controller.books.ledger.step
+        return self.controller.journalled.ledger.step
 
     async def checkpoint(self) -> None:
         """Save this step, unless it is saved."""

@@ -25,7 +25,7 @@ def check_model(assignment: Assignment) -> None:
     try:
         settings = read_settings(folder)
         vocabulary = vocabulary_of(settings)
-        notes = rehearse(assignment.settings.world, Renderer.load(folder), vocabulary=vocabulary)
+        notes = rehearse(assignment.settings.instances, Renderer.load(folder), vocabulary=vocabulary)
     except (ModelFileError, RehearsalError, RendererError, TemplateError) as error:
         raise SettingsError(f"spec.model.uri: {assignment.spec.model.uri}: {error}") from error
     if why := why_refused(settings, longest=rollout.max_prompt_tokens + rollout.max_response_tokens):

@@ -11,7 +11,7 @@ from toolorchestra.controller.controller import Controller
 from toolorchestra.controller.evaluator import Evaluator
 from toolorchestra.controller.incarnation.background import Background
 from toolorchestra.controller.ports import Delivery, Wire
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.runs.run_dir import RunDir
 
 BATCH = 256
@@ -35,10 +35,10 @@ class Results:
             batch = [await queue.get()]
             while not queue.empty() and len(batch) < BATCH:
                 batch.append(queue.get_nowait())
-            evaluation = [d for d in batch if self.evaluator.owns(d.arrival.issue)]
+            evaluation = [d for d in batch if self.evaluator.owns(d.arrival.dispatch)]
             if evaluation:
                 await self.evaluator.take(evaluation)
-            training = [d for d in batch if not self.evaluator.owns(d.arrival.issue)]
+            training = [d for d in batch if not self.evaluator.owns(d.arrival.dispatch)]
             if training:
                 # Shielded: the end of this task is not the controller's.
                 controller = await asyncio.shield(self.controller)
@@ -53,15 +53,15 @@ class Results:
 class UndecodableResults:
     """Results that do not read: into the journal and, the first of each kind, into the events."""
 
-    books: Bookkeeper
+    journalled: JournalledLedger
     run: RunDir
     _known: set[str] = field(default_factory=set[str])
     """Why results did not read: each is told once."""
 
     async def keep(self, refused: Undecodable) -> None:
         """Durably, before anything is acknowledged."""
-        self.books.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
-        await asyncio.to_thread(self.books.flush)
+        self.journalled.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
+        await asyncio.to_thread(self.journalled.flush)
         if refused.why not in self._known:
             self._known.add(refused.why)
             message = f"a result does not read ({refused.why}); it lies in the journal, its episode is sent again"

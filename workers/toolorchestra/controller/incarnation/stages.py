@@ -9,7 +9,7 @@ from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.controller.controller import Controller
 from toolorchestra.controller.incarnation.evaluation import Evaluation
 from toolorchestra.controller.incarnation.hardware import Hardware
-from toolorchestra.controller.incarnation.recovered import Books
+from toolorchestra.controller.incarnation.recovered import RecoveredLedger
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.engines.fleet import Engines
 from toolorchestra.trainer.facade import AsyncTrainers
@@ -38,7 +38,7 @@ class Serving:
 class Reading:
     """Results are read, and evaluation's are taken."""
 
-    books: Books
+    journalled: RecoveredLedger
     wire: BusWire
     evaluation: Evaluation
     ready: asyncio.Future[Controller]

@@ -9,7 +9,7 @@ from toolorchestra.controller.controller import Controller
 from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.incarnation.background import Background
 from toolorchestra.controller.incarnation.milestones import Milestones
-from toolorchestra.controller.incarnation.recovered import Books
+from toolorchestra.controller.incarnation.recovered import RecoveredLedger
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.controller.wire import BusWire
 from toolorchestra.runs.step_row import sound
@@ -32,7 +32,7 @@ class Training:
 
     assignment: Assignment
     background: Background
-    books: Books
+    journalled: RecoveredLedger
     wire: BusWire
     controller: Controller
     milestones: Milestones
@@ -54,8 +54,8 @@ class Training:
         await keep.save()
         unused = self.controller.traces.values()
         self.assignment.recorder.write(measurements.of_wasted, unused, reason="steps_done")
-        self.books.keeper.finish()
-        self.books.keeper.flush()
+        self.journalled.journalled.finish()
+        self.journalled.journalled.flush()
 
     def _report(self, row: dict[str, Any]) -> None:
         found = sound(row) or {}
@@ -67,7 +67,7 @@ class Training:
             step=self.milestones.step,
             policyVersion=row["version"],
             metrics=metrics,
-            **self.books.money(),
+            **self.journalled.money(),
             experts=self.controller.service_times.summary(),
             bus={"kind": "JetStream", "sent": self.wire.sent, "received": self.wire.received},
         )

@@ -26,7 +26,7 @@ async def warm_start(assignment: Assignment, trainers: AsyncTrainers, background
 
     renderer = Renderer.load(assignment.config.model_dir)
     seed = assignment.spec.algorithm.seed
-    batches = warm_batches(settings.world, renderer, steps=warm.steps, batch_size=warm.batch_size, seed=seed)
+    batches = warm_batches(settings.instances, renderer, steps=warm.steps, batch_size=warm.batch_size, seed=seed)
     for number, batch in enumerate(batches, start=1):
         if background.stopping.is_set():
             raise Stopped

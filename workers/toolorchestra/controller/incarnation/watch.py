@@ -7,18 +7,18 @@ from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.incarnation.background import Background
 from toolorchestra.controller.monitoring.gauges import Gauges
 from toolorchestra.engines.fleet import Engines
-from toolorchestra.ledger.journalled import Bookkeeper
+from toolorchestra.ledger.journalled import JournalledLedger
 
 
 def start_watch(
-    assignment: Assignment, *, books: Bookkeeper, engines: Engines, bus: RolloutBus, background: Background
+    assignment: Assignment, *, journalled: JournalledLedger, engines: Engines, bus: RolloutBus, background: Background
 ) -> None:
     """Look at them from time to time, where somebody sees them."""
     if not assignment.recorder.on:
         return
     gauges = Gauges(
         recorder=assignment.recorder,
-        ledger=lambda: books.ledger,
+        ledger=lambda: journalled.ledger,
         pools=[pool.metadata.name for pool in assignment.pools],
         engines=lambda: [status.state for status in engines.statuses],
         depth=bus.depth,

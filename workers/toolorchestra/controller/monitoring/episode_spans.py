@@ -1,4 +1,4 @@
-"""The root span of every training episode: open from its first issue to its end, whatever happens in between."""
+"""The root span of every training episode: open from its first dispatch to its end, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from opentelemetry.trace import Span
 
 from toolorchestra.controller.assemble import version_span
-from toolorchestra.rollout.identity import Episode, Issue
+from toolorchestra.rollout.identity import Dispatch, EpisodeId
 from toolorchestra.rollout.trace import Trace
 from toolorchestra.telemetry.spans import end_episode, headers_of, start_episode
 
@@ -18,27 +18,27 @@ class EpisodeSpans:
     """Spans by episode. `headers` go out with an order, so that the worker's spans become children."""
 
     training: str
-    _open: dict[Episode, Span] = field(default_factory=dict[Episode, Span])
+    _open: dict[EpisodeId, Span] = field(default_factory=dict[EpisodeId, Span])
 
-    def headers(self, issue: Issue, *, task: str) -> Mapping[str, str]:
-        """Trace headers of the episode's root, which a first issue opens."""
-        episode = issue.episode
+    def headers(self, dispatch: Dispatch, *, task: str) -> Mapping[str, str]:
+        """Trace headers of the episode's root, which a first dispatch opens."""
+        episode = dispatch.episode
         root = self._open.get(episode)
         if root is None:
             root = start_episode(training=self.training, task=task, group=episode.group, sample=episode.sample)
             self._open[episode] = root
         return headers_of(root)
 
-    def accepted(self, issue: Issue, trace: Trace, *, step: int) -> None:
+    def accepted(self, dispatch: Dispatch, trace: Trace, *, step: int) -> None:
         """The episode's result stands."""
-        root = self._open.pop(issue.episode, None)
+        root = self._open.pop(dispatch.episode, None)
         if root is None:
             return
         span, parts = version_span(trace), trace.components
         end_episode(
             root,
             ending=trace.ending.value,
-            issue=str(issue),
+            dispatch=str(dispatch),
             policy_version=str(span[0]) if span else None,
             staleness=step - span[0].step if span else None,
             components={"outcome": parts.outcome, "cost": parts.cost_usd, "latency": parts.service_seconds},
@@ -48,7 +48,7 @@ class EpisodeSpans:
             actual_usd=parts.actual_usd,
         )
 
-    def excluded(self, episode: Episode, reason: str) -> None:
+    def excluded(self, episode: EpisodeId, reason: str) -> None:
         """Infrastructure ended it for good."""
         root = self._open.pop(episode, None)
         if root is not None:

@@ -1,4 +1,4 @@
-"""From records to measurements: results, steps, evaluations and the books, as metrics have them. Pure.
+"""From records to measurements: results, steps, evaluations and the ledger, as metrics have them. Pure.
 
 Invariants: every figure is read off a record that the run keeps anyway, so that metrics, metrics.jsonl and the journal
 agree; labels come from closed lists (endings, verdicts, pools, suites, reasons of the code), never from a text that a
@@ -17,7 +17,7 @@ from toolorchestra.controller.arrival import Arrival
 from toolorchestra.ledger.journalled import Verdict
 from toolorchestra.ledger.ledger import GroupState, Ledger
 from toolorchestra.ledger.sibling import SiblingStatus
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Ending, Trace
 from toolorchestra.telemetry import metrics as m
 from toolorchestra.telemetry import names
@@ -44,9 +44,9 @@ def beginning() -> Iterator[Measurement]:
     yield Measurement(m.DEAD_LETTERS, 0)
 
 
-def of_issue(issue: str, *, purpose: str) -> Iterator[Measurement]:
-    """An issue that was sent; `again`: not the episode's first by this incarnation."""
-    again = "again" if Issue.parse(issue).n else "first"
+def of_dispatch(dispatch: str, *, purpose: str) -> Iterator[Measurement]:
+    """A dispatch that was sent; `again`: not the episode's first by this incarnation."""
+    again = "again" if Dispatch.parse(dispatch).n else "first"
     yield Measurement(m.ISSUES, 1, {names.LABEL_PURPOSE: purpose, names.LABEL_SENDING: again})
 
 
@@ -59,7 +59,7 @@ def of_dead_letter() -> Iterator[Measurement]:
 
 
 def of_arrival(arrival: Arrival, *, verdict: Verdict, purpose: Purpose) -> Iterator[Measurement]:
-    """One result, and what the books made of it. A duplicate was measured when it came first."""
+    """One result, and what the ledger made of it. A duplicate was measured when it came first."""
     trace = arrival.trace
     ending = Ending.WORKER_LOST if trace is None else trace.ending
     labels = {names.LABEL_PURPOSE: purpose, names.LABEL_ENDING: ending.value, names.LABEL_OUTCOME: verdict}
@@ -166,7 +166,7 @@ def of_books(ledger: Ledger, *, now: float) -> Iterator[Measurement]:
     statuses = Counter(sibling.status for sibling in siblings)
     for status in (SiblingStatus.LIVE, SiblingStatus.DEFERRED, SiblingStatus.WAITING):
         yield Measurement(m.OPEN_EPISODES, statuses[status], {names.LABEL_STATE: status.value})
-    oldest = min((s.issued_at for s in siblings if s.status is SiblingStatus.LIVE), default=now)
+    oldest = min((s.dispatched_at for s in siblings if s.status is SiblingStatus.LIVE), default=now)
     yield Measurement(m.OLDEST, max(0.0, now - oldest))
     spend = ledger.spend
     yield Measurement(m.SPEND, float(spend.settled), {names.LABEL_STATE: "settled"})
