@@ -78,7 +78,7 @@ RESULTS = Instrument(
     names.METRIC_RESULTS,
     "counter",
     "{result}",
-    "results by ending and by what the books made of them: `accepted`, `failed`, `deferred`, `late`, `duplicate`",
+    "results by ending and by what the ledger made of them: `accepted`, `failed`, `deferred`, `late`, `duplicate`",
     (names.LABEL_PURPOSE, names.LABEL_ENDING, names.LABEL_OUTCOME),
 )
 ISSUES = Instrument(
