@@ -16,7 +16,7 @@ from rich.console import Console
 from support.run_rig import make_run
 from support.synthetic_run import metric_row, write_run
 from toolorchestra.cli.runs import _list_row, _table, overview
-from toolorchestra.cli.status import lines, standing
+from toolorchestra.cli.status import lines, state_row
 from toolorchestra.controller.incarnation.training import REPORTED
 from toolorchestra.evaluation import plots
 from toolorchestra.evaluation.report import write_report
@@ -75,7 +75,7 @@ def test_no_row_breaks_a_reader(tmp_path_factory: Any, rows: list[Any]) -> None:
         status = StatusWriter(run, steps=9)
         found = sound(row) or {}
         status.set("Running", metrics={key: found[key] for key in REPORTED if key in found})
-        assert list(lines(standing(run)))
+        assert list(lines(state_row(run)))
     kept = surviving(list(read_jsonl(run.metrics)))
     assert [row["step"] for row in kept] == sorted({row["step"] for row in kept})
 
