@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -52,10 +53,10 @@ class Own:
     """What the model says by itself. N tokens; float32 on the CPU."""
 
     samples: tuple[TrainSample, ...]
-    logprobs: Tensor
-    """[N], of every token but the documents' first, document by document"""
-    hidden: Tensor
-    """[N, hidden]: what its head was given for them"""
+    logprobs: Float32[Tensor, " trained"]
+    """Of every token but the documents' first, document by document"""
+    hidden: Float32[Tensor, "trained hidden"]
+    """What its head was given for them"""
 
 
 def documents(vocabulary: int) -> tuple[TrainSample, ...]:

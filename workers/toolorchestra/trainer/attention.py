@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
@@ -53,21 +54,27 @@ class Weighing:
     """Tokens that a query sees, itself included; None: its whole past."""
     softcap: float | None = None
     """Scores become `softcap · tanh(score / softcap)` (Gemma 2)."""
-    sinks: Tensor | None = None
-    """[heads]: one more score per head that takes weight and gives nothing (gpt-oss)."""
+    sinks: Float[Tensor, " heads"] | None = None
+    """One more score per head that takes weight and gives nothing (gpt-oss)."""
 
     @property
     def plain(self) -> bool:
         """Whether the fused kernels compute it."""
         return self.softcap is None and self.sinks is None
 
-    def narrow(self, mask: Tensor, *, before: int = 0) -> Tensor:
+    def narrow(self, mask: Bool[Tensor, "queries keys"], *, before: int = 0) -> Bool[Tensor, "queries keys"]:
         """A causal mask [queries, before + queries] cut to the window."""
         return mask if self.window is None else mask & ~mask.tril(before - self.window)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: Weighing) -> Tensor:
-    """[n, heads, queries, dim], [n, kv heads, keys, dim] → [n, heads, queries, dim]. Mask None: causal."""
+def _attend(
+    query: Float[Tensor, "n heads queries dim"],
+    key: Float[Tensor, "n kv_heads keys dim"],
+    value: Float[Tensor, "n kv_heads keys width"],
+    mask: Bool[Tensor, "queries keys"] | None,
+    how: Weighing,
+) -> Float[Tensor, "n heads queries width"]:
+    """Mask None: causal."""
     if how.plain:
         gqa = query.shape[1] != key.shape[1]
         return F.scaled_dot_product_attention(
@@ -85,8 +92,13 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how:
     return weights[..., : key.shape[2]] @ value
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, how: Weighing) -> Tensor:
-    """[documents, length, heads, dim] each → the same, causal inside each document."""
+def _causal(
+    query: Float[Tensor, "documents length heads dim"],
+    key: Float[Tensor, "documents length kv_heads dim"],
+    value: Float[Tensor, "documents length kv_heads width"],
+    how: Weighing,
+) -> Float[Tensor, "documents length heads width"]:
+    """Causal inside each document."""
     length = query.shape[1]
     mask = None
     if not how.plain or (how.window is not None and how.window < length):
@@ -95,9 +107,14 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, how: Weighing) -> Tensor:
 
 
 def _continued(
-    query: Tensor, key: Tensor, value: Tensor, trunk: tuple[Tensor, Tensor], mask: Tensor, how: Weighing
-) -> Tensor:
-    """[branches, length, heads, dim] each → the same; every branch sees the trunk's keys and values [trunk, …] too."""
+    query: Float[Tensor, "branches length heads dim"],
+    key: Float[Tensor, "branches length kv_heads dim"],
+    value: Float[Tensor, "branches length kv_heads width"],
+    trunk: tuple[Float[Tensor, "trunk kv_heads dim"], Float[Tensor, "trunk kv_heads width"]],
+    mask: Bool[Tensor, "length keys"],
+    how: Weighing,
+) -> Float[Tensor, "branches length heads width"]:
+    """Every branch sees the trunk's keys and values too."""
     n = query.shape[0]
     keys, values = (
         torch.cat([shared.expand(n, *shared.shape), own], dim=1).transpose(1, 2)
@@ -107,8 +124,14 @@ def _continued(
     return _attend(query.transpose(1, 2), keys, values, seen, how).transpose(1, 2)
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, how: Weighing) -> Tensor:
-    """Per-document causal attention: query [T, heads, dim], key, value [T, kv heads, dim] → [T, heads, dim]."""
+def grouped_attention(
+    query: Float[Tensor, "packed heads dim"],
+    key: Float[Tensor, "packed kv_heads dim"],
+    value: Float[Tensor, "packed kv_heads width"],
+    documents: Documents,
+    how: Weighing,
+) -> Float[Tensor, "packed heads width"]:
+    """Causal attention inside each document."""
     outputs = []
     # split and not narrow: its backward is one concatenation, narrow's is one zero-filled tensor of full size per group
     groups = [*documents.groups, *(branches.group for branches in documents.branches)]
@@ -138,7 +161,13 @@ def _grouping() -> dict[str, Any]:
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
-def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents, how: Weighing) -> Tensor:
+def varlen_attention(
+    query: Float[Tensor, "packed heads dim"],
+    key: Float[Tensor, "packed kv_heads dim"],
+    value: Float[Tensor, "packed kv_heads dim"],
+    documents: Documents,
+    how: Weighing,
+) -> Float[Tensor, "packed heads dim"]:
     """The same on CUDA, where `flash_takes` them: one call."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import accumulate
 
 import torch
+from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 MAX_PADDING = 0.15
@@ -74,8 +75,8 @@ class Branches:
     trunk: int
     """Which segment they continue."""
     group: Group
-    mask: Tensor
-    """[longest, trunk + longest] bool: which keys each query sees"""
+    mask: Bool[Tensor, "longest keys"]
+    """Which keys each query sees"""
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,15 @@ class Documents:
         return tuple(found)
 
     @cached_property
-    def gather(self) -> tuple[tuple[Tensor, Tensor] | None, ...]:
+    def gather(self) -> tuple[tuple[Int64[Tensor, " slots"], Int64[Tensor, " tokens"]] | None, ...]:
         """Per group of roots, then per call of branches: ([count·longest] source token of each padded slot, [tokens]
         padded slot of each token)."""
         groups = [*self.groups, *(branches.group for branches in self.branches)]
         return tuple(None if group.uniform else _padding_indices(group, self.device) for group in groups)
 
     @cached_property
-    def offsets(self) -> Tensor:
-        """[documents + 1] int32, cumulative lengths, as variable-length kernels want them."""
+    def offsets(self) -> Int32[Tensor, " boundaries"]:
+        """[documents + 1] cumulative lengths, as variable-length kernels want them."""
         return send(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32), self.device)
 
     @cached_property
@@ -137,7 +138,7 @@ class Documents:
         return max(n if p is None else n + self.lengths[p] for n, p in zip(self.lengths, parents, strict=True))
 
 
-def _padding_indices(group: Group, device: torch.device) -> tuple[Tensor, Tensor]:
+def _padding_indices(group: Group, device: torch.device) -> tuple[Int64[Tensor, " slots"], Int64[Tensor, " tokens"]]:
     lengths = torch.tensor(group.lengths)
     slots = torch.arange(group.longest)
     starts = torch.cumsum(lengths, 0) - lengths

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.autograd import Function
 
@@ -29,7 +30,7 @@ class Logits:
     softcap: float | None = None
     """Logits become `softcap · tanh(logit / softcap)`."""
 
-    def apply_(self, products: Tensor) -> Tensor:
+    def apply_(self, products: Float[Tensor, "n vocabulary"]) -> Float[Tensor, "n vocabulary"]:
         """The logits, in place."""
         if self.scale != 1.0:
             products.mul_(self.scale)
@@ -58,14 +59,14 @@ def _adds_wide(device: str, dtype: torch.dtype) -> bool:
     return bool((total == 17).all())
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def _product(left: Float[Tensor, "n k"], right: Float[Tensor, "k m"]) -> Float32[Tensor, "n m"]:
     """[n, k] @ [k, m] → [n, m] in float32."""
     if _widens(left.device.type, left.dtype):
         return torch.mm(left, right, out_dtype=torch.float32)
     return (left @ right).float()
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_product(total: Float32[Tensor, "n m"], left: Float[Tensor, "n k"], right: Float[Tensor, "k m"]) -> None:
     """total [n, m] float32 += [n, k] @ [k, m]."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
@@ -137,14 +138,14 @@ class _TokenLogprobs(Function):
 
 
 def _grad_products(
-    logits: Tensor,
-    normaliser: Tensor,
-    targets: Tensor,
-    grad: Tensor,
-    of_entropy: tuple[Tensor, Tensor] | None,
+    logits: Float32[Tensor, "n vocabulary"],
+    normaliser: Float32[Tensor, " n"],
+    targets: Int64[Tensor, " n"],
+    grad: Float32[Tensor, " n"],
+    of_entropy: tuple[Float32[Tensor, " n"], Float32[Tensor, " n"]] | None,
     head: Logits,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "n vocabulary"], Float32[Tensor, "n 1"]]:
     """The gradient of a chunk's products [n, v], as a matrix in `dtype` and a factor [n, 1] of its rows.
 
     `logits` [n, v] float32 is overwritten. `grad` [n] is that of the log probabilities, `of_entropy` that of the
@@ -170,8 +171,13 @@ def _grad_products(
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int | None = None, head: Logits = PLAIN
-) -> tuple[Tensor, Tensor]:
+    hidden: Float[Tensor, "trained hidden"],
+    weight: Float[Tensor, "vocabulary hidden"],
+    targets: Int64[Tensor, " trained"],
+    *,
+    chunk: int | None = None,
+    head: Logits = PLAIN,
+) -> tuple[Float32[Tensor, " trained"], Float32[Tensor, " trained"]]:
     """Log probability of `targets` and entropy of the distribution, both [N] float32, in nats.
 
     `hidden` [N, h] are the final hidden states (after the norm), `weight` [V, h] the head's, `targets` [N] int64.
@@ -183,8 +189,12 @@ def token_logprobs(
 
 
 def dense_token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, head: Logits = PLAIN
-) -> tuple[Tensor, Tensor]:
+    hidden: Float[Tensor, "trained hidden"],
+    weight: Float[Tensor, "vocabulary hidden"],
+    targets: Int64[Tensor, " trained"],
+    *,
+    head: Logits = PLAIN,
+) -> tuple[Float32[Tensor, " trained"], Float32[Tensor, " trained"]]:
     """The same in one piece, for parity tests only."""
     logits = (hidden @ weight.t()).float() * head.scale
     if head.softcap is not None:

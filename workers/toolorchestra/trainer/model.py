@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -61,13 +62,13 @@ class Policy(nn.Module):
         return [module for module in self.model.modules() if type(module).__name__ in names]
 
     @property
-    def head_weight(self) -> Tensor:
-        """[vocabulary, hidden]; the embedding itself where the two are tied."""
+    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
+        """The embedding itself where the two are tied."""
         weight = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         assert isinstance(weight, Tensor)
         return weight
 
-    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: PackedBatch) -> tuple[Float32[Tensor, " trained"], Float32[Tensor, " trained"]]:
         # The head runs on trained tokens only: prompts never meet the vocabulary.
         hidden = self.hidden(batch).index_select(0, batch.selected)
         weight = self.head_weight
@@ -75,8 +76,8 @@ class Policy(nn.Module):
             hidden, weight = hidden.float(), weight.float()
         return token_logprobs(hidden, weight, batch.targets, head=self.logits)
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
-        """[T, hidden]: what the head is given, of every packed token."""
+    def hidden(self, batch: PackedBatch) -> Float[Tensor, "packed hidden"]:
+        """What the head is given, of every packed token."""
         documents = Documents(batch.lengths, batch.token_ids.device, batch.parents)
         with documents_known():
             output = self.model.base_model(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,28 +28,28 @@ Plan = tuple[tuple[tuple[int, ...], ...], ...]
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One micro-batch. T = packed tokens, N = trained tokens; all tensors on one device."""
+    """One micro-batch. `packed` tokens, of which `trained` are trained; all tensors on one device.
 
-    token_ids: Tensor
-    """[1, T] int64"""
-    position_ids: Tensor
-    """[1, T] int64, from 0 in every document, branches included"""
+    Floats are float32. FSDP gives the model's forward a copy of them in the compute type, which nothing reads.
+    """
+
+    token_ids: Int64[Tensor, "1 packed"]
+    position_ids: Int64[Tensor, "1 packed"]
+    """From 0 in every document, branches included."""
     lengths: tuple[int, ...]
-    """Tokens of each segment, in order; they sum to T."""
+    """Tokens of each segment, in order; they sum to `packed`."""
     parents: tuple[int | None, ...]
     """The segment that each one continues (a family's trunk), None where it begins a document. Trunks come first."""
-    selected: Tensor
-    """[N] int64: positions whose *next* token is trained"""
-    targets: Tensor
-    """[N] int64: that next token"""
-    sampler_logprobs: Tensor
-    """[N] float32"""
-    advantages: Tensor
-    """[N] float32"""
-    weights: Tensor
-    """[N] float32: share of each token in the loss; they sum to 1 over the global batch"""
-    fresh: Tensor
-    """[N] bool: sampled with the weights that the step begins from"""
+    selected: Int64[Tensor, " trained"]
+    """Positions whose *next* token is trained."""
+    targets: Int64[Tensor, " trained"]
+    """That next token."""
+    sampler_logprobs: Float[Tensor, " trained"]
+    advantages: Float[Tensor, " trained"]
+    weights: Float[Tensor, " trained"]
+    """Share of each token in the loss; they sum to 1 over the global batch."""
+    fresh: Bool[Tensor, " trained"]
+    """Sampled with the weights that the step begins from."""
 
     @property
     def tokens(self) -> int:

@@ -8,9 +8,9 @@ Same formula as TRL's `loss_type="dapo"` and verl's `compute_policy_loss_vanilla
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from toolorchestra.trainer.batch import KLEstimator, LossConfig
@@ -18,7 +18,9 @@ from toolorchestra.trainer.objectives.mismatch import mismatch_sums
 from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs, LossOutputs
 
 
-def reference_kl(logprobs: Tensor, reference: Tensor, estimator: KLEstimator) -> Tensor:
+def reference_kl(
+    logprobs: Float[Tensor, " trained"], reference: Float[Tensor, " trained"], estimator: KLEstimator
+) -> Float[Tensor, " trained"]:
     """Per-token estimate [N] of KL(policy || reference) from sampled tokens (http://joschu.net/blog/kl-approx.html)."""
     delta = (logprobs - reference).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     match estimator:
@@ -36,11 +38,13 @@ class Clipped(LossConfig):
     """The objective with its settings."""
 
     @classmethod
-    def of(cls, config: LossConfig) -> Self:
+    def of(cls, config: LossConfig) -> Clipped:
         """With those of a step."""
         return cls(**{each.name: getattr(config, each.name) for each in fields(LossConfig)})
 
-    def surrogate(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def surrogate(
+        self, ratio: Float[Tensor, " trained"], advantages: Float[Tensor, " trained"]
+    ) -> Float[Tensor, " trained"]:
         """Per-token loss [N] before masks: the pessimistic bound, with a floor for very bad tokens if dual."""
         clipped_ratio = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         loss = torch.maximum(-ratio * advantages, -clipped_ratio * advantages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
@@ -13,25 +14,25 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class LossInputs:
-    logprobs: Tensor
+    logprobs: Float[Tensor, " trained"]
     """[N] the policy's, with gradient"""
-    entropy: Tensor
+    entropy: Float[Tensor, " trained"]
     """[N] the policy's, with gradient"""
-    sampler_logprobs: Tensor
+    sampler_logprobs: Float[Tensor, " trained"]
     """[N] of the engine that sampled"""
-    advantages: Tensor
+    advantages: Float[Tensor, " trained"]
     """[N]"""
-    weights: Tensor
+    weights: Float[Tensor, " trained"]
     """[N] share of each token; they sum to 1 over the *global* batch, so sums over micro-batches and ranks are means"""
-    reference_logprobs: Tensor | None = None
+    reference_logprobs: Float[Tensor, " trained"] | None = None
     """[N] of the frozen reference; only with a KL term"""
-    fresh: Tensor | None = None
+    fresh: Bool[Tensor, " trained"] | None = None
     """[N] bool: sampled with the very weights that the policy has now, so that any difference is mismatch"""
 
 
 @dataclass(frozen=True)
 class LossOutputs:
-    loss: Tensor
+    loss: Float[Tensor, ""]
     """[] this micro-batch's part of the loss; parts add up"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """[] each, detached; weighted sums that add up to means"""
