@@ -26,6 +26,7 @@ from toolorchestra.controller.job import Job
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.ledger.journal import JournalError
+from toolorchestra.plugins import PluginError
 from toolorchestra.process import die_with_parent
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry.logs import configure_logs
@@ -59,7 +60,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.ending.save()
         state, message = "Paused", str(pause)
         job.assignment.status.fields["reason"] = pause.reason.value
-    except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
+    except (SettingsError, PluginError) as refused:  # by name: it is the YAML, the model or a plug-in, not this program
         message = str(refused)
         _log.error("%s", message)
     except TrainerLost as lost:
