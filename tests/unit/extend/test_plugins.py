@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.plugin_package import install
+from toolorchestra.extend import contracts
 from toolorchestra.plugins import PluginError, installed, load
 from toolorchestra.rewards.registry import RewardConfig, build_combiner
 from toolorchestra.tasks.grader import GraderFailure, check_grader, grade, reference_answer
@@ -29,6 +30,7 @@ RaisesLater = odd_parts:raises_later
 [toolorchestra.graders]
 Fine = odd_parts:Grader
 Half = odd_parts:Half
+Boxed = odd_parts.boxed:Boxed
 """
 MODULES = {
     "odd_parts/__init__.py": """
@@ -46,6 +48,17 @@ class Grader(Half):
     def check(self, data):
         if data: raise RuntimeError("broken check")
     def reference(self, data): return None
+""",
+    "odd_parts/boxed.py": """
+from toolorchestra.extend import Program
+def double(job):
+    return float(eval(job["answer"], {"__builtins__": {}}) == 2 * job["half"])
+class Boxed:
+    program = Program(run="odd_parts.boxed:double")
+    def check(self, data):
+        if set(data) != {"half"}: raise ValueError("wants half")
+    def reference(self, data): return str(2 * data["half"])
+    def job(self, task, answer): return {"answer": answer, "half": task.grader.data["half"]}
 """,
     "odd_parts/leaves.py": "raise SystemExit('no licence')",
     "odd_parts/fails.py": "import a_library_that_is_missing",
@@ -111,10 +124,15 @@ def test_a_grader_that_lacks_a_part_or_breaks_in_its_check() -> None:
     assert (field, message) == ("grader.data", "the check of odd-parts/Fine raised RuntimeError: broken check")
 
 
+def test_a_grader_that_runs_code_on_the_answer_does_so_in_the_sandbox() -> None:
+    """It evaluates the answer, so that hostile ones raise: there, and not here."""
+    contracts.grader("odd-parts/Boxed", data={"half": 2}, right=["4", "2 + 2"], wrong=["5", "2 +", "1 / 0", "x"])
+
+
 def test_a_worker_without_the_grader_scores_nothing() -> None:
     task = Task(id="t", instruction="?", source="s", grader=GraderSpec(type="acme/Near"))
     with pytest.raises(
-        GraderFailure, match=r"^task t: grader acme/Near is not installed here \(installed: odd-parts/Fine"
+        GraderFailure, match=r"^task t: grader acme/Near is not installed here \(installed: odd-parts/Boxed"
     ):
         grade(task, "4")
     assert reference_answer(task) is None
