@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +10,13 @@ from support.plugin_package import install_the_page
 
 
 @pytest.fixture(scope="session")
-def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def acme_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder."""
+    return install_the_page(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def acme(acme_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its folder, which is on sys.path."""
-    site = install_the_page(tmp_path_factory.mktemp("site"))
-    sys.path.insert(0, str(site))
-    importlib.invalidate_caches()
-    yield site
-    sys.path.remove(str(site))
+    monkeypatch.syspath_prepend(acme_site)
+    return acme_site

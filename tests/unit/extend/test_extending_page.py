@@ -23,6 +23,7 @@ from toolorchestra.controller.assemble import SampleFilters
 from toolorchestra.controller.instances import Instance
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.controller.settings import step_config
+from toolorchestra.extend import Reason
 from toolorchestra.pods.head import last_words
 from toolorchestra.policy.fake import FakeEngine
 from toolorchestra.policy.version import PolicyVersion
@@ -164,11 +165,12 @@ async def test_tool_and_client_through_a_real_episode() -> None:
     assert trace.ending is Ending.ANSWERED
     assert trace.components.outcome == 1
     first, second = trace.turns[0].calls, trace.turns[1].calls
-    assert [(call.name, call.status, call.observation) for call in (*first, *second)] == [
-        ("adder", "ok", "42"),
-        ("adder", "refused", first[1].observation),
-        ("clerk", "ok", "I was asked: is it 42?"),
+    assert [(call.name, call.status, call.reason) for call in (*first, *second)] == [
+        ("adder", "ok", None),
+        ("adder", "refused", Reason.DECLINED),
+        ("clerk", "ok", None),
     ]
+    assert (first[0].observation, second[0].observation) == ("42", "I was asked: is it 42?")
     assert "want two whole numbers" in first[1].observation
     assert trace.components.calls == {"adder": 2, "clerk": 1}
     assert sum(call.meter.nominal_usd for call in (*first, *second)) == Decimal("0.03")

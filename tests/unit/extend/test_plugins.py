@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,6 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package whose name PyPI writes otherwise, and whose parts are odd."""
     install(tmp_path, name="Odd_Parts", modules=MODULES, entry_points=ENTRIES)
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
 
 
 def test_a_plug_in_is_named_by_its_normalised_package() -> None:
