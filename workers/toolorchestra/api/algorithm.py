@@ -105,7 +105,7 @@ class Algorithm(Model):
     mask: Mask | None = None
     """Band of ratios that count; absent: all."""
     objective: Annotated[str, PluginText(("Clipped", "TIS", "Decoupled"))] = "Clipped"
-    """Which correction for the sampler's staleness and mismatch. Or a plug-in's package/Name."""
+    """Clipped, TIS, Decoupled: correction for the sampler's staleness and mismatch. Or a plug-in's package/Name."""
     kl: KL = Field(default_factory=KL, json_schema_extra=PARENT)
     """Penalty on the distance from the initial policy."""
     entropy_coefficient: Number = Decimal("0")
