@@ -59,6 +59,33 @@ def test_both_refuse_what_is_no_quantity(value: Any) -> None:
     assert read_resource(Document(file="x.yaml", index=1, data=data))[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [
+        ("acme-orchestra/Cheapest", True),
+        ("a/b", True),
+        ("a0/v1.2_x-y", True),
+        ("Acme/Cheapest", False),
+        ("acme/", False),
+        ("/Cheapest", False),
+        ("a/b/c", False),
+        ("acme_orchestra/Cheapest", False),
+        ("acme/" + "x" * 123, True),
+        ("acme/" + "x" * 124, False),
+    ],
+)
+def test_both_take_the_same_names_of_plug_ins(name: str, fine: bool) -> None:
+    """A plug-in's combiner takes weights above 1, and its gate may be switched off."""
+    data = copy.deepcopy(next(one for one in EXAMPLES if one["kind"] == "OrchestratorTraining"))
+    source = {"name": "mine", "type": "Plugin", "plugin": {"name": name, "parameters": {"any": ["thing"]}}}
+    plain = {"combiner": name, "weights": {"outcome": "3", "cost": "40"}, "gate": False}
+    schema = structural_schema(KINDS[data["kind"]])["properties"]["spec"]
+    for spec in ({"reward": plain}, {"algorithm": {"objective": name}}, {"tasks": {"sources": [source]}}):
+        changed = {**data, "spec": {**data["spec"], **spec}}
+        assert (refused_by_schema(schema, changed["spec"]) == []) is fine, spec
+        assert (read_resource(Document(file="x.yaml", index=1, data=changed))[1] == []) is fine, spec
+
+
 @pytest.mark.parametrize("data", EXAMPLES, ids=lambda data: data["kind"])
 def test_an_example_as_it_is_passes_both(data: Any) -> None:
     schema = structural_schema(KINDS[data["kind"]])["properties"]["spec"]

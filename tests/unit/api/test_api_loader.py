@@ -69,7 +69,7 @@ def test_three_mistakes_are_three_messages_with_file_line_and_path(tmp_path: Pat
         "3 mistakes:",
         f"  {path}:21 (OrchestratorTraining/demo): spec.algorithm.groupSzie: unknown field; did you mean groupSize?",
         f"  {path}:23 (OrchestratorTraining/demo): spec.reward.combiner: want one of GDPO, MinMaxDot, WeightedSum,"
-        ' got "GDP"; did you mean GDPO?',
+        ' or package/Name of an installed plug-in, got "GDP"; did you mean GDPO?',
         f'  {path}:24 (OrchestratorTraining/demo): spec.rollout.maxTurns: want an integer (without quotes), got "50"',
     ]
 

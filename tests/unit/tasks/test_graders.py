@@ -126,7 +126,7 @@ def test_partial_credit_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_failures_of_the_grader_are_not_outcomes() -> None:
-    with pytest.raises(GraderFailure, match="no grader 'Psychic'; there are ExactMatch"):
+    with pytest.raises(GraderFailure, match="no grader 'Psychic'; use one of ExactMatch"):
         grade(task("Psychic"), "x")
     with pytest.raises(GraderFailure, match="raised"):
         grade(task("ExactMatch", wrong="data"), "x")

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from toolorchestra.api.base import PARENT, Model
 from toolorchestra.api.rules import rule, ruled
-from toolorchestra.api.scalars import Bool, Count, Fraction, NonNegative, Number, PatternText
+from toolorchestra.api.scalars import Bool, Count, Fraction, NonNegative, Number, PatternText, PluginText
 
 
 class Clip(Model):
@@ -104,8 +104,8 @@ class Algorithm(Model):
     """Clipping of the ratio."""
     mask: Mask | None = None
     """Band of ratios that count; absent: all."""
-    objective: Literal["Clipped", "TIS", "Decoupled"] = "Clipped"
-    """Which correction for the sampler's staleness and mismatch."""
+    objective: Annotated[str, PluginText(("Clipped", "TIS", "Decoupled"))] = "Clipped"
+    """Clipped, TIS, Decoupled: correction for the sampler's staleness and mismatch. Or a plug-in's package/Name."""
     kl: KL = Field(default_factory=KL, json_schema_extra=PARENT)
     """Penalty on the distance from the initial policy."""
     entropy_coefficient: Number = Decimal("0")

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from toolorchestra.api.schema import Path, Schema
 
 _OWN_TYPES = ("rule",)
-_WANTING_TYPES = ("decimal_text", "pattern_text", "quantity_text")
+_WANTING_TYPES = ("decimal_text", "pattern_text", "plugin_text", "quantity_text")
 
 
 def node_at(schema: Schema, path: Path) -> Schema:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from toolorchestra.api.base import PARENT, Model
 from toolorchestra.api.rules import rule, ruled
-from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Number
+from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Number, PluginText
 
 
 class Weights(Model):
@@ -48,7 +48,8 @@ class MinRange(Model):
 
 def _weights_are_fractions(s: Mapping[str, Any]) -> bool:
     weights = s["weights"]
-    return s["combiner"] == "WeightedSum" or all(Decimal(weights[name]) <= 1 for name in ("outcome", "cost", "latency"))
+    raw = s["combiner"] == "WeightedSum" or "/" in s["combiner"]
+    return raw or all(Decimal(weights[name]) <= 1 for name in ("outcome", "cost", "latency"))
 
 
 class Reward(Model):
@@ -56,25 +57,25 @@ class Reward(Model):
 
     model_config = ruled(
         rule(
-            "self.combiner == 'WeightedSum' || (double(self.weights.outcome) <= 1.0"
+            "self.combiner == 'WeightedSum' || self.combiner.contains('/') || (double(self.weights.outcome) <= 1.0"
             " && double(self.weights.cost) <= 1.0 && double(self.weights.latency) <= 1.0)",
-            "weights lie between 0 and 1, except with combiner WeightedSum (which weighs raw dollars and seconds)",
+            "weights lie between 0 and 1, except with combiner WeightedSum (raw dollars and seconds) or a plug-in",
             check=_weights_are_fractions,
             at="weights",
             defaulted=("combiner", "weights"),
         ),
         rule(
-            "self.gate || self.combiner == 'GDPO'",
-            "only combiner GDPO has a gate to switch off",
-            check=lambda s: s["gate"] or s["combiner"] == "GDPO",
+            "self.gate || self.combiner == 'GDPO' || self.combiner.contains('/')",
+            "only combiner GDPO, or a plug-in, has a gate to switch off",
+            check=lambda s: s["gate"] or s["combiner"] == "GDPO" or "/" in s["combiner"],
             at="gate",
             defaulted=("combiner", "gate"),
         ),
     )
 
-    combiner: Literal["GDPO", "MinMaxDot", "WeightedSum"] = "GDPO"
+    combiner: Annotated[str, PluginText(("GDPO", "MinMaxDot", "WeightedSum"))] = "GDPO"
     """GDPO: each component standardised over the group, then weighted. MinMaxDot: stretched to [0, 1], as published.
-    WeightedSum: raw dollars and seconds."""
+    WeightedSum: raw dollars and seconds. Or a plug-in's package/Name."""
     weights: Weights = Field(default_factory=Weights, json_schema_extra=PARENT)
     """What being right, cheap and fast are worth; a task with a preference brings its own."""
     latency: Literal["Service", "WallClock"] = "Service"

@@ -6,6 +6,7 @@ Python; durations and counts are strict integers; there is no float.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from toolorchestra.plugins import MOST_CHARACTERS, PATTERN
 
 
 def plain(value: Decimal) -> str:
@@ -75,6 +78,39 @@ class PatternText:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "pattern": self.pattern, "maxLength": self.max_length}
+
+
+@dataclass(frozen=True)
+class PluginText:
+    """`Annotated[str, PluginText(("GDPO", …))]`: one of these names, or `package/Name` of a plug-in. Whether that is
+    installed is found out where it is used: the operator has no plug-ins."""
+
+    names: tuple[str, ...]
+
+    def read(self, value: Any) -> str:
+        if isinstance(value, str) and (value in self.names or _is_plugin_name(value)):
+            return value
+        near = difflib.get_close_matches(value, self.names, n=1, cutoff=0.5) if isinstance(value, str) else []
+        raise PydanticCustomError(
+            "plugin_text",
+            "one of {names}, or package/Name of an installed plug-in, got {value}{hint}",
+            {
+                "names": ", ".join(self.names),
+                "value": f'"{value}"' if isinstance(value, str) else repr(value),
+                "hint": f"; did you mean {near[0]}?" if near else "",
+            },
+        )
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read, serialization=core_schema.to_string_ser_schema())
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        pattern = "|".join((*self.names, PATTERN))
+        return {"type": "string", "pattern": f"^({pattern})$", "maxLength": MOST_CHARACTERS}
+
+
+def _is_plugin_name(value: str) -> bool:
+    return len(value) <= MOST_CHARACTERS and re.fullmatch(PATTERN, value) is not None
 
 
 @dataclass(frozen=True)
@@ -159,6 +195,10 @@ ObjectName = Annotated[
 ]
 Key = Annotated[str, PatternText(r"^[-._a-zA-Z0-9]+$", "a key: letters, digits, dash, dot and underscore", 253)]
 Word = Annotated[str, PatternText(r"^[A-Za-z0-9][-_A-Za-z0-9]*$", "a word of letters, digits, - and _", 40)]
+PluginName = Annotated[
+    str,
+    PatternText(rf"^{PATTERN}$", "package/Name of an installed plug-in, such as acme-tasks/Riddles", MOST_CHARACTERS),
+]
 DatasetName = Annotated[str, PatternText(r"^[A-Za-z_][A-Za-z0-9_]*$", "a dataset's name such as chain_sum", 80)]
 URI = Annotated[
     str,

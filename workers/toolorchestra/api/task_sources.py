@@ -1,6 +1,7 @@
 """`spec.tasks`: where tasks come from.
 
-`tasks.sources[i].{name, type, weight, jsonl: {uri, format}, reasoning_gym: {datasets, parameters, size, seed, kind}}`,
+`tasks.sources[i].{name, type, weight, jsonl: {uri, format}, reasoning_gym: {datasets, parameters, size, seed, kind},
+plugin: {name, parameters}}`,
 `tasks.held_out_fraction` (Decimal), `tasks.domain_bundles[i].{name, uri}`. Sources are mixed by `weight`.
 """
 
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from toolorchestra.api.base import LIST_MAP, LIST_SET, PARENT, Model
 from toolorchestra.api.rules import ruled, union
-from toolorchestra.api.scalars import URI, Count, DatasetName, Fraction, Name, NonNegative, Opaque
+from toolorchestra.api.scalars import URI, Count, DatasetName, Fraction, Name, NonNegative, Opaque, PluginName
 
 Format = Literal["Native", "ToolScale", "Tau2", "RLRows", "HLE", "FRAMES", "GAIA", "GeneralThought"]
 EpisodeKind = Literal["QA", "Chat"]
@@ -45,21 +46,32 @@ class ReasoningGymSource(Model):
     """Episode mode: QA rebuilds every prompt from memory slots, Chat grows one conversation."""
 
 
+class PluginSource(Model):
+    """Tasks made by an installed plug-in (docs/extending.md)."""
+
+    name: PluginName
+    """Its package/Name, such as acme-tasks/Riddles."""
+    parameters: Opaque = Field(default_factory=dict, json_schema_extra=PARENT)
+    """Settings as the plug-in has them."""
+
+
 class TaskSource(Model):
     """One source of tasks."""
 
-    model_config = ruled(union(JSONL="jsonl", ReasoningGym="reasoningGym"))
+    model_config = ruled(union(JSONL="jsonl", ReasoningGym="reasoningGym", Plugin="plugin"))
 
     name: Name
     """Name of the source, shown in reports."""
-    type: Literal["JSONL", "ReasoningGym"]
-    """A file, or the package reasoning-gym."""
+    type: Literal["JSONL", "ReasoningGym", "Plugin"]
+    """A file, the package reasoning-gym, or an installed plug-in."""
     weight: Annotated[Count, Field(le=1_000_000)] = 1
     """Share of the mix, against the other sources' weights."""
     jsonl: JSONLSource | None = None
     """With type JSONL."""
     reasoning_gym: ReasoningGymSource | None = None
     """With type ReasoningGym."""
+    plugin: PluginSource | None = None
+    """With type Plugin."""
 
 
 class DomainBundle(Model):

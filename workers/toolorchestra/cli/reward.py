@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from toolorchestra.plugins import is_plugin
 from toolorchestra.rewards.components_file import ComponentsFileError, load_components
-from toolorchestra.rewards.registry import COMBINERS, CombinerName, RewardConfig, build_combiner, reward_config
+from toolorchestra.rewards.registry import COMBINERS, RewardConfig, build_combiner, reward_config
 
 
 def reward(
@@ -19,7 +20,10 @@ def reward(
         Path | None, typer.Option(help="JSON file with one group: weights, tools, episodes.", metavar="FILE")
     ] = None,
     combiner: Annotated[
-        str | None, typer.Option(help=f"{', '.join(COMBINERS)}; default: MinMaxDot, or the run's own.")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(COMBINERS)}, or a plug-in's package/Name; default: MinMaxDot, or the run's own."
+        ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Such as outcome=1,cost=0.5; default: the file's, or the run's own.")
@@ -52,12 +56,11 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def parse_combiner(text: str) -> CombinerName:
+def parse_combiner(text: str) -> str:
     """A combiner's name; ValueError lists those there are."""
-    found = next((name for name in COMBINERS if name == text), None)
-    if found is None:
-        raise ValueError(f"--combiner: {text!r} is not one of {', '.join(COMBINERS)}")
-    return found
+    if text not in COMBINERS and not is_plugin(text):
+        raise ValueError(f"--combiner: {text!r} is not one of {', '.join(COMBINERS)}, nor package/Name of a plug-in")
+    return text
 
 
 def parse_weights(text: str) -> dict[str, float]:

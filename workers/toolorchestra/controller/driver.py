@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from toolorchestra.controller.incarnation.incarnation import Incarnation
 from toolorchestra.controller.pauses import Paused, Stopped
 from toolorchestra.controller.settings import SettingsError
 from toolorchestra.ledger.journal import JournalError
+from toolorchestra.plugins import PluginError
 from toolorchestra.process import die_with_parent
 from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry.logs import configure_logs
@@ -38,8 +40,13 @@ _log = logging.getLogger(__name__)
 async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
     """Run one incarnation to its end; the exit status that says how it ended."""
     run = RunDir(config.run)
+    try:
+        assignment = assignment_of(config, run, otel=otel)
+    except SettingsError as refused:  # before anything is started: nothing has told of itself yet
+        _refuse(config, run, str(refused))
+        return EXIT_CODES["Failed"]
     ray.init(address=config.ray_address, namespace=config.uid, log_to_driver=False, logging_level=logging.ERROR)
-    job = Incarnation(assignment_of(config, run, otel=otel))
+    job = Incarnation(assignment)
     # After ray.init, which installs a handler of its own that ends the process on the spot.
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +66,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.ending.save()
         state, message = "Paused", str(pause)
         job.assignment.status.fields["reason"] = pause.reason.value
-    except SettingsError as refused:  # by name: it is the YAML or the model, and not this program
+    except (SettingsError, PluginError) as refused:  # by name: it is the YAML, the model or a plug-in, not this program
         message = str(refused)
         _log.error("%s", message)
     except TrainerLost as lost:
@@ -72,6 +79,14 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.finish(state, message=message)
         await job.close(keep_engines=state == "Failed")
     return TRAINER_LOST if lost_trainer else EXIT_CODES[state]
+
+
+def _refuse(config: DriverConfig, run: RunDir, message: str) -> None:
+    """Say that no run can be made of the YAML here, where the pod's last words and `orchestra status` are read from."""
+    _log.error("%s", message)
+    last = {"state": "Failed", "phase": "Ended", "message": message, "uid": config.uid, "attempt": config.attempt}
+    run.set_status(run.read_status() | last | {"updated": round(time.time(), 3)})
+    run.event("ended", message, state="Failed")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

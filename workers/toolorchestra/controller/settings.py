@@ -17,8 +17,9 @@ from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.experts.worst_case import attempt_usd, episode_usd, most_prompt_bytes
 from toolorchestra.ledger.ledger import LedgerConfig
+from toolorchestra.plugins import PluginError, is_plugin, load
 from toolorchestra.rewards.preferences import TemplatePreferences
-from toolorchestra.rewards.registry import reward_config
+from toolorchestra.rewards.registry import RewardConfig, build_combiner, reward_config
 from toolorchestra.rollout.order import EpisodeLimits
 from toolorchestra.tasks.build import build_suite
 from toolorchestra.tasks.source import SourceError
@@ -112,10 +113,19 @@ def settings_of(
 
 
 def _unavailable(spec: OrchestratorTrainingSpec) -> list[str]:
-    """What the YAML may say, and nobody does yet."""
+    """What the YAML may say, and nobody does yet, or nobody can do here."""
     said = []
-    if spec.algorithm.objective != "Clipped":
-        said.append(f"spec.algorithm.objective: {spec.algorithm.objective} is not available yet; use Clipped")
+    if is_plugin(objective := spec.algorithm.objective):
+        try:
+            load("toolorchestra.objectives", objective)
+        except PluginError as error:
+            said.append(f"spec.algorithm.objective: {error}")
+    elif objective != "Clipped":
+        said.append(f"spec.algorithm.objective: {objective} is not available yet; use Clipped")
+    try:
+        build_combiner(_reward_config(spec))
+    except PluginError as error:
+        said.append(f"spec.reward.combiner: {error}")
     if spec.preferences is not None and spec.preferences.uri is not None:
         said.append("spec.preferences.uri: pairs from a file are not available yet; leave it out for templates")
     if spec.warm_start is not None and spec.warm_start.source != "FormatTraces":
@@ -226,9 +236,12 @@ def _suites(
 
 
 def rewarding(spec: OrchestratorTrainingSpec) -> Rewarding:
-    config = reward_config(spec.model_dump(mode="json", by_alias=True, include={"reward", "algorithm"}))
     filters = spec.algorithm.filters
-    return Rewarding(config, SampleFilters(filters.require_format, filters.require_answer))
+    return Rewarding(_reward_config(spec), SampleFilters(filters.require_format, filters.require_answer))
+
+
+def _reward_config(spec: OrchestratorTrainingSpec) -> RewardConfig:
+    return reward_config(spec.model_dump(mode="json", by_alias=True, include={"reward", "algorithm"}))
 
 
 def ledger_config(spec: OrchestratorTrainingSpec) -> LedgerConfig:
@@ -259,6 +272,7 @@ def step_config(spec: OrchestratorTrainingSpec) -> StepConfig:
         aggregation="token_mean" if a.aggregation == "TokenMean" else "sequence_mean",
         max_grad_norm=float(a.max_gradient_norm),
         weight_decay=float(a.weight_decay),
+        objective=a.objective,
         token_budget=a.tokens_per_micro_batch,
     )
 

@@ -13,6 +13,7 @@ from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import Price
 
 Message = Mapping[str, Any]
+"""A message in OpenAI's form: `{"role": …, "content": …}`."""
 
 Reserve = Callable[[Decimal], bool]
 """Sets that many more dollars aside for another attempt of a call; False where there are none left."""

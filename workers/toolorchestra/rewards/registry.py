@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from toolorchestra.plugins import PluginError, is_plugin, load, shown
+from toolorchestra.rewards.checked import CheckedCombiner
 from toolorchestra.rewards.columns import COST, LATENCY, OUTCOME
 from toolorchestra.rewards.component import Combiner
 from toolorchestra.rewards.gdpo import GDPO
@@ -14,9 +16,9 @@ from toolorchestra.rewards.minmax_dot import MinMaxDot
 from toolorchestra.rewards.weighted_sum import WeightedSum
 from toolorchestra.tools.view import Preference
 
-CombinerName = Literal["MinMaxDot", "GDPO", "WeightedSum"]
-COMBINERS: tuple[CombinerName, ...] = get_args(CombinerName)
-CENTRED: frozenset[CombinerName] = frozenset({"GDPO"})
+COMBINERS = ("MinMaxDot", "GDPO", "WeightedSum")
+"""This project's own. Other packages' are named `package/Name`."""
+CENTRED = frozenset({"GDPO"})
 """Combiners that normalise over the batch: their rewards have mean 0 whatever the policy does, so no curve is drawn."""
 LatencySource = Literal["Service", "WallClock"]
 MOST_WEIGHT = 1e9
@@ -28,10 +30,11 @@ class RewardConfig:
     """`spec.reward` and the two filters of `spec.algorithm` that look at rewards, as plain numbers.
 
     `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` says which clock the
-    latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take.
+    latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take. A plug-in
+    takes any; whether it is installed is not asked here.
     """
 
-    combiner: CombinerName = "GDPO"
+    combiner: str = "GDPO"
     weights: Mapping[str, float] = field(default_factory=lambda: {OUTCOME: 1.0})
     latency: LatencySource = "Service"
     min_range: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -40,12 +43,13 @@ class RewardConfig:
     gate: bool = True
 
     def __post_init__(self) -> None:
-        if self.combiner not in COMBINERS:
-            raise ValueError(f"combiner: {self.combiner!r} is not one of {', '.join(COMBINERS)}")
+        if self.combiner not in COMBINERS and not is_plugin(self.combiner):
+            known = ", ".join(COMBINERS)
+            raise ValueError(f"combiner: {self.combiner!r} is not one of {known}, nor package/Name of a plug-in")
         check_weights(self.weights, combiner=self.combiner)
 
 
-def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> None:
+def check_weights(weights: Mapping[str, float], *, combiner: str) -> None:
     """ValueError unless every weight is finite and ≥ 0, one is above 0, and all ≤ 1 where components are normalised."""
     if not any(weights.values()):
         raise ValueError("weights: all are 0, so every episode is worth the same: give at least one a weight above 0")
@@ -55,7 +59,7 @@ def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> No
                 f"weights.{name}: {weight} is below 0 or not finite; cost and latency are losses already,"
                 " so a positive weight punishes them"
             )
-        if weight > 1 and combiner != "WeightedSum":
+        if weight > 1 and combiner != "WeightedSum" and not is_plugin(combiner):
             raise ValueError(
                 f"weights.{name}: {weight} is above 1; {combiner} normalises every component, so weights lie in"
                 " [0, 1] and only their ratios matter (WeightedSum takes any)"
@@ -90,7 +94,9 @@ def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
 
 
 def build_combiner(config: RewardConfig) -> Combiner:
-    """The combiner that the configuration names, with its options."""
+    """The combiner that the configuration names, with its options. PluginError where a plug-in cannot be used."""
+    if is_plugin(config.combiner):
+        return _plugin(config)
     if config.combiner == "MinMaxDot":
         return MinMaxDot(
             min_range=config.min_range, min_reward_std=config.min_reward_std, informative=config.informative
@@ -98,6 +104,22 @@ def build_combiner(config: RewardConfig) -> Combiner:
     if config.combiner == "GDPO":
         return GDPO(min_range=config.min_range, informative=config.informative, gate=config.gate)
     return WeightedSum(min_range=config.min_range, min_reward_std=config.min_reward_std, informative=config.informative)
+
+
+CombinerMaker = Callable[[RewardConfig], Combiner]
+"""What an entry point of the group `toolorchestra.combiners` refers to: a class, or a function, of the settings."""
+
+
+def _plugin(config: RewardConfig) -> Combiner:
+    name = config.combiner
+    maker: CombinerMaker = load("toolorchestra.combiners", name)
+    try:
+        combiner = maker(config)
+    except Exception as error:
+        raise PluginError(f"combiner {name} cannot be made: {shown(error)}") from error
+    if not callable(combiner):
+        raise PluginError(f"combiner {name} makes a {type(combiner).__name__}, which cannot be called")
+    return CheckedCombiner(name, combiner)
 
 
 def task_weights(config: RewardConfig, preference: Preference | None) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from toolorchestra.api.task_sources import Tasks
 from toolorchestra.api.task_sources import TaskSource as SourceSpec
 from toolorchestra.tasks.jsonl import JSONLSource, LineChecks
+from toolorchestra.tasks.plugin_source import plugin_source
 from toolorchestra.tasks.reasoning_gym import ReasoningGymSource
 from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError, TaskSource
 from toolorchestra.tasks.suite import Suite, WeightedSource
@@ -70,6 +71,10 @@ def open_source(
             seed=gym.seed,
             configs=gym.parameters,
             kind=gym.kind,
+        )
+    if spec.plugin is not None:
+        return plugin_source(
+            spec.plugin.name, name=spec.name, parameters=spec.plugin.parameters, checks=checks or LineChecks()
         )
     raise SourceError(f"source {spec.name}: nothing is given for type {spec.type}")
 

@@ -9,12 +9,14 @@ process, here; one that runs other people's code on the answer (`Sandboxed`) nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, TypeGuard
 
 from pydantic import ValidationError
 
+from toolorchestra.plugins import PluginError, is_plugin, load, shown
 from toolorchestra.sandbox.program import Program
 from toolorchestra.tasks.exact import ExactMatch, Numeric
 from toolorchestra.tasks.gym import ReasoningGymGrader
@@ -74,7 +76,10 @@ GRADERS: dict[str, Comparing | Sandboxed] = {
     "Numeric": Numeric(),
     "ReasoningGym": ReasoningGymGrader(),
 }
-"""Graders by the name that `grader.type` gives; add to it to plug in another."""
+"""This project's own graders by the name that `grader.type` gives. Other packages' are found by `package/Name`."""
+
+GraderMaker = Callable[[], Comparing | Sandboxed]
+"""What an entry point of the group `toolorchestra.graders` refers to: a class, or a function, without arguments."""
 
 
 def compares(grader: Comparing | Sandboxed) -> TypeGuard[Comparing]:
@@ -89,9 +94,39 @@ def is_sandboxed(grader: Comparing | Sandboxed) -> TypeGuard[Sandboxed]:
 
 def grader_of(task: Task) -> Comparing | Sandboxed:
     """The task's grader; GraderFailure where there is none of its name."""
-    grader = GRADERS.get(task.grader.type)
-    if grader is None:
-        raise GraderFailure(f"task {task.id}: no grader {task.grader.type!r}; there are {', '.join(sorted(GRADERS))}")
+    try:
+        return grader_named(task.grader.type)
+    except LookupError as error:
+        raise GraderFailure(f"task {task.id}: {error.args[0]}") from error
+    except PluginError as error:
+        raise GraderFailure(f"task {task.id}: {error}") from error
+
+
+def grader_named(name: str) -> Comparing | Sandboxed:
+    """The grader of that name: this project's own, or a plug-in.
+
+    Raises:
+        LookupError: none of ours has that name.
+        PluginError: the plug-in that it names cannot be used.
+    """
+    if is_plugin(name):
+        return _plugin(name)
+    if name not in GRADERS:
+        known = ", ".join(sorted(GRADERS))
+        raise LookupError(f"no grader {name!r}; use one of {known}, or package/Name of an installed one")
+    return GRADERS[name]
+
+
+@cache
+def _plugin(name: str) -> Comparing | Sandboxed:
+    maker: GraderMaker = load("toolorchestra.graders", name)
+    try:
+        grader = maker()
+    except Exception as error:
+        raise PluginError(f"grader {name} cannot be made: {shown(error)}") from error
+    wants = ("check", "reference", *(("program", "job") if is_sandboxed(grader) else ("score",)))
+    if missing := [each for each in wants if not hasattr(grader, each)]:
+        raise PluginError(f"grader {name} is none: it has no {', '.join(missing)} (docs/extending.md)")
     return grader
 
 
@@ -128,15 +163,20 @@ def grade_of(score: float) -> Grade:
 
 def check_grader(spec: GraderSpec) -> list[tuple[str, str]]:
     """What is wrong with a grader spec, as (dotted field, message); empty where it can be used."""
-    grader = GRADERS.get(spec.type)
-    if grader is None:
-        return [("grader.type", f"no grader {spec.type!r}; use one of {', '.join(sorted(GRADERS))}")]
+    try:
+        grader = grader_named(spec.type)
+    except LookupError as error:
+        return [("grader.type", str(error.args[0]))]
+    except PluginError as error:
+        return [("grader.type", str(error))]
     try:
         grader.check(spec.data)
     except ValidationError as error:
         return [
             (".".join(("grader", "data", *map(str, e["loc"]))), _words(e["type"], e["msg"])) for e in error.errors()
         ]
+    except Exception as error:
+        return [("grader.data", f"the check of {spec.type} raised {shown(error)}")]
     return []
 
 
@@ -145,6 +185,9 @@ def _words(kind: str, message: str) -> str:
 
 
 def reference_answer(task: Task) -> str | None:
-    """A right answer of the task, None where its grader knows none (for simulators and oracles only)."""
-    grader = GRADERS.get(task.grader.type)
-    return grader.reference(task.grader.data) if grader else None
+    """A right answer of the task, None where its grader knows none or is not here (for simulators, oracles only)."""
+    try:
+        grader = grader_named(task.grader.type)
+    except (LookupError, PluginError):
+        return None
+    return grader.reference(task.grader.data)

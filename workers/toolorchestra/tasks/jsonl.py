@@ -149,9 +149,7 @@ def _checked(
         return None, []
     task, problems = parse_line(line, name=name)
     if task is not None:
-        problems = _unknown_tools(task, checks.tools)
-        finding = references.finding(task) if references is not None else None
-        problems += [finding] if finding is not None else []
+        problems = task_problems(task, tools=checks.tools, references=references)
     return (None if problems else task), problems
 
 
@@ -170,13 +168,26 @@ def parse_line(line: bytes, *, name: str) -> tuple[Task | None, list[tuple[str, 
         task = Task.model_validate({**fields, "source": name})
     except ValidationError as error:
         return None, [_explain(e, fields) for e in error.errors()]
+    problems = _own_problems(task)
+    return (None if problems else task), problems
+
+
+def task_problems(task: Task, *, tools: Collection[str] | None, references: References | None) -> list[tuple[str, str]]:
+    """Everything that is wrong with a task, as (dotted field, message): first with itself, then with what it names."""
+    if problems := _own_problems(task):
+        return problems
+    problems = _unknown_tools(task, tools)
+    finding = references.finding(task) if references is not None else None
+    return [*problems, finding] if finding is not None else problems
+
+
+def _own_problems(task: Task) -> list[tuple[str, str]]:
     problems = [
         (field, "is empty; give some text") for field in ("id", "instruction") if not getattr(task, field).strip()
     ]
     if task.tools == ():
         problems.append(("tools", "is empty, so nobody could answer; name some, or leave it out for all"))
-    problems += check_grader(task.grader)
-    return (None if problems else task), problems
+    return problems + check_grader(task.grader)
 
 
 def _unknown_tools(task: Task, known: Collection[str] | None) -> list[tuple[str, str]]:

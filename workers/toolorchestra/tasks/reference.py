@@ -1,8 +1,8 @@
 """Every task's own answer is graded before anything is spent: a task that no answer solves would only cost money.
 
 Invariant: this is the one place where a task file's reference is graded. Plain graders take microseconds;
-reasoning-gym's scorers are other people's code: they run in the sandbox, and all of them together get `left` seconds;
-what is left over then is counted, not graded.
+reasoning-gym's scorers and plug-ins are other people's code: all of them together get `left` seconds; what is left over
+then is counted, not graded. A plug-in may know no answer: its tasks are taken as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import time
 from dataclasses import dataclass
 
+from toolorchestra.plugins import is_plugin, shown
 from toolorchestra.tasks.blocking_judge import BlockingJudge
 from toolorchestra.tasks.grader import GraderFailure, reference_answer
 from toolorchestra.tasks.gym import load_factory
@@ -22,7 +23,7 @@ Finding = tuple[str, str]
 
 @dataclass
 class References:
-    """Grades tasks' own answers with `judge`. `left`: seconds that reasoning-gym's scorers may still take;
+    """Grades tasks' own answers with `judge`. `left`: seconds that other people's graders may still take;
     `ungraded`: how many of their tasks came after that."""
 
     judge: BlockingJudge
@@ -31,6 +32,8 @@ class References:
 
     def finding(self, task: Task) -> Finding | None:
         """What is wrong with a task whose grader's data is well-formed; None where its own answer is right."""
+        if is_plugin(task.grader.type):
+            return self._of_plugin(task)
         if task.grader.type != "ReasoningGym":
             return self._graded(task, field="grader.data.answer")
         known = load_factory().DATASETS
@@ -38,12 +41,21 @@ class References:
             near = difflib.get_close_matches(str(dataset), known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             return "grader.data.dataset", f"reasoning-gym has no dataset {dataset!r}{hint}"
+        return self._in_time(task, field="grader.data.entry.answer")
+
+    def _of_plugin(self, task: Task) -> Finding | None:
+        try:
+            return None if reference_answer(task) is None else self._in_time(task, field="grader.data")
+        except Exception as error:
+            return "grader.data", f"{task.grader.type} raised {shown(error)}"
+
+    def _in_time(self, task: Task, *, field: str) -> Finding | None:
         if self.left <= 0:
             self.ungraded += 1
             return None
         began = time.monotonic()
         try:
-            return self._graded(task, field="grader.data.entry.answer")
+            return self._graded(task, field=field)
         finally:
             self.left -= time.monotonic() - began
 

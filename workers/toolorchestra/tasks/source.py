@@ -5,8 +5,9 @@ So a *cursor* into a source is an int, and nothing about the order of draws has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from toolorchestra.api.mistakes import listed
 from toolorchestra.tasks.task import Task
@@ -26,6 +27,13 @@ class TaskSource(Protocol):
 
     def place(self, index: int) -> str:
         """Where that task is written, for messages: `file:line`, or the source's name."""
+
+
+class SourceMaker(Protocol):
+    """What an entry point of the group `toolorchestra.task_sources` refers to: a class, or a function."""
+
+    def __call__(self, *, name: str, parameters: Mapping[str, Any]) -> TaskSource:
+        """The source that YAML calls `name`, with its `plugin.parameters`. SourceError where they cannot be used."""
 
 
 class SourceError(Exception):

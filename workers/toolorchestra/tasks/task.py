@@ -10,6 +10,7 @@ TaskKind = Literal["QA", "Chat"]
 """The kind decides the episode mode: `QA` rebuilds each prompt from memory slots, `Chat` grows one conversation."""
 
 Split = Literal["train", "heldOut"]
+"""Which part of a suite a task belongs to; one that does not say is put there by its text's hash."""
 
 
 class GraderSpec(BaseModel):

@@ -33,8 +33,12 @@ class ExpertTool:
         return ANSWER in self.roles
 
 
+class ToolRefused(Exception):
+    """A function tool cannot do anything with its arguments. The text is what the policy is told."""
+
+
 class FunctionTool(Protocol):
-    """The seam for tools that are not models (search, retrieval, code, domain functions)."""
+    """A tool that is no model: search, retrieval, code, a function of the domain."""
 
     @property
     def name(self) -> str: ...
@@ -44,7 +48,7 @@ class FunctionTool(Protocol):
         """JSON schema of the function, in OpenAI's form."""
 
     async def execute(self, arguments: Mapping[str, Any]) -> str:
-        """Run it; the text is the observation."""
+        """Run it; the text is the observation. ToolRefused where the arguments are at fault."""
 
 
 class Catalog:

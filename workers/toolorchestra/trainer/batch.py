@@ -81,6 +81,8 @@ class StepConfig(LossConfig):
     max_grad_norm: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    objective: str = "Clipped"
+    """`Clipped`, or `package/Name` of a plug-in."""
     token_budget: int = 8192
     """Tokens of one packed micro-batch; a longer sequence travels alone."""
 

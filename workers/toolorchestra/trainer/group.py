@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from toolorchestra.contract.ray import TRAINER_ROLE
 from toolorchestra.gpus.rooms import at
+from toolorchestra.plugins import PluginError
 from toolorchestra.trainer.batch import NonFiniteStep
 from toolorchestra.trainer.model import ModelError
 from toolorchestra.trainer.trainer import Trainer, TrainerConfig
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PING_SECONDS = 5.0
-EXPECTED = (ModelError, NonFiniteStep, NoRoom)
+EXPECTED = (ModelError, NonFiniteStep, NoRoom, PluginError)
 """What ranks say of a model, a batch or a disk, with all of them alive: raised here as it was there."""
 
 

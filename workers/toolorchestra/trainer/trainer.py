@@ -40,7 +40,7 @@ from toolorchestra.trainer.family import Family, alone, families
 from toolorchestra.trainer.footprint import keeps_compute_weights
 from toolorchestra.trainer.fused import fuse, usable
 from toolorchestra.trainer.model import Policy, load_policy
-from toolorchestra.trainer.objectives.clipped import Clipped
+from toolorchestra.trainer.objectives.build import objective_of
 from toolorchestra.trainer.objectives.objective import LossInputs, LossOutputs, Objective
 from toolorchestra.trainer.packing import PackedBatch, pack, plan_batches, token_weights
 from toolorchestra.trainer.sharding import MIXED, Accumulation, masters, settle, shard
@@ -167,8 +167,13 @@ class Trainer:
     # -- one optimizer step -------------------------------------------------------------------------------------
 
     def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
-        """One optimizer step of the `Clipped` objective on the whole batch. NonFiniteStep: nothing was changed."""
-        update = self.update(samples, config, Clipped.of(config), with_reference=config.kl_coefficient != 0)
+        """One optimizer step of the objective that `config` names on the whole batch.
+
+        Raises:
+            NonFiniteStep: nothing was changed.
+            PluginError: an objective that cannot be used, or broke the step off.
+        """
+        update = self.update(samples, config, objective_of(config), with_reference=config.kl_coefficient != 0)
         return StepMetrics(
             loss=update.loss,
             grad_norm=update.grad_norm,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from toolorchestra.trainer.batch import LossConfig
 
 MAX_LOG_RATIO = 20.0
 """exp(20) is far outside every clip; beyond it float32 overflows and one token would decide the step."""
@@ -14,6 +17,8 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class LossInputs:
+    """What a loss may look at."""
+
     logprobs: Float[Tensor, " trained"]
     """[N] the policy's, with gradient"""
     entropy: Float[Tensor, " trained"]
@@ -32,6 +37,8 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossOutputs:
+    """The loss, and what else is worth telling of it."""
+
     loss: Float[Tensor, ""]
     """[] this micro-batch's part of the loss; parts add up"""
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -41,4 +48,10 @@ class LossOutputs:
 
 
 class Objective(Protocol):
+    """The loss of one packed micro-batch. Called under autograd, on the trainer's device, on every rank."""
+
     def __call__(self, inputs: LossInputs) -> LossOutputs: ...
+
+
+ObjectiveMaker = Callable[[LossConfig], Objective]
+"""What an entry point of the group `toolorchestra.objectives` refers to: a class, or a function, of the settings."""
