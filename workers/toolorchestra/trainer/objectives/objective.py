@@ -39,7 +39,7 @@ class LossInputs:
 class LossOutputs:
     """The loss, and what else is worth telling of it."""
 
-    loss: Float[Tensor, ""]
+    loss: Tensor
     """[] this micro-batch's part of the loss; parts add up"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """[] each, detached; weighted sums that add up to means"""
