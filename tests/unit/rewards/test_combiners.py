@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from toolorchestra.rewards.advantage import sample_std, standardise
+from toolorchestra.rewards.advantage import sample_std, standardise, standardise_groups
+from toolorchestra.rewards.columns import is_constant, magnitude, spread
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 from toolorchestra.rewards.gdpo import GDPO
 from toolorchestra.rewards.minmax_dot import MinMaxDot
@@ -45,6 +46,18 @@ def test_standardise_knows_rounding_from_signal() -> None:
     assert standardise([1e-180, 3e-180]) == pytest.approx((-(2**-0.5), 2**-0.5))
     assert standardise([5.0]) == (0.0,)
     assert standardise([]) == ()
+
+
+@pytest.mark.parametrize("values", [[], [5.0]])
+def test_fewer_than_two_values_do_not_spread(values: list[float]) -> None:
+    assert (sample_std(values), spread(values)) == (0.0, 0.0)
+    assert standardise_groups([values, [7.0, 7.0]]) == [(0.0,) * len(values), (0.0, 0.0)]
+    assert magnitude(values) == sum(values)
+
+
+@pytest.mark.parametrize(("least", "constant"), [(0.0, False), (0.5, False), (1.0, False), (1.01, True)])
+def test_a_component_is_constant_where_it_spreads_less_than_its_range(least: float, constant: bool) -> None:
+    assert is_constant("cost", [2.0, 3.0], min_range={"cost": least, "latency": 9.0}) is constant
 
 
 def test_an_episode_that_never_used_a_tool_counts_with_zero_calls() -> None:
