@@ -11,18 +11,19 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mutation import imported
+from mutation.imported import Pending, read_pending, write_pending
 from mutation.mutants import Mutant, Source
-from mutation.run_tests import AT_IMPORT, AT_LEAST, KILLED, SLOWER, SURVIVED, TIMEOUT, Fork, Forks, files_under
+from mutation.run_tests import AT_IMPORT, KILLED, SURVIVED, TIMEOUT, Fork, Forks, files_under
 from mutation.verdicts import Declared, Summary, Verdicts, digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,82 +36,108 @@ PYTEST += ("-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none")
 HOW = {KILLED: "a test failed", SURVIVED: "all tests passed", TIMEOUT: "it took too long"}
 
 
-@dataclass(frozen=True)
-class NewProcess:
-    """Tests on a file that is imported as it is changed."""
-
-    child: subprocess.Popen[bytes]
-    source: Path
-    until: float
-
-    @classmethod
-    def start(cls, forks: Forks, mutant: Mutant, examples: int) -> NewProcess:
-        source = forks.sources[mutant.file]
-        tests = forks.tests_of(mutant)
-        with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as written:
-            written.write(source.mutated(mutant))
-        told = {"MUTANT_FILE": str(source.path), "MUTANT_SOURCE": written.name, "MUTANT_EXAMPLES": str(examples)}
-        argv = [sys.executable, "-m", "pytest", "-x", *forks.options, "-p", "mutation.imported"]
-        argv += tests
-        unseen, env = subprocess.DEVNULL, {**os.environ, **told}
-        child = subprocess.Popen(argv, cwd=source.root, env=env, stdout=unseen, stderr=unseen, process_group=0)
-        allowed = 10 * AT_LEAST + SLOWER * sum(forks.seconds[test] for test in tests)
-        return cls(child, Path(written.name), time.monotonic() + allowed)
-
-    def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, signal.SIGKILL)
-        self.child.wait()
-        self.source.unlink()
-
-    def ended(self) -> int | None:
-        code = self.child.poll()
-        if code is None and time.monotonic() < self.until:
-            return None
-        self.end()
-        return TIMEOUT if code is None else (SURVIVED if code == 0 else KILLED)
+Run = Callable[[], Fork]
 
 
-def try_all(forks: Forks, mutants: Sequence[Mutant], verdicts: Verdicts, jobs: int, examples: int, say: Any) -> None:
-    """Every mutant without a verdict gets one, `jobs` at a time."""
-    left = [mutant for mutant in mutants if verdicts.of(mutant.key) is None]
-    running: list[tuple[Mutant, Fork | NewProcess]] = []
+def in_turn(runs: Mapping[str, Run], jobs: int, say: Callable[[str], None]) -> Iterator[tuple[str, int]]:
+    """Start all, `jobs` at a time; the key and how it ended of each that has."""
+    left, running = list(runs), dict[str, Fork]()
     done, began = 0, time.monotonic()
     try:
         while left or running:
             while left and len(running) < jobs:
-                mutant = left.pop(0)
-                if tests := forks.tests_of(mutant):
-                    running.append((mutant, forks.start(mutant, tests)))
-                else:
-                    verdicts.add(mutant.key, False, "no test comes by")
+                running[left[0]] = runs[left[0]]()
+                del left[0]
             time.sleep(0.005)
-            for one in list(running):
-                mutant, run = one
-                if (code := run.ended()) is None:
+            for key, fork in list(running.items()):
+                if (code := fork.ended()) is None:
                     continue
-                running.remove(one)
-                if code == AT_IMPORT:
-                    running.append((mutant, NewProcess.start(forks, mutant, examples)))
-                    continue
-                verdicts.add(mutant.key, code in (KILLED, TIMEOUT), HOW.get(code, "it crashed"))
+                del running[key]
+                yield key, code
                 done += 1
                 if done % 100 == 0:
                     say(f"  {done} tried in {time.monotonic() - began:.0f} s, {len(left)} left")
     finally:
-        for _, run in running:
-            run.end()
+        for fork in running.values():
+            fork.end()
+
+
+def try_all(forks: Forks, mutants: Sequence[Mutant], verdicts: Verdicts, jobs: int, say: Any) -> list[Pending]:
+    """Every mutant without a verdict gets one; those returned are to be imported."""
+    left = {mutant.key: mutant for mutant in mutants if verdicts.of(mutant.key) is None}
+    tests = {key: forks.tests_of(mutant) for key, mutant in left.items()}
+    for key in [key for key in left if not tests[key]]:
+        verdicts.add(key, False, "no test comes by")
+        del left[key]
+    pending = []
+    runs = {key: partial(forks.start, mutant, tests[key]) for key, mutant in left.items()}
+    for key, code in in_turn(runs, jobs, say):
+        if code == AT_IMPORT:
+            pending.append(Pending(key, tuple(tests[key]), sum(forks.seconds[test] for test in tests[key])))
+        else:
+            verdicts.add(key, code in (KILLED, TIMEOUT), HOW.get(code, "it crashed"))
+    return pending
+
+
+def import_all(
+    sources: Sequence[Source],
+    mutants: Sequence[Mutant],
+    pending: Sequence[Pending],
+    verdicts: Verdicts,
+    options: Sequence[str],
+    chosen: argparse.Namespace,
+    say: Any,
+) -> str:
+    """The same for these; a problem, or ""."""
+    by_file, by_key = {source.file: source for source in sources}, {mutant.key: mutant for mutant in mutants}
+
+    def start(one: Pending) -> Fork:
+        mutant = by_key[one.key]
+        source = by_file[mutant.file]
+        return imported.start(str(source.path), source.mutated(mutant), one, options, chosen.examples)
+
+    if not pending:
+        return ""
+    most = max(pending, key=lambda one: len(one.tests))
+    unchanged = {"": partial(imported.start, "", "", most, options, chosen.examples)}
+    if any(code != SURVIVED for _, code in in_turn(unchanged, 1, say)):
+        return "a test fails in a fork that collects anew, without a change"
+    say(f"  {len(pending)} to be imported")
+    for key, code in in_turn({one.key: partial(start, one) for one in pending}, chosen.jobs, say):
+        verdicts.add(key, code in (KILLED, TIMEOUT), HOW.get(code, "it crashed"))
+    return ""
+
+
+def collected(module: str, forks: Forks, arguments: Sequence[str]) -> str:
+    """Run pytest with that plugin in a fork, for this process to import nothing of this project; a problem, or ""."""
+    if not (pid := os.fork()):
+        with (CACHE / f"{module}.log").open("wb") as told:
+            os.dup2(told.fileno(), 1)
+        forks.lines.watch()
+        try:
+            pytest.main([*arguments], plugins=[forks])
+            (CACHE / f"{module}.problem").write_text(forks.problem)
+        finally:
+            os._exit(0)
+    try:
+        os.waitpid(pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return (CACHE / f"{module}.problem").read_text()
 
 
 def run(module: str, chosen: argparse.Namespace) -> int:
     wanted = tomllib.loads((HERE / "modules.toml").read_text())[module]
     files = list(files_under(ROOT, wanted["sources"]))
     tests = [path for test in wanted["tests"] for path in (ROOT / test).rglob("*.py")]
-    log, examples = CACHE / f"{module}.jsonl", wanted.get("examples", EXAMPLES)
+    log = CACHE / f"{module}.jsonl"
+    chosen.examples = wanted.get("examples", EXAMPLES)
     CACHE.mkdir(parents=True, exist_ok=True)
     if chosen.fresh:
         log.unlink(missing_ok=True)
-    verdicts = Verdicts(log, {file: digest([ROOT / file]) for file in files}, digest(tests))
+    known = partial(Verdicts, log, {file: digest([ROOT / file]) for file in files}, digest(tests))
+    verdicts = known()
     sources = [Source(ROOT, file) for file in files]
     every = [mutant for source in sources for mutant in source.mutants()]
     mutants = [mutant for mutant in every if chosen.only in mutant.key]
@@ -121,16 +148,15 @@ def run(module: str, chosen: argparse.Namespace) -> int:
 
     def work(forks: Forks) -> None:
         say(f"{module}: {len(every)} mutants, {len(forks.items)} tests in {sum(forks.seconds.values()):.0f} s")
-        try_all(forks, mutants, verdicts, chosen.jobs, examples, say)
+        write_pending(waiting, try_all(forks, mutants, verdicts, chosen.jobs, say), ROOT)
 
-    problem = ""
+    problem, waiting = "", CACHE / f"{module}.pending"
     if any(verdicts.of(mutant.key) is None for mutant in mutants):
         options = [*PYTEST, *(f"--deselect={test}" for test in wanted.get("without", ()))]
-        with (CACHE / f"{module}.log").open("wb") as told:  # what pytest tells, in forks too
-            os.dup2(told.fileno(), 1)
-        forks = Forks(sources, options, examples, work)
-        pytest.main([*options, *wanted["tests"]], plugins=[forks])
-        problem = forks.problem
+        forks = Forks(sources, chosen.examples, work)
+        problem = collected(module, forks, [*options, *wanted["tests"]])
+        verdicts = known()
+        problem = problem or import_all(sources, mutants, read_pending(waiting), verdicts, options, chosen, say)
     declared = Declared.read(HERE / "survivors.toml")
     summary = Summary.of(module, files, [mutant.key for mutant in every], verdicts, declared)
     if not summary.untried:
@@ -158,7 +184,12 @@ def main() -> int:
     ended = []
     for module in chosen.modules or modules:  # each in a process of its own: its tests, and no others', are imported
         again = [sys.executable, "-m", "mutation", module, "--only", chosen.only, "--jobs", str(chosen.jobs)]
-        ended.append(subprocess.run([*again, *(["--fresh"] if chosen.fresh else [])], check=False).returncode)
+        child = subprocess.Popen([*again, *(["--fresh"] if chosen.fresh else [])])
+        try:
+            ended.append(child.wait())
+        finally:
+            child.terminate()  # it ends what it started
+            child.wait()
     return max(ended)
 
 

@@ -109,7 +109,9 @@ class Source:
             yield from (("negate", after) for after in negate(node))
 
     def _is_worth_it(self, name: str, node: cst.CSTNode, after: cst.CSTNode) -> bool:
-        """Not a change of words."""
+        """Not a change of words; nor a constant or a field's default that is none: what imports it falls over."""
+        if name == "assignment" and not self._function(node):
+            return False
         if is_text(node) or (isinstance(node, cst.Assign | cst.AnnAssign) and node.value and is_text(node.value)):
             return False
         if name == "arg_removal" and isinstance(node, cst.Call) and isinstance(after, cst.Call):

@@ -1,8 +1,8 @@
 """The tests of a module, collected once; then a fork per mutant, which runs those that come by its lines.
 
 A fork exchanges the code of the functions that the mutant changes, so that whoever imported them by name has the change
-too; or the value of a constant. Where it cannot, or what it changed has run at import, and no test fails, a new process
-imports the changed file (`imported.py`).
+too; or the value of a constant. Where it cannot, or what it changed has run at import, and no test fails, the tests are
+collected anew, with the changed file (`imported.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -129,17 +129,16 @@ def rebind(path: str, changed: str, line: int) -> bool:
 
 class Forks:
     """A pytest plugin: its run loop calls `work` with itself, once every test has passed without a change, in a fork
-    too. `problem`: why it did not. `options`: pytest's."""
+    too. `problem`: why it did not. Whoever is about to run pytest calls `lines.watch` first."""
 
-    def __init__(self, sources: Sequence[Source], options: Sequence[str], examples: int, work: Any) -> None:
+    def __init__(self, sources: Sequence[Source], examples: int, work: Any) -> None:
         self.sources = {source.file: source for source in sources}
-        self.options, self.examples, self._work = options, examples, work
+        self.examples, self._work = examples, work
         self.lines = Lines(frozenset(str(source.path) for source in sources))
         self.seconds: dict[str, float] = {}
         self.items: dict[str, pytest.Item] = {}
         self.problem = "no tests were run"
         self._in_fork = False
-        self.lines.watch()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
@@ -188,24 +187,17 @@ class Forks:
     def start(self, mutant: Mutant | None, tests: Sequence[str]) -> Fork:
         """A fork that runs them until one fails; None for no change."""
         allowed = AT_LEAST + SLOWER * sum(self.seconds[test] for test in tests)
-        if pid := os.fork():
-            return Fork(pid, time.monotonic() + 4 * allowed)
-        try:
-            os.setsid()
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):
-                os.dup2(nothing, stream)
-            resource.setrlimit(resource.RLIMIT_CPU, (int(allowed) + 1, int(allowed) + 2))
-            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+
+        def run() -> int:
             self._in_fork = True
             if mutant is not None:
                 self._change(mutant)
             for test in tests:
                 item = self.items[test]
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            os._exit(AT_IMPORT if mutant is not None and self.runs_at_import(mutant) else SURVIVED)
-        except BaseException:
-            os._exit(KILLED)
+            return AT_IMPORT if mutant is not None and self.runs_at_import(mutant) else SURVIVED
+
+        return Fork.of(run, allowed)
 
     def _change(self, mutant: Mutant) -> None:
         source = self.sources[mutant.file]
@@ -236,6 +228,23 @@ class Fork:
 
     pid: int
     until: float
+
+    @classmethod
+    def of(cls, run: Callable[[], int], seconds: float) -> Fork:
+        """A fork that ends with what `run` returns, and is allowed so many seconds of a CPU."""
+        if pid := os.fork():
+            return cls(pid, time.monotonic() + 4 * seconds)
+        try:
+            os.setsid()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
+            for one in (signal.SIGXCPU, signal.SIGTERM):
+                signal.signal(one, signal.SIG_DFL)
+            os._exit(run())
+        except BaseException:
+            os._exit(KILLED)
 
     def end(self) -> None:
         """With whatever its tests started."""
