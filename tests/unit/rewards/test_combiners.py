@@ -9,7 +9,8 @@ import pytest
 
 from toolorchestra.rewards.advantage import sample_std, standardise, standardise_groups
 from toolorchestra.rewards.columns import is_constant, magnitude, spread
-from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
+from toolorchestra.rewards.component import EpisodeComponents, GroupComponents, GroupReward
+from toolorchestra.rewards.filters import GroupFilter
 from toolorchestra.rewards.gdpo import GDPO
 from toolorchestra.rewards.minmax_dot import MinMaxDot
 from toolorchestra.rewards.weighted_sum import WeightedSum
@@ -96,6 +97,32 @@ def test_min_range_keeps_jitter_from_being_stretched() -> None:
     (damped,) = MinMaxDot(min_range={"cost": 0.001})([jitter])
     assert parity.rewards == pytest.approx((0.5, 0.0))
     assert damped.rewards == (0.0, 0.0)
+
+
+def test_weighted_sum_levels_the_component_that_its_range_names() -> None:
+    pair = group(episode(1, 0.2, 3.0), episode(1, 0.4, 5.0), outcome=1, cost=1, latency=1)
+    (result,) = WeightedSum(min_range={"cost": 1.0})([pair])
+    assert result.rewards == pytest.approx((1 - 0.3 - 3, 1 - 0.3 - 5))
+
+
+def test_the_threshold_is_the_one_that_is_configured() -> None:
+    pair = group(episode(1, 0.1), episode(1, 0.2), outcome=1, cost=1)
+    std = 2**-0.5  # of the rewards 1 and 0
+    for combiner in (MinMaxDot(min_reward_std=std * 1.01), WeightedSum(min_reward_std=0.08)):
+        assert combiner([pair])[0].reason == "reward_std"
+    for combiner in (MinMaxDot(min_reward_std=std * 0.99), WeightedSum(min_reward_std=None)):
+        assert combiner([pair])[0].keep
+
+
+def test_what_a_wrong_episode_cost_tells_something_where_it_counts() -> None:
+    wrong = group(episode(0, 0.1), episode(0, 0.5), outcome=1, cost=1)
+    assert WeightedSum(informative=True)([wrong])[0].keep
+    assert not MinMaxDot(informative=True)([wrong])[0].keep
+
+
+def test_defaults_of_a_filter_and_a_reward() -> None:
+    assert GroupFilter() == GroupFilter(min_reward_std=0.1, informative=False, gated=True, min_range={})
+    assert GroupReward((), (), keep=True).reason == ""
 
 
 def test_informative_keeps_the_all_right_groups_that_the_threshold_drops() -> None:

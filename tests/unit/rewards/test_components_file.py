@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
-from toolorchestra.rewards.components_file import MOST_BYTES, ComponentsFileError, load_components
+from toolorchestra.rewards.components_file import MOST_BYTES, ComponentsFileError, EpisodeEntry, load_components
 
 
 def written(folder: Path, **content: Any) -> Path:
@@ -79,3 +81,10 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         file.truncate(MOST_BYTES + 1)
     with pytest.raises(ComponentsFileError, match="is larger than 16 MiB"):
         load_components(path)
+
+
+def test_an_episode_is_made_by_its_fields_and_stays_as_it_is() -> None:
+    entry = EpisodeEntry(outcome=1, cost_usd=Decimal(2))
+    assert (entry.cost_usd, entry.latency_seconds, entry.calls) == (2, 0, {})
+    with pytest.raises(ValidationError, match="frozen"):
+        entry.outcome = 0

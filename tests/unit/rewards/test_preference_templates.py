@@ -74,8 +74,8 @@ def test_each_wish_is_these_weights(kind: PreferenceKind, weights: dict[str, Dec
     wish = sample_preference(experts=EXPERTS, seed=2, key="a", kinds=[kind], private=["local-7b", "coder"])
     assert wish is not None
     assert wish.weights == weights
-    if kind == "private":
-        assert "stone and apple" in wish.instruction
+    named = {"private": "stone and apple", "avoid": "river", "prefer": "river"}
+    assert named.get(kind, "") in wish.instruction
 
 
 def test_a_wish_needs_experts_that_differ() -> None:
@@ -86,6 +86,19 @@ def test_a_wish_needs_experts_that_differ() -> None:
     }
     assert {kind for kind, wish in drawn.items() if wish} == {"avoid", "prefer"}
     assert all(sample_preference(experts=same[:1], seed=0, key="a", kinds=[kind]) is None for kind in TEMPLATES)
+
+
+@pytest.mark.parametrize("kind", ["cheap", "fast"])
+def test_two_experts_are_enough_to_differ(kind: PreferenceKind) -> None:
+    assert sample_preference(experts=EXPERTS[:2], seed=0, key="a", kinds=[kind]) is not None
+
+
+def test_three_names_are_a_list() -> None:
+    four = (*EXPERTS, expert("tree", "outside", "1", 1))
+    inside = [e.pool for e in EXPERTS]
+    wish = sample_preference(experts=four, seed=1, key="a", kinds=["private"], private=inside)
+    assert wish is not None
+    assert "stone, river and apple" in wish.instruction
 
 
 def test_a_kind_that_does_not_fit_makes_room_for_one_that_does() -> None:

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
+from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 from toolorchestra.rewards.gdpo import GDPO
 from toolorchestra.rewards.minmax_dot import MinMaxDot
-from toolorchestra.rewards.registry import RewardConfig, build_combiner, check_weights, reward_config
+from toolorchestra.rewards.registry import (
+    CENTRED,
+    COMBINERS,
+    RewardConfig,
+    build_combiner,
+    check_weights,
+    reward_config,
+)
 from toolorchestra.rewards.weighted_sum import WeightedSum
 
 WHOLE: dict[str, Any] = {
@@ -69,6 +77,14 @@ RANGE = {"cost": 0.5}
 def test_a_combiner_is_given_its_options(name: Any, combiner: GDPO | MinMaxDot | WeightedSum) -> None:
     config = RewardConfig(combiner=name, min_range=RANGE, min_reward_std=0.3, informative=True, gate=False)
     assert build_combiner(config) == combiner
+
+
+def test_a_centred_combiner_s_rewards_add_up_to_nothing() -> None:
+    pair = GroupComponents(
+        episodes=[EpisodeComponents(1, 0, 0), EpisodeComponents(0, 0, 0)], weights={"outcome": 1}, tools=()
+    )
+    sums = {name: sum(build_combiner(RewardConfig(combiner=name))([pair])[0].rewards) for name in COMBINERS}
+    assert {name for name, total in sums.items() if total == pytest.approx(0)} == CENTRED
 
 
 def test_an_unknown_combiner_is_refused() -> None:
