@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,12 +95,12 @@ def import_all(
     def start(one: Pending) -> Fork:
         mutant = by_key[one.key]
         source = by_file[mutant.file]
-        return imported.start(str(source.path), source.mutated(mutant), one, options, chosen.examples)
+        return imported.start(str(source.path), source.mutated(mutant), one, options, chosen.folder, chosen.examples)
 
     if not pending:
         return ""
     most = max(pending, key=lambda one: len(one.tests))
-    unchanged = {"": partial(imported.start, "", "", most, options, chosen.examples)}
+    unchanged = {"": partial(imported.start, "", "", most, options, chosen.folder, chosen.examples)}
     if any(code != SURVIVED for _, code in in_turn(unchanged, 1, say)):
         return "a test fails in a fork that collects anew, without a change"
     say(f"  {len(pending)} to be imported")
@@ -154,9 +155,11 @@ def run(module: str, chosen: argparse.Namespace) -> int:
     if any(verdicts.of(mutant.key) is None for mutant in mutants):
         options = [*PYTEST, *(f"--deselect={test}" for test in wanted.get("without", ()))]
         forks = Forks(sources, chosen.examples, work)
-        problem = collected(module, forks, [*options, *wanted["tests"]])
-        verdicts = known()
-        problem = problem or import_all(sources, mutants, read_pending(waiting), verdicts, options, chosen, say)
+        # Of its own: pytest removes older runs' folders in the common one, while their tests go on.
+        with tempfile.TemporaryDirectory() as folder:
+            problem = collected(module, forks, [*options, f"--basetemp={folder}/whole", *wanted["tests"]])
+            verdicts, chosen.folder = known(), folder
+            problem = problem or import_all(sources, mutants, read_pending(waiting), verdicts, options, chosen, say)
     declared = Declared.read(HERE / "survivors.toml")
     summary = Summary.of(module, files, [mutant.key for mutant in every], verdicts, declared)
     if not summary.untried:

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import importlib.machinery
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -56,8 +57,8 @@ class FewExamples:
             few_examples(item, self._most)
 
 
-def start(path: str, changed: str, pending: Pending, options: Sequence[str], examples: int) -> Fork:
-    """A fork in which that file has the changed source."""
+def start(path: str, changed: str, pending: Pending, options: Sequence[str], folder: str, examples: int) -> Fork:
+    """A fork in which that file has the changed source; `folder`: for its tests' files."""
     whole = importlib.machinery.SourceFileLoader.get_code
 
     def code(loader: importlib.machinery.SourceFileLoader, name: str) -> CodeType | None:
@@ -67,7 +68,8 @@ def start(path: str, changed: str, pending: Pending, options: Sequence[str], exa
 
     def run() -> int:
         importlib.machinery.SourceFileLoader.get_code = code  # type: ignore[method-assign]
-        ended = pytest.main([*options, "-x", *pending.tests], plugins=[FewExamples(examples)])
+        scratch = f"--basetemp={folder}/{os.getpid()}"
+        ended = pytest.main([*options, scratch, "-x", *pending.tests], plugins=[FewExamples(examples)])
         return SURVIVED if ended == 0 else KILLED
 
     return Fork.of(run, 10 * AT_LEAST + SLOWER * pending.seconds)

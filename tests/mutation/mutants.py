@@ -114,6 +114,8 @@ class Source:
             return False
         if is_text(node) or (isinstance(node, cst.Assign | cst.AnnAssign) and node.value and is_text(node.value)):
             return False
+        if isinstance(node, cst.Float) and isinstance(after, cst.Float):
+            return bool(node.evaluated_value != after.evaluated_value)  # one more than 1e100 is 1e100
         if name == "arg_removal" and isinstance(node, cst.Call) and isinstance(after, cst.Call):
             changed = changed_argument(node, after)
             # What has no name cannot be left out: the call would fail. What has one may have a default.
@@ -135,6 +137,8 @@ class Source:
             case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString()):
                 return True
             case cst.If(test=cst.Name(value="TYPE_CHECKING")):
+                return True
+            case cst.Subscript(value=cst.Name(value="Literal")):
                 return True
             case cst.Call(func=cst.Name(value=name)) if name in UNTOUCHED_CALLS:
                 return True
