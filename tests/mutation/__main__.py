@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 CACHE = ROOT / ".cache/mutants"
 EXAMPLES = 15
 CHOICE = "not real and not controlplane and not chart and not cluster and not long"
-PYTEST = ("-q", "-o", "addopts=", "--import-mode=importlib", "-m", CHOICE)
+PYTEST: tuple[str, ...] = ("-q", "-o", "addopts=", "--import-mode=importlib", "-m", CHOICE)
 PYTEST += ("-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none")
 HOW = {KILLED: "a test failed", SURVIVED: "all tests passed", TIMEOUT: "it took too long"}
 
@@ -111,13 +111,15 @@ def import_all(
 
 def collected(module: str, forks: Forks, arguments: Sequence[str]) -> str:
     """Run pytest with that plugin in a fork, for this process to import nothing of this project; a problem, or ""."""
+    told = CACHE / f"{module}.problem"
+    told.write_text("pytest broke off")
     if not (pid := os.fork()):
-        with (CACHE / f"{module}.log").open("wb") as told:
-            os.dup2(told.fileno(), 1)
+        with (CACHE / f"{module}.log").open("wb") as output:
+            os.dup2(output.fileno(), 1)
         forks.lines.watch()
         try:
             pytest.main([*arguments], plugins=[forks])
-            (CACHE / f"{module}.problem").write_text(forks.problem)
+            told.write_text(forks.problem)
         finally:
             os._exit(0)
     try:
@@ -125,13 +127,13 @@ def collected(module: str, forks: Forks, arguments: Sequence[str]) -> str:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    return (CACHE / f"{module}.problem").read_text()
+    return told.read_text()
 
 
 def run(module: str, chosen: argparse.Namespace) -> int:
     wanted = tomllib.loads((HERE / "modules.toml").read_text())[module]
     files = list(files_under(ROOT, wanted["sources"]))
-    tests = [path for test in wanted["tests"] for path in (ROOT / test).rglob("*.py")]
+    tests = [ROOT / file for file in files_under(ROOT, wanted["tests"])]
     log = CACHE / f"{module}.jsonl"
     chosen.examples = wanted.get("examples", EXAMPLES)
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def run(module: str, chosen: argparse.Namespace) -> int:
             say(f"  survived: {key}")
     for one in summary.stale:
         say(f"  declared as a survivor, but {one}")
-    say(f"{module}: {problem}: {CACHE / module}.log" if problem else str(summary))
+    say(f"{module}: {problem}; see .cache/mutants/{module}.log" if problem else str(summary))
     return 1 if problem or not summary.good else 0
 
 

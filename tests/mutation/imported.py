@@ -67,7 +67,7 @@ def start(path: str, changed: str, pending: Pending, options: Sequence[str], fol
         return whole(loader, name)
 
     def run() -> int:
-        importlib.machinery.SourceFileLoader.get_code = code  # type: ignore[method-assign]
+        importlib.machinery.SourceFileLoader.get_code = code  # type: ignore[method-assign, assignment]
         scratch = f"--basetemp={folder}/{os.getpid()}"
         ended = pytest.main([*options, scratch, "-x", *pending.tests], plugins=[FewExamples(examples)])
         return SURVIVED if ended == 0 else KILLED

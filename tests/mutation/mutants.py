@@ -80,7 +80,8 @@ class Source:
         """The whole file with the change in it."""
         changed = self.module.deep_replace(mutant.before, mutant.after)
         assert isinstance(changed, cst.Module)
-        return changed.code
+        code: str = changed.code
+        return code
 
     def mutants(self) -> list[Mutant]:
         """All, in the file's order. What changes a message, an annotation, a docstring or a log is none."""

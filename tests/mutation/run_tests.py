@@ -38,7 +38,7 @@ KILLED, SURVIVED, TIMEOUT, AT_IMPORT = 1, 0, 2, 3
 
 def few_examples(item: pytest.Item, most: int) -> None:
     """The same few for every mutant, and no search for the smallest: what matters is that a test fails."""
-    changed = {"derandomize": True, "database": None, "phases": (Phase.explicit, Phase.generate)}
+    changed: dict[str, Any] = {"derandomize": True, "database": None, "phases": (Phase.explicit, Phase.generate)}
     changed |= {"suppress_health_check": list(HealthCheck), "deadline": None, "report_multiple_bugs": False}
     test = getattr(getattr(item, "obj", None), "__func__", getattr(item, "obj", None))
     for holder, name in ((test, "_hypothesis_internal_use_settings"), (getattr(item, "cls", None), "settings")):
@@ -60,7 +60,7 @@ class Lines:
 
     def leave(self) -> None:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
     def _called(self, frame: FrameType, event: str, _: object) -> Any:
         return self._line if frame.f_code.co_filename in self.files else None
@@ -267,7 +267,7 @@ class Fork:
 
 
 def files_under(root: Path, paths: Sequence[str]) -> Iterator[str]:
-    """The sources, as in the repository."""
+    """Python files that are not empty, as in the repository."""
     for path in paths:
         found = [root / path] if (root / path).is_file() else sorted((root / path).rglob("*.py"))
         yield from (str(one.relative_to(root)) for one in found if one.stat().st_size)
