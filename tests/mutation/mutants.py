@@ -119,6 +119,8 @@ class Source:
             return bool(node.evaluated_value != after.evaluated_value)  # one more than 1e100 is 1e100
         if name == "arg_removal" and isinstance(node, cst.Call) and isinstance(after, cst.Call):
             changed = changed_argument(node, after)
+            if self._is_left_alone(changed):
+                return False
             # What has no name cannot be left out: the call would fail. What has one may have a default.
             by_name, left_out = changed.keyword is not None, len(after.args) < len(node.args)
             return by_name == left_out and not is_text(changed.value)
@@ -138,6 +140,8 @@ class Source:
             case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString()):
                 return True
             case cst.If(test=cst.Name(value="TYPE_CHECKING")):
+                return True
+            case cst.Arg(keyword=cst.Name(value="strict")):  # of zip: an assertion
                 return True
             case cst.Subscript(value=cst.Name(value="Literal")):
                 return True
