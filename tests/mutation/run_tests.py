@@ -173,12 +173,13 @@ class Forks:
         return code != SURVIVED
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Those that come by, the fast ones first. Of what runs at import: those that come by anything in its file."""
+        """Those that come by, the fast ones first. Of what runs at import: all."""
         path = str(self.sources[mutant.file].path)
         by = self.lines.of(path, *mutant.lines) - {""}
         if self.runs_at_import(mutant):
             by |= set().union(*(tests for (at, _), tests in self.lines.by.items() if at == path)) - {""}
-            by = by or set(self.items)
+            # Then all others: what a dataclass makes of its fields has no line in the file.
+            return sorted(self.items, key=lambda test: (test not in by, self.seconds[test], test))
         return sorted(by, key=lambda test: (self.seconds[test], test))
 
     def runs_at_import(self, mutant: Mutant) -> bool:

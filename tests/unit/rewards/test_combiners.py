@@ -120,6 +120,13 @@ def test_what_a_wrong_episode_cost_tells_something_where_it_counts() -> None:
     assert not MinMaxDot(informative=True)([wrong])[0].keep
 
 
+def test_gdpo_knows_its_range_by_name_and_no_threshold() -> None:
+    near = group(episode(1, 0.1), episode(1, 0.3), outcome=1, cost=0.05)
+    assert GDPO()([near])[0].keep
+    (levelled,) = GDPO(min_range={"cost": 1.0}, informative=True)([near])
+    assert (levelled.rewards, levelled.reason) == ((0.0, 0.0), "uninformative")
+
+
 def test_defaults_of_a_filter_and_a_reward() -> None:
     assert GroupFilter() == GroupFilter(min_reward_std=0.1, informative=False, gated=True, min_range={})
     assert GroupReward((), (), keep=True).reason == ""
