@@ -158,6 +158,9 @@ bench-head: setup ## Trainer and engine with heads in bfloat16 and float32, on S
 faults: setup ## Whole runs under kills, lost messages and failing experts, against oracles (60 minutes at most; FAULTS="--only nats-s4" for a part)
 	PYTHONPATH=tests $(BIN)/python -m faults $(FAULTS)
 
+mutants: setup ## Change the code place by place and see that a test fails (3 hours at most on 2 cores; goes on where it was; MUTANTS="rewards --only gdpo.py" for a part)
+	PYTHONPATH=tests:workers:operator nice $(BIN)/python -m mutation $(MUTANTS)
+
 GPU_TOOLS := .cache/gpu-bundle/tools
 gpu-bundle: ## What a GPU machine without a registry needs, as parts to carry (docs/gpu.md; GPU_BUNDLE="--check" tries them)
 	@[ -x $(GPU_TOOLS)/bin/uv ] || { $(PYTHON) -m venv $(GPU_TOOLS) && \

@@ -146,6 +146,15 @@ def test_a_node_stays_for_as_long_as_the_head() -> None:
         assert not waiting.is_alive()
 
 
-def test_a_node_without_a_head_ends_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
+def test_a_node_without_a_head_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that somebody listens on, and that nobody is connected to, is no head: there is nothing to wait for."""
+    waits: list[float] = []
+
+    def wait_once(seconds: float) -> None:
+        waits.append(seconds)
+        raise TimeoutError
+
+    with socket.create_server(("127.0.0.1", 0)) as nobody, contextlib.suppress(TimeoutError):
+        monkeypatch.setattr(before_end.time, "sleep", wait_once)
         outlive_head(nobody.getsockname()[1])
+    assert waits == []

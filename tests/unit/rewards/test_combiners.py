@@ -7,8 +7,10 @@ import time
 
 import pytest
 
-from toolorchestra.rewards.advantage import sample_std, standardise
-from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
+from toolorchestra.rewards.advantage import sample_std, standardise, standardise_groups
+from toolorchestra.rewards.columns import is_constant, magnitude, spread
+from toolorchestra.rewards.component import EpisodeComponents, GroupComponents, GroupReward
+from toolorchestra.rewards.filters import GroupFilter
 from toolorchestra.rewards.gdpo import GDPO
 from toolorchestra.rewards.minmax_dot import MinMaxDot
 from toolorchestra.rewards.weighted_sum import WeightedSum
@@ -47,6 +49,18 @@ def test_standardise_knows_rounding_from_signal() -> None:
     assert standardise([]) == ()
 
 
+@pytest.mark.parametrize("values", [[], [5.0]])
+def test_fewer_than_two_values_do_not_spread(values: list[float]) -> None:
+    assert (sample_std(values), spread(values)) == (0.0, 0.0)
+    assert standardise_groups([values, [7.0, 7.0]]) == [(0.0,) * len(values), (0.0, 0.0)]
+    assert magnitude(values) == sum(values)
+
+
+@pytest.mark.parametrize(("least", "constant"), [(0.0, False), (0.5, False), (1.0, False), (1.01, True)])
+def test_a_component_is_constant_where_it_spreads_less_than_its_range(least: float, constant: bool) -> None:
+    assert is_constant("cost", [2.0, 3.0], min_range={"cost": least, "latency": 9.0}) is constant
+
+
 def test_an_episode_that_never_used_a_tool_counts_with_zero_calls() -> None:
     (result,) = MinMaxDot()([group(episode(1, web=2), episode(1, web=1), episode(1), outcome=1, web=1)])
     assert result.rewards == pytest.approx((1.0, 0.5, 0.0))
@@ -83,6 +97,39 @@ def test_min_range_keeps_jitter_from_being_stretched() -> None:
     (damped,) = MinMaxDot(min_range={"cost": 0.001})([jitter])
     assert parity.rewards == pytest.approx((0.5, 0.0))
     assert damped.rewards == (0.0, 0.0)
+
+
+def test_weighted_sum_levels_the_component_that_its_range_names() -> None:
+    pair = group(episode(1, 0.2, 3.0), episode(1, 0.4, 5.0), outcome=1, cost=1, latency=1)
+    (result,) = WeightedSum(min_range={"cost": 1.0})([pair])
+    assert result.rewards == pytest.approx((1 - 0.3 - 3, 1 - 0.3 - 5))
+
+
+def test_the_threshold_is_the_one_that_is_configured() -> None:
+    pair = group(episode(1, 0.1), episode(1, 0.2), outcome=1, cost=1)
+    std = 2**-0.5  # of the rewards 1 and 0
+    for combiner in (MinMaxDot(min_reward_std=std * 1.01), WeightedSum(min_reward_std=0.08)):
+        assert combiner([pair])[0].reason == "reward_std"
+    for combiner in (MinMaxDot(min_reward_std=std * 0.99), WeightedSum(min_reward_std=None)):
+        assert combiner([pair])[0].keep
+
+
+def test_what_a_wrong_episode_cost_tells_something_where_it_counts() -> None:
+    wrong = group(episode(0, 0.1), episode(0, 0.5), outcome=1, cost=1)
+    assert WeightedSum(informative=True)([wrong])[0].keep
+    assert not MinMaxDot(informative=True)([wrong])[0].keep
+
+
+def test_gdpo_knows_its_range_by_name_and_no_threshold() -> None:
+    near = group(episode(1, 0.1), episode(1, 0.3), outcome=1, cost=0.05)
+    assert GDPO()([near])[0].keep
+    (levelled,) = GDPO(min_range={"cost": 1.0}, informative=True)([near])
+    assert (levelled.rewards, levelled.reason) == ((0.0, 0.0), "uninformative")
+
+
+def test_defaults_of_a_filter_and_a_reward() -> None:
+    assert GroupFilter() == GroupFilter(min_reward_std=0.1, informative=False, gated=True, min_range={})
+    assert GroupReward((), (), keep=True).reason == ""
 
 
 def test_informative_keeps_the_all_right_groups_that_the_threshold_drops() -> None:

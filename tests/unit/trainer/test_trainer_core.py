@@ -129,7 +129,12 @@ def test_the_reference_is_the_initial_policy_also_after_a_resume(tiny: Path, tmp
 
 
 def test_without_a_reference_there_is_nothing_to_anchor(tiny: Path) -> None:
-    trainer(tiny).anchor()
+    """A warm start calls it for every trainer: it makes no second copy of the weights, and leaves the policy alone."""
+    one = trainer(tiny)
+    before = weights(one)
+    one.anchor()
+    assert one.reference is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(one).items())
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -201,3 +202,71 @@ def test_a_false_that_the_server_dropped_is_none_and_one_that_somebody_removed_i
     model.apply(wanted, manager=MANAGER)
     edited = model.update(live, manager="kubectl-edit")
     assert seen(wanted, edited) == ("spec.template.spec.enableServiceLinks: false is wanted, is not there",)
+
+
+def test_what_tells_which_object_it_is_and_its_status_are_not_compared() -> None:
+    """Items of a list come without kind and version; a status is written by another request."""
+    wanted = representative("v1", "ConfigMap", namespace="team")
+    live = applied(wanted)
+    del live["apiVersion"], live["kind"]
+    assert seen({**wanted, "status": {"told": "1"}}, live) == ()
+
+
+def test_a_field_that_is_no_longer_wanted_is_said() -> None:
+    wanted = representative("v1", "ConfigMap", namespace="team")
+    assert seen({**wanted, "data": {}}, applied({**wanted, "data": {"a": "1"}})) == ("data.a: no longer wanted",)
+
+
+def test_a_secret_may_have_text_alone() -> None:
+    assert normal({"kind": "Secret", "stringData": {"a": "b"}}) == {"kind": "Secret", "data": {"a": "Yg=="}}
+
+
+def test_what_is_empty_and_not_there_is_no_difference() -> None:
+    """A map, an atomic map, an atomic list."""
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    pod = wanted["spec"]["template"]["spec"]
+    del pod["nodeSelector"]
+    pod["containers"][0].pop("command", None)
+    wanted["metadata"].pop("annotations", None)
+    live = applied(copy.deepcopy(wanted))
+    pod["nodeSelector"], pod["containers"][0]["command"], wanted["metadata"]["annotations"] = {}, [], {}
+    assert seen(wanted, live) == ()
+
+
+def test_what_comes_after_an_item_that_is_wanted_twice_is_compared() -> None:
+    wanted = representative("v1", "Service", namespace="team")
+    ports = [*wanted["spec"]["ports"], wanted["spec"]["ports"][0], {"port": 1, "protocol": "TCP"}]
+    *_, last = seen({**wanted, "spec": {**wanted["spec"], "ports": ports}}, applied(wanted))
+    assert last == "spec.ports[port=1,protocol=TCP]: is not there"
+
+
+def test_an_empty_set_takes_away_what_was_in_it() -> None:
+    wanted = representative("v1", "ConfigMap", namespace="team")
+    live = applied({**wanted, "metadata": {**wanted["metadata"], "finalizers": ["a/x"]}})
+    fewer = {**wanted, "metadata": {**wanted["metadata"], "finalizers": []}}
+    assert seen(fewer, live) == ('metadata.finalizers["a/x"]: no longer wanted',)
+
+
+def test_an_item_without_fields_where_some_are_wanted_is_for_the_server_to_refuse() -> None:
+    wanted = representative("v1", "Service", namespace="team")
+    spec = {**wanted["spec"], "ports": ["http"]}
+    assert 'spec.ports["http"]: is not there' in seen({**wanted, "spec": spec}, applied(wanted))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a" * 78, f'"{"a" * 78}"'),
+        ("a" * 79, f'"{"a" * 79}…'),
+        ("é", '"é"'),
+        ({"b": 1, "a": 2}, '{"a": 2, "b": 1}'),
+        (datetime(2030, 1, 1, tzinfo=UTC), '"2030-01-01 00:00:00+00:00"'),
+    ],
+    ids=["80 characters", "81", "a letter with an accent", "fields in order", "a time, as YAML has them"],
+)
+def test_a_value_is_shown_as_json_of_at_most_80_characters(value: Any, shown: str) -> None:
+    wanted = representative("apps/v1", "Deployment", namespace="team")
+    live = applied(wanted)
+    wanted["spec"]["template"]["spec"]["nodeSelector"] = value
+    (said,) = (line for line in seen(wanted, live) if ".nodeSelector" in line)
+    assert said.startswith(f"spec.template.spec.nodeSelector: {shown} is wanted, ")

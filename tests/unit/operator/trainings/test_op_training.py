@@ -127,10 +127,11 @@ def test_a_model_that_is_served_here_is_waited_for_until_it_answers() -> None:
     assert not [kind for kind in world.kinds() if kind.startswith("Job")]
     small_is("True")
     world.settle()
+    assert world.says("ExpertsReady")[:2] == ("True", "ExpertsReady")
     assert world.kinds() >= CLUSTER
     small_is("False")
     world.settle()
-    assert world.says("ExpertsReady")[0] == "False"
+    assert world.says("ExpertsReady") == ("False", "ExpertsUnavailable", "not ready: small")
     assert world.kinds() >= CLUSTER, "what runs goes on"
 
 
@@ -158,8 +159,10 @@ def test_a_failed_program_is_started_again_and_counted() -> None:
     world.comes_up()
     world.head_ends(1, "ValueError: boom")
     world.settle()
-    assert world.says("Failed")[:2] == ("True", "BackoffLimitExceeded")
-    assert "ValueError: boom" in world.says("Failed")[2]
+    status, reason, message = world.says("Failed")
+    assert (status, reason) == ("True", "BackoffLimitExceeded")
+    assert message.startswith("it failed 2 times; the last words: "), "the first attempt, and one restart"
+    assert message.endswith("ValueError: boom")
     assert "Job tiny-2-trainers" in world.kinds(), "a failed cluster stays for a look"
     world.passes(601)
     world.settle()
