@@ -12,7 +12,7 @@ from toolorchestra.ledger.history import Evaluation, History, account, read_hist
 from toolorchestra.ledger.journal import Journal, Kind, read_frames
 from toolorchestra.ledger.ledger import Ledger, LedgerConfig
 from toolorchestra.ledger.spend import Spend
-from toolorchestra.rollout.identity import Issue
+from toolorchestra.rollout.identity import Dispatch
 
 ONE, TWO = "u.0.0.0.0", "u.0.1.0.0"
 
@@ -71,7 +71,7 @@ def test_groups_that_are_set_aside_are_over(tmp_path: Path) -> None:
     opened = ("opened", {"groups": [0, 1, 2], "step": 0})
     aside = ("set_aside", {"reason": "stale", "issues": [ONE], "groups": [1]})
     found = history(tmp_path, opened, aside)
-    assert (found.dropped, found.fate) == ({1}, {Issue.parse(ONE): "set_aside:stale"})
+    assert (found.dropped, found.fate) == ({1}, {Dispatch.parse(ONE): "set_aside:stale"})
     assert sorted(recover(found, step=0).restore) == [0, 2]
 
 
@@ -104,10 +104,10 @@ def test_what_was_not_scored_is_scored_again(tmp_path: Path, head: dict[str, Any
 
 
 def test_an_issue_has_one_fate() -> None:
-    issue = Issue.parse(ONE)
+    dispatch = Dispatch.parse(ONE)
     with pytest.raises(ValueError, match="trained and yet set_aside:stale: u"):
-        account(History(steps={1: (issue,)}, fate={issue: "set_aside:stale"}))
-    for unknown in (History(steps={1: (issue,)}), History(fate={issue: "excluded:x"})):
+        account(History(steps={1: (dispatch,)}, fate={dispatch: "set_aside:stale"}))
+    for unknown in (History(steps={1: (dispatch,)}), History(fate={dispatch: "excluded:x"})):
         with pytest.raises(ValueError, match="never accepted, yet trained or ended: u"):
             account(unknown)
 
