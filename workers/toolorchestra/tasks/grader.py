@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeGuard
 from pydantic import ValidationError
 
 from toolorchestra.sandbox.program import Program
+from toolorchestra.tasks.errors import TaskError
 from toolorchestra.tasks.exact import ExactMatch, Numeric
 from toolorchestra.tasks.gym import ReasoningGymGrader
 from toolorchestra.tasks.task import GraderSpec, Task
@@ -26,7 +27,7 @@ MAX_ANSWER = 100_000
 """Characters. A longer answer is wrong, and no grader sees it."""
 
 
-class GraderFailure(Exception):
+class GraderFailure(TaskError):
     """The grader itself failed on this task: the episode is not scored."""
 
 

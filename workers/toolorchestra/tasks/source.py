@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from toolorchestra.api.mistakes import listed
+from toolorchestra.tasks.errors import TaskError
 from toolorchestra.tasks.task import Task
 
 
@@ -28,7 +29,7 @@ class TaskSource(Protocol):
         """Where that task is written, for messages: `file:line`, or the source's name."""
 
 
-class SourceError(Exception):
+class SourceError(TaskError):
     """A source cannot be built as configured. The text says what to change."""
 
 

@@ -1,0 +1,7 @@
+"""The root of what sources of tasks and graders raise."""
+
+from __future__ import annotations
+
+
+class TaskError(Exception):
+    """Base of the errors of tasks: of their files, their sources, their graders."""
