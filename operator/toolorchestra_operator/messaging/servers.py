@@ -22,6 +22,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from toolorchestra.bus.nats_url import servers, shown
+from toolorchestra_operator.errors import OperatorError
 from toolorchestra_operator.kubernetes.backoff import Backoff
 from toolorchestra_operator.kubernetes.manifest import Key
 
@@ -43,7 +44,7 @@ Answer = TypeVar("Answer")
 Question = Callable[[JetStreamContext], Awaitable[Answer]]
 
 
-class MessagingUnreachable(Exception):
+class MessagingUnreachable(OperatorError):
     """A question was not answered, or refused. The message names the server, without credentials, and what it said."""
 
 

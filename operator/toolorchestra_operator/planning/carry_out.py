@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, Protocol, assert_never
 
 from toolorchestra.kube.errors import AlreadyExists, Conflict, Forbidden
+from toolorchestra_operator.errors import OperatorError
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 from toolorchestra_operator.kubernetes.ownership import owner_in_words, owner_uid
 from toolorchestra_operator.messaging.streams import StreamsPort
@@ -54,7 +55,7 @@ class Objects(Protocol):
     async def set_finalizer(self, ref: Ref, present: bool, *, uid: str) -> dict[str, Any] | None: ...
 
 
-class NameTaken(Exception):
+class NameTaken(OperatorError):
     """An object that the plan wants to make is there already, and is not the parent's."""
 
     def __init__(self, ref: Ref, owner: str) -> None:

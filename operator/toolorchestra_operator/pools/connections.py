@@ -17,13 +17,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from toolorchestra_operator.errors import OperatorError
 from toolorchestra_operator.pools.reach import Reach, address_of
 
 Way = Literal["inside", "outside", "proxy"]
 _AGENT: Final = {"User-Agent": "toolorchestra-operator"}
 
 
-class NotAllowed(OSError):
+class NotAllowed(OperatorError, OSError):
     """Nobody is asked there."""
 
 

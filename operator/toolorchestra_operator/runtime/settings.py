@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from toolorchestra.api.scalars import ObjectName
 from toolorchestra.bus.nats_url import mistake, shown, told
+from toolorchestra_operator.errors import OperatorError
 from toolorchestra_operator.planning.container_resources import DefaultResources
 from toolorchestra_operator.pools.reach import ANY, is_listable
 
@@ -25,7 +26,7 @@ _HTTP_URL: Final = re.compile(r"^https?://[^\s/]+(/\S*)?$")
 Image = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class SettingsError(ValueError):
+class SettingsError(OperatorError, ValueError):
     """A setting that cannot be obeyed; the message names its flag and variable."""
 
 

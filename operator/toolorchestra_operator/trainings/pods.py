@@ -13,6 +13,7 @@ from toolorchestra.api.base import Resources, SecretKeyRef
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.bus.nats_url import has_credentials
 from toolorchestra.contract.commands import FETCH_COMMAND
+from toolorchestra_operator.errors import OperatorError
 from toolorchestra_operator.planning.container_resources import filled, of_preparation
 from toolorchestra_operator.planning.overlay import Rejected, overlaid, with_claims
 from toolorchestra_operator.trainings.desired import CONFIG_PATH, MODELS_PATH, STORAGE_PATH, Desired
@@ -37,7 +38,7 @@ POD_SECURITY: Mapping[str, Any] = {
 CONTAINER_SECURITY: Mapping[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-class OverlayRejected(ValueError):
+class OverlayRejected(OperatorError, ValueError):
     """The spec's `podTemplate` sets what the operator owns; every mistake with its path. Admission says it."""
 
 

@@ -17,7 +17,7 @@ from toolorchestra.api.skill_table import SkillTable
 from toolorchestra.experts.answerer import answer_messages, template
 from toolorchestra.experts.cassette import CassetteError, RecordingExperts, ReplayedExperts
 from toolorchestra.experts.chat import ChatRequest
-from toolorchestra.experts.errors import ExpertUnavailable, Reason
+from toolorchestra.experts.errors import ExpertUnavailable, Reason, UnknownPool
 from toolorchestra.experts.serve import SimulatorError, start_simulator
 from toolorchestra.tasks.answer import extract_answer
 from toolorchestra.tasks.grader import grade
@@ -154,6 +154,10 @@ async def test_a_cassette_plays_what_was_recorded(tmp_path: Path) -> None:
     gone = ChatRequest(messages=({"role": "user", "content": "nobody is there"},))
     with pytest.raises(ExpertUnavailable):  # the server is gone: that is recorded too
         await recorder.ask(pool="oak", request=gone, price=BOOK_PRICE)
+    recorded = path.read_bytes()
+    with pytest.raises(UnknownPool):  # no call was made: nothing is recorded
+        await recorder.ask(pool="elm", request=gone, price=BOOK_PRICE)
+    assert path.read_bytes() == recorded
     await recorder.close()
 
     replayed = ReplayedExperts(path)

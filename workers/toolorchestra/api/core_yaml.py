@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from toolorchestra.api.errors import InputError
+
 MOST_BYTES = 2 << 20
 """Largest file; the API server takes less (1.5 MiB a resource)."""
 MOST_DEPTH = 64
@@ -89,7 +91,7 @@ def dump_all(documents: Iterable[Any]) -> str:
     return str(yaml.dump_all(documents, Dumper=CoreDumper, sort_keys=False))
 
 
-class ScalarRefused(ValueError):
+class ScalarRefused(InputError, ValueError):
     """A scalar that is not read. The text says why and what to write."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from toolorchestra.api.errors import InputError
 from toolorchestra.api.schema import Path
 
 
@@ -43,7 +44,7 @@ def listed(lines: Sequence[str]) -> list[str]:
     return [*lines[:MOST_SHOWN], f"… and {more} more"] if more > 0 else list(lines)
 
 
-class ResourceError(Exception):
+class ResourceError(InputError):
     """The given files cannot be used as they are. `mistakes` holds every mistake of every file."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:

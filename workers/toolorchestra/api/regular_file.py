@@ -6,8 +6,10 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from toolorchestra.api.errors import InputError
 
-class FileRefused(Exception):
+
+class FileRefused(InputError):
     """The file cannot be read. The text says why, without the file's name."""
 
 

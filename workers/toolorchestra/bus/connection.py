@@ -19,8 +19,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServerError, ServiceUnavailableError
 
+from toolorchestra.bus.errors import BusError
 from toolorchestra.bus.nats_url import servers, shown
-from toolorchestra.bus.protocol import BusError, BusFull, BusGone, BusUnavailable
+from toolorchestra.bus.protocol import BusFull, BusGone, BusUnavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

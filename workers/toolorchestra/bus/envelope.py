@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
+from toolorchestra.bus.errors import BusError
 from toolorchestra.telemetry.propagation import TRACE_HEADERS
 
 ENVELOPE_VERSION = 1
@@ -29,7 +30,7 @@ _MAX_ID = 200
 _MAX_REASON = 1000
 
 
-class EnvelopeError(ValueError):
+class EnvelopeError(BusError, ValueError):
     """A message that is no envelope of this version."""
 
 

@@ -19,8 +19,9 @@ from nats.js.errors import NotFoundError
 
 from toolorchestra.bus.connection import TRANSIENT, Connection, is_full
 from toolorchestra.bus.envelope import Envelope, decode, encode
+from toolorchestra.bus.errors import BusError
 from toolorchestra.bus.payloads import INLINE_BYTES, PAYLOAD_HEADER, PayloadDamaged, Payloads
-from toolorchestra.bus.protocol import BusError, BusFull
+from toolorchestra.bus.protocol import BusFull
 from toolorchestra.telemetry.propagation import inject
 
 _log = logging.getLogger(__name__)

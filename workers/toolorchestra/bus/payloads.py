@@ -17,6 +17,7 @@ from nats.js.object_store import ObjectStore
 from nats.nuid import NUID
 
 from toolorchestra.bus.connection import Connection
+from toolorchestra.bus.errors import BusError
 
 PAYLOAD_HEADER = "To-Payload"
 INLINE_BYTES = 512 * 1024
@@ -25,7 +26,7 @@ _BATCH = 16
 _ATTEMPTS = 3
 
 
-class PayloadDamaged(Exception):
+class PayloadDamaged(BusError):
     """The object is missing, incomplete or not what was sent."""
 
 

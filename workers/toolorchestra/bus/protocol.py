@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from toolorchestra.bus.envelope import Envelope
+from toolorchestra.bus.errors import BusError
 
 HANDED_BACK = "handed back at the last delivery"
 LOST = "the worker vanished at the last delivery"
@@ -28,10 +29,6 @@ ABANDONED = "the worker that had it vanished, and with it what it spent"
 """Reasons of a worker, with `deferred`: the order is not to be delivered again, but to be made anew."""
 UNREADABLE = "the worker cannot read the order, and spent nothing on it"
 """Begins a worker's reason, with `dead`: what follows says why."""
-
-
-class BusError(Exception):
-    """Base of what the bus raises."""
 
 
 class BusFull(BusError):

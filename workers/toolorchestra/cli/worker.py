@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
+from toolorchestra.bus.errors import BusError
 from toolorchestra.bus.nats import NatsBus
-from toolorchestra.bus.protocol import BusError
 from toolorchestra.experts.endpoint import Endpoint
 from toolorchestra.policy.renderer import RendererError
 from toolorchestra.policy.template import TemplateError

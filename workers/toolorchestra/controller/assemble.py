@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from toolorchestra.controller.errors import ControllerError
 from toolorchestra.policy.engine import is_logprob
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.rollout.trace import Ending, Sample, Sampling, Trace
@@ -24,7 +25,7 @@ class SampleFilters:
     require_answer: bool = True
 
 
-class TraceRefused(ValueError):
+class TraceRefused(ControllerError, ValueError):
     """The trace cannot be trained on; the text says why."""
 
 

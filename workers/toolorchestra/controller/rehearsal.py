@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
+from toolorchestra.controller.errors import ControllerError
 from toolorchestra.controller.instances import Instance, Instances
 from toolorchestra.policy.engine import Generation
 from toolorchestra.policy.parser import THINK_CLOSE, ToolCall, format_calls, parse
@@ -25,7 +26,7 @@ _RESULT = "the rehearsal's result"
 _ENDLESS = 1 << 30
 
 
-class RehearsalError(ValueError):
+class RehearsalError(ControllerError, ValueError):
     """The model cannot be trained on these tasks; the text says what it cannot carry, and what to do."""
 
 

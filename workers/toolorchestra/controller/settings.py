@@ -13,6 +13,7 @@ from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.suite import Suite as SuiteSpec
 from toolorchestra.api.training import OrchestratorTraining, OrchestratorTrainingSpec
 from toolorchestra.controller.assemble import SampleFilters
+from toolorchestra.controller.errors import ControllerError
 from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.rewarding import Rewarding
 from toolorchestra.experts.worst_case import attempt_usd, episode_usd, most_prompt_bytes
@@ -37,7 +38,7 @@ FindFile = Callable[[str], Path]
 """Resolves a URI of the YAML to a file or folder here; raises SettingsError with what to do."""
 
 
-class SettingsError(Exception):
+class SettingsError(ControllerError):
     """The YAML is well-formed, but this run cannot be made of it. The text says what to change."""
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from toolorchestra.experts.chat import ChatReply, ChatRequest, Experts, Reserve, ToolCall
-from toolorchestra.experts.errors import ExpertError, ExpertRefused, ExpertUnavailable, Reason
+from toolorchestra.experts.errors import CallError, ExpertError, ExpertRefused, ExpertUnavailable, Reason
 from toolorchestra.experts.usage import Usage
 from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import Price
 
 
-class CassetteError(Exception):
+class CassetteError(ExpertError):
     """The cassette cannot be read, or does not hold the call that was made."""
 
 
@@ -56,7 +56,7 @@ class RecordingExperts:
         entry: dict[str, Any] = {"key": call_key(pool, request), "pool": pool}
         try:
             reply = await self._inner.ask(pool=pool, request=request, price=price, task=task, reserve=reserve)
-        except ExpertError as error:
+        except CallError as error:
             retry_after = error.retry_after if isinstance(error, ExpertUnavailable) else None
             fields = {"reason": error.reason, "detail": error.detail, "retry_after": retry_after}
             self._write({**entry, "error": type(error).__name__, **fields, "usage": _usage(error.usage)})

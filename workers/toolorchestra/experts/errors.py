@@ -33,7 +33,11 @@ class Reason(StrEnum):
     """A proper completion with nothing in it, such as one that spent all its tokens on thinking."""
 
 
-class UnknownPool(LookupError):
+class ExpertError(Exception):
+    """Base of the errors of calls, of recordings of calls, and of the simulator."""
+
+
+class UnknownPool(ExpertError, LookupError):
     """The client has no such pool: whoever started it gave it other pools than the training's. Nothing was sent."""
 
     def __init__(self, pool: str, *, known: Iterable[str]) -> None:
@@ -44,7 +48,7 @@ class UnknownPool(LookupError):
         )
 
 
-class ExpertError(Exception):
+class CallError(ExpertError):
     """A call to `pool` gave no reply. `usage` is what it cost all the same."""
 
     def __init__(self, *, pool: str, reason: Reason, detail: str, usage: Usage | None = None) -> None:
@@ -53,7 +57,7 @@ class ExpertError(Exception):
         super().__init__(f"expert {pool}: {reason}: {detail}")
 
 
-class ExpertUnavailable(ExpertError):
+class ExpertUnavailable(CallError):
     """Infrastructure: never the policy's fault, so the episode is deferred.
 
     `retry_after` is in seconds, None where nobody said. `attempts` counts requests that were sent.
@@ -73,7 +77,7 @@ class ExpertUnavailable(ExpertError):
         self.retry_after, self.attempts = retry_after, attempts
 
 
-class ExpertRefused(ExpertError):
+class ExpertRefused(CallError):
     """The expert will not answer this request: an observation that the policy sees."""
 
     @property

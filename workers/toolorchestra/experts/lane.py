@@ -10,7 +10,7 @@ import aiohttp
 
 from toolorchestra.experts.breaker import Breaker, BreakerPolicy, Status
 from toolorchestra.experts.endpoint import Endpoint
-from toolorchestra.experts.errors import Reason
+from toolorchestra.experts.errors import ExpertError, Reason
 from toolorchestra.experts.pacing import RateBucket, RetryBudget
 from toolorchestra.experts.verdict import Failed, Refused, Served, Verdict
 
@@ -19,7 +19,7 @@ _KEEPALIVE_SECONDS = 4.0
 _CONNECT_SECONDS = 10.0
 
 
-class LaneClosed(Exception):
+class LaneClosed(ExpertError):
     """A request may not go out now; `failed` is what its call amounts to."""
 
     def __init__(self, failed: Failed) -> None:

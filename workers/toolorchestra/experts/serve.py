@@ -10,10 +10,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from toolorchestra.api.skill_table import SkillTable
+from toolorchestra.experts.errors import ExpertError
 from toolorchestra.experts.simulator import MAX_HEADER_BYTES, build_app
 
 
-class SimulatorError(Exception):
+class SimulatorError(ExpertError):
     """The simulator cannot serve. The text says what to do."""
 
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toolorchestra.disk import sync
+from toolorchestra.ledger.errors import LedgerError
 
 FILE_NAME = "journal.bin"
 VERSION = 1
@@ -83,7 +84,7 @@ class Frame:
     start: int = 0
 
 
-class JournalError(Exception):
+class JournalError(LedgerError):
     """The journal is damaged where it was acknowledged, of another release, or cannot be written."""
 
 

@@ -25,6 +25,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
+from toolorchestra.ledger.errors import LedgerError
 from toolorchestra.ledger.history import History, enter
 from toolorchestra.ledger.journal import Frame, Kind, read_frames
 
@@ -38,7 +39,7 @@ Frames = Callable[[int], Iterable[Frame]]
 _log = logging.getLogger(__name__)
 
 
-class IndexDamaged(ValueError):
+class IndexDamaged(LedgerError, ValueError):
     """No condensed history of this release; the text says why."""
 
 

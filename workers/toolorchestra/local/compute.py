@@ -12,13 +12,14 @@ from toolorchestra.api.training import OrchestratorTrainingSpec
 from toolorchestra.contract.driver_config import GpuMemory
 from toolorchestra.gpus.devices import ORDER, VISIBLE, Gpu
 from toolorchestra.gpus.placement import Placement, on_machine
+from toolorchestra.local.errors import MachineError
 from toolorchestra.sizing.division import divide
 
 Device = Literal["auto", "cpu", "cuda"]
 INSTALL = "install the engine for GPUs with: make setup GPU=1"
 
 
-class DeviceError(ValueError):
+class DeviceError(MachineError, ValueError):
     """`--device` asks for what is not here; the text says what to do."""
 
 

@@ -9,13 +9,14 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from toolorchestra.local.errors import MachineError
 from toolorchestra.runs.run_dir import RunDir
 
 TRIES = 5
 RETRY_SECONDS = 0.02
 
 
-class RunLocked(Exception):
+class RunLocked(MachineError):
     """Somebody else runs it; the text says who."""
 
 

@@ -20,6 +20,7 @@ import socket
 import sys
 from pathlib import Path
 
+from toolorchestra.local.errors import MachineError
 from toolorchestra.process import Child, tail
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _MAX_RESTARTS = 20
 _STABLE_SECONDS = 60.0
 
 
-class NatsServerError(Exception):
+class NatsServerError(MachineError):
     """It cannot be started, or does not stay up. The message says what to do."""
 
 

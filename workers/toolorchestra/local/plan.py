@@ -21,6 +21,7 @@ from toolorchestra.controller.instances import Instances
 from toolorchestra.controller.rehearsal import RehearsalError, rehearse
 from toolorchestra.controller.settings import Settings, SettingsError, beyond_budget, settings_of
 from toolorchestra.local.compute import Compute
+from toolorchestra.local.errors import MachineError
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.policy.renderer import Renderer, RendererError
 from toolorchestra.policy.template import TemplateError
@@ -35,7 +36,7 @@ FEW_TASKS = 20
 """Fewer held-out tasks than this tell little: one more or less is 5 % of them."""
 
 
-class LocalError(Exception):
+class LocalError(MachineError):
     """The training cannot run here as it is; one line per thing to change."""
 
     def __init__(self, problems: Sequence[str]) -> None:

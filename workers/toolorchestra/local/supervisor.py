@@ -29,6 +29,7 @@ from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.contract.progress import State
 from toolorchestra.contract.streams import leases
+from toolorchestra.local.errors import MachineError
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra.local.plan import LocalPlan, with_simulator, write_resources
 from toolorchestra.local.snapshot_folder import snapshot_folder
@@ -48,7 +49,7 @@ ACK_WAIT_SECONDS = 20.0
 """How long a dead worker's episodes wait for another: here a worker is seen to die, and restarts in seconds."""
 
 
-class SupervisorError(Exception):
+class SupervisorError(MachineError):
     """A process of the run cannot be kept alive; the message has its last words."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from toolorchestra.policy.errors import PolicyError
 from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.telemetry.propagation import inject
 
@@ -32,7 +33,7 @@ def is_logprob(value: float) -> bool:
     return _LEAST < value < _MOST
 
 
-class EngineLost(Exception):
+class EngineLost(PolicyError):
     """No generation came back and it was not the policy's doing: the episode is dispatched again, never scored."""
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from toolorchestra.api.regular_file import FileRefused, read_text
+from toolorchestra.policy.errors import PolicyError
 
 MOST_BYTES = 64 << 20
 """Far above any: a vocabulary is not among them."""
 
 
-class ModelFileError(ValueError):
+class ModelFileError(PolicyError, ValueError):
     """A file that cannot be used; the message has its name and why."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from toolorchestra.policy.dialect import dialect_of
+from toolorchestra.policy.errors import PolicyError
 from toolorchestra.policy.model_file import ModelFileError, read_object
 from toolorchestra.policy.prompts import Message, ToolSchema
 from toolorchestra.policy.template import ChatTemplate, TemplateError, load_templates
@@ -28,7 +29,7 @@ _CACHED_PROMPTS = 512
 """Siblings share a prompt, so the last few hundred prompts' ids are kept (~1 MB per thousand short prompts)."""
 
 
-class RendererError(ValueError):
+class RendererError(PolicyError, ValueError):
     """A model folder that cannot be rendered with; the message says which file and why."""
 
 

@@ -17,6 +17,7 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from toolorchestra.policy.errors import PolicyError
 from toolorchestra.policy.model_file import ModelFileError, read_words
 
 DEFAULT = "default"
@@ -28,7 +29,7 @@ _RAISED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 """A template is somebody's program: what its expressions can raise beside jinja's own errors."""
 
 
-class TemplateError(ValueError):
+class TemplateError(PolicyError, ValueError):
     """A model folder without a usable chat template, or a template that refuses these messages."""
 
 

@@ -14,6 +14,7 @@ import msgpack
 import zstandard
 from pydantic import ValidationError
 
+from toolorchestra.rollout.errors import RolloutError
 from toolorchestra.rollout.order import Order
 from toolorchestra.rollout.trace import TRACE_SCHEMA, Sample, Segment, Trace
 
@@ -30,7 +31,7 @@ _SAID = 300
 """Characters of an error that are told."""
 
 
-class CodecError(ValueError):
+class CodecError(RolloutError, ValueError):
     """Bytes that are no payload of a known version; the text says why."""
 
 

@@ -16,10 +16,11 @@ from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.experts.build import build_endpoint
 from toolorchestra.experts.endpoint import Endpoint, Limits
+from toolorchestra.rollout.errors import RolloutError
 from toolorchestra.tools.view import Price
 
 
-class PoolFileError(ValueError):
+class PoolFileError(RolloutError, ValueError):
     """A pool file that cannot be used: each mistake with its path, or the variable that is missing."""
 
 

@@ -24,7 +24,8 @@ from functools import partial
 from opentelemetry import metrics
 
 from toolorchestra.bus.envelope import Envelope
-from toolorchestra.bus.protocol import ABANDONED, UNREADABLE, UNTOUCHED, BusError, Lease, WorkerBus
+from toolorchestra.bus.errors import BusError
+from toolorchestra.bus.protocol import ABANDONED, UNREADABLE, UNTOUCHED, Lease, WorkerBus
 from toolorchestra.rollout.codec import (
     ORDER_CONTENT,
     TRACE_CONTENT,

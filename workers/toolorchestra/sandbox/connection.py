@@ -15,6 +15,7 @@ import secrets
 import socket
 from collections import deque
 
+from toolorchestra.sandbox.errors import SandboxError
 from toolorchestra.sandbox.framing import NUMBER_BYTES, READ_BYTES, TooLong, address, parse, split
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.result import Broke, How, Result, is_sound, read_reply
@@ -22,7 +23,7 @@ from toolorchestra.sandbox.result import Broke, How, Result, is_sound, read_repl
 _NO_RESULT = Broke(How.OUTPUT, "what came back is no result")
 
 
-class Abandoned(Exception):
+class Abandoned(SandboxError):
     """The job did not run to its end, and not through its own fault."""
 
 

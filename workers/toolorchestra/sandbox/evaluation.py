@@ -15,6 +15,8 @@ import sys
 from types import CodeType
 from typing import Any
 
+from toolorchestra.sandbox.errors import SandboxError
+
 CONSTRUCTORS = frozenset({"Integer", "Float", "Rational", "Symbol", "Function"})
 """What sympy's parser itself writes around numbers and names."""
 FUNCTIONS = frozenset(
@@ -38,7 +40,7 @@ _REACHING = frozenset(
 """Instructions that get from a value to something that was not written down."""
 
 
-class EvaluationRefused(Exception):
+class EvaluationRefused(SandboxError):
     """Text was about to be evaluated that is more than arithmetic."""
 
 

@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import Any
 
+from toolorchestra.sandbox.errors import SandboxError
+
 NUMBER_BYTES = 8
 READ_BYTES = 64 * 1024
 _HEADER = struct.Struct(f">I{NUMBER_BYTES}s")
@@ -17,7 +19,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False)
 """Made once: `json.dumps` makes one for every call that asks for anything but its defaults."""
 
 
-class TooLong(Exception):
+class TooLong(SandboxError):
     """A message longer than its reader takes."""
 
 

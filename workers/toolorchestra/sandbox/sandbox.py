@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolorchestra.sandbox.connection import Abandoned, Connection
+from toolorchestra.sandbox.errors import SandboxError
 from toolorchestra.sandbox.framing import encode
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.program import Program
 from toolorchestra.sandbox.protections import Protections
 from toolorchestra.sandbox.result import Broke, How, Result, is_sound, read_status
-from toolorchestra.sandbox.zygote_process import SandboxError, ZygoteProcess
+from toolorchestra.sandbox.zygote_process import ZygoteProcess
 
 __all__ = ["Sandbox", "SandboxError"]
 

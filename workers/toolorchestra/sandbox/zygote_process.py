@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import toolorchestra
 from toolorchestra.sandbox import bubblewrap
+from toolorchestra.sandbox.errors import SandboxError
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.program import Program
 from toolorchestra.sandbox.protections import BUBBLEWRAP, Protections
@@ -30,10 +31,6 @@ _ASK_SECONDS = 60.0
 _LAST_WORDS = 2000
 _PYTHON = os.path.realpath(sys.executable)
 """The interpreter itself: a virtual environment's name for it may lead anywhere, and its folders are named apart."""
-
-
-class SandboxError(Exception):
-    """The sandbox itself does not work: no job is to blame."""
 
 
 def clean_environment() -> dict[str, str]:

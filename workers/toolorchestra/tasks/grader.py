@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from toolorchestra.plugins import PluginError, is_plugin, load, shown
 from toolorchestra.sandbox.program import Program
+from toolorchestra.tasks.errors import TaskError, UnknownGrader
 from toolorchestra.tasks.exact import ExactMatch, Numeric
 from toolorchestra.tasks.gym import ReasoningGymGrader
 from toolorchestra.tasks.task import GraderSpec, Task
@@ -28,7 +29,7 @@ MAX_ANSWER = 100_000
 """Characters. A longer answer is wrong, and no grader sees it."""
 
 
-class GraderFailure(Exception):
+class GraderFailure(TaskError):
     """The grader itself failed on this task: the episode is not scored."""
 
 
@@ -96,7 +97,7 @@ def grader_of(task: Task) -> Comparing | Sandboxed:
     """The task's grader; GraderFailure where there is none of its name."""
     try:
         return grader_named(task.grader.type)
-    except LookupError as error:
+    except UnknownGrader as error:
         raise GraderFailure(f"task {task.id}: {error.args[0]}") from error
     except PluginError as error:
         raise GraderFailure(f"task {task.id}: {error}") from error
@@ -106,14 +107,14 @@ def grader_named(name: str) -> Comparing | Sandboxed:
     """The grader of that name: this project's own, or a plug-in.
 
     Raises:
-        LookupError: none of ours has that name.
+        UnknownGrader: none of ours has that name.
         PluginError: the plug-in that it names cannot be used.
     """
     if is_plugin(name):
         return _plugin(name)
     if name not in GRADERS:
         known = ", ".join(sorted(GRADERS))
-        raise LookupError(f"no grader {name!r}; use one of {known}, or package/Name of an installed one")
+        raise UnknownGrader(f"no grader {name!r}; use one of {known}, or package/Name of an installed one")
     return GRADERS[name]
 
 
@@ -165,7 +166,7 @@ def check_grader(spec: GraderSpec) -> list[tuple[str, str]]:
     """What is wrong with a grader spec, as (dotted field, message); empty where it can be used."""
     try:
         grader = grader_named(spec.type)
-    except LookupError as error:
+    except UnknownGrader as error:
         return [("grader.type", str(error.args[0]))]
     except PluginError as error:
         return [("grader.type", str(error))]
@@ -188,6 +189,6 @@ def reference_answer(task: Task) -> str | None:
     """A right answer of the task, None where its grader knows none or is not here (for simulators, oracles only)."""
     try:
         grader = grader_named(task.grader.type)
-    except (LookupError, PluginError):
+    except (UnknownGrader, PluginError):
         return None
     return grader.reference(task.grader.data)

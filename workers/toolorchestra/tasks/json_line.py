@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from toolorchestra.tasks.errors import TaskError
+
 MOST_BYTES = 4 << 20
 """Longest line."""
 MOST_DEPTH = 32
@@ -18,7 +20,7 @@ MOST_DEPTH = 32
 _MOST_INT = 1 << 63
 
 
-class LineRefused(ValueError):
+class LineRefused(TaskError, ValueError):
     """The line is no JSON that can be used. The text says what is wrong and what would be right."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolorchestra.api.mistakes import listed
+from toolorchestra.tasks.errors import TaskError
 from toolorchestra.tasks.task import Task
 
 
@@ -36,7 +37,7 @@ class SourceMaker(Protocol):
         """The source that YAML calls `name`, with its `plugin.parameters`. SourceError where they cannot be used."""
 
 
-class SourceError(Exception):
+class SourceError(TaskError):
     """A source cannot be built as configured. The text says what to change."""
 
 

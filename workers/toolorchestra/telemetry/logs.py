@@ -17,6 +17,7 @@ from typing import Literal, TextIO
 
 from opentelemetry import trace
 
+from toolorchestra.telemetry.errors import TelemetryError
 from toolorchestra.visible import visible
 
 FORMAT_VARIABLE = "TOOLORCHESTRA_LOG_FORMAT"
@@ -110,12 +111,13 @@ def configure_logs(
 ) -> logging.Handler:
     """Send the root logger's records to `stream` (stderr), replacing what an earlier call set up.
 
-    `auto` (the default; `TOOLORCHESTRA_LOG_FORMAT`) is JSON in a pod and text elsewhere. ValueError: unknown format.
+    `auto` (the default; `TOOLORCHESTRA_LOG_FORMAT`) is JSON in a pod and text elsewhere.
+    TelemetryError: unknown format.
     """
     env = os.environ if environ is None else environ
     chosen = format or env.get(FORMAT_VARIABLE) or "auto"
     if chosen not in ("auto", "json", "text"):
-        raise ValueError(f"{FORMAT_VARIABLE}={chosen!r}: want auto, json or text")
+        raise TelemetryError(f"{FORMAT_VARIABLE}={chosen!r}: want auto, json or text")
     in_pod = "KUBERNETES_SERVICE_HOST" in env
     formatter = JsonFormatter if chosen == "json" or (chosen == "auto" and in_pod) else TextFormatter
     handler = logging.StreamHandler(stream or sys.stderr)

@@ -12,7 +12,11 @@ ANSWER = "Answer"
 """The role of an expert that may give the final answer."""
 
 
-class CatalogError(Exception):
+class ToolError(Exception):
+    """Base of the errors of tools."""
+
+
+class CatalogError(ToolError):
     """The tools cannot make up an instance. The text says what to change."""
 
 
@@ -33,7 +37,7 @@ class ExpertTool:
         return ANSWER in self.roles
 
 
-class ToolRefused(Exception):
+class ToolRefused(ToolError):
     """A function tool cannot do anything with its arguments. The text is what the policy is told."""
 
 

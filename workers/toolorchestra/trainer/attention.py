@@ -26,6 +26,7 @@ from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
 from toolorchestra.trainer.documents import Documents
+from toolorchestra.trainer.errors import TrainerError
 
 PACKED_ATTENTION = "toolorchestra_packed"
 
@@ -33,7 +34,7 @@ UNDERSTOOD = frozenset({"is_causal", "position_ids", "output_attentions", "outpu
 """Keywords that change nothing here: models pass them on to every attention."""
 
 
-class AttentionRefused(NotImplementedError):
+class AttentionRefused(TrainerError, NotImplementedError):
     """A layer asks for attention that is not computed here; the text names what."""
 
 

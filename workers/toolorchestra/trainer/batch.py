@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from toolorchestra.trainer.errors import TrainerError
+
 KLEstimator = Literal["k1", "k2", "k3", "half_delta_squared"]
 Aggregation = Literal["token_mean", "sequence_mean"]
 
@@ -20,7 +22,7 @@ MOST_K3 = 0.015
 """Beyond it the two no longer compute one policy; prime-rl takes no change in whose runs the mean is above."""
 
 
-class NonFiniteStep(RuntimeError):
+class NonFiniteStep(TrainerError, RuntimeError):
     """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
 
 

@@ -19,6 +19,7 @@ from toolorchestra.contract.ray import TRAINER_ROLE
 from toolorchestra.gpus.rooms import at
 from toolorchestra.plugins import PluginError
 from toolorchestra.trainer.batch import NonFiniteStep
+from toolorchestra.trainer.errors import TrainerError
 from toolorchestra.trainer.model import ModelError
 from toolorchestra.trainer.trainer import Trainer, TrainerConfig
 from toolorchestra.weights.snapshot import NoRoom
@@ -32,8 +33,12 @@ EXPECTED = (ModelError, NonFiniteStep, NoRoom, PluginError)
 """What ranks say of a model, a batch or a disk, with all of them alive: raised here as it was there."""
 
 
-class TrainerLost(RuntimeError):
+class TrainerLost(TrainerError, RuntimeError):
     """A trainer process is gone, and with it the step: start a new group from the last checkpoint."""
+
+
+class TrainersNotPlaced(TrainerError, TimeoutError):
+    """The cluster had no room for all trainers in time; the message says what was asked for."""
 
 
 class TrainerActor:
@@ -90,8 +95,8 @@ class TrainerGroup:
         places: PlacementGroup | None = None,
         ready_timeout: float = 300.0,
     ) -> None:
-        """`places`: they share the GPUs of these with engines (rooms.py). TimeoutError: it does not come up within
-        `ready_timeout` seconds."""
+        """`places`: they share the GPUs of these with engines (rooms.py). TrainersNotPlaced: no room for them within
+        `ready_timeout` seconds. TimeoutError: they do not answer within it."""
         bundle: dict[str, float] = {"CPU": cpus_per_trainer}
         if gpus_per_trainer:
             bundle["GPU"] = gpus_per_trainer
@@ -102,7 +107,7 @@ class TrainerGroup:
         self._placement: PlacementGroup = places or placement_group([bundle] * size, strategy="PACK")
         if not self._placement.wait(ready_timeout):
             self._leave()
-            raise TimeoutError(f"no room for {size} trainers of {bundle} within {ready_timeout:g} s")
+            raise TrainersNotPlaced(f"no room for {size} trainers of {bundle} within {ready_timeout:g} s")
         actor: Any = ray.remote(TrainerActor)
         self._actors: list[Any] = [
             actor.options(

@@ -17,12 +17,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from toolorchestra.policy.model_file import ModelFileError
 from toolorchestra.trainer.attention import PACKED_ATTENTION, documents_known
 from toolorchestra.trainer.documents import Documents
+from toolorchestra.trainer.errors import TrainerError
 from toolorchestra.trainer.logprob import Logits, token_logprobs
 from toolorchestra.trainer.model_settings import language_settings, read_settings, why_refused
 from toolorchestra.trainer.packing import PackedBatch
 
 
-class ModelError(RuntimeError):
+class ModelError(TrainerError, RuntimeError):
     """The model folder cannot be trained as it is."""
 
 

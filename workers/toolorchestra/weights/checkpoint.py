@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorchestra.disk import sync
+from toolorchestra.weights.errors import WeightsError
 from toolorchestra.weights.snapshot import file_digest
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ SCHEMA = 1
 _NAME = re.compile(r"step-(\d+)")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(WeightsError, RuntimeError):
     """A checkpoint is missing, partial or damaged; the message names the file."""
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorchestra.weights.block_digest import block_digest
+from toolorchestra.weights.errors import WeightsError
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "snapshot.json"
@@ -32,11 +33,11 @@ KeySet = dict[str, tuple[int, ...]]
 """Name → shape of every tensor."""
 
 
-class SnapshotError(RuntimeError):
+class SnapshotError(WeightsError, RuntimeError):
     """The snapshot is not what it should be; nothing was loaded from it."""
 
 
-class NoRoom(OSError):
+class NoRoom(WeightsError, OSError):
     """The file system has no room for a snapshot; what was written of it is gone again."""
 
 

@@ -7,7 +7,8 @@ import json
 import logging
 from dataclasses import dataclass
 
-from toolorchestra.bus.protocol import BusError, RolloutBus
+from toolorchestra.bus.errors import BusError
+from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.contract.progress import PROGRESS_KEY
 from toolorchestra.runs.status import StatusWriter
 

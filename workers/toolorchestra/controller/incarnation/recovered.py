@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toolorchestra.bus.protocol import BusError, RolloutBus
+from toolorchestra.bus.errors import BusError
+from toolorchestra.bus.protocol import RolloutBus
 from toolorchestra.controller.incarnation.assignment import Assignment
 from toolorchestra.controller.incarnation.background import CLOSE_SECONDS
 from toolorchestra.controller.outbox import empty

@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from toolorchestra.bus.protocol import BusError, Depth
+from toolorchestra.bus.errors import BusError
+from toolorchestra.bus.protocol import Depth
 from toolorchestra.controller.monitoring import measurements
 from toolorchestra.ledger.ledger import Ledger
 from toolorchestra.telemetry import metrics as m
