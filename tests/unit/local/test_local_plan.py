@@ -196,7 +196,7 @@ def test_quantized_weights_are_refused_before_anything_starts(tmp_path: Path, vo
         ("generation_config.json", '{"eos_token_id": [1, true]}', "eos_token_id: want a token's number"),
         ("chat_template.jinja", b"\xff", "is not UTF-8"),
         ("chat_template.jinja", "{% if %}", "does not compile"),
-        ("chat_template.jinja", "words", "does not show what the user says"),
+        ("chat_template.jinja", "words", "does not show the user's message"),
     ],
 )
 def test_a_damaged_file_of_the_model_is_one_message_with_its_name(

@@ -1,4 +1,4 @@
-"""From the names in YAML to combiners: `reward.combiner`, its options and the weights that hold for a task."""
+"""Builds combiners from the YAML: `reward.combiner`, its options, and the weights of a task."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from toolorchestra.tools.view import Preference
 CombinerName = Literal["MinMaxDot", "GDPO", "WeightedSum"]
 COMBINERS: tuple[CombinerName, ...] = get_args(CombinerName)
 CENTRED: frozenset[CombinerName] = frozenset({"GDPO"})
-"""Combiners that normalise over the batch: their rewards have mean 0 whatever the policy does, so no curve is drawn."""
+"""Combiners that normalise over the batch. Their mean reward is always 0, so no reward curve is drawn."""
 LatencySource = Literal["Service", "WallClock"]
 MOST_WEIGHT = 1e9
-"""Largest weight, as in YAML (`api.scalars.Number`)."""
+"""Largest weight, as in the YAML (`api.scalars.Number`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """`spec.reward` and the two filters of `spec.algorithm` that look at rewards, as plain numbers.
+    """`spec.reward` and the two reward filters of `spec.algorithm`, as plain numbers.
 
-    `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` says which clock the
-    latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take.
+    `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` is the clock of the
+    latency component. ValueError, with the field's name, if the combiner cannot take a weight.
     """
 
     combiner: CombinerName = "GDPO"
@@ -46,7 +46,7 @@ class RewardConfig:
 
 
 def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> None:
-    """ValueError unless every weight is finite and ≥ 0, one is above 0, and all ≤ 1 where components are normalised."""
+    """ValueError unless each weight is finite and ≥ 0, one is above 0, and (with normalised components) all are ≤ 1."""
     if not any(weights.values()):
         raise ValueError("weights: all are 0, so every episode is worth the same: give at least one a weight above 0")
     for name, weight in weights.items():
@@ -65,10 +65,10 @@ def check_weights(weights: Mapping[str, float], *, combiner: CombinerName) -> No
 
 
 def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
-    """The configuration that a training's `spec` states, as JSON: its own keys, decimals as strings.
+    """Return the configuration in a training's `spec` (JSON with its own keys, decimals as strings).
 
-    Reads `reward` (combiner, weights, latency, minRange, gate) and `algorithm.filters` (minRewardStd, informative);
-    absent means the default. Raises ValueError as RewardConfig does.
+    Reads `reward` (combiner, weights, latency, minRange, gate) and `algorithm.filters` (minRewardStd, informative). An
+    absent field has its default. Raises ValueError as RewardConfig does.
     """
     reward: Mapping[str, Any] = spec.get("reward") or {}
     filters: Mapping[str, Any] = (spec.get("algorithm") or {}).get("filters") or {}
@@ -90,7 +90,7 @@ def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
 
 
 def build_combiner(config: RewardConfig) -> Combiner:
-    """The combiner that the configuration names, with its options."""
+    """Return the configured combiner with its options."""
     if config.combiner == "MinMaxDot":
         return MinMaxDot(
             min_range=config.min_range, min_reward_std=config.min_reward_std, informative=config.informative
@@ -101,7 +101,7 @@ def build_combiner(config: RewardConfig) -> Combiner:
 
 
 def task_weights(config: RewardConfig, preference: Preference | None) -> dict[str, float]:
-    """The weights that hold for a task: its preference's vector, or the run's own. A tool that none names counts 0."""
+    """Return the weights of a task: its preference's weights, or the run's own. A tool that is not named has 0."""
     if preference is not None:
         return {name: float(weight) for name, weight in preference.weights.items()}
     return {name: float(weight) for name, weight in config.weights.items()}
