@@ -59,5 +59,5 @@ class PoolsHealth:
             return None
         return (
             f"expert {pool} answered the last {standing.calls} calls, about several tasks, with HTTP 400 and nothing"
-            f" else; the last: {said}; mend the pool (its model, parameters or limits) and resume"
+            f" else; the last: {said}; correct the pool (its model, parameters or limits) and resume"
         )
