@@ -249,9 +249,9 @@ def test_a_model_that_the_trainer_would_refuse_is_a_problem(
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"model.safetensors": None}, r"no \*\.safetensors, the weights"),
+        ({"model.safetensors": None}, r"no weights \(\*\.safetensors\)"),
         ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1"}, "not a whole .* pointer of git-lfs"),
-        ({"model.safetensors": (2).to_bytes(8, "little") + b"no"}, "its header does not read"),
+        ({"model.safetensors": (2).to_bytes(8, "little") + b"no"}, "its header cannot be read"),
         ({"model.safetensors.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}'}, "no model-2.safetensors"),
         ({"model.safetensors.index.json": b"[]"}, "index.json: want weight_map"),
     ],
