@@ -166,7 +166,10 @@ def test_quantized_weights_are_refused_before_anything_starts(tmp_path: Path, vo
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
     (problem,) = caught.value.problems
     assert problem.startswith(f"spec.model.uri: {file}: ")
-    assert "its weights are quantized (fp8), and such are not trained: take the model that it was made from" in problem
+    assert (
+        "its weights are quantized (fp8), and quantized weights cannot be trained: use the model that it was made from"
+        in problem
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_head_that_leaves_something_out_is_noticed(family: str, monkeypatch: p
     monkeypatch.setattr(model, "logits_of", lambda config: Logits())
     refusal = verdict(family).refusal
     assert re.search(r"differ from the model's own by up to [\d.]+ nats \(at most 0.001 is tolerated\)", refusal)
-    assert "its head makes something of the logits" in refusal
+    assert "its head does something with the logits" in refusal
 
 
 @pytest.mark.parametrize("family", ["qwen3_next", "lfm2", "rwkv"])

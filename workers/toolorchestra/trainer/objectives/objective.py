@@ -1,4 +1,4 @@
-"""What an objective takes and gives. All tensors [N]: the trained tokens of one packed micro-batch, float32."""
+"""Input and output of an objective. All tensors [N]: the trained tokens of one packed micro-batch, float32."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Protocol
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
-"""exp(20) is far outside every clip; beyond it float32 overflows and one token would decide the step."""
+"""Limit of log ratios. exp(20) is far outside every clip; above it float32 overflows, and one token would dominate."""
 
 
 @dataclass(frozen=True)
 class LossInputs:
     logprobs: Tensor
-    """[N] the policy's, with gradient"""
+    """[N]: the policy's, with gradient"""
     entropy: Tensor
-    """[N] the policy's, with gradient"""
+    """[N]: the policy's, with gradient"""
     sampler_logprobs: Tensor
-    """[N] of the engine that sampled"""
+    """[N]: those of the engine that sampled"""
     advantages: Tensor
     """[N]"""
     weights: Tensor
-    """[N] share of each token; they sum to 1 over the *global* batch, so sums over micro-batches and ranks are means"""
+    """[N]: share of each token. They sum to 1 over the *global* batch, so sums over batches and ranks are means"""
     reference_logprobs: Tensor | None = None
-    """[N] of the frozen reference; only with a KL term"""
+    """[N]: those of the frozen reference; only with a KL term"""
     fresh: Tensor | None = None
-    """[N] bool: sampled with the very weights that the policy has now, so that any difference is mismatch"""
+    """[N] bool: sampled with the policy's current weights, so that any difference is mismatch"""
 
 
 @dataclass(frozen=True)
 class LossOutputs:
     loss: Tensor
-    """[] this micro-batch's part of the loss; parts add up"""
+    """[]: this micro-batch's part of the loss. Parts add up"""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """[] each, detached; weighted sums that add up to means"""
+    """[] each, detached: weighted sums that add up to means"""
     maxima: dict[str, Tensor] = field(default_factory=dict)
     """[] each, detached"""
 
