@@ -93,7 +93,7 @@ def test_siblings_that_share_a_trunk_are_looked_at(monkeypatch: pytest.MonkeyPat
 
 def test_noise_in_training_mode_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_settings, "refusals", lambda config, longest: iter(()))
-    assert "otherwise in training mode" in verdict("mixtral", router_jitter_noise=0.3).refusal
+    assert "something else in training mode" in verdict("mixtral", router_jitter_noise=0.3).refusal
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "granite", "mistral", "deepseek_v3"])

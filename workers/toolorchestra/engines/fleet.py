@@ -80,10 +80,10 @@ class Engines:
         self._put, self._on_change, self._on_wait = put, on_change, on_wait
         self.statuses: list[EngineStatus] = [EngineStatus(f"engine-{i}") for i in range(count)]
         self._ready = asyncio.Condition()
-        self._telling = [asyncio.Lock() for _ in range(count)]
+        self._loading = [asyncio.Lock() for _ in range(count)]
         self._publishing = asyncio.Lock()
         self._paused = False
-        self._said = ""
+        self._reported = ""
         """The last reported reason why no engine serves."""
         self._newest: Snapshot | None = None
 
@@ -101,24 +101,24 @@ class Engines:
             await self._publish()
             # An engine that is down gets the version from its watcher later: a call now could wait until then.
             up = [i for i, status in enumerate(self.statuses) if status.state == "ready"]
-            await asyncio.gather(*(self._tell(i, "adopt" if adopt else "load") for i in up))
+            await asyncio.gather(*(self._load_newest(i, "adopt" if adopt else "load") for i in up))
         finally:
             self._paused = False
             await self._publish()
         async with self._ready:
             while not self._serving():
-                self._say()
+                self._report_waiting()
                 await self._ready.wait()
-        self._said = ""
+        self._reported = ""
         self._on_wait("")
 
-    def _say(self) -> None:
+    def _report_waiting(self) -> None:
         """Report a change of the reason why no engine serves. The pause of a load is not reported."""
         if self._newest is None or self._paused:
             return
         why = "" if self._serving() else self._why()
-        if why != self._said:
-            self._said = why
+        if why != self._reported:
+            self._reported = why
             self._on_wait(why)
 
     def _serving(self) -> bool:
@@ -134,18 +134,18 @@ class Engines:
         )
         return f"waiting for an engine with version {version}: {states}"
 
-    async def _tell(self, i: int, method: str) -> None:
+    async def _load_newest(self, i: int, method: str) -> None:
         """Load the newest version into one engine, unless it was told already."""
-        async with self._telling[i]:
+        async with self._loading[i]:
             if self._newest is None or self.statuses[i].wanted == self._newest.version:
                 return
             try:
                 status = await getattr(self._actors[i], method).remote(self._newest)
             except ray.exceptions.RayError as error:
-                status = self._gone(i, error)
-            await self._seen(i, status)
+                status = self._lost_status(i, error)
+            await self._update_status(i, status)
 
-    def _gone(self, i: int, error: ray.exceptions.RayError) -> EngineStatus:
+    def _lost_status(self, i: int, error: ray.exceptions.RayError) -> EngineStatus:
         words = str(error).strip().splitlines()
         why = f"its actor does not answer ({type(error).__name__}: {words[-1] if words else 'no more is known'})"
         return EngineStatus(f"engine-{i}", state="restarting", restarts=self.statuses[i].restarts, last_error=why)
@@ -163,21 +163,21 @@ class Engines:
             try:
                 status = await self._actors[i].wait_status.remote(self.statuses[i], WATCH_SECONDS)
             except ray.exceptions.RayError as error:
-                await self._seen(i, self._gone(i, error))
+                await self._update_status(i, self._lost_status(i, error))
                 await asyncio.sleep(RETRY_SECONDS)
                 if isinstance(error, ray.exceptions.ActorDiedError):
                     # Ray has restarted the actor (max_restarts=-1), or given up; then its name is free for a new one.
                     self._actors[i] = await asyncio.to_thread(self._make, i)
                 continue
-            await self._seen(i, status)
-            await self._tell(i, "adopt")
+            await self._update_status(i, status)
+            await self._load_newest(i, "adopt")
 
-    async def _seen(self, i: int, status: EngineStatus) -> None:
+    async def _update_status(self, i: int, status: EngineStatus) -> None:
         if status == self.statuses[i]:
             return
         self.statuses[i] = status
         self._on_change(status)
-        self._say()
+        self._report_waiting()
         await self._publish()
         async with self._ready:
             self._ready.notify_all()

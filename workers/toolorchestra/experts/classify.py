@@ -29,8 +29,8 @@ _NOT_SERVED = frozenset({409, 425, 503, 521, 523, 525, 526, 529})
 """Busy or never reached. 409 and 425 are rejected before processing; the others mean that no server answered."""
 _GAVE_UP = frozenset({408, 424, 499})
 """Statuses below 500 of gateways that forwarded the request and then gave up waiting."""
-_OURS = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 428, 431, 451})
-_REQUESTS = frozenset({400, 413, 422})
+_CONFIGURATION = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 428, 431, 451})
+_REQUEST_ERRORS = frozenset({400, 413, 422})
 """Providers send these for almost every error, so the text of the body decides."""
 
 
@@ -100,9 +100,9 @@ def _classify_error(status: int, complaint: Complaint, *, wait: float | None = N
         return Failed(Reason.THROTTLED, detail, retry=True, retry_after=wait)
     if status in _NOT_SERVED:
         return Failed(Reason.SERVER_ERROR, detail, retry=True, retry_after=wait)
-    if status in _REQUESTS or (status == 403 and meaning is Meaning.CONTENT):
+    if status in _REQUEST_ERRORS or (status == 403 and meaning is Meaning.CONTENT):
         return _classify_request(status, complaint)
-    if status in _OURS or status == 429 or status < 400:
+    if status in _CONFIGURATION or status == 429 or status < 400:
         return Failed(Reason.MISCONFIGURED, detail)
     if status in (501, 505):
         return Failed(Reason.SERVER_ERROR, detail)

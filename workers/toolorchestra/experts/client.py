@@ -89,7 +89,7 @@ class ExpertClient:
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._rng = rng or random.Random()
-        self._beyond: set[str] = set()
+        self._over_limit: set[str] = set()
         """Pools that reported more tokens than a request allowed; each is logged once."""
         patience = self._retry.patience_seconds
         self._lanes = {
@@ -177,16 +177,16 @@ class ExpertClient:
                     return _Exchange(broken, self._clock() - began)
                 elapsed = self._clock() - began
                 verdict = classify_reply(status=status, retry_after=pause, body=content, now=now)
-                said = wire.seconds(reply.headers.get(SECONDS_HEADER))
+                simulated = wire.seconds(reply.headers.get(SECONDS_HEADER))
         except (aiohttp.ClientError, OSError) as error:
             return _Exchange(classify_exception(error), self._clock() - began)
-        if isinstance(verdict, Failed) or said is None:
+        if isinstance(verdict, Failed) or simulated is None:
             return _Exchange(verdict, elapsed)
         if not endpoint.simulated:
             # A simulator's time is not wall-clock time. Metered as real, it would falsify every report.
             detail = "this endpoint is a simulator; set spec.simulated: true on its pool"
             return _Exchange(Failed(Reason.MISCONFIGURED, detail), elapsed)
-        return _Exchange(verdict, said)
+        return _Exchange(verdict, simulated)
 
     def _retry_wait(self, lane: Lane, failed: Failed, *, attempt: int, paid: int) -> float | None:
         """Return the seconds to wait before the next attempt, or None if there must be no other."""
@@ -233,7 +233,7 @@ class ExpertClient:
         if served is not None:
             usage = metered(usage, served, request, nominal=price, endpoint=endpoint)
             if usage.actual_usd > worst_case_usd(endpoint, request):
-                self._say_once(endpoint.pool, usage)
+                self._warn_once(endpoint.pool, usage)
         usage = replace(usage, actual_usd=usage.actual_usd + bill.lost_usd, wasted_usd=bill.lost_usd)
         if isinstance(verdict, Refused):
             detail = _redacted(verdict.detail, endpoint)
@@ -247,9 +247,9 @@ class ExpertClient:
             usage_estimated=verdict.tokens_in is None or verdict.tokens_out is None,
         )
 
-    def _say_once(self, pool: str, usage: Usage) -> None:
-        if pool not in self._beyond:
-            self._beyond.add(pool)
+    def _warn_once(self, pool: str, usage: Usage) -> None:
+        if pool not in self._over_limit:
+            self._over_limit.add(pool)
             _log.warning(
                 "expert %s reported %d tokens in and %d out, more than the request allowed; its bills count them",
                 *(pool, usage.tokens_in, usage.tokens_out),

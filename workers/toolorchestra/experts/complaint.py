@@ -16,13 +16,13 @@ from typing import Any
 
 from toolorchestra.experts.lenient_json import loads, sound
 
-_READ = 2_000
+_MAX_EXAMINED = 2_000
 """Characters of an error's text that are examined."""
-_SHOWN = 300
+_MAX_SHOWN = 300
 """Characters of an endpoint's error text that are kept for messages."""
-_ECHOES = frozenset({"input", "flagged_input", "user_id", "request_id"})
+_REQUEST_FIELDS = frozenset({"input", "flagged_input", "user_id", "request_id"})
 """Fields that repeat the request. Their words are not the provider's, so they are ignored."""
-_DEEPEST = 12
+_MAX_DEPTH = 12
 
 
 class Meaning(Enum):
@@ -61,7 +61,7 @@ def read_complaint(body: bytes) -> Complaint:
     try:
         fields = loads(body)
     except ValueError:
-        text = shown(body[: 4 * _READ].decode("utf-8", "replace")) or "no body"
+        text = shown(body[: 4 * _MAX_EXAMINED].decode("utf-8", "replace")) or "no body"
         return Complaint(text, text.lower())
     return complaint_of(fields)
 
@@ -71,7 +71,7 @@ def complaint_of(fields: Any) -> Complaint:
     error = fields[0] if isinstance(fields, list) and fields else fields
     if isinstance(error, Mapping):
         error = error.get("error") or error
-    words = " ".join(_words(error))[:_READ]
+    words = " ".join(_words(error))[:_MAX_EXAMINED]
     message = error.get("message") if isinstance(error, Mapping) else None
     if isinstance(message, str) and message.strip():
         raw = _mapping(error.get("metadata")).get("raw")  # the provider's own text behind a gateway's message
@@ -83,23 +83,23 @@ def complaint_of(fields: Any) -> Complaint:
 
 def shown(text: str) -> str:
     """Return untrusted text for a log or a person: one short line without control characters."""
-    text = "".join(c if c.isprintable() else " " for c in sound(text[: 4 * _READ]))
+    text = "".join(c if c.isprintable() else " " for c in sound(text[: 4 * _MAX_EXAMINED]))
     text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
 def _words(error: Any) -> Iterator[str]:
     """Yield all strings of an error in order, without those that repeat the request."""
-    rest, left = [(error, 0)], _READ
+    rest, left = [(error, 0)], _MAX_EXAMINED
     while rest and left > 0:
         value, depth = rest.pop()
         if isinstance(value, str):
             left -= len(value) + 1
             yield value
-        elif depth < _DEEPEST and isinstance(value, list):
+        elif depth < _MAX_DEPTH and isinstance(value, list):
             rest.extend((each, depth + 1) for each in reversed(value))
-        elif depth < _DEEPEST and isinstance(value, Mapping):
-            said = [each for name, each in value.items() if name not in _ECHOES]
+        elif depth < _MAX_DEPTH and isinstance(value, Mapping):
+            said = [each for name, each in value.items() if name not in _REQUEST_FIELDS]
             rest.extend((each, depth + 1) for each in reversed(said))
 
 

@@ -40,5 +40,5 @@ def episode_usd(attempts: Sequence[Decimal], *, calls: int) -> Decimal:
     call of every expert if that is more, plus one more call of the most expensive one for a first attempt that was
     lost. Further attempts after a loss are made only if money is left, so an episode never spends more than this.
     """
-    dearest = max(attempts, default=Decimal(0))
-    return max(calls * dearest, sum(attempts, Decimal(0))) + dearest
+    most_expensive = max(attempts, default=Decimal(0))
+    return max(calls * most_expensive, sum(attempts, Decimal(0))) + most_expensive

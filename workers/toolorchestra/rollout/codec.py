@@ -26,7 +26,7 @@ _MAX_BYTES = 1 << 26
 _MAX_ITEMS = 1 << 21
 """Limits for the unpacked size in bytes, and for list items and keys. A larger payload is refused before it fills the
 memory; a worker's payloads are far smaller."""
-_SAID = 300
+_ERROR_CHARACTERS = 300
 """Longest error text, in characters."""
 
 
@@ -78,15 +78,15 @@ def _unpack(data: bytes) -> Any:
     except CodecError:
         raise
     except (zstandard.ZstdError, ValueError, TypeError, msgpack.UnpackException) as error:
-        raise CodecError(f"damaged payload: {_said(error)}") from error
+        raise CodecError(f"damaged payload: {_error_text(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return one line about the error; for pydantic, its first mistake."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:_SAID]
-    return f"{type(error).__name__}: {error}"[:_SAID]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:_ERROR_CHARACTERS]
+    return f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
 
 
 def _to_bytes(values: array[Any]) -> bytes:
@@ -132,7 +132,7 @@ def decode_trace(data: bytes) -> Trace:
         )
         trace = Trace.model_validate(body)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise CodecError(f"no trace of this release: {_said(error)}") from error
+        raise CodecError(f"no trace of this release: {_error_text(error)}") from error
     if trace.schema_version != TRACE_SCHEMA:
         raise CodecError(f"a trace of schema {trace.schema_version}; this release reads {TRACE_SCHEMA}")
     return trace
@@ -149,4 +149,4 @@ def decode_order(data: bytes) -> Order:
     try:
         return Order.model_validate(content)
     except (ValueError, TypeError) as error:
-        raise CodecError(f"no order of this release: {_said(error)}") from error
+        raise CodecError(f"no order of this release: {_error_text(error)}") from error

@@ -72,7 +72,7 @@ async def serve(
         following = asyncio.create_task(follow_routing(bus, pool=engines))
         release = stop_on_signals(worker.stop)
         try:
-            await _say_what_protects(judge)
+            await _log_protections(judge)
             if heartbeat is not None:
                 heartbeat.begin()
             await worker.run()
@@ -86,7 +86,7 @@ async def serve(
     return worker.finished
 
 
-async def _say_what_protects(judge: Judge) -> None:
+async def _log_protections(judge: Judge) -> None:
     """Log the sandbox's protections once, at the start. A worker without a sandbox still plays; tasks that need one
     end as a grader failure."""
     try:

@@ -174,8 +174,8 @@ def _where(policy: Policy, own: Own, tolerance: Tolerance) -> str:
             return "documents that are packed together change one another, so something besides attention joins them"
         return "siblings that share their prompt's computation give other results than whole documents"
     with _mode(policy, training=False):
-        calm = one_by_one()
-    if not differs(calm):
+        evaluated = one_by_one()
+    if not differs(evaluated):
         return "it computes something else in training mode (noise or dropout that no known setting names)"
     with torch.no_grad():
         hidden = [policy.hidden(batch)[batch.selected] for batch in (pack([s], [0.0]) for s in own.samples)]

@@ -17,7 +17,7 @@ class SnapshotPlace:
     disk: Path
     memory: Path | None
     moved: Callable[[str], None]
-    _left: bool = False
+    _memory_full: bool = False
 
     async def write(
         self, version: str, *, keep: Iterable[str], snapshot: Callable[[Path], Awaitable[Snapshot]]
@@ -29,10 +29,10 @@ class SnapshotPlace:
         keep = tuple(keep)
         for folder in filter(None, (self.disk, self.memory)):
             prune_snapshots(folder, keep=keep)
-        if self.memory is not None and not self._left:
+        if self.memory is not None and not self._memory_full:
             try:
                 return await snapshot(self.memory / version)
             except NoRoom as error:
-                self._left = True
+                self._memory_full = True
                 self.moved(f"{error}; from now on, snapshots of the weights are written to {self.disk}")
         return await snapshot(self.disk / version)

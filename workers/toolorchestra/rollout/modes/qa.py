@@ -24,7 +24,7 @@ from toolorchestra.tools.view import InstanceView
 
 ATTEMPTS_CAP = 8_000
 """Token limit for earlier attempts."""
-_SHOWN = 200
+_SHOWN_CHARACTERS = 200
 """Characters of a refused output that the next prompt repeats."""
 
 
@@ -82,7 +82,7 @@ class QAMode:
         return answer_request(self._task, self._view)
 
     def refuse(self, parsed: Parsed) -> None:
-        said = f" You wrote: {parsed.message[:_SHOWN]}" if parsed.message else ""
+        said = f" You wrote: {parsed.message[:_SHOWN_CHARACTERS]}" if parsed.message else ""
         self._attempts.append(f"- Not a valid call: {parsed.detail}.{said}")
 
     def conclude(self, message: str) -> End:
@@ -92,5 +92,5 @@ class QAMode:
         for call in calls:
             if call.status == "ok":
                 return End(Ending.ANSWERED, answer=extract_answer(call.observation))
-            self._attempts.append(f"- {call.alias}: {call.observation[:_SHOWN]}")
+            self._attempts.append(f"- {call.alias}: {call.observation[:_SHOWN_CHARACTERS]}")
         return None
