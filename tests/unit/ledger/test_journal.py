@@ -170,7 +170,7 @@ def test_a_sealed_file_is_whole_or_damaged(tmp_path: Path) -> None:
     assert [frame.body for frame in read_sealed(path)] == [b"one", b"two"]
     assert [each.name for each in tmp_path.iterdir()] == ["policy.traces"]
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(JournalError, match="its body has another checksum"):
+    with pytest.raises(JournalError, match="wrong checksum of its body"):
         list(read_sealed(path))
 
 

@@ -95,10 +95,10 @@ def test_where_the_environment_hides_the_gpus_it_is_named(spec: OrchestratorTrai
 
 def test_what_does_not_fit_is_refused_before_anything_starts(spec: OrchestratorTrainingSpec) -> None:
     small = Gpu(0, "GPU-a", "NVIDIA T400", GIB)
-    with pytest.raises(MemoryRefused, match=r"memory of the GPUs: .* are needed at least"):
+    with pytest.raises(MemoryRefused, match=r"the GPUs' memory: .* at least .* needed"):
         compute_of(spec, DEMO / "base", wanted="auto", gpus=[small], engine_refuses=None)
     apart = spec.model_copy(update={"ray": spec.ray.model_copy(update={"placement": "Separate"})})
-    with pytest.raises(PlacementError, match="this machine shows 1"):
+    with pytest.raises(PlacementError, match="this machine has 1"):
         compute_of(apart, DEMO / "base", wanted="auto", gpus=[H100], engine_refuses=None)
 
 

@@ -166,7 +166,10 @@ def test_quantized_weights_are_refused_before_anything_starts(tmp_path: Path, vo
         plan(bundle(tmp_path, pool("oak"), pool("ash")), volumes={"models": volume}, skills=skills)
     (problem,) = caught.value.problems
     assert problem.startswith(f"spec.model.uri: {file}: ")
-    assert "its weights are quantized (fp8), and such are not trained: take the model that it was made from" in problem
+    assert (
+        "its weights are quantized (fp8), and quantized weights cannot be trained: use the model that it was made from"
+        in problem
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_quantized_weights_are_refused_before_anything_starts(tmp_path: Path, vo
         ("generation_config.json", '{"eos_token_id": [1, true]}', "eos_token_id: want a token's number"),
         ("chat_template.jinja", b"\xff", "is not UTF-8"),
         ("chat_template.jinja", "{% if %}", "does not compile"),
-        ("chat_template.jinja", "words", "does not show what the user says"),
+        ("chat_template.jinja", "words", "does not show the user's message"),
     ],
 )
 def test_a_damaged_file_of_the_model_is_one_message_with_its_name(
@@ -249,9 +252,9 @@ def test_a_model_that_the_trainer_would_refuse_is_a_problem(
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"model.safetensors": None}, r"no \*\.safetensors, the weights"),
+        ({"model.safetensors": None}, r"no weights \(\*\.safetensors\)"),
         ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1"}, "not a whole .* pointer of git-lfs"),
-        ({"model.safetensors": (2).to_bytes(8, "little") + b"no"}, "its header does not read"),
+        ({"model.safetensors": (2).to_bytes(8, "little") + b"no"}, "its header cannot be read"),
         ({"model.safetensors.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}'}, "no model-2.safetensors"),
         ({"model.safetensors.index.json": b"[]"}, "index.json: want weight_map"),
     ],

@@ -123,7 +123,7 @@ def test_the_end_of_a_message_is_the_templates_and_not_the_tokenizers() -> None:
     [
         ("{{ raise_exception('no such role') }}", "no such role"),
         ("{{ messages[0].content + 1 }}", "refused the messages"),
-        ("hello", "does not show what the user says"),
+        ("hello", "does not show the user's message"),
     ],
 )
 def test_a_template_that_shows_nothing_is_refused_in_words(source: str, words: str) -> None:

@@ -152,7 +152,7 @@ async def test_what_was_lost_is_never_the_policys_budget() -> None:
     order = order_of(CHAT_TASK, limits=limits(max_usd=Decimal("1.4")))
     trace = await play(order, host_of([ask(("oak", "a")), ask(("oak", "b"))], experts=OneLost()))
     assert (trace.ending, trace.components.outcome) == (Ending.TOOL_FAILURE, None)
-    assert "$0.5 of them for attempts at experts that failed" in trace.detail
+    assert "$0.5 of them for failed attempts at experts" in trace.detail
     order = order_of(CHAT_TASK, limits=limits(max_usd=Decimal("0.9")))
     trace = await play(order, host_of([ask(("oak", "a")), ask(("oak", "b"))], experts=FakeExperts()))
     assert (trace.ending, trace.components.outcome) == (Ending.EPISODE_BUDGET, 0.0)

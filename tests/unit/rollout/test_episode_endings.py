@@ -98,7 +98,7 @@ async def test_service_time_runs_out() -> None:
 async def test_a_lost_engine() -> None:
     trace = await play(order_of(), host_of([]))
     assert (trace.ending, trace.components.outcome) == (Ending.ENGINE_LOST, None)
-    assert "run out" in trace.detail
+    assert "no more texts" in trace.detail
 
 
 class Out(FakeEngine):

@@ -96,7 +96,7 @@ def test_an_unscored_episode_says_why(run: Path) -> None:
     text = printed(run, "uid.5.0.0.0")
     assert "engine_lost" in text
     assert "not scored" in text
-    assert "the fake engine's script has run out" in text
+    assert "the fake engine's script has no more texts" in text
 
 
 def test_the_record_as_json(run: Path) -> None:

@@ -121,7 +121,7 @@ async def test_a_misconfigured_expert_defers_like_an_outage_and_says_what_to_men
     assert (trace.ending, trace.expert) == (Ending.EXPERT_MISCONFIGURED, OAK.pool)
     assert trace.components.outcome is None
     assert "HTTP 401: no such key" in trace.detail
-    assert "mend the pool" in trace.detail
+    assert "correct the pool" in trace.detail
 
 
 async def test_an_unscored_ending_is_completed_not_failed() -> None:
@@ -383,7 +383,7 @@ def test_a_pool_file_names_keys_never_holds_them(tmp_path: Path) -> None:
         read_pools(path, environment={"P_KEY": "\n"})
     (endpoint,) = read_pools(path, environment={"P_KEY": "secret\n"})  # as a Secret made of a file has it
     assert endpoint.api_key == "secret"
-    with pytest.raises(PoolFileError, match="P_KEY holds a line break"):
+    with pytest.raises(PoolFileError, match="P_KEY has a line break"):
         read_pools(path, environment={"P_KEY": "two\nlines"})
 
 

@@ -152,7 +152,7 @@ def test_the_refusal_says_what_would_fit() -> None:
     assert "spec.algorithm.tokensPerMicroBatch of at most" in long.problem
     huge = memory_plan(QWEN3["32B"], replace(LAYOUT, gpu_bytes=GIB))
     assert huge.problem is not None
-    assert huge.problem.endswith(". Nothing that is known here makes it fit: take larger GPUs")
+    assert huge.problem.endswith(". No known change makes it fit: use larger GPUs")
 
 
 def test_the_lines_tell_every_part() -> None:

@@ -100,7 +100,7 @@ def test_what_is_no_size_is_named_and_never_taken_for_absent(folder: Folder, nam
 def test_layers_of_different_sizes_count_as_the_largest_and_that_is_said(folder: Folder) -> None:
     shape = shape_of(folder({**LLAMA, "intermediate_size": [96, 160]}, embed__weight=[10, 64]))
     assert shape.intermediate == 160
-    assert shape.note == "its layers differ in intermediate_size: all are reckoned as the largest"
+    assert shape.note == "its layers differ in intermediate_size: all are counted as the largest"
 
 
 def test_heads_that_the_config_leaves_out_are_those_of_the_weights(folder: Folder) -> None:
@@ -147,5 +147,5 @@ def test_what_a_folder_lacks_is_said(folder: Folder, tmp_path: Path) -> None:
         shape_of(tmp_path)
     strange: list[list[Any]] = [["5", 64], [-5, 64], [5.5, 64]]
     for size in strange:
-        with pytest.raises(ModelFileError, match="its header does not read"):
+        with pytest.raises(ModelFileError, match="its header cannot be read"):
             shape_of(folder(LLAMA, embed__weight=size))

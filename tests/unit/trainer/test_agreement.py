@@ -75,7 +75,7 @@ def test_a_head_that_leaves_something_out_is_noticed(family: str, monkeypatch: p
     monkeypatch.setattr(model, "logits_of", lambda config: Logits())
     refusal = verdict(family).refusal
     assert re.search(r"differ from the model's own by up to [\d.]+ nats \(at most 0.001 is tolerated\)", refusal)
-    assert "its head makes something of the logits" in refusal
+    assert "its head does something with the logits" in refusal
 
 
 @pytest.mark.parametrize("family", ["qwen3_next", "lfm2", "rwkv"])
@@ -93,7 +93,7 @@ def test_siblings_that_share_a_trunk_are_looked_at(monkeypatch: pytest.MonkeyPat
 
 def test_noise_in_training_mode_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_settings, "refusals", lambda config, longest: iter(()))
-    assert "otherwise in training mode" in verdict("mixtral", router_jitter_noise=0.3).refusal
+    assert "something else in training mode" in verdict("mixtral", router_jitter_noise=0.3).refusal
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "granite", "mistral", "deepseek_v3"])

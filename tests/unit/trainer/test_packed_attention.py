@@ -113,9 +113,9 @@ def test_a_keyword_that_is_not_known_is_named() -> None:
         AttentionRefused, match=r"model type qwen3\) passes block_indices, position_bias to its attention"
     ):
         packed_attention(module, q, q, q, None, documents=documents, position_bias=q, block_indices=q)
-    with pytest.raises(AttentionRefused, match="where the documents"):
+    with pytest.raises(AttentionRefused, match="the ends of the documents"):
         packed_attention(module, q, q, q, None)
-    with pytest.raises(AttentionRefused, match="a window of 3 tokens, and its mask one of None"):
+    with pytest.raises(AttentionRefused, match="a window of 3 tokens, but its mask has one of None"):
         packed_attention(module, q, q, q, None, documents=documents, sliding_window=3)
 
 

@@ -76,7 +76,7 @@ async def test_a_full_memory_moves_the_snapshots_to_the_disk_for_good(small: Pat
     two = await place.write("0-2", keep=["0-1"], snapshot=written)  # with 0-1 in service there is no room for it
     assert Path(two.path) == disk / "0-2"
     assert len(said) == 1
-    assert f"from now on snapshots of the weights lie in {disk}" in said[0]
+    assert f"from now on, snapshots of the weights are written to {disk}" in said[0]
     assert inside(small) == ["0-1"], "an engine that starts again may read it"
     three = await place.write("0-3", keep=["0-2"], snapshot=written)
     assert (inside(small), inside(disk), len(said)) == ([], ["0-2", "0-3"], 1)

@@ -141,7 +141,7 @@ def test_a_file_that_ends_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     [
         ([[0, 8], [12, 20]], "not a whole"),
         ([[0, 8], [4, 12]], "not a whole"),
-        ([[0], [0, 8]], "header does not read"),
+        ([[0], [0, 8]], "header cannot be read"),
     ],
 )
 def test_tensors_with_holes_between_them_are_refused(offsets: list[list[int]], why: str, tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def test_tensors_with_holes_between_them_are_refused(offsets: list[list[int]], w
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        ({"a": torch.zeros(2)}, "b did not come"),
-        ({"b": torch.zeros(3), "a": torch.zeros(2)}, r"b \[3\] does not come where"),
-        ({"a": torch.zeros(2), "b": torch.zeros(4)}, r"b \[4\] does not come where"),
-        ({"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}, r"c \[1\] does not come where"),
+        ({"a": torch.zeros(2)}, "b is missing"),
+        ({"b": torch.zeros(3), "a": torch.zeros(2)}, r"b \[3\] is not the next tensor"),
+        ({"a": torch.zeros(2), "b": torch.zeros(4)}, r"b \[4\] is not the next tensor"),
+        ({"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}, r"c \[1\] is not the next tensor"),
     ],
 )
 def test_tensors_that_are_not_the_header_s_make_no_snapshot(tensors: Tensors, why: str, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""A Ray actor that keeps one vLLM engine alive and on the right version.
+"""A Ray actor that keeps one vLLM engine running with the right policy version.
 
-The actor is detached: it outlives a killed controller, so a new incarnation finds its engines warm. It alone holds the
-engine's control secret. A keeper thread restarts an engine that died or hangs; the restarted engine is unrouted until
-the newest snapshot is in it.
+The actor is detached: it survives a killed controller, so the next incarnation finds running engines. Only the actor
+has the engine's control secret. Its keeper thread restarts an engine that died or hangs. The restarted engine gets no
+requests until it has the newest snapshot.
 
-Invariant: the keeper outlives whatever goes wrong with the engine. It says it (`last_error`, and the log), waits a
+Invariant: the keeper survives every failure of the engine. It reports the failure (`last_error`, and the log), waits a
 little longer each time, and tries again.
 """
 
@@ -28,26 +28,26 @@ _log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
 BACK_OFF_SECONDS = 60.0
-"""Most that is waited between two starts that fail."""
+"""Longest wait between two failed starts."""
 HANG_SECONDS = 120.0
-"""A health route that stays silent for this long belongs to a hung engine: vLLM answers it between model steps."""
+"""An engine whose health route does not answer for this long hangs: vLLM answers it between model steps."""
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What the controller sees of an engine. `routable` only with the newest weights in place."""
+    """The controller's view of an engine. `routable` only when it is ready with a loaded version."""
 
     name: str
     state: Literal["starting", "ready", "restarting"] = "starting"
     url: str = ""
     version: str | None = None
     wanted: str | None = None
-    """The version that it was told to serve last; None: nobody has told this life of the actor."""
+    """The version that it was last told to serve. None: this actor process was not told any yet."""
     pid: int = 0
     restarts: int = 0
     last_error: str = ""
     serves: str = ""
-    """Name and version of the serving engine."""
+    """Name and version of the serving software."""
 
     @property
     def routable(self) -> bool:
@@ -55,7 +55,7 @@ class EngineStatus:
 
 
 class EngineActor:
-    """One engine. Methods block: the actor runs them in threads."""
+    """One engine. Methods block, so the actor runs them in threads."""
 
     def __init__(self, *, name: str, config: EngineConfig, log: Path, on_node: bool = False) -> None:
         if on_node:
@@ -74,13 +74,13 @@ class EngineActor:
         return self._status
 
     def wait_status(self, seen: EngineStatus, timeout: float) -> EngineStatus:
-        """The status as soon as it differs from `seen`, or after `timeout` seconds."""
+        """Return the status as soon as it differs from `seen`, or after `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self._status != seen, timeout)
             return self._status
 
     def load(self, snapshot: Snapshot) -> EngineStatus:
-        """Put a version in service (pause, update, resume); or stay unrouted until the keeper mends it."""
+        """Serve a version (pause, update, resume). If that fails, stay unrouted until the keeper recovers it."""
         with self._lock:
             self._snapshot = snapshot
             self._set(replace(self._status, wanted=snapshot.version))
@@ -89,15 +89,15 @@ class EngineActor:
             return self._status
 
     def adopt(self, snapshot: Snapshot) -> EngineStatus:
-        """A new incarnation takes over: whatever the engine holds, paused or not, load this version and resume."""
+        """Take over for a new incarnation: whatever the engine has, paused or not, load this version and resume."""
         with self._lock:
             if self._status.state == "ready":
-                with contextlib.suppress(EngineError, SnapshotError, OSError):  # `load` meets it again, and says it
+                with contextlib.suppress(EngineError, SnapshotError, OSError):  # `load` fails too, and reports it
                     self._server.control.recover(snapshot)
             return self.load(snapshot)
 
     def stop(self) -> None:
-        """End the engine and its keeper."""
+        """Stop the engine and its keeper."""
         self._stopping.set()
         self._server.stop()
 
@@ -110,15 +110,15 @@ class EngineActor:
                 self._look_after()
             except EngineError as error:
                 self._lost(str(error))
-            except Exception as error:  # whatever it is: without a keeper the engine would be gone for good
-                _log.exception("the keeper of %s", self._status.name)
+            except Exception as error:  # any error: without a keeper the engine would be lost for good
+                _log.exception("the keeper of %s failed; it tries again", self._status.name)
                 self._lost(f"{type(error).__name__}: {error}")
             failures = 0 if self._status.state == "ready" else failures + 1
             if not failures and self._stopping.wait(CHECK_SECONDS):
                 return
 
     def _look_after(self) -> None:
-        """One round: start the engine where it does not run, see whether it answers, bring it its weights."""
+        """Run one round: start the engine if needed, check that it answers, load its weights."""
         if self._status.state != "ready":
             self._start()
             return
@@ -150,7 +150,7 @@ class EngineActor:
         except EngineError as error:
             self._lost(str(error))
         except (OSError, SnapshotError) as error:
-            # The engine is as it was, with weights that are not wanted any more: unrouted, and tried again.
+            # The engine still has its old weights, which are no longer wanted: unrouted, and tried again.
             self._set(replace(self._status, version=None, last_error=f"{snapshot.version} cannot be read: {error}"))
         else:
             self._set(replace(self._status, version=snapshot.version))

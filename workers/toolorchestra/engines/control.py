@@ -1,7 +1,7 @@
-"""The control client of one engine: pause, weight update, resume. Every call has a time-out and a checked status.
+"""The control client of one engine: pause, weight update, resume. Every call has a time limit and a status check.
 
-Invariant of an update: the engine ends up either resumed on the named version or paused; it never serves a mix. A
-snapshot that fails its checks changes nothing, and the engine resumes on the weights it had.
+Invariant of an update: afterwards the engine either serves the named version or is paused. It never serves a mix. A
+snapshot that fails its checks changes nothing: the engine continues with its old weights.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from toolorchestra.weights.snapshot import Snapshot, SnapshotError, folder_keys,
 
 
 class EngineError(RuntimeError):
-    """Something about an engine failed; the message says what, with the last lines of its log where there are any."""
+    """An operation on an engine failed. The message says what, with the last lines of its log if there are any."""
 
 
 class EngineUnreachable(EngineError):
-    """No answer: refused, broken off, or later than the call's time-out."""
+    """The engine did not answer: refused, disconnected, or later than the time limit."""
 
 
 class EngineRefused(EngineError):
-    """The engine answered with another status than 200."""
+    """The engine answered with a status other than 200."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -38,32 +38,32 @@ class EngineRefused(EngineError):
 
 
 class UpdateFailed(EngineError):
-    """A weight update failed after it may have touched the weights: the engine is paused until a good one is in."""
+    """A weight update failed and may have changed weights. The engine stays paused until a good version is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds."""
+    """Time limits in seconds."""
 
     call: float = 10.0
     pause: float = 60.0
-    """A step in flight ends first."""
+    """The current model step must end first."""
     update: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSeconds:
-    """Where the time of an update went. The engine serves nobody from `pause` to `resume`."""
+    """Durations of the parts of an update. The engine serves no requests from `pause` to `resume`."""
 
     check: float
-    """Of the snapshot, before the pause: the digest only where the file comes from another machine."""
+    """Check of the snapshot, before the pause. It reads the content only if the file is from another machine."""
     pause: float
     load: float
     resume: float
 
     @property
     def paused(self) -> float:
-        """For how long the engine served nobody."""
+        """Seconds for which the engine served no requests."""
         return self.pause + self.load + self.resume
 
     @property
@@ -73,7 +73,7 @@ class UpdateSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineControl:
-    """Control routes of the engine at host:port; blocking, one connection per call."""
+    """Control routes of the engine at host:port. Blocking; one connection per call."""
 
     host: str
     port: int
@@ -90,7 +90,7 @@ class EngineControl:
         query: dict[str, str] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """One request; the JSON of a 200 (None if empty). EngineUnreachable, EngineRefused."""
+        """Send one request. Return the JSON of a 200 (None if empty). Raises EngineUnreachable, EngineRefused."""
         target = f"{path}?{urlencode(query)}" if query else path
         data = None if body is None else json.dumps(body)
         headers = {SECRET_HEADER: self.secret, "Content-Type": "application/json", "Connection": "close"}
@@ -111,7 +111,7 @@ class EngineControl:
         return json.loads(content) if content.strip() else None
 
     def healthy(self, *, timeout: float = 2.0) -> bool:
-        """Whether /health answers 200 within `timeout` seconds."""
+        """Return whether /health answers 200 within `timeout` seconds."""
         try:
             self.call("GET", "/health", timeout=timeout)
         except EngineError:
@@ -122,15 +122,15 @@ class EngineControl:
         return bool(self.call("GET", "/is_paused")["is_paused"])
 
     def version(self) -> str:
-        """Version text of the weights that it serves; `default` before the first update."""
+        """Return the version of the weights that it serves; `default` before the first update."""
         return str(self.call("GET", "/weight_info")["weight_version"])
 
     def init_transfer(self) -> None:
-        """Once per engine process, before the first update."""
+        """Initialise weight updates. Call once per engine process, before the first update."""
         self.call("POST", "/init_weight_transfer_engine", body={"init_info": {}})
 
     def pause(self) -> None:
-        """Freeze requests in flight and drop the prefix cache: KV of old weights is never served."""
+        """Freeze requests in flight and clear the prefix cache, so that no KV of old weights is used."""
         query = {"mode": "keep", "clear_cache": "true"}
         self.call("POST", "/pause", query=query, timeout=self.timeouts.pause)
 
@@ -138,10 +138,10 @@ class EngineControl:
         self.call("POST", "/resume")
 
     def update(self, snapshot: Snapshot) -> UpdateSeconds:
-        """Put a snapshot in service; requests in flight go on, their spans split at the switch.
+        """Serve a snapshot. Requests in flight continue; their version spans are split at the switch.
 
-        SnapshotError: nothing changed, the engine serves what it served. UpdateFailed: the engine stays paused;
-        `recover` with a good snapshot. EngineUnreachable before the pause took hold: nothing changed.
+        SnapshotError: nothing changed, the engine serves its old weights. UpdateFailed: the engine stays paused; call
+        `recover` with a good snapshot. EngineUnreachable before the pause took effect: nothing changed.
         """
         times = [time.perf_counter()]
         checked = verify(snapshot, want=folder_keys(Path(self.model_dir)))
@@ -153,9 +153,9 @@ class EngineControl:
         return UpdateSeconds(check=check, pause=pause, load=load, resume=resume)
 
     def recover(self, snapshot: Snapshot) -> bool:
-        """After a controller died: if the engine was left paused, load this full version and resume; say whether.
+        """If a dead controller left the engine paused, load this full version and resume. Return whether it did.
 
-        A pause has no lease, and what a paused engine holds is unknown, so it is never just resumed.
+        A pause has no lease, and the weights of a paused engine are unknown, so it is never simply resumed.
         """
         if not self.is_paused():
             return False
@@ -172,10 +172,10 @@ class EngineControl:
         except EngineError as error:
             raise UpdateFailed(f"update to {snapshot.version} failed, the engine stays paused: {error}") from error
         if served != snapshot.version:
-            raise UpdateFailed(f"the engine says it serves {served} after the update to {snapshot.version}")
+            raise UpdateFailed(f"the engine serves {served} after the update to {snapshot.version}")
 
     def _start(self) -> None:
-        """Open an update; one that a dead controller left open is closed first."""
+        """Begin an update. If a dead controller left one open, close that first."""
         try:
             self.call("POST", "/start_weight_update")
         except EngineRefused:

@@ -1,4 +1,4 @@
-"""The training's engines as the controller sees them: started once, loaded with every version, published to workers."""
+"""The controller's view of the training's engines: started once, updated to every version, published to workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolorchestra.weights.snapshot import Snapshot
 
 WATCH_SECONDS = 30.0
 RETRY_SECONDS = 1.0
-"""Between two looks at an actor that is gone."""
+"""Wait before a lost actor is asked again."""
 STOP_SECONDS = 30.0
 KEY = "engines"
 """Key of the routing state in the training's bucket: `{"engines": [{url, version, routable}], "paused": bool}`."""
@@ -35,10 +35,10 @@ def engine_actor(
     by_role: bool = False,
     places: PlacementGroup | None = None,
 ) -> Any:
-    """A detached actor of this training's namespace: found if an earlier incarnation left it, else made.
+    """Return a detached actor of this training's namespace: the one of an earlier incarnation, or a new one.
 
-    `by_role`: on one of the cluster's nodes for engines, listening on its node's address. Where the node is lost, Ray
-    starts the actor again on another one, or when there is one. `places`: it shares the GPU of the one with its number
+    `by_role`: on a cluster node for engines, listening on that node's address. If the node is lost, Ray starts the
+    actor again on another node, as soon as there is one. `places`: it shares the GPU of the bundle with its number
     (rooms.py).
     """
     name = f"engine-{number}"
@@ -57,12 +57,13 @@ def engine_actor(
 
 
 class Engines:
-    """`actor(i)` finds or makes the i-th engine's actor; `on_change` hears of every new status, `on_wait` why no engine
-    serves the newest weights (and an empty text once one does); `put` writes the routing state for the workers.
+    """The engines of a training.
 
-    Invariants: an engine is routable with the newest weights only; the loss of an actor, or of its node, is that
-    engine's loss alone; whatever ends a load, the pause of the workers ends with it; what is
-    written last is the newest.
+    `actor(i)` finds or makes the actor of engine i. `on_change` gets every new status. `on_wait` gets the reason why no
+    engine serves the newest weights, and an empty text when one does. `put` writes the routing state for the workers.
+
+    Invariants: an engine is routable only with the newest weights. The loss of an actor, or of its node, affects only
+    that engine. However a load ends, the pause of the workers ends with it. The state written last is the newest.
     """
 
     def __init__(
@@ -79,45 +80,45 @@ class Engines:
         self._put, self._on_change, self._on_wait = put, on_change, on_wait
         self.statuses: list[EngineStatus] = [EngineStatus(f"engine-{i}") for i in range(count)]
         self._ready = asyncio.Condition()
-        self._telling = [asyncio.Lock() for _ in range(count)]
+        self._loading = [asyncio.Lock() for _ in range(count)]
         self._publishing = asyncio.Lock()
         self._paused = False
-        self._said = ""
-        """What was told last of why no engine serves."""
+        self._reported = ""
+        """The last reported reason why no engine serves."""
         self._newest: Snapshot | None = None
 
     async def watch(self) -> None:
-        """Watch every engine, until cancelled."""
+        """Watch every engine until cancelled."""
         await asyncio.gather(*(self._watch(i) for i in range(len(self._actors))))
 
     async def load(self, snapshot: Snapshot, *, adopt: bool = False) -> None:
-        """Bring the version to all engines that there are; returns when at least one serves it.
+        """Load the version into all available engines. Return when at least one serves it.
 
-        The others stay unrouted. Where none is left it waits for the first one that comes back.
+        The other engines stay unrouted. If no engine is available, wait for the first one that comes back.
         """
         self._newest, self._paused = snapshot, True
         try:
             await self._publish()
-            # One that is down is told by its watcher when it comes up: a call to it may lie until then.
+            # An engine that is down gets the version from its watcher later: a call now could wait until then.
             up = [i for i, status in enumerate(self.statuses) if status.state == "ready"]
-            await asyncio.gather(*(self._tell(i, "adopt" if adopt else "load") for i in up))
+            await asyncio.gather(*(self._load_newest(i, "adopt" if adopt else "load") for i in up))
         finally:
             self._paused = False
             await self._publish()
         async with self._ready:
             while not self._serving():
-                self._say()
+                self._report_waiting()
                 await self._ready.wait()
-        self._said = ""
+        self._reported = ""
         self._on_wait("")
 
-    def _say(self) -> None:
-        """Tell why no engine serves, where that is news. A load's own pause is none."""
+    def _report_waiting(self) -> None:
+        """Report a change of the reason why no engine serves. The pause of a load is not reported."""
         if self._newest is None or self._paused:
             return
         why = "" if self._serving() else self._why()
-        if why != self._said:
-            self._said = why
+        if why != self._reported:
+            self._reported = why
             self._on_wait(why)
 
     def _serving(self) -> bool:
@@ -133,18 +134,18 @@ class Engines:
         )
         return f"waiting for an engine with version {version}: {states}"
 
-    async def _tell(self, i: int, method: str) -> None:
-        """Bring the newest version to one engine, unless it was told already."""
-        async with self._telling[i]:
+    async def _load_newest(self, i: int, method: str) -> None:
+        """Load the newest version into one engine, unless it was told already."""
+        async with self._loading[i]:
             if self._newest is None or self.statuses[i].wanted == self._newest.version:
                 return
             try:
                 status = await getattr(self._actors[i], method).remote(self._newest)
             except ray.exceptions.RayError as error:
-                status = self._gone(i, error)
-            await self._seen(i, status)
+                status = self._lost_status(i, error)
+            await self._update_status(i, status)
 
-    def _gone(self, i: int, error: ray.exceptions.RayError) -> EngineStatus:
+    def _lost_status(self, i: int, error: ray.exceptions.RayError) -> EngineStatus:
         words = str(error).strip().splitlines()
         why = f"its actor does not answer ({type(error).__name__}: {words[-1] if words else 'no more is known'})"
         return EngineStatus(f"engine-{i}", state="restarting", restarts=self.statuses[i].restarts, last_error=why)
@@ -153,7 +154,7 @@ class Engines:
         """End the engines and their actors."""
         stops = [asyncio.ensure_future(actor.stop.remote()) for actor in self._actors]
         if stops:
-            await asyncio.wait(stops, timeout=STOP_SECONDS)  # one whose node is lost may never answer
+            await asyncio.wait(stops, timeout=STOP_SECONDS)  # an actor on a lost node may never answer
         for actor in self._actors:
             ray.kill(actor)
 
@@ -162,28 +163,28 @@ class Engines:
             try:
                 status = await self._actors[i].wait_status.remote(self.statuses[i], WATCH_SECONDS)
             except ray.exceptions.RayError as error:
-                await self._seen(i, self._gone(i, error))
+                await self._update_status(i, self._lost_status(i, error))
                 await asyncio.sleep(RETRY_SECONDS)
                 if isinstance(error, ray.exceptions.ActorDiedError):
-                    # Ray has restarted it (max_restarts=-1), or given it up: then the name is free for a new one.
+                    # Ray has restarted the actor (max_restarts=-1), or given up; then its name is free for a new one.
                     self._actors[i] = await asyncio.to_thread(self._make, i)
                 continue
-            await self._seen(i, status)
-            await self._tell(i, "adopt")
+            await self._update_status(i, status)
+            await self._load_newest(i, "adopt")
 
-    async def _seen(self, i: int, status: EngineStatus) -> None:
+    async def _update_status(self, i: int, status: EngineStatus) -> None:
         if status == self.statuses[i]:
             return
         self.statuses[i] = status
         self._on_change(status)
-        self._say()
+        self._report_waiting()
         await self._publish()
         async with self._ready:
             self._ready.notify_all()
 
     async def _publish(self) -> None:
-        """One write at a time, each of what is so when its turn comes: a write that is tried again (its acknowledgement
-        was lost) must not come after, and undo, a newer one."""
+        """Write the current routing state, one write at a time. A write that is retried (its acknowledgement was lost)
+        must not overwrite a newer one."""
         async with self._publishing:
             await self._write()
 

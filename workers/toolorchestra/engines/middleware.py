@@ -1,8 +1,8 @@
-"""One port, two audiences: anyone may generate and read health; all else needs the engine's secret. Runs inside vLLM.
+"""Access control for the engine's port. Generation and health are open; all other routes need the engine's secret.
 
-vLLM serves its control routes (pause, weight updates, remote calls) on the same port as generation. This middleware is
-the outermost one (vLLM adds `--middleware` last), compares exact paths, and fails closed: without a secret in the
-environment every control route is refused.
+Runs inside vLLM. vLLM serves its control routes (pause, weight updates, remote calls) on the same port as generation.
+This middleware is the outermost one (vLLM adds `--middleware` last) and compares exact paths. It fails closed: without
+a secret in the environment, every control route is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REFUSAL = b'{"error": "this route needs the engine\'s secret"}'
 
 
 class ControlGuard:
-    """ASGI middleware; see the module."""
+    """ASGI middleware that refuses control routes without the secret (see the module)."""
 
     def __init__(self, app: App) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""How vLLM finds our plug-in where this code runs from a checkout.
+"""Lets vLLM find our plug-in when this code runs from a checkout.
 
-vLLM asks for entry points of installed packages, and a checkout on PYTHONPATH is none. So the engine is shown a folder
-that holds the two text files of an installed package.
+vLLM reads the entry points of installed packages, and a checkout on PYTHONPATH has none. So the engine gets a folder
+with the two text files of an installed package.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 GROUP: Final = "vllm.general_plugins"
 NAME: Final = "toolorchestra_snapshot"
 TARGET: Final = "toolorchestra.engines.vllm_plugin:register"
-"""As in pyproject.toml."""
+"""The same names as in pyproject.toml."""
 
 
 def plugin_environment(base: Mapping[str, str], *, folder: Path) -> dict[str, str]:
-    """`PYTHONPATH` by which an engine finds the plug-in; empty where it is installed. Writes into `folder`."""
+    """Return `PYTHONPATH` with which an engine finds the plug-in; empty if it is installed. Writes into `folder`."""
     if entry_points(group=GROUP, name=NAME):
         return {}
     package = folder / "toolorchestra_checkout-0.dist-info"

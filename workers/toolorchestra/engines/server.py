@@ -1,8 +1,8 @@
 """One vLLM process of the policy: start it, wait until it answers, watch it, stop it.
 
-Invariants: readiness is an answer of /health, never a guess; a start that gets on (progress.py) is not cut short before
-its whole time is over; a process that dies or hangs is a typed error with the last lines of its log; the process dies
-with its parent (parent-death signal): no engine outlives its supervisor.
+Invariants: the engine is ready only when /health answers. A start that makes progress (startup.py) may use its whole
+time limit. A process that dies or hangs is a typed error with the last lines of its log. The kernel kills the process
+when its parent ends (parent-death signal), so no engine outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class EngineDied(EngineError):
 
 
 class EngineNotReady(EngineError):
-    """The vLLM process lives but did not answer in time."""
+    """The vLLM process runs but did not answer in time."""
 
 
 def start_from_keeper(spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """Spawn from a thread that lives as long as the child.
+    """Spawn a child from a thread that lives as long as the child.
 
-    The parent-death signal fires when the spawning thread ends; a caller's pool thread may end long before the process.
+    The parent-death signal fires when the spawning *thread* ends. A thread of the caller's pool may end long before the
+    child.
     """
     result: list[subprocess.Popen[bytes] | BaseException] = []
     spawned = threading.Event()
@@ -67,7 +68,7 @@ def start_from_keeper(spawn: Callable[[], subprocess.Popen[bytes]]) -> subproces
 
 
 def free_port(host: str, wanted: int) -> int:
-    """`wanted`, or any free port if it is 0. PortTaken names the port."""
+    """Return `wanted`, or any free port if it is 0. PortTaken names the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -78,7 +79,7 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def log_tail(path: Path, lines: int = LOG_LINES) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -86,7 +87,7 @@ def log_tail(path: Path, lines: int = LOG_LINES) -> str:
 
 
 class EngineServer:
-    """One life of one engine. `start` blocks until it is ready; `control` then speaks to it."""
+    """One process of one engine. `start` blocks until it is ready; then `control` can be used."""
 
     def __init__(self, config: EngineConfig, *, log: Path, timeouts: Timeouts | None = None) -> None:
         self.config = config
@@ -98,7 +99,7 @@ class EngineServer:
 
     @property
     def url(self) -> str:
-        """Base URL that workers are given."""
+        """Base URL for the workers."""
         return f"http://{self.config.host}:{self._port}"
 
     @property
@@ -116,7 +117,7 @@ class EngineServer:
         )
 
     def start(self, *, patience: Patience | None = None) -> str:
-        """Start and wait until ready; returns the URL. PortTaken, EngineDied, EngineNotReady (then it is stopped)."""
+        """Start, wait until ready, and return the URL. Raises PortTaken, EngineDied, EngineNotReady (it is stopped)."""
         self.launch()
         self.wait_ready(patience or Patience(total=self.config.start_seconds))
         return self.url
@@ -138,12 +139,12 @@ class EngineServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C on the terminal goes to the supervisor, which stops us in order
+                start_new_session=True,  # Ctrl-C on the terminal must reach only the supervisor, which stops this
                 preexec_fn=die_with_parent,
             )
 
     def wait_ready(self, patience: Patience) -> None:
-        """Block until /health answers; a dead, standing or late engine is stopped and reported."""
+        """Block until /health answers. An engine that is dead, hanging or late is stopped and reported."""
         progress = Progress(patience, now=time.monotonic())
         while not self.control.healthy():
             self.check()
@@ -157,21 +158,21 @@ class EngineServer:
         return self._process is not None and self._process.poll() is None
 
     def check(self) -> None:
-        """EngineDied, with its exit status and last words, if the process has ended."""
+        """Raise EngineDied, with exit status and last log lines, if the process has ended."""
         if self._process is None:
             raise EngineDied("the engine was never started")
         if (status := self._process.poll()) is not None:
             raise EngineDied(f"vLLM ended with status {status}:\n{log_tail(self.log)}")
 
     def check_answers(self, *, timeout: float = 10.0) -> None:
-        """EngineDied if it ended; EngineNotReady if it lives but does not answer: kill and restart it."""
+        """Raise EngineDied if it has ended, EngineNotReady if it runs without answering (then restart it)."""
         self.check()
         if not self.control.healthy(timeout=timeout):
             self.check()
             raise EngineNotReady(f"the engine does not answer within {timeout:g} s:\n{log_tail(self.log)}")
 
     def stop(self, *, grace: float = 10.0) -> None:
-        """End the process and its children: asked first, killed after `grace` seconds. Idempotent."""
+        """Stop the process and its children: SIGTERM, then SIGKILL after `grace` seconds. Idempotent."""
         if self._process is None:
             return
         if self._process.poll() is None and grace > 0:
@@ -179,5 +180,5 @@ class EngineServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # the group is ours alone: start_new_session
+            os.killpg(self._process.pid, signal.SIGKILL)  # the group has only our processes: start_new_session
         self._process.wait()

@@ -1,7 +1,7 @@
-"""How long a starting process is waited for: as long as it gets on, and never longer than its whole time.
+"""Time limits for a process that starts: it may continue while it makes progress, up to a total limit.
 
-A fixed time is either too short for a large model on a cold disk, which is then started for ever, or so long that a
-start that hangs is not noticed.
+A fixed limit has two problems. If it is short, a large model on a cold disk is restarted for ever. If it is long, a
+start that hangs is noticed late.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import psutil
 
 MIB = 1 << 20
 CPU_SECONDS = 5.0
-"""Computing time that is a sign of progress: threads that only wait burn less in `Patience.standing`."""
+"""CPU time that counts as progress. Threads that only wait use less than this within `Patience.standing`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """Seconds."""
+    """Time limits in seconds."""
 
     total: float = 1800.0
-    """For the whole start."""
+    """Limit for the whole start."""
     standing: float = 300.0
-    """Without any sign of progress."""
+    """Limit for a time without any sign of progress."""
 
 
 Signs = tuple[int, ...]
-"""What changes while a process gets on. Any difference is progress."""
+"""Values that change while a process makes progress. Any difference counts as progress."""
 
 
 def signs_of(pid: int, log: Path) -> Signs:
-    """Of a process with its descendants: bytes of its log, MiB read, MiB resident, computing time."""
+    """Return the signs of a process and its descendants: bytes of its log, MiB read, MiB resident, CPU time."""
     read = resident = 0
     computed = 0.0
     try:
@@ -43,17 +43,17 @@ def signs_of(pid: int, log: Path) -> Signs:
         try:
             io, times = process.io_counters(), process.cpu_times()
             read += io.read_bytes + io.read_chars
-            resident += process.memory_info().rss  # weights that are mapped are not read, but they become resident
+            resident += process.memory_info().rss  # memory-mapped weights are not read, but they become resident
             computed += times.user + times.system
         except psutil.Error:
-            continue  # it has ended meanwhile, or is not ours to ask
+            continue  # the process has ended, or belongs to another user
     said = log.stat().st_size if log.exists() else 0
     return said, read // MIB, resident // (16 * MIB), int(computed / CPU_SECONDS)
 
 
 @dataclass
 class Progress:
-    """Whether to go on waiting. Pure: the clock is given."""
+    """Decides whether to continue waiting. Pure: the caller gives the time."""
 
     patience: Patience
     now: float
@@ -65,12 +65,12 @@ class Progress:
         self._began = self._moved = self.now
 
     def over(self, signs: Signs, *, now: float) -> str:
-        """Which time is over, in words; empty: go on waiting."""
+        """Return which limit was exceeded, as text; empty: continue waiting."""
         if signs != self._signs:
             self._signs, self._moved = signs, now
         if now - self._began > self.patience.total:
             return f"{self.patience.total:g} s (spec.ray.engines.startTimeoutSeconds)"
         if now - self._moved > self.patience.standing:
-            still = f"for {self.patience.standing:g} s it has read, said and computed nothing"
-            return f"{now - self._began:.0f} s, and {still}"
+            still = f"without any output, reading or computing for {self.patience.standing:g} s"
+            return f"{now - self._began:.0f} s, {still}"
         return ""

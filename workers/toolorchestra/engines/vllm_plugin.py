@@ -1,7 +1,7 @@
-"""vLLM's plug-in entry point: registers our weight transfer engine. Loaded in every vLLM process, so it stays light.
+"""vLLM's plug-in entry point: registers our weight transfer engine. Every vLLM process loads it, so it must be small.
 
-It is also where the processes of an engine that we started are tied to each other: vLLM's engine core outlives an API
-server that is killed, and would hold its memory and cores for ever.
+It also ties the processes of our engines together: vLLM's engine core survives a killed API server, and would keep its
+memory and cores for ever.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the *thread* that started this process ends (Linux)."""
+    """Ask the kernel to send SIGKILL when the *thread* that started this process ends (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def register() -> None:
-    """Register the backend once; vLLM may call this several times in a process."""
+    """Register the backend once. vLLM may call this several times in a process."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     if SECRET_ENV in os.environ:

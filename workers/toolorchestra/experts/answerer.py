@@ -1,4 +1,7 @@
-"""The prompt of an expert that is to give the final answer: a template in a file, versioned, never edited in place."""
+"""The prompt for an expert that must give the final answer.
+
+The prompt is a versioned template file. A published file is never edited.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from importlib.resources import files
 from toolorchestra.experts.chat import Message
 
 ANSWER_TEMPLATE = "answer.v1"
-"""The version in use. A changed prompt is a new file, so that old traces keep their meaning."""
+"""The version in use. A changed prompt goes into a new file, so that old traces stay valid."""
 
 
 @cache
 def template(name: str) -> str:
-    """Text of `templates/<name>.txt`; FileNotFoundError where there is none."""
+    """Return the text of `templates/<name>.txt`. FileNotFoundError if the file does not exist."""
     return (files("toolorchestra.experts") / "templates" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def answer_messages(problem: str, *, name: str = ANSWER_TEMPLATE) -> tuple[Message, ...]:
-    """One user message: the template around the problem, which is inserted as it is."""
+    """Return one user message: the template with the problem inserted unchanged."""
     return ({"role": "user", "content": template(name).replace("{problem}", problem).rstrip("\n")},)

@@ -1,7 +1,10 @@
-"""A circuit breaker as a pure state machine: states are frozen, transitions return the next state, time is given.
+"""A circuit breaker as a pure state machine. States are frozen, transitions return the next state, the caller gives
+the time.
 
-Closed → open after `failures` failures in a row; open → half-open once its time is over; half-open lets exactly one
-probe through, whose success closes and whose failure opens again for twice as long (up to a bound).
+- Closed → open: after `failures` failures in a row.
+- Open → half-open: when its open time is over.
+- Half-open: exactly one probe request may go out. Its success closes the breaker. Its failure opens the breaker again
+  for twice as long, up to a limit.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class BreakerPolicy:
-    """Seconds, and failures in a row."""
+    """Limits of a breaker: failures in a row, and open times in seconds."""
 
     failures: int = 5
     open_seconds: float = 5.0
@@ -27,18 +30,18 @@ class BreakerPolicy:
 
 @dataclass(frozen=True)
 class Breaker:
-    """One endpoint's breaker. `now` is any monotonic clock in seconds, the same one throughout."""
+    """The breaker of one endpoint. `now` is any monotonic clock in seconds; always use the same one."""
 
     policy: BreakerPolicy = BreakerPolicy()
     status: Status = Status.CLOSED
     failures: int = 0
-    """In a row, while closed."""
+    """Failures in a row while closed."""
     open_until: float = 0.0
     open_for: float = 0.0
-    """How long the current opening lasts; 0 while closed."""
+    """Seconds that the current open period lasts; 0 while closed."""
 
     def admit(self, now: float) -> tuple[Breaker, bool]:
-        """Whether a request may go out now. Admitted while half-open means: it is the probe."""
+        """Return the next state, and whether a request may go out now. One admitted while half-open is the probe."""
         if self.status is Status.CLOSED:
             return self, True
         if self.status is Status.OPEN and now >= self.open_until:
@@ -46,15 +49,15 @@ class Breaker:
         return self, False
 
     def wait_seconds(self, now: float) -> float:
-        """How long until a request may be worth trying; 0 while closed."""
+        """Return the seconds until a request may be worth trying; 0 while closed."""
         return 0.0 if self.status is Status.CLOSED else max(0.0, self.open_until - now)
 
     def succeeded(self) -> Breaker:
-        """The endpoint answered: whatever came before is over."""
+        """Return the state after a success: closed, with no failures."""
         return Breaker(policy=self.policy)
 
     def failed(self, now: float) -> Breaker:
-        """The endpoint failed. Failures of requests that were sent before it opened do not prolong the opening."""
+        """Return the state after a failure. While open, failures of earlier requests do not prolong the open time."""
         if self.status is Status.OPEN:
             return self
         failures = self.failures + 1
@@ -64,5 +67,5 @@ class Breaker:
         return replace(self, status=Status.OPEN, failures=failures, open_until=now + longer, open_for=longer)
 
     def abandoned(self) -> Breaker:
-        """An admitted request was given up without a verdict: where it was the probe, the next request is."""
+        """Return the state after an admitted request ended without a verdict. If it was the probe, the next one is."""
         return replace(self, status=Status.OPEN) if self.status is Status.HALF_OPEN else self

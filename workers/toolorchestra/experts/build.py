@@ -1,4 +1,4 @@
-"""Endpoints of expert pools, from their resources."""
+"""Builds the endpoints of expert pools from their resources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolorchestra.experts.endpoint import Endpoint, Limits
 from toolorchestra.tools.build import price_of
 
 Secrets = Callable[[SecretKeyRef], str]
-"""The value behind a reference; raises, naming what is missing, where there is none."""
+"""Returns the secret value behind a reference. Raises an error that names what is missing."""
 
 _LATENCIES_BEFORE_TIMEOUT = 50
 _MIN_TIMEOUT_SECONDS = 120.0
@@ -19,13 +19,13 @@ _MIN_TIMEOUT_SECONDS = 120.0
 def build_endpoint(
     pool: ExpertPool, *, secrets: Secrets, url: str | None = None, model: str | None = None, clients: int = 1
 ) -> Endpoint:
-    """The endpoint of a pool.
+    """Return the endpoint of a pool.
 
-    `url` and `model` say where it is really served (a local vLLM, the local simulator, `status.url`); they win over
-    the resource's own. `clients` share the pool's limits, which hold for all of them together.
+    `url` and `model` say where the pool is really served (a local vLLM, the local simulator, `status.url`). They
+    override the resource's own values. `clients` is the number of clients that share the pool's limits.
 
     Raises:
-        ValueError: a pool without an endpoint of its own, and no `url` or `model` given.
+        ValueError: the pool has no endpoint of its own, and `url` or `model` is not given.
     """
     spec, own = pool.spec, pool.spec.endpoint
     url = url or (own.url if own else None)
@@ -46,7 +46,7 @@ def build_endpoint(
         },
         parameter_names=names,
         simulated=spec.simulated,
-        # Far beyond the slowest honest answer: a time-out may have been paid for.
+        # Far above the slowest normal answer, because a request that timed out may have been paid.
         timeout_seconds=max(
             _MIN_TIMEOUT_SECONDS, _LATENCIES_BEFORE_TIMEOUT * spec.expected_latency_milliseconds / 1000
         ),

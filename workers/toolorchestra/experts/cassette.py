@@ -1,7 +1,8 @@
-"""Cassettes: record what experts said, and play it back without them. Both stand behind the `Experts` protocol.
+"""Cassettes: record the answers of experts, and replay them without the experts.
 
-A call is found by its content (pool, messages, tools, limit, parameters); several recordings of one content play in
-the order recorded, and the last repeats. Nominal dollars are computed anew: a reply may be seen at another price.
+Both classes implement the `Experts` protocol. A call is found by its content (pool, messages, tools, limit,
+parameters). Several recordings of the same content are replayed in the recorded order; the last one repeats. Nominal
+dollars are computed again on replay, because the price may differ.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from toolorchestra.tools.view import Price
 
 
 class CassetteError(ExpertError):
-    """The cassette cannot be read, or does not hold the call that was made."""
+    """The cassette cannot be read, or does not contain the call."""
 
 
 def call_key(pool: str, request: ChatRequest) -> str:
-    """Digest of what decides a call's answer."""
+    """Return a digest of everything in a call that decides its answer."""
     content = [
         pool,
         [dict(m) for m in request.messages],
@@ -38,7 +39,7 @@ def call_key(pool: str, request: ChatRequest) -> str:
 
 
 class RecordingExperts:
-    """Passes calls on and appends each outcome, refusals and outages included, to a file of JSON lines."""
+    """Forwards calls and appends each outcome to a JSON Lines file, refusals and outages included."""
 
     def __init__(self, inner: Experts, path: Path) -> None:
         self._inner = inner
@@ -77,10 +78,10 @@ class RecordingExperts:
 
 
 class ReplayedExperts:
-    """Answers from a recorded file alone. Nothing is really spent: `actual_usd` is 0, and so is the worst case.
+    """Answers from a recorded file only. Nothing is spent: `actual_usd` and the worst case are 0.
 
     Raises:
-        CassetteError: at construction, an unreadable file; from `ask`, a call that was not recorded.
+        CassetteError: the file cannot be read (constructor), or the call was not recorded (`ask`).
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +115,7 @@ class ReplayedExperts:
         return Decimal(0)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file or connection is open."""
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def _played(entry: dict[str, Any], price: Price) -> ChatReply:
-    """The recorded outcome at this instance's price: a reply, or its error raised."""
+    """Return the recorded reply at this instance's price, or raise the recorded error."""
     error = entry.get("error")
     recorded = entry["usage"] if error else entry["reply"]["usage"]
     tokens_in, tokens_out = recorded["tokens_in"], recorded["tokens_out"]

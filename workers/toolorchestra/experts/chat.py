@@ -1,4 +1,4 @@
-"""The chat protocol between an episode and the experts: what is asked, what comes back, who can be asked."""
+"""The chat protocol between an episode and its experts: request, reply, and the interface of an expert client."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Message = Mapping[str, Any]
 """A message in OpenAI's form: `{"role": …, "content": …}`."""
 
 Reserve = Callable[[Decimal], bool]
-"""Sets that many more dollars aside for another attempt of a call; False where there are none left."""
+"""Reserves this many more dollars for another attempt of a call. Returns False if the budget has no room."""
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Messages and tool schemas in OpenAI's form. `max_output_tokens` None: the pool's own limit."""
+    """Messages and tool schemas in OpenAI's format. `max_output_tokens` None means the pool's own limit."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -31,14 +31,14 @@ class ChatRequest:
 
     @property
     def size_bytes(self) -> int:
-        """UTF-8 bytes of all text: no byte-level tokenizer makes more tokens of it than that."""
+        """Size of all text in UTF-8 bytes. No byte-level tokenizer makes more tokens than bytes."""
         text = [json.dumps(m, ensure_ascii=False) for m in (*self.messages, *self.tools)]
         return sum(len(part.encode("utf-8", "surrogatepass")) for part in text)
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool call of an expert; `arguments` is the JSON text as the model wrote it, perhaps malformed."""
+    """A tool call by an expert. `arguments` is the JSON text as the model wrote it; it may be malformed."""
 
     id: str
     name: str
@@ -55,11 +55,11 @@ class ChatReply:
     finish_reason: str = "stop"
     model: str = ""
     usage_estimated: bool = False
-    """The endpoint reported no tokens that can be believed; they were estimated from the text's length."""
+    """True if the endpoint reported no credible token counts, so they were estimated from the text's length."""
 
 
 class Experts(Protocol):
-    """Whoever answers for the experts: the HTTP client, a cassette, a test's fake."""
+    """The interface to the experts. The HTTP client, the cassettes and the fakes of tests implement it."""
 
     async def ask(
         self,
@@ -70,18 +70,19 @@ class Experts(Protocol):
         task: Task | None = None,
         reserve: Reserve | None = None,
     ) -> ChatReply:
-        """One call to a pool. `price` is the instance's, for the nominal ledger; `task` reaches simulators only.
+        """Send one request to a pool.
 
-        `worst_case_usd` was reserved for it. An attempt after one that may have been paid asks `reserve` for as much
-        again, and is not made where that says no, or is None.
+        `price` is the instance's price, for the nominal dollars. `task` is sent to simulators only. The caller has
+        reserved `worst_case_usd` for the call. After an attempt that may have been paid, another attempt needs the
+        same amount again from `reserve`. It is not made if `reserve` returns False or is None.
 
         Raises:
-            ExpertUnavailable: infrastructure; defer the episode.
-            ExpertRefused: an observation for the policy.
-            UnknownPool: there is no such pool here (`worst_case_usd` says so too).
+            ExpertUnavailable: infrastructure failed; defer the episode.
+            ExpertRefused: the expert refused; the policy sees this as an observation.
+            UnknownPool: there is no such pool here (`worst_case_usd` raises it too).
         """
 
     def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
-        """The most that one attempt can really cost: reserve it before `ask`, settle on `usage.actual_usd` after."""
+        """Return the most that one attempt can cost. Reserve it before `ask`; settle `usage.actual_usd` afterwards."""
 
     async def close(self) -> None: ...

@@ -1,9 +1,10 @@
-"""What one HTTP exchange with an expert amounts to: served, refused, or failed; what may have been paid; what may pass
-if it is tried again. Pure, and nothing that a server sends makes it raise.
+"""Classifies one HTTP exchange with an expert: served, refused or failed; maybe paid or not; worth a retry or not.
 
-Free are what certainly did not reach the model: no connection, 429, 503, 529, and what a gateway says when it could not
-reach its server (521, 523, 525, 526). Everything else that went wrong may have been billed: a connection that closed
-after the request was sent, 408 and 5xx of a gateway that gave up waiting, a reply that broke off.
+Pure. Nothing that a server sends makes it raise.
+
+Certainly not paid, because the request did not reach the model: no connection, 429, 503, 529, and the statuses of a
+gateway that could not reach its server (521, 523, 525, 526). Every other failure may have been billed: a connection
+that closed after the request was sent, 408 and 5xx of a gateway that gave up waiting, an incomplete reply.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from toolorchestra.experts.lenient_json import loads
 from toolorchestra.experts.verdict import Failed, Refused, Served, Verdict
 
 LONGEST_PAUSE_SECONDS = 3600.0
-"""An endpoint that asks for a longer pause is asked again after this one all the same."""
+"""Longest pause that is respected, if an endpoint asks for more."""
 
 _NOT_SERVED = frozenset({409, 425, 503, 521, 523, 525, 526, 529})
-"""Busy, or never reached: 409 and 425 are refused before they are worked on; the others say that no server answered."""
+"""Busy or never reached. 409 and 425 are rejected before processing; the others mean that no server answered."""
 _GAVE_UP = frozenset({408, 424, 499})
-"""Below 500, but of gateways that had sent the request on and gave up waiting for its end."""
-_OURS = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 428, 431, 451})
-_REQUESTS = frozenset({400, 413, 422})
-"""What providers send for almost everything: the words of the body decide."""
+"""Statuses below 500 of gateways that forwarded the request and then gave up waiting."""
+_CONFIGURATION = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 428, 431, 451})
+_REQUEST_ERRORS = frozenset({400, 413, 422})
+"""Providers send these for almost every error, so the text of the body decides."""
 
 
 def classify_reply(*, status: int, retry_after: str | None, body: bytes, now: datetime) -> Verdict:
-    """Judge a reply. `retry_after` is the header; `now` resolves one that is a date. Never raises."""
+    """Classify a reply. `retry_after` is the header's text; `now` converts a date in it. Never raises."""
     if status == 200:
         return _classify_completion(body)
     if status < 300 or status >= 600:
@@ -43,7 +44,7 @@ def classify_reply(*, status: int, retry_after: str | None, body: bytes, now: da
 
 
 def classify_exception(error: Exception) -> Failed:
-    """Judge an exchange that raised before the reply's headers were read."""
+    """Classify an exchange that raised an error before the reply's headers were read."""
     detail = shown(str(error)) or type(error).__name__
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
@@ -61,21 +62,25 @@ def classify_exception(error: Exception) -> Failed:
 
 
 def classify_broken(error: Exception, *, status: int, retry_after: str | None, now: datetime) -> Failed:
-    """Judge a reply whose headers came and whose body did not. An error's status says enough without its words, but not
-    whose affair a bad request is."""
+    """Classify a reply whose headers arrived but whose body did not.
+
+    An error status is enough without a body, except for a bad request: its cause is then unknown.
+    """
     detail = f"HTTP {status}, cut off: {shown(repr(error))}"
     if status >= 300:
         verdict = classify_reply(status=status, retry_after=retry_after, body=b"", now=now)
         return verdict if isinstance(verdict, Failed) else Failed(Reason.GARBAGE, detail, retry=True)
     if isinstance(error, TimeoutError):
         return Failed(Reason.TIMEOUT, detail, maybe_paid=True)
-    passes = isinstance(error, aiohttp.ClientError | OSError)  # one that is too large will be too large again
+    passes = isinstance(error, aiohttp.ClientError | OSError)  # a reply that is too large would be too large again
     return Failed(Reason.GARBAGE, detail, retry=passes, maybe_paid=True)
 
 
 def parse_retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds to wait that a `Retry-After` header asks for (RFC 9110: seconds or a date), an hour at most; None where
-    unreadable."""
+    """Return the seconds to wait from a `Retry-After` header (RFC 9110: seconds or a date), at most an hour.
+
+    None if the header is missing or unreadable.
+    """
     if header is None:
         return None
     text = header.strip()
@@ -95,9 +100,9 @@ def _classify_error(status: int, complaint: Complaint, *, wait: float | None = N
         return Failed(Reason.THROTTLED, detail, retry=True, retry_after=wait)
     if status in _NOT_SERVED:
         return Failed(Reason.SERVER_ERROR, detail, retry=True, retry_after=wait)
-    if status in _REQUESTS or (status == 403 and meaning is Meaning.CONTENT):
+    if status in _REQUEST_ERRORS or (status == 403 and meaning is Meaning.CONTENT):
         return _classify_request(status, complaint)
-    if status in _OURS or status == 429 or status < 400:
+    if status in _CONFIGURATION or status == 429 or status < 400:
         return Failed(Reason.MISCONFIGURED, detail)
     if status in (501, 505):
         return Failed(Reason.SERVER_ERROR, detail)
@@ -145,7 +150,7 @@ def _classify_completion(body: bytes) -> Verdict:
 
 
 def _classify_error_within(error: Any, *, served: Served | None) -> Refused | Failed:
-    """An error that came with status 200, as gateways send it that had begun to answer. It may have been paid."""
+    """Classify an error inside a reply of status 200: a gateway had already begun to answer. It may have been paid."""
     complaint = complaint_of(error)
     verdict = _classify_error(complaint.status or 502, complaint)
     if isinstance(verdict, Failed) and verdict.reason is not Reason.MISCONFIGURED:

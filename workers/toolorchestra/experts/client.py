@@ -1,8 +1,8 @@
-"""The expert client: OpenAI-compatible chat over HTTP, metered, limited, retried.
+"""The expert client: OpenAI-compatible chat over HTTP, with metering, limits and retries.
 
-What certainly was not served is tried again for nothing. What may have been paid counts at its worst case, and is tried
-again only when as much again has been reserved: so a call never costs more than was set aside for it, unless an
-endpoint reports more than the request allowed.
+A retry is free if the failed attempt certainly was not served. An attempt that may have been paid counts at its worst
+case, and it is retried only if the same amount can be reserved again. So a call never costs more than was reserved for
+it, unless an endpoint reports more tokens than the request allowed.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Seconds, and attempts of one call, the first included."""
+    """Retry limits of one call. Times are in seconds; `attempts` includes the first one."""
 
     attempts: int = 4
     paid_attempts: int = 2
-    """Of these, how many may be paid: an outage that bills, or may bill, is not met with more of the same."""
+    """Number of attempts that may be paid: an outage that may send bills must not get many more requests."""
     base_seconds: float = 0.5
     cap_seconds: float = 20.0
     patience_seconds: float = 60.0
-    """An endpoint that asks for a longer pause is unavailable: deferring costs less than waiting."""
+    """An endpoint that asks for a longer pause counts as unavailable: deferring costs less than waiting."""
 
 
 @dataclass(frozen=True)
 class _Exchange:
-    """One attempt: what it amounts to and how long the service took, simulated seconds where it said so."""
+    """One attempt: its verdict and its service time (the simulated time if the reply states one)."""
 
     verdict: Verdict
     service_seconds: float = 0.0
     sent: bool = True
-    """False: the lane was closed, so that nothing went out."""
+    """False: the lane was closed, so no request was sent."""
 
 
 @dataclass
 class _Bill:
-    """What a call has come to so far."""
+    """What a call has cost so far."""
 
     started: float
     attempts: int = 0
-    """That were sent."""
+    """Attempts that were sent."""
     paid: int = 0
-    """Of these, how many failed and may be billed, and what they may have cost."""
+    """Attempts that failed and may be billed; `lost_usd` is what they may have cost."""
     lost_usd: Decimal = Decimal(0)
 
 
 class ExpertClient:
-    """Asks experts by pool name. One per event loop; close it. Implements `chat.Experts`."""
+    """Calls experts by pool name. Use one per event loop and close it. Implements `chat.Experts`."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class ExpertClient:
         self._retry = retry or RetryPolicy()
         self._clock = clock
         self._rng = rng or random.Random()
-        self._beyond: set[str] = set()
-        """Pools that reported more than a request allowed: said once."""
+        self._over_limit: set[str] = set()
+        """Pools that reported more tokens than a request allowed; each is logged once."""
         patience = self._retry.patience_seconds
         self._lanes = {
             e.pool: Lane(e, clock=clock, breaker=breaker or BreakerPolicy(), patience_seconds=patience)
@@ -106,7 +106,7 @@ class ExpertClient:
         task: Task | None = None,
         reserve: Reserve | None = None,
     ) -> ChatReply:
-        """See `chat.Experts.ask`. Cancelling it gives every slot and the breaker's probe back."""
+        """Send one request (see `chat.Experts.ask`). Cancellation releases every slot and the breaker's probe."""
         lane, bill = self._lane(pool), _Bill(self._clock())
         _refuse_oversize(lane.endpoint, request)
         body, headers = wire.body(lane.endpoint, request), wire.headers(lane.endpoint, task)
@@ -126,11 +126,11 @@ class ExpertClient:
         raise AssertionError("unreachable")
 
     def worst_case_usd(self, *, pool: str, request: ChatRequest) -> Decimal:
-        """A bound on one attempt: every byte of the request a token, and all the output it may have."""
+        """Return an upper bound for one attempt: one token per byte of the request, and the full output limit."""
         return worst_case_usd(self._lane(pool).endpoint, request)
 
     def breaker_status(self, pool: str) -> Status:
-        """State of a pool's breaker, for gauges."""
+        """Return the state of a pool's breaker, for gauges."""
         return self._lane(pool).breaker.status
 
     async def close(self) -> None:
@@ -152,7 +152,7 @@ class ExpertClient:
     async def _attempt(
         self, lane: Lane, request: ChatRequest, *, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> _Exchange:
-        """One request within the lane's limits, its outcome told to the lane."""
+        """Send one request within the lane's limits, and report its outcome to the lane."""
         estimate = estimated_tokens(request.size_bytes) + max_output_tokens(lane.endpoint, request)
         try:
             async with lane.slot(estimate):
@@ -164,7 +164,7 @@ class ExpertClient:
         return exchange
 
     async def _exchange(self, lane: Lane, *, body: Mapping[str, Any], headers: Mapping[str, str]) -> _Exchange:
-        """POST and read. Faults of the network become verdicts; nothing is raised but cancellation."""
+        """Send the request and read the reply. Network errors become verdicts; only cancellation is raised."""
         endpoint, began = lane.endpoint, self._clock()
         url = f"{endpoint.url.rstrip('/')}/chat/completions"
         try:
@@ -177,19 +177,19 @@ class ExpertClient:
                     return _Exchange(broken, self._clock() - began)
                 elapsed = self._clock() - began
                 verdict = classify_reply(status=status, retry_after=pause, body=content, now=now)
-                said = wire.seconds(reply.headers.get(SECONDS_HEADER))
+                simulated = wire.seconds(reply.headers.get(SECONDS_HEADER))
         except (aiohttp.ClientError, OSError) as error:
             return _Exchange(classify_exception(error), self._clock() - began)
-        if isinstance(verdict, Failed) or said is None:
+        if isinstance(verdict, Failed) or simulated is None:
             return _Exchange(verdict, elapsed)
         if not endpoint.simulated:
-            # Its clock is not ours: metering a simulator as real would falsify every report.
+            # A simulator's time is not wall-clock time. Metered as real, it would falsify every report.
             detail = "this endpoint is a simulator; set spec.simulated: true on its pool"
             return _Exchange(Failed(Reason.MISCONFIGURED, detail), elapsed)
-        return _Exchange(verdict, said)
+        return _Exchange(verdict, simulated)
 
     def _retry_wait(self, lane: Lane, failed: Failed, *, attempt: int, paid: int) -> float | None:
-        """Seconds to wait before the next attempt, None where there is none."""
+        """Return the seconds to wait before the next attempt, or None if there must be no other."""
         if not failed.retry or attempt >= self._retry.attempts or paid >= self._retry.paid_attempts:
             return None
         if (failed.retry_after or 0.0) > self._retry.patience_seconds or not lane.retries.retry():
@@ -221,7 +221,7 @@ class ExpertClient:
     def _settled(
         self, endpoint: Endpoint, request: ChatRequest, exchange: _Exchange, *, bill: _Bill, price: Price
     ) -> ChatReply:
-        """The metered reply, or the metered refusal raised."""
+        """Return the metered reply, or raise the metered refusal."""
         verdict = exchange.verdict
         assert not isinstance(verdict, Failed)
         usage = Usage(
@@ -233,7 +233,7 @@ class ExpertClient:
         if served is not None:
             usage = metered(usage, served, request, nominal=price, endpoint=endpoint)
             if usage.actual_usd > worst_case_usd(endpoint, request):
-                self._say_once(endpoint.pool, usage)
+                self._warn_once(endpoint.pool, usage)
         usage = replace(usage, actual_usd=usage.actual_usd + bill.lost_usd, wasted_usd=bill.lost_usd)
         if isinstance(verdict, Refused):
             detail = _redacted(verdict.detail, endpoint)
@@ -247,9 +247,9 @@ class ExpertClient:
             usage_estimated=verdict.tokens_in is None or verdict.tokens_out is None,
         )
 
-    def _say_once(self, pool: str, usage: Usage) -> None:
-        if pool not in self._beyond:
-            self._beyond.add(pool)
+    def _warn_once(self, pool: str, usage: Usage) -> None:
+        if pool not in self._over_limit:
+            self._over_limit.add(pool)
             _log.warning(
                 "expert %s reported %d tokens in and %d out, more than the request allowed; its bills count them",
                 *(pool, usage.tokens_in, usage.tokens_out),
@@ -257,12 +257,12 @@ class ExpertClient:
 
 
 def _affordable(failed: Failed, worst_usd: Decimal, reserve: Reserve | None) -> bool:
-    """Whether another attempt has its money: the one that failed has used up its own, if it may have been paid."""
+    """Return whether another attempt can be paid. A failed attempt that may have been paid used its reservation."""
     return not failed.maybe_paid or (reserve is not None and reserve(worst_usd))
 
 
 def _refuse_oversize(endpoint: Endpoint, request: ChatRequest) -> None:
-    """Refuse before anything is paid what is beyond the pool's input limit: so that limit bounds what a call costs."""
+    """Refuse a request above the pool's input limit before anything is paid, so that the limit bounds the cost."""
     limit = endpoint.limits.max_input_tokens
     if limit is not None and request.size_bytes > most_prompt_bytes(limit):
         detail = f"the input has about {estimated_tokens(request.size_bytes)} tokens, the model takes {limit}"
@@ -270,5 +270,5 @@ def _refuse_oversize(endpoint: Endpoint, request: ChatRequest) -> None:
 
 
 def _redacted(detail: str, endpoint: Endpoint) -> str:
-    """Some endpoints repeat the key they were given."""
+    """Remove the API key from a message: some endpoints repeat the key that they were given."""
     return detail.replace(endpoint.api_key, "***") if endpoint.api_key else detail

@@ -1,8 +1,9 @@
-"""What the body of an HTTP error says, and whose affair it is.
+"""Reads the body of an HTTP error, and decides what kind of problem it describes.
 
-Providers send nearly everything as HTTP 400, and each in words of its own: keys, credit, parameters and models, which
-no request can mend; an input that is too long or that a filter stops, which is the policy's affair; and the rest. The
-words decide, whatever shape they come in. `tests/unit/experts/test_provider_errors.py` holds the bodies as published.
+Providers send almost every problem as HTTP 400, each with its own text. Three kinds matter: the configuration (keys,
+credit, parameters, models), which no other request can repair; the request itself (too long, or stopped by a content
+filter), which the policy caused; and unclear ones. The words decide, in any JSON shape.
+`tests/unit/experts/test_provider_errors.py` contains error bodies as the providers publish them.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from typing import Any
 
 from toolorchestra.experts.lenient_json import loads, sound
 
-_READ = 2_000
-"""Characters of an error's words that are looked at."""
-_SHOWN = 300
-"""Characters kept of what an endpoint says about a failure."""
-_ECHOES = frozenset({"input", "flagged_input", "user_id", "request_id"})
-"""Fields that repeat the request: its words must not be taken for the provider's."""
-_DEEPEST = 12
+_MAX_EXAMINED = 2_000
+"""Characters of an error's text that are examined."""
+_MAX_SHOWN = 300
+"""Characters of an endpoint's error text that are kept for messages."""
+_REQUEST_FIELDS = frozenset({"input", "flagged_input", "user_id", "request_id"})
+"""Fields that repeat the request. Their words are not the provider's, so they are ignored."""
+_MAX_DEPTH = 12
 
 
 class Meaning(Enum):
-    """Whose affair an error is. UNCLEAR: nobody can tell from its words."""
+    """The kind of problem. UNCLEAR: the words do not say."""
 
     CONFIGURATION = "configuration"
     TOO_LONG = "too_long"
@@ -35,7 +36,7 @@ class Meaning(Enum):
 
 @dataclass(frozen=True)
 class Complaint:
-    """`message` is for people, `words` is all that the body says, in lower case; `status` a status inside the body."""
+    """`message` is for people. `words` is all text of the body in lower case. `status` is a status inside the body."""
 
     message: str
     words: str
@@ -43,7 +44,7 @@ class Complaint:
 
     @property
     def meaning(self) -> Meaning:
-        """By the first rule whose words occur."""
+        """The kind of problem, by the first rule whose words occur."""
         found = next((meaning for meaning, pattern in _RULES if pattern.search(self.words)), Meaning.UNCLEAR)
         if found is Meaning.TOO_LONG and _never_fits(self.words):
             return Meaning.CONFIGURATION
@@ -51,29 +52,29 @@ class Complaint:
 
     @property
     def no_credit(self) -> bool:
-        """An account without credit, which some tell with the status of a rate limit."""
+        """Whether the account has no credit. Some providers report that with the status of a rate limit."""
         return _NO_CREDIT.search(self.words) is not None
 
 
 def read_complaint(body: bytes) -> Complaint:
-    """The complaint in an error's body; of no JSON, its text."""
+    """Return the complaint in an error's body. If the body is no JSON, its text is the complaint."""
     try:
         fields = loads(body)
     except ValueError:
-        text = shown(body[: 4 * _READ].decode("utf-8", "replace")) or "no body"
+        text = shown(body[: 4 * _MAX_EXAMINED].decode("utf-8", "replace")) or "no body"
         return Complaint(text, text.lower())
     return complaint_of(fields)
 
 
 def complaint_of(fields: Any) -> Complaint:
-    """The complaint in a parsed body: `{"error": {…}}`, a list of them, `{"object": "error", …}`, `{"detail": …}`."""
+    """Return the complaint in a parsed body: `{"error": {…}}`, a list, `{"object": "error", …}` or `{"detail": …}`."""
     error = fields[0] if isinstance(fields, list) and fields else fields
     if isinstance(error, Mapping):
         error = error.get("error") or error
-    words = " ".join(_words(error))[:_READ]
+    words = " ".join(_words(error))[:_MAX_EXAMINED]
     message = error.get("message") if isinstance(error, Mapping) else None
     if isinstance(message, str) and message.strip():
-        raw = _mapping(error.get("metadata")).get("raw")  # what stands behind a gateway's own words
+        raw = _mapping(error.get("metadata")).get("raw")  # the provider's own text behind a gateway's message
         message = f"{message}: {raw}" if isinstance(raw, str) else message
     else:
         message = words
@@ -81,29 +82,29 @@ def complaint_of(fields: Any) -> Complaint:
 
 
 def shown(text: str) -> str:
-    """A stranger's text for a log or a person: one line, nothing that a terminal obeys, not too long."""
-    text = "".join(c if c.isprintable() else " " for c in sound(text[: 4 * _READ]))
+    """Return untrusted text for a log or a person: one short line without control characters."""
+    text = "".join(c if c.isprintable() else " " for c in sound(text[: 4 * _MAX_EXAMINED]))
     text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
 def _words(error: Any) -> Iterator[str]:
-    """All strings of an error in its order, without those that echo the request."""
-    rest, left = [(error, 0)], _READ
+    """Yield all strings of an error in order, without those that repeat the request."""
+    rest, left = [(error, 0)], _MAX_EXAMINED
     while rest and left > 0:
         value, depth = rest.pop()
         if isinstance(value, str):
             left -= len(value) + 1
             yield value
-        elif depth < _DEEPEST and isinstance(value, list):
+        elif depth < _MAX_DEPTH and isinstance(value, list):
             rest.extend((each, depth + 1) for each in reversed(value))
-        elif depth < _DEEPEST and isinstance(value, Mapping):
-            said = [each for name, each in value.items() if name not in _ECHOES]
+        elif depth < _MAX_DEPTH and isinstance(value, Mapping):
+            said = [each for name, each in value.items() if name not in _REQUEST_FIELDS]
             rest.extend((each, depth + 1) for each in reversed(said))
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status that an error names in its body."""
+    """Return the HTTP status that an error names in its body, or None."""
     code = _mapping(error).get("code")
     if isinstance(code, str) and len(code) == 3 and code.isascii() and code.isdecimal():
         code = int(code)
@@ -154,7 +155,7 @@ _RULES = (
     (Meaning.CONFIGURATION, _NO_CREDIT),
     (Meaning.CONFIGURATION, _SETTINGS),
 )
-"""In this order: an error about the context's length may name the output limit too."""
+"""The order matters: an error about the context's length may also name the output limit."""
 
 _SIZES = (
     re.compile(r"context length is (?P<context>\d{1,9})\b.{0,200}?(?P<output>\d{1,9}) (in|of) the (completion|output)"),
@@ -165,6 +166,6 @@ _SIZES = (
 
 
 def _never_fits(words: str) -> bool:
-    """Whether the output limit alone fills the context, so that no input could ever be short enough."""
+    """Return whether the output limit alone fills the context, so that no input can fit."""
     found = next((match for pattern in _SIZES if (match := pattern.search(words))), None)
     return found is not None and int(found["output"]) >= int(found["context"])

@@ -1,6 +1,6 @@
-"""Reading a chat completion of any provider. Pure; what is not understood is left out, never guessed, never raised.
+"""Reads the chat completion of any provider. Pure: a field that is not understood is ignored; nothing is raised.
 
-Only text is the answer: parts of type `thinking`, `reasoning` and the like were written, and paid, but not said.
+Only text is the answer. Parts of type `thinking`, `reasoning` and similar were written and paid, but are no answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toolorchestra.experts.verdict import Served
 
 _TEXT_PARTS = frozenset({"text", "output_text"})
 _THINKING = ("reasoning_content", "reasoning", "thinking")
-"""Where a message keeps what the model thought, if not in parts of its content."""
+"""Fields of a message that hold the model's thinking, if it is not in parts of `content`."""
 
 _BROKEN = re.compile(r"error|malformed|unexpected|abort|cancel|fail|insufficient|time_?out|network|interrupt")
 _FILTERED = re.compile(
@@ -27,8 +27,11 @@ _DONE = re.compile(r"(stop|end|eos|eot|complete|done|finish|length|max|model_(le
 
 
 def finish_of(word: str) -> Literal["done", "filtered", "broken"]:
-    """What a finish reason means. Providers have words of their own for a generation that broke (`error`, `abort`,
-    `insufficient_system_resource`, `function_call_filter: MALFORMED_FUNCTION_CALL`, …): only known words are an end."""
+    """Return what a finish reason means.
+
+    Providers have their own words for a generation that failed (`error`, `abort`, `insufficient_system_resource`,
+    `function_call_filter: MALFORMED_FUNCTION_CALL`, …). So only known words count as a normal end.
+    """
     lowered = word.strip().lower()
     if _BROKEN.search(lowered):
         return "broken"
@@ -38,7 +41,7 @@ def finish_of(word: str) -> Literal["done", "filtered", "broken"]:
 
 
 def error_in(fields: Any) -> Any:
-    """The error that a body with status 200 carries, at its top or in its choice; None where there is none."""
+    """Return the error inside a body of status 200, at its top level or in its choice; None if there is none."""
     if not isinstance(fields, Mapping):
         return None
     if fields.get("error"):
@@ -49,13 +52,13 @@ def error_in(fields: Any) -> Any:
 
 
 def refusal_in(fields: Any) -> str:
-    """What the model said instead of an answer, in the field that is made for it."""
+    """Return the refusal that the model wrote in the `refusal` field; empty if there is none."""
     refusal = _mapping(_choice(fields).get("message")).get("refusal")
     return sound(refusal) if isinstance(refusal, str) else ""
 
 
 def served_in(fields: Any) -> Served | None:
-    """The completion in a body; None where it has none."""
+    """Return the completion in a body, or None."""
     choice = _choice(fields)
     message = choice.get("message")
     if not isinstance(message, Mapping):
@@ -88,7 +91,7 @@ def _choice(fields: Any) -> Mapping[str, Any]:
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """The texts of a message's content: a string, or parts."""
+    """Yield the texts of a message's content, which is a string or a list of parts."""
     if isinstance(content, str):
         yield sound(content)
         return
@@ -113,7 +116,7 @@ def _calls(calls: Any) -> Iterator[ToolCall]:
 
 
 def _size(written: Any) -> int:
-    """UTF-8 bytes of all strings under a value: a bound on what it measures, keys and types of parts included."""
+    """Return the UTF-8 bytes of all strings under a value: an upper bound, because part types are counted too."""
     size, rest = 0, [written]
     while rest:
         value = rest.pop()

@@ -1,4 +1,4 @@
-"""An expert's endpoint: where it is, what it costs, how much it bears. Frozen; made from an ExpertPool."""
+"""An expert's endpoint: address, price and limits. Frozen; built from an ExpertPool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask of one endpoint. None: no limit. The rates are per client, not per fleet."""
+    """The limits of one client at one endpoint. None: no limit. The rates are per client, not for all clients."""
 
     max_concurrency: int = 64
     requests_per_minute: int | None = None
@@ -23,24 +23,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI-compatible server (`url` ends in `/v1`) and the model asked there."""
+    """An OpenAI-compatible server (`url` ends in `/v1`) and the model to use there."""
 
     pool: str
     url: str
     model: str
     price: Price
-    """The pool's own price: the actual ledger."""
+    """The pool's own price, for the actual dollars."""
     limits: Limits = Limits()
     api_key: str | None = field(default=None, repr=False)
     parameters: Mapping[str, float | str] = field(default_factory=dict[str, float | str])
-    """Sampling parameters by their names in the YAML (`temperature`, `topP`)."""
+    """Sampling parameters, named as in the YAML (`temperature`, `topP`)."""
     parameter_names: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What this server calls a parameter, such as `maxTokens: max_completion_tokens`."""
+    """The server's own names for parameters, such as `maxTokens: max_completion_tokens`."""
     simulated: bool = False
     timeout_seconds: float = 600.0
-    """Of one attempt. A time-out may have been paid for, so it is not retried."""
+    """Time limit of one attempt. An attempt that timed out may have been paid, so it is not retried."""
 
     def wire_name(self, parameter: str) -> str:
-        """`topP` → `top_p`, unless the endpoint has a name of its own for it."""
+        """Return a parameter's name on the wire: `topP` → `top_p`, unless the endpoint defines its own name."""
         snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in parameter)
         return self.parameter_names.get(parameter, snake)

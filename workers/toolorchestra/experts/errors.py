@@ -1,4 +1,4 @@
-"""Whose fault a failed expert call was. The type decides; the reason is for people and counters."""
+"""Errors of expert calls. The exception type says who caused the failure; the reason is for people and counters."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from toolorchestra.experts.usage import Usage
 
 
 class Reason(StrEnum):
-    """Why a call gave no reply: a closed set, fit for a metric's label."""
+    """Why a call gave no reply. A closed set, so it can be a metric label."""
 
-    # Ours or the network's: ExpertUnavailable.
+    # Caused by our setup or the network: ExpertUnavailable.
     CONNECTION = "connection"
-    """Refused, no such host, no TLS; or dropped before the reply."""
+    """Connection refused, unknown host, TLS failure, or a connection dropped before the reply."""
     TIMEOUT = "timeout"
     SERVER_ERROR = "server_error"
     THROTTLED = "throttled"
     BREAKER_OPEN = "breaker_open"
     GARBAGE = "garbage"
-    """A reply that is no chat completion: HTML, cut off, no choices."""
+    """The reply is no chat completion: HTML, incomplete, no choices."""
     MISCONFIGURED = "misconfigured"
-    """Credentials, billing, model name, parameter names or limits: no retry can help, a person must."""
-    # The request's: ExpertRefused.
+    """Wrong credentials, billing, model name, parameter names or limits. A retry cannot help; a person must act."""
+    # Caused by the request: ExpertRefused.
     INPUT_TOO_LONG = "input_too_long"
     BAD_REQUEST = "bad_request"
-    """HTTP 400 in words that nobody understands: where a pool says nothing else, see `standing`."""
+    """HTTP 400 with an unknown text. If a pool answers with nothing else, see `pool_health`."""
     CONTENT_FILTER = "content_filter"
     DECLINED = "declined"
-    """The model said that it will not."""
+    """The model refused."""
     EMPTY = "empty"
-    """A proper completion with nothing in it, such as one that spent all its tokens on thinking."""
+    """A valid completion without content, such as one that spent all its tokens on thinking."""
 
 
 class ExpertError(Exception):
@@ -49,7 +49,7 @@ class UnknownPool(ExpertError, LookupError):
 
 
 class CallError(ExpertError):
-    """A call to `pool` gave no reply. `usage` is what it cost all the same."""
+    """A call to `pool` gave no reply. `usage` is what it cost anyway."""
 
     def __init__(self, *, pool: str, reason: Reason, detail: str, usage: Usage | None = None) -> None:
         self.pool, self.reason, self.detail = pool, reason, detail
@@ -58,9 +58,9 @@ class CallError(ExpertError):
 
 
 class ExpertUnavailable(CallError):
-    """Infrastructure: never the policy's fault, so the episode is deferred.
+    """Infrastructure failed. The policy did not cause it, so the episode is deferred.
 
-    `retry_after` is in seconds, None where nobody said. `attempts` counts requests that were sent.
+    `retry_after` is in seconds; None if the endpoint gave none. `attempts` counts requests that were sent.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class ExpertUnavailable(CallError):
 
 
 class ExpertRefused(CallError):
-    """The expert will not answer this request: an observation that the policy sees."""
+    """The expert refused this request. The policy sees it as an observation."""
 
     @property
     def observation(self) -> str:
-        """What the policy is told. It names no pool: the policy knows aliases only."""
+        """The text that the policy sees. It names no pool, because the policy knows only aliases."""
         return f"The model gave no answer ({self.reason.replace('_', ' ')}): {self.detail}"

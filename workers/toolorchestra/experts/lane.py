@@ -1,4 +1,4 @@
-"""One endpoint's lane: connections, limits, breaker, retry budget. All state of the client is here."""
+"""The lane of one endpoint: connections, limits, breaker, retry budget. It holds all state of the client."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from toolorchestra.experts.errors import ExpertError, Reason
 from toolorchestra.experts.pacing import RateBucket, RetryBudget
 from toolorchestra.experts.verdict import Failed, Refused, Served, Verdict
 
-# Below the 5 s after which uvicorn (vLLM) closes an idle connection: a reused one is not about to vanish.
+# Below the 5 s after which uvicorn (vLLM) closes an idle connection, so that a reused connection is still open.
 _KEEPALIVE_SECONDS = 4.0
 _CONNECT_SECONDS = 10.0
 
 
 class LaneClosed(ExpertError):
-    """A request may not go out now; `failed` is what its call amounts to."""
+    """A request may not go out now. `failed` is the verdict of its call."""
 
     def __init__(self, failed: Failed) -> None:
         self.failed = failed
@@ -28,7 +28,7 @@ class LaneClosed(ExpertError):
 
 
 class Lane:
-    """Owned by one event loop. `close()` ends its connections."""
+    """The connections and limits of one endpoint. Belongs to one event loop. `close()` closes the connections."""
 
     def __init__(
         self, endpoint: Endpoint, *, clock: Callable[[], float], breaker: BreakerPolicy, patience_seconds: float
@@ -37,7 +37,7 @@ class Lane:
         self.breaker = Breaker(policy=breaker)
         self.retries = RetryBudget()
         self._throttled_until = 0.0
-        """An endpoint that says 429 with Retry-After says it to all callers."""
+        """Time until which nothing is sent: a 429 with Retry-After applies to all callers."""
         self._last_failure: Failed | None = None
         self._clock, self._patience = clock, patience_seconds
         limits = endpoint.limits
@@ -48,13 +48,13 @@ class Lane:
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[None]:
-        """Hold one place among the endpoint's concurrent requests, entered when rates, throttling and breaker allow it.
+        """Hold one of the endpoint's concurrent requests; enter when rates, throttling and breaker allow it.
 
         Raises:
-            LaneClosed: the endpoint asked for a longer pause than our patience, or its breaker is open.
+            LaneClosed: the endpoint asked for a longer pause than `patience_seconds`, or its breaker is open.
         """
         async with self._semaphore:
-            # Time itself is awaited: there is no event to wait for.
+            # Only time can end this wait: there is no event to wait for.
             while (wait := self._wait(tokens)) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
             self.breaker, admitted = self.breaker.admit(self._clock())
@@ -64,14 +64,16 @@ class Lane:
             probe = self.breaker.status is Status.HALF_OPEN
             try:
                 yield
-            except BaseException:  # cancelled: no verdict, but a probe must not stay out for ever
+            except BaseException:  # cancelled: there is no verdict, but the probe must be released
                 if probe:
                     self.breaker = self.breaker.abandoned()
                 raise
 
     def learn(self, verdict: Verdict) -> None:
-        """What an attempt told of the endpoint's health. Only a completion is health: a 429, and what HTTP 400 refuses,
-        come from a door that never opened, and say nothing of what is behind it."""
+        """Update the endpoint's health from one attempt.
+
+        Only a completion proves health. A 429 and a refused HTTP 400 come from before the model, so they prove nothing.
+        """
         now = self._clock()
         if isinstance(verdict, Failed) and verdict.retry_after is not None:
             self._throttled_until = max(self._throttled_until, now + verdict.retry_after)
@@ -84,12 +86,12 @@ class Lane:
                 self.breaker, self._last_failure = self.breaker.failed(now), verdict
 
     def settle(self, *, taken: int, used: int) -> None:
-        """Correct the token rate once the real number is known."""
+        """Correct the token rate when the real number is known."""
         if self._tokens is not None:
             self._tokens.settle(taken=taken, used=used)
 
     def session(self) -> aiohttp.ClientSession:
-        """The lane's session, opened on first use: it must be made inside the event loop."""
+        """Return the lane's session. It is opened on first use, because that must happen inside the event loop."""
         if self._session is None:
             endpoint = self.endpoint
             headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
@@ -109,7 +111,7 @@ class Lane:
             self._session = None
 
     def _wait(self, tokens: int) -> float:
-        """Seconds until this request may go; 0 takes it out of the rates."""
+        """Return the seconds until this request may go out. If 0, the request has been counted against the rates."""
         now = self._clock()
         throttled = self._throttled_until - now
         if throttled > self._patience:
@@ -126,7 +128,7 @@ class Lane:
         return wait
 
     def _breaker_open(self) -> Failed:
-        """Out, with what it was last out for: a wrong key is still a wrong key while nobody tries it."""
+        """Return the failure of an open breaker. A misconfiguration stays one while no request is sent."""
         last = self._last_failure
         reason = Reason.MISCONFIGURED if last and last.reason is Reason.MISCONFIGURED else Reason.BREAKER_OPEN
         detail = f"it failed {self.breaker.failures} times in a row; the last: {last.detail if last else 'unknown'}"

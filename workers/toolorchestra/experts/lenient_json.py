@@ -1,7 +1,7 @@
-"""JSON from a stranger: whatever the bytes are, the outcome is a value or a ValueError, and never anything else.
+"""Parses JSON from untrusted servers. For any bytes, the result is a value or a ValueError.
 
-Bytes that are no text become U+FFFD, halves of surrogate pairs become `?`, and a number of absurd length is None:
-one bad field must not throw a good answer away.
+Bytes that are not text become U+FFFD, unpaired surrogates become `?`, and a number with too many digits becomes None:
+one bad field must not discard a good answer.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 from typing import Any
 
 _DIGITS = 18
-"""Longest whole number that is read: beyond it nothing that a provider counts makes sense."""
+"""Most digits of a whole number that is read. No real count is longer."""
 
 
 def loads(body: bytes) -> Any:
-    """The value in a JSON body; ValueError where there is none, or one nested so deeply that nobody can read it."""
+    """Return the value in a JSON body. ValueError if there is none, or if it is nested too deeply."""
     try:
         text = body.decode(json.detect_encoding(body), "replace")
         return json.loads(text, parse_int=_whole_number)
@@ -27,5 +27,5 @@ def _whole_number(text: str) -> int | None:
 
 
 def sound(text: str) -> str:
-    """Text that can be encoded, tokenised and stored: JSON lets a server send half of a surrogate pair."""
+    """Return text that can be encoded, tokenised and stored. JSON lets a server send an unpaired surrogate."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

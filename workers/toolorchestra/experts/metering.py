@@ -1,7 +1,7 @@
-"""What a call cost, after its attempts, on both ledgers. Pure.
+"""Computes what a call cost in nominal and actual dollars. Pure.
 
-The policy is charged what its answer took, by estimate where nobody counted; the run's money counts what may have been
-billed: where that is unknown it is the worst case, and never zero.
+The policy is charged for its answer; if the tokens were not reported, they are estimated. The run's actual dollars
+count everything that may have been billed: an unknown cost counts at its worst case, never as zero.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from toolorchestra.tools.view import Price
 
 
 def max_output_tokens(endpoint: Endpoint, request: ChatRequest) -> int:
-    """Output tokens the endpoint is allowed for this request; always sent, so that the worst case is known."""
+    """Return the output token limit for this request. It is always sent, so that the worst case is known."""
     limit = endpoint.limits.max_output_tokens
     return limit if request.max_output_tokens is None else min(limit, request.max_output_tokens)
 
 
 def worst_case_usd(endpoint: Endpoint, request: ChatRequest) -> Decimal:
-    """The most that one attempt of this call can really cost."""
+    """Return the most that one attempt of this call can cost."""
     max_output = max_output_tokens(endpoint, request)
     return attempt_usd(endpoint.price, prompt_bytes=request.size_bytes, max_output=max_output)
 
 
 def tokens_used(verdict: Verdict, *, reserved: int) -> int:
-    """Tokens an attempt took out of the endpoint's rate; what was reserved where nobody counted."""
+    """Return the tokens that an attempt took from the endpoint's rate; `reserved` if they were not reported."""
     served = verdict if isinstance(verdict, Served) else verdict.served
     if served is not None:
         unknown = served.tokens_in is None or served.tokens_out is None
@@ -39,8 +39,11 @@ def tokens_used(verdict: Verdict, *, reserved: int) -> int:
 
 
 def metered(usage: Usage, served: Served, request: ChatRequest, *, nominal: Price, endpoint: Endpoint) -> Usage:
-    """`usage` with the tokens and dollars of a completion. What nobody reported is estimated for the policy, from what
-    there is to see, and at its worst in real dollars; a report beyond the worst case is true money."""
+    """Return `usage` with the tokens and dollars of a completion.
+
+    Unreported tokens are estimated from the visible text for the policy, and count at their worst case in actual
+    dollars. A report above the worst case counts in full.
+    """
     estimated_in, estimated_out = estimated_tokens(request.size_bytes), estimated_tokens(served.written_bytes)
     tokens_in = estimated_in if served.tokens_in is None else served.tokens_in
     tokens_out = estimated_out if served.tokens_out is None else served.tokens_out
@@ -57,7 +60,7 @@ def metered(usage: Usage, served: Served, request: ChatRequest, *, nominal: Pric
 
 
 def lost_usd(failed: Failed, request: ChatRequest, *, endpoint: Endpoint) -> Decimal:
-    """What an attempt that failed may have been billed."""
+    """Return what a failed attempt may have been billed."""
     if failed.served is not None:
         return metered(Usage(), failed.served, request, nominal=Price(), endpoint=endpoint).actual_usd
     return worst_case_usd(endpoint, request) if failed.maybe_paid else Decimal(0)

@@ -1,8 +1,8 @@
-"""Where a pool stands that answers, but never anything else than HTTP 400. Pure.
+"""Detects a pool that answers every call with HTTP 400. Pure.
 
-What a 400 means is read from its words (`complaint`). Words that nobody knows are a refusal that the policy sees: it
-may have asked something odd. But a pool that says nothing else, to many calls about several tasks, is not set up for
-this training, and no policy can be blamed for that.
+The words of a 400 say what it means (`complaint`). A 400 with unknown words is a refusal that the policy sees, because
+the policy may have sent a bad request. But if a pool gives no other answer to many calls about several tasks, the
+pool's configuration is wrong, and the policy is not the cause.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from toolorchestra.experts.errors import Reason
 
 MOST_CALLS = 20
-"""Calls in a row, all answered by a 400 that nobody understands, that a pool is given the benefit of the doubt for."""
+"""Calls in a row that were all answered by an unclear 400, before the pool counts as misconfigured."""
 MOST_TASKS = 3
-"""Tasks that they must be about: one odd task may make all its siblings' calls odd."""
+"""Number of different tasks among these calls: one odd task may make all its siblings' calls fail."""
 
 
 @dataclass(frozen=True)
 class PoolHealth:
-    """One pool's bad requests since it last served anybody."""
+    """The bad requests of one pool since it last served a call."""
 
     calls: int = 0
     tasks: frozenset[str] = frozenset()
@@ -30,8 +30,11 @@ class PoolHealth:
         return self.calls >= MOST_CALLS and len(self.tasks) >= MOST_TASKS
 
     def after(self, *, status: str, reason: Reason | None, task: str) -> PoolHealth:
-        """The standing after a call (`rollout.trace.Call` has `status` and `reason`). Outages, limits and inputs that
-        are too long say nothing either way; an answer, or a refusal by the model itself, ends the doubt."""
+        """Return the health after a call (`rollout.trace.Call` has `status` and `reason`).
+
+        Outages, limits and inputs that are too long change nothing. An answer, or a refusal by the model itself, resets
+        the counts.
+        """
         if reason is Reason.BAD_REQUEST:
             tasks = self.tasks if len(self.tasks) >= MOST_TASKS else self.tasks | {task}
             return replace(self, calls=self.calls + 1, tasks=tasks)
@@ -41,7 +44,7 @@ class PoolHealth:
 
 @dataclass(frozen=True)
 class PoolsHealth:
-    """All pools'. `after` each call; `blame` says what is wrong with a pool, once it is known."""
+    """The health of all pools. Call `after` for each call; `blame` says what is wrong with a pool, once it is known."""
 
     pools: Mapping[str, PoolHealth] = field(default_factory=dict[str, PoolHealth])
 
@@ -50,11 +53,11 @@ class PoolsHealth:
         return PoolsHealth({**self.pools, pool: before.after(status=status, reason=reason, task=task)})
 
     def blame(self, pool: str, *, said: str) -> str | None:
-        """What to tell a person, where the pool must be misconfigured; `said` is what its last call got to hear."""
+        """Return a message for a person if the pool must be misconfigured. `said` is the answer to its last call."""
         standing = self.pools.get(pool, PoolHealth())
         if not standing.misconfigured:
             return None
         return (
             f"expert {pool} answered the last {standing.calls} calls, about several tasks, with HTTP 400 and nothing"
-            f" else; the last: {said}; mend the pool (its model, parameters or limits) and resume"
+            f" else; the last: {said}; correct the pool (its model, parameters or limits) and resume"
         )

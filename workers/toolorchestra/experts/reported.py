@@ -1,8 +1,8 @@
-"""Reading the `usage` of a completion: what a provider says that it counted, where that can be believed.
+"""Reads the `usage` of a completion: the provider's token counts, where they are credible.
 
-A field that is no whole number of at least 0 was not reported, and neither is 0 where there must be more: every prompt
-has a token, and so has every text. Thinking is output: some providers count it beside `completion_tokens` and only
-`total_tokens` (Google, xAI) or the details tell. What a cache took or gave is input: Anthropic counts it beside
+A field counts as not reported if it is no whole number of at least 0, or is 0 where it cannot be: every prompt and
+every text has at least one token. Thinking is output. Some providers leave it out of `completion_tokens` and only show
+it in `total_tokens` (Google, xAI) or in the details. Cached tokens are input. Anthropic leaves them out of
 `input_tokens`.
 """
 
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_TOKENS = 10_000_000
-"""More than any model reads or writes in one call: a report beyond it is a mistake, and not money."""
+"""More than any model reads or writes in one call. A larger report is a mistake and is ignored."""
 
 _CACHE_READ = "cache_read_input_tokens"
 
 
 @dataclass(frozen=True)
 class Reported:
-    """Tokens of one call; None where they were not credibly reported. `cached` are some of `tokens_in`."""
+    """Tokens of one call; None if not credibly reported. `cached` is a part of `tokens_in`."""
 
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -28,7 +28,7 @@ class Reported:
 
 
 def read_usage(usage: Any, *, written_bytes: int) -> Reported:
-    """The report in a `usage` object of any shape. `written_bytes`: what the model is seen to have written."""
+    """Read a `usage` object of any shape. `written_bytes`: the bytes that the model visibly wrote."""
     if not isinstance(usage, Mapping):
         return Reported()
     prompt = _prompt(usage)
@@ -41,8 +41,10 @@ def read_usage(usage: Any, *, written_bytes: int) -> Reported:
 
 
 def _prompt(usage: Mapping[str, Any]) -> int | None:
-    """The most that the report can mean: with `prompt_tokens` all is in it, with `input_tokens` what a cache has is
-    not. None: nothing was reported."""
+    """Return the largest input count that the report allows; None if nothing was reported.
+
+    `prompt_tokens` includes cached tokens; `input_tokens` does not.
+    """
     prompt = _first(usage, "prompt_tokens")
     if prompt is not None:
         return prompt or None
@@ -51,13 +53,13 @@ def _prompt(usage: Mapping[str, Any]) -> int | None:
 
 
 def _output(usage: Mapping[str, Any], *, prompt: int | None) -> int | None:
-    """The most that the report can mean. None: nothing was reported."""
+    """Return the largest output count that the report allows; None if nothing was reported."""
     completion = _first(usage, "completion_tokens", "output_tokens")
     details = _details(usage, "completion_tokens_details", "output_tokens_details")
     thinking = _first(details, "reasoning_tokens") or _first(usage, "reasoning_tokens") or 0
     total = _first(usage, "total_tokens")
     known = [] if completion is None else [completion]
-    if thinking > (completion or 0):  # so it is no part of it
+    if thinking > (completion or 0):  # so `completion_tokens` does not include it
         known.append(thinking + (completion or 0))
     if total is not None and prompt is not None and total >= prompt:
         known.append(total - prompt)
@@ -69,12 +71,12 @@ def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def _first(fields: Mapping[str, Any], *names: str) -> int | None:
-    """The first of the fields that holds a count."""
+    """Return the first of these fields that holds a count."""
     return next((count for name in names if (count := _count(fields.get(name))) is not None), None)
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, float) and value.is_integer():  # some languages have no other number; NaN and ∞ are not whole
+    if isinstance(value, float) and value.is_integer():  # some languages have only floats; NaN and ∞ are not whole
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         return None

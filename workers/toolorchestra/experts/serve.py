@@ -1,4 +1,4 @@
-"""Serving the simulator: bind, say where, run until a signal, close."""
+"""Serves the simulator: binds, announces the URL, runs until a signal, closes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from toolorchestra.experts.simulator import MAX_HEADER_BYTES, build_app
 
 
 class SimulatorError(ExpertError):
-    """The simulator cannot serve. The text says what to do."""
+    """The simulator cannot serve. The message says what to do."""
 
 
 async def start_simulator(table: SkillTable, *, host: str, port: int, time_scale: float) -> tuple[web.AppRunner, str]:
-    """Bind and serve; gives the runner (`await runner.cleanup()` ends it) and the base URL, `/v1` included.
+    """Bind and serve. Return the runner (`await runner.cleanup()` stops it) and the base URL, with `/v1`.
 
-    Port 0 takes a free one.
+    Port 0 uses a free port.
 
     Raises:
         SimulatorError: the address cannot be bound.
     """
-    # Requests are many and small: an access log would be the most of it.
+    # Requests are many and small: an access log would cost more than serving them.
     app = build_app(table, time_scale=time_scale)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, max_field_size=MAX_HEADER_BYTES)
     await runner.setup()
@@ -43,7 +43,7 @@ async def start_simulator(table: SkillTable, *, host: str, port: int, time_scale
 async def serve_until_signalled(
     table: SkillTable, *, host: str, port: int, time_scale: float, started: Callable[[str], None]
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `started` is told the base URL once requests are answered."""
+    """Serve until SIGINT or SIGTERM. Call `started` with the base URL when requests are answered."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""What a simulator is told and tells beside the chat protocol. No pool that is real is ever sent it."""
+"""The extra headers of a simulated expert, in addition to the chat protocol. A real pool never receives them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from toolorchestra.tasks.grader import reference_answer
 from toolorchestra.tasks.task import Task
 
 TASK_HEADER = "x-simulated-task"
-"""Request: base64 of a JSON `SimulatedTask`, so that the simulator needs to know no source of tasks."""
+"""Request header: base64 of a JSON `SimulatedTask`. So the simulator does not need the task source."""
 SECONDS_HEADER = "x-simulated-service-seconds"
-"""Reply: the seconds that the service pretends to have taken. A reply that carries it is simulated."""
+"""Reply header: simulated service time in seconds. A reply with this header is simulated."""
 
 
 @dataclass(frozen=True)
 class SimulatedTask:
-    """What decides a simulated answer. `answer` None: no right answer is known, so every expert is wrong."""
+    """The facts that decide a simulated answer. `answer` None: no right answer is known, so every expert is wrong."""
 
     id: str
     topic: str
@@ -32,7 +32,7 @@ class SimulatedTask:
 
     @classmethod
     def parse(cls, header: str) -> SimulatedTask:
-        """Read what `header()` wrote; ValueError on anything else."""
+        """Read the output of `header()`. ValueError for anything else."""
         try:
             fields = json.loads(base64.b64decode(header, validate=True))
             task = cls(**fields)

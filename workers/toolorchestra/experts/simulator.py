@@ -1,6 +1,6 @@
-"""The simulator: an OpenAI-compatible server whose experts answer by a skill table. Every answer says it is simulated.
+"""The simulator: an OpenAI-compatible server whose experts answer by a skill table. Every answer is marked simulated.
 
-Stateless but for the draw of faults: which task is asked comes in a header, so any source of tasks works.
+It is stateless except for the random draw of faults. A request header carries the task, so any task source works.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _TIME_SCALE = web.AppKey("time_scale", float)
 _FAULTS = web.AppKey("faults", random.Random)
 
 MAX_HEADER_BYTES = 256 * 1024
-"""A task's right answer travels in a header; some datasets' answers are long."""
+"""Headers carry the task's right answer; some data sets have long answers."""
 _HANG_SECONDS = 3600.0
 
 
 def build_app(table: SkillTable, *, time_scale: float) -> web.Application:
-    """The server's application: `/v1/chat/completions`, `/v1/models`, `/health`.
+    """Return the server's application: `/v1/chat/completions`, `/v1/models`, `/health`.
 
-    `time_scale` multiplies every latency before it is slept (0: no sleep); replies report the unscaled seconds.
+    `time_scale` multiplies every latency before the server sleeps (0: no sleep). Replies report the unscaled seconds.
     """
     if not (math.isfinite(time_scale) and time_scale >= 0):
         raise ValueError(f"time scale {time_scale}: a number of at least 0 is wanted")
@@ -85,7 +85,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 
 def _task(request: web.Request, messages: Any) -> SimulatedTask:
-    """The task that a header names; a caller without one asks something nobody knows the answer of."""
+    """Return the task in the request's header. Without the header, the task is one whose answer nobody knows."""
     header = request.headers.get(TASK_HEADER)
     if header is not None:
         return SimulatedTask.parse(header)
@@ -93,7 +93,7 @@ def _task(request: web.Request, messages: Any) -> SimulatedTask:
 
 
 async def _fault(rng: random.Random, faults: Faults) -> web.Response | None:
-    """One draw decides which fault this request meets, if any."""
+    """Draw the fault of this request. None: it has no fault."""
     draw = rng.random()
     for kind in ("http500", "http429", "garbage", "hang"):
         draw -= float(getattr(faults, kind))
@@ -116,7 +116,7 @@ async def _fault(rng: random.Random, faults: Faults) -> web.Response | None:
 def _completion(expert: SimulatedExpert, answer: SimulatedAnswer, *, body: dict[str, Any]) -> web.Response:
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or answer.tokens_out
     prompt_bytes = ChatRequest(messages=tuple(body["messages"])).size_bytes
-    # No real server counts more than a token a byte and its template: what a client reserves must stay a bound.
+    # A real server counts at most one token per byte plus its template. The client's reservation relies on that bound.
     most = prompt_bytes + TEMPLATE_TOKENS
     tokens_in = estimated_tokens(prompt_bytes) if expert.tokens_in is None else min(expert.tokens_in, most)
     tokens_out = min(answer.tokens_out, int(limit))

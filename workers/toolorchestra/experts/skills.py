@@ -1,7 +1,7 @@
-"""The simulated world: which expert is right on which task, with how many tokens and how late. Pure.
+"""The simulated experts: for each expert and task, whether it is right, its tokens and its latency. Pure.
 
-Everything is drawn from (seed, expert, task id) alone, so siblings of a group, an oracle and a restarted simulator all
-see one world.
+Everything is drawn from (seed, expert, task id) only. So the siblings of a group, an oracle and a restarted simulator
+see the same results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Z99 = 2.3263478740408408
 
 @dataclass(frozen=True)
 class SimulatedAnswer:
-    """What an expert says to a task, and what saying it takes (service seconds, before any scaling)."""
+    """An expert's answer to a task, with its output tokens and its service time in seconds (before scaling)."""
 
     text: str
     right: bool
@@ -31,13 +31,13 @@ class SimulatedAnswer:
 
 
 def is_right(table: SkillTable, model: str, *, task_id: str, topic: str) -> bool:
-    """Whether the expert that serves `model` gets this task right; KeyError where the table has none."""
+    """Return whether the expert that serves `model` gets this task right. KeyError if the table has no such expert."""
     draw = random.Random(f"{table.spec.seed}/{model}/{task_id}/right").random()
     return draw < float(expert_of(table, model).accuracy_of(topic))
 
 
 def simulated_answer(table: SkillTable, model: str, task: SimulatedTask) -> SimulatedAnswer:
-    """The expert's whole answer. Tokens spread ±25 % about the table's number, seconds follow its latency profile."""
+    """Return the expert's answer. Tokens vary by ±25 % around the table's number; its latency profile gives seconds."""
     expert = expert_of(table, model)
     right = task.answer is not None and is_right(table, model, task_id=task.id, topic=task.topic)
     rng = random.Random(f"{table.spec.seed}/{model}/{task.id}/answer")
@@ -48,12 +48,12 @@ def simulated_answer(table: SkillTable, model: str, task: SimulatedTask) -> Simu
 
 
 def oracle(table: SkillTable, task: Task, models: Iterable[str]) -> tuple[str, ...]:
-    """Which of `models` (pools' `endpoint.model`) are right on the task, in the given order. Never calls anyone."""
+    """Return those of `models` (the pools' `endpoint.model`) that are right on the task, in order. Makes no calls."""
     return tuple(m for m in models if is_right(table, m, task_id=task.id, topic=task.topic))
 
 
 def expert_of(table: SkillTable, model: str) -> SimulatedExpert:
-    """The expert that serves `model`; KeyError names those there are."""
+    """Return the expert that serves `model`. KeyError, with the known names, if there is none."""
     expert = table.expert(model)
     if expert is None:
         known = ", ".join(expert.name for expert in table.spec.experts)
@@ -67,5 +67,5 @@ def _seconds(latency: LatencyProfile, rng: random.Random) -> float:
 
 
 def _reply(answer: str) -> str:
-    r"""The answer as the template asks for it; tagged where its own braces would spoil a `\boxed{}`."""
+    r"""Return the answer in the template's format. Tags replace `\boxed{}` if the answer itself contains braces."""
     return f"<answer>{answer}</answer>" if set(answer) & set("{}\\") else f"The answer is \\boxed{{{answer}}}."

@@ -1,4 +1,4 @@
-"""What one expert call used. Field for field what a trace's meter stores."""
+"""The usage of one expert call. It has the same fields as a trace's meter."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from decimal import Decimal
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens, dollars on both ledgers, seconds on both clocks (method.md §3)."""
+    """Tokens, nominal and actual dollars, service and wall-clock seconds (method.md §3)."""
 
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
-    """Of `tokens_in`, how many the endpoint served from its prefix cache."""
+    """The part of `tokens_in` that the endpoint served from its prefix cache."""
     nominal_usd: Decimal = Decimal(0)
-    """By the instance's price book: what the policy was shown and is rewarded by."""
+    """Dollars by the instance's price book, which the policy was shown. Rewards use them."""
     actual_usd: Decimal = Decimal(0)
-    """By the pool's own price: what was, or may have been, spent, all attempts together."""
+    """Dollars by the pool's own price that were, or may have been, spent; the sum of all attempts."""
     wasted_usd: Decimal = Decimal(0)
-    """Of `actual_usd`, what attempts that failed may have cost."""
+    """The part of `actual_usd` that failed attempts may have cost."""
     service_seconds: float = 0.0
-    """Of the attempt that was served, from request sent to reply read. No queueing, no back-off, no failed attempts."""
+    """Of the served attempt, from request sent to reply read; without queueing, back-off and failed attempts."""
     wall_seconds: float = 0.0
-    """From the call to its end, all of it."""
+    """Of the whole call, from start to end."""
     simulated: bool = False
-    """`service_seconds` is what a simulator said, not what a clock measured."""
+    """`service_seconds` was reported by a simulator, not measured."""

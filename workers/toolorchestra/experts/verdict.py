@@ -1,4 +1,4 @@
-"""What one attempt at an expert amounts to: it was served, it was refused, or it failed."""
+"""The verdict on one attempt at an expert: served, refused or failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolorchestra.experts.errors import Reason
 
 @dataclass(frozen=True)
 class Served:
-    """A completion. Tokens are None where the endpoint did not report them, or not credibly."""
+    """A completion. Token counts are None if the endpoint did not report them credibly."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -20,12 +20,12 @@ class Served:
     tokens_out: int | None
     tokens_cached: int
     written_bytes: int
-    """UTF-8 bytes of all that the model is seen to have written, thinking and tool calls included."""
+    """UTF-8 bytes of everything that the model visibly wrote, including thinking and tool calls."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The expert will not; `served` where a completion said so and was paid."""
+    """The expert refused. `served` is set if the refusal was a completion, which was paid."""
 
     reason: Reason
     detail: str
@@ -34,10 +34,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Failed:
-    """Infrastructure. `maybe_paid`: it may have reached the model, so that the endpoint may bill for it.
+    """Infrastructure failed. `maybe_paid`: the request may have reached the model, so the endpoint may bill it.
 
-    `retry`: another attempt may pass; one after a failure that may have been paid needs a reservation of its own.
-    `served`: the broken completion that came, which says what it cost where it reports its tokens.
+    `retry`: another attempt may succeed. After a failure that may have been paid, it needs its own reservation.
+    `served`: the incomplete completion that arrived; if it reports tokens, they give its cost.
     """
 
     reason: Reason

@@ -1,4 +1,4 @@
-"""A request as it goes over the wire to one endpoint, and the bytes that come back."""
+"""The HTTP request to one endpoint, and the reading of its reply."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from toolorchestra.tasks.task import Task
 
 _MAX_REPLY_BYTES = 16 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
-"""Of an error's body: what it says stands at its beginning."""
+"""Limit for the body of an error: the message is at its beginning."""
 
 
 def body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
-    """The JSON body. Every parameter is named as this endpoint wants it; the output limit is always there."""
+    """Return the JSON body. Parameters have the endpoint's own names; the output limit is always included."""
     parameters = {**endpoint.parameters, **request.parameters, "maxTokens": max_output_tokens(endpoint, request)}
     wire: dict[str, Any] = {"model": endpoint.model, "messages": list(request.messages)}
     if request.tools:
@@ -29,7 +29,7 @@ def body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
 
 
 def headers(endpoint: Endpoint, task: Task | None) -> dict[str, str]:
-    """W3C trace context for everyone; the task, right answer included, for simulators only."""
+    """Return the headers: W3C trace context for all endpoints; the task with its right answer for simulators only."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     if endpoint.simulated and task is not None:
@@ -38,11 +38,11 @@ def headers(endpoint: Endpoint, task: Task | None) -> dict[str, str]:
 
 
 async def read(reply: aiohttp.ClientResponse) -> bytes:
-    """The whole body of a completion, or the beginning of an error's.
+    """Return the whole body of a completion, or the beginning of an error's body.
 
     Raises:
-        ValueError: a completion of absurd size; it is read no further, and neither is what a bomb unpacks to.
-        aiohttp.ClientError, OSError: the network's faults as they are.
+        ValueError: the completion is too large. Reading stops, so a decompression bomb is not unpacked either.
+        aiohttp.ClientError, OSError: network errors, unchanged.
     """
     most = _MAX_REPLY_BYTES if reply.status == HTTPStatus.OK else _MAX_ERROR_BYTES
     chunks, size = [], 0
@@ -57,12 +57,12 @@ async def read(reply: aiohttp.ClientResponse) -> bytes:
 
 
 def redacted(text: bytes, endpoint: Endpoint) -> bytes:
-    """Some endpoints repeat the key they were given."""
+    """Remove the API key from a reply: some endpoints repeat the key that they were given."""
     return text.replace(endpoint.api_key.encode(), b"***") if endpoint.api_key else text
 
 
 def seconds(header: str | None) -> float | None:
-    """The simulated service time in a header; None where there is none or it makes no sense."""
+    """Return the simulated service time in a header, or None if it is missing or not plausible."""
     try:
         value = float(header) if header is not None else -1.0
     except ValueError:

@@ -1,8 +1,8 @@
-"""The most that calls can cost, before they are made. Pure. What a worker reserves for a call, and what the controller
-sets aside of the run's cap for an episode, are one computation.
+"""Upper bounds for the cost of calls, before they are made. Pure.
 
-No byte-level tokenizer makes more tokens of a text than it has bytes, and no request with more bytes than
-`most_prompt_bytes` is ever sent: so both are bounds in tokens as well.
+A worker uses them to reserve money for a call. The controller uses the same computation to reserve an episode's part
+of the run's cap. No byte-level tokenizer makes more tokens than bytes, and a request with more bytes than
+`most_prompt_bytes` is never sent. So both byte counts are also bounds in tokens.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from decimal import Decimal
 from toolorchestra.tools.view import Price
 
 TEMPLATE_TOKENS = 256
-"""More than any chat template we know adds around a request's own text."""
+"""More tokens than any known chat template adds to a request's own text."""
 BYTES_PER_TOKEN = 4
-"""Of ordinary text: for estimates, never for bounds."""
+"""Average for ordinary text. Use it for estimates, never for bounds."""
 
 
 def estimated_tokens(size_bytes: int) -> int:
-    """About how many tokens a text has, rounded up."""
+    """Return about how many tokens a text has, rounded up."""
     return -(-size_bytes // BYTES_PER_TOKEN)
 
 
 def most_prompt_bytes(max_input_tokens: int) -> int:
-    """Bytes of the longest request that is sent to a pool of that limit: longer ones are refused as too long."""
+    """Return the bytes of the longest request that is sent to a pool with this limit. Longer ones are refused."""
     return max_input_tokens * BYTES_PER_TOKEN
 
 
 def attempt_usd(price: Price, *, prompt_bytes: int, max_output: int) -> Decimal:
-    """A bound on one attempt of a call: every byte of its request a token, and all the output it may have."""
+    """Return a bound for one attempt of a call: one token per byte of the request, and the full output limit."""
     return price.of(tokens_in=prompt_bytes + TEMPLATE_TOKENS, tokens_out=max_output)
 
 
 def episode_usd(attempts: Sequence[Decimal], *, calls: int) -> Decimal:
-    """A bound on an episode, and what it needs set aside: so many calls of the dearest of these experts (`attempt_usd`
-    of each), or one of each of them where that is more; and one of them paid twice because its first attempt was lost.
+    """Return a bound for the cost of an episode; this amount is reserved for it.
 
-    Further attempts after a loss are made only where something is left, so an episode never passes what it was given.
+    `attempts` has the `attempt_usd` of each expert. The bound is `calls` calls of the most expensive expert, or one
+    call of every expert if that is more, plus one more call of the most expensive one for a first attempt that was
+    lost. Further attempts after a loss are made only if money is left, so an episode never spends more than this.
     """
-    dearest = max(attempts, default=Decimal(0))
-    return max(calls * dearest, sum(attempts, Decimal(0))) + dearest
+    most_expensive = max(attempts, default=Decimal(0))
+    return max(calls * most_expensive, sum(attempts, Decimal(0))) + most_expensive

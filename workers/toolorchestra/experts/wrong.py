@@ -1,7 +1,7 @@
-"""Plausible wrong answers: a slip of the right one, of the same shape, that no sane grader takes for right.
+"""Plausible wrong answers: close to the right one and of the same form, but no reasonable grader accepts them.
 
-Numbers move by at least 15 %, so that a tolerance does not forgive them; lists and factors change as multisets or
-lose their order; words lose the order of their letters. Pure: the random source decides.
+Numbers change by at least 15 %, so that a tolerance does not accept them. Lists and factors change their elements or
+lose their order. Words lose the order of their letters. Pure: the caller gives the random source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
 def wrong_answer(answer: str | None, rng: random.Random) -> str:
-    """A wrong answer near the right one; `unknown` where no right one is known."""
+    """Return a wrong answer similar to the right one; `unknown` if no right one is known."""
     if answer is None or not answer.strip():
         return "unknown"
     text = answer.strip()
@@ -46,11 +46,11 @@ def _slip(text: str, rng: random.Random) -> str:
 
 
 def _number(text: str, rng: random.Random) -> str:
-    """Another number with as many decimals, off by 15 to 50 % and by at least one unit of the last place."""
+    """Return a number with the same decimals that is off by 15 to 50 % and at least one unit of the last place."""
     decimals = len(text.partition(".")[2])
     value = int(text.replace(",", "").replace(".", ""))  # in units of the last place
     step = max(1, -(-abs(value) * rng.randint(15, 50) // 100))
-    # Upwards from a small count: nobody answers that a letter appears -1 times.
+    # A small count moves upwards: a negative count would not be plausible.
     moved = value + step if value <= step or rng.random() < 0.5 else value - step
     return f"{Decimal(moved).scaleb(-decimals):f}"
 
@@ -71,7 +71,7 @@ def _list(text: str) -> list[Any] | None:
 
 
 def _swapped(items: list[Any], rng: random.Random) -> list[Any] | None:
-    """Two neighbours that differ, exchanged; None where all are alike."""
+    """Return the items with two different neighbours exchanged; None if all items are equal."""
     places = [i for i in range(len(items) - 1) if _differ(items[i], items[i + 1])]
     if not places:
         return None

@@ -1,7 +1,7 @@
-"""The GPUs that this process may use, asked of NVIDIA's driver: no torch, so that the command line can ask too.
+"""Lists the GPUs that this process may use, from NVIDIA's driver. No torch, so that the command line can use it.
 
-`pynvml` (package nvidia-ml-py) is asked where it is installed, else `nvidia-smi`. Both count GPUs by their place on the
-PCI bus; CUDA does so too where `CUDA_DEVICE_ORDER` says it (`ORDER`), which every process of ours is told.
+It uses `pynvml` (package nvidia-ml-py) if installed, else `nvidia-smi`. Both number GPUs in PCI bus order. CUDA does
+the same if `CUDA_DEVICE_ORDER` says so (`ORDER`); all our processes get that variable.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ QUERY: Final = (
     "--format=csv,noheader,nounits",
 )
 SPLIT: Final = "Enabled"
-"""What it says of a GPU's MIG mode where that is on; of a GPU without the mode: [N/A]."""
+"""Value of the MIG mode of a GPU that is split into parts. A GPU without the mode shows [N/A]."""
 QUERY_SECONDS: Final = 60.0
-"""The driver may have to be woken first, which takes seconds where nothing keeps it awake."""
+"""Time limit: a driver that is not loaded takes seconds to start."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `index` is its place among all of the machine, `size` its whole memory in bytes."""
+    """One GPU. `index` is its number on the machine, `size` its whole memory in bytes."""
 
     index: int
     uuid: str
@@ -42,15 +42,15 @@ class Gpu:
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The GPUs that a program with this environment sees, in CUDA's order. Empty: none, or no driver."""
+    """Return the GPUs that a program with this environment sees, in CUDA's order. Empty: no GPU, or no driver."""
     found = _by_nvml()
     return seen(_by_command() if found is None else found, environment.get(VISIBLE))
 
 
 def seen(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """Those that `CUDA_VISIBLE_DEVICES` names, by index or by (the beginning of) a UUID. None: all of them.
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` names, by index or by a UUID or its prefix. None: all GPUs.
 
-    As CUDA reads it: a name that is none ends the list. Parts of GPUs (MIG-…) are none.
+    As in CUDA, an invalid name ends the list. Parts of GPUs (MIG-…) are not supported and end it too.
     """
     if visible is None:
         return tuple(gpus)
@@ -68,8 +68,9 @@ def _is_called(gpu: Gpu, name: str) -> bool:
 
 
 def parse(text: str) -> Iterator[Gpu]:
-    """Lines of `QUERY`. One that does not read is left out, and a GPU that is split into parts (MIG): its memory is not
-    that of a part, which is what a process is given."""
+    """Yield the GPUs in the output of `QUERY`.
+
+    Skips unreadable lines and GPUs that are split into parts (MIG): a process gets only a part, with less memory."""
     for line in text.splitlines():
         index, _, rest = line.partition(",")
         uuid, _, rest = rest.partition(",")
@@ -87,11 +88,11 @@ def _by_command() -> tuple[Gpu, ...]:
 
 
 def _by_nvml() -> tuple[Gpu, ...] | None:
-    """None: there is no pynvml here, or it finds no driver."""
+    """Return the GPUs that pynvml lists. None: pynvml is not installed, or finds no driver."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # its errors are classes of its own, which cannot be named without it
+    except Exception:  # its error classes cannot be named without importing it
         return None
     try:
         handles = enumerate(nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount()))
@@ -105,14 +106,14 @@ def _by_nvml() -> tuple[Gpu, ...] | None:
             for i, handle in handles
             if not _is_split(nvml, handle)
         )
-    except Exception:  # as above: the command may tell more
+    except Exception:  # as above; nvidia-smi may know more
         return None
     finally:
         nvml.nvmlShutdown()
 
 
 def _is_split(nvml: Any, handle: Any) -> bool:
-    """Whether a GPU's MIG mode is on; most do not know the mode, or their pynvml does not."""
+    """Return whether a GPU's MIG mode is on. Many GPUs, and old versions of pynvml, do not know the mode."""
     try:
         return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
     except Exception:  # as above
@@ -120,5 +121,5 @@ def _is_split(nvml: Any, handle: Any) -> bool:
 
 
 def _text(found: str | bytes) -> str:
-    """Older versions of pynvml return bytes."""
+    """Return a text: older versions of pynvml return bytes."""
     return found.decode() if isinstance(found, bytes) else found

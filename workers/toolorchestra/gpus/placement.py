@@ -1,4 +1,4 @@
-"""Which GPUs trainers and engines get: `spec.ray` against the GPUs that there are. Pure."""
+"""Assigns GPUs to trainers and engines: `spec.ray` against the available GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final
 from toolorchestra.api.cluster import Ray
 
 HALF: Final = 0.5
-"""What trainer and engine of one GPU ask Ray for. Ray counts only: how much memory each takes is the plan's matter."""
+"""Request to Ray by a trainer or an engine that share a GPU. For Ray this is only a count; the plan divides memory."""
 
 
 class PlacementError(ValueError):
-    """It does not fit; the text says what to change."""
+    """The request does not fit. The message says what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """`shared`: a trainer and an engine on each GPU. Counts are of processes."""
+    """Numbers of trainer and engine processes. `shared`: a trainer and an engine on each GPU."""
 
     shared: bool
     trainers: int
@@ -27,17 +27,17 @@ class Placement:
 
     @property
     def gpus(self) -> int:
-        """GPUs in use."""
+        """Number of GPUs in use."""
         return self.trainers if self.shared else self.trainers + self.engines * self.tensor_parallel
 
     @property
     def gpus_per_trainer(self) -> float:
-        """Asked of Ray."""
+        """GPU request to Ray of one trainer."""
         return HALF if self.shared else 1.0
 
     @property
     def gpus_per_engine(self) -> float:
-        """Asked of Ray."""
+        """GPU request to Ray of one engine."""
         return HALF if self.shared else float(self.tensor_parallel)
 
     def __str__(self) -> str:
@@ -48,21 +48,21 @@ class Placement:
 
 
 def asked(ray: Ray, *, shared: bool) -> Placement:
-    """What `spec.ray` asks for; PlacementError where its parts contradict each other."""
+    """Return the placement that `spec.ray` asks for. PlacementError if its fields contradict each other."""
     trainers, engines, shards = ray.trainers.replicas, ray.engines.replicas, ray.engines.tensor_parallel_size
     if shared and (shards > 1 or trainers != engines):
         raise PlacementError(
-            "spec.ray.placement: Shared puts one trainer and one engine on each GPU: it wants as many trainers.replicas"
-            f" as engines.replicas ({trainers} and {engines} here) and engines.tensorParallelSize 1 ({shards} here)"
+            "spec.ray.placement: Shared puts one trainer and one engine on each GPU: it needs trainers.replicas equal"
+            f" to engines.replicas ({trainers} and {engines} here) and engines.tensorParallelSize 1 ({shards} here)"
         )
     return Placement(shared=shared, trainers=trainers, engines=engines, tensor_parallel=shards)
 
 
 def on_machine(ray: Ray, *, gpus: int) -> Placement:
-    """On one machine with so many GPUs. PlacementError: more are wanted.
+    """Return the placement on one machine with `gpus` GPUs. PlacementError if it needs more.
 
-    What the file says holds, as on a cluster: GPUs beyond it stay idle. Where it does not say whether they are shared,
-    the only GPU of a machine is.
+    The resource decides, as on a cluster: other GPUs stay idle. If it does not say whether trainer and engine share
+    GPUs, they share the only GPU of a machine.
     """
     shared = ray.placement == "Shared"
     apart = asked(ray, shared=shared)
@@ -72,15 +72,15 @@ def on_machine(ray: Ray, *, gpus: int) -> Placement:
     if ray.placement is None and gpus == 1 and pairs:
         return asked(ray, shared=True)
     raise PlacementError(
-        f"spec.ray wants {_some(apart.gpus, 'GPU')} ({apart}), and this machine shows {gpus}: "
+        f"spec.ray needs {_some(apart.gpus, 'GPU')} ({apart}), but this machine has {gpus}: "
         + " or ".join(_fitting(apart, gpus=gpus, pairs=pairs))
     )
 
 
 def _fitting(wanted: Placement, *, gpus: int, pairs: bool) -> Iterator[str]:
-    """What to set so that it fits on so many GPUs, by field."""
+    """Yield the changes, by field, with which it fits on `gpus` GPUs."""
     if wanted.shared:
-        yield f"set spec.ray.trainers.replicas and spec.ray.engines.replicas to {gpus} at most"
+        yield f"set spec.ray.trainers.replicas and spec.ray.engines.replicas to at most {gpus}"
         return
     if pairs:
         yield "set spec.ray.placement: Shared"
@@ -88,7 +88,7 @@ def _fitting(wanted: Placement, *, gpus: int, pairs: bool) -> Iterator[str]:
         sizes = " + ".join(("spec.ray.trainers.replicas", "spec.ray.engines.replicas"))
         if wanted.tensor_parallel > 1:
             sizes += " x spec.ray.engines.tensorParallelSize"
-        yield f"lower {sizes} to {gpus}"
+        yield f"reduce {sizes} to {gpus}"
     elif not pairs:
         ones = "spec.ray.trainers.replicas, spec.ray.engines.replicas and spec.ray.engines.tensorParallelSize"
         yield f"set {ones} to 1 and leave spec.ray.placement out: trainer and engine then share the GPU"

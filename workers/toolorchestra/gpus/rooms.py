@@ -1,7 +1,8 @@
-"""The GPUs of the Ray cluster: places that a trainer and an engine share, and how large its GPUs are.
+"""The GPUs of the Ray cluster: bundles that a trainer and an engine share, and the memory size of its GPUs.
 
-A place is a bundle of one placement group, with one whole GPU. Without it Ray would put two trainers that want half a
-GPU each on one. The group is detached, as the engines in it are: it outlives a killed controller, and is found again.
+A bundle is part of one placement group and has one whole GPU. Without it, Ray would put two trainers that ask for half
+a GPU each on the same GPU. The group is detached, like the engines in it: it survives a killed controller, and the next
+incarnation finds it again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from toolorchestra.gpus.devices import VISIBLE, Gpu, visible_gpus
 
 NAME = "rooms"
 ASK_SECONDS = 120.0
-"""Torch and a driver that sleeps."""
+"""Time limit, for loading torch and starting the driver."""
 _ASK_TORCH = """
 import json, torch
 gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -33,7 +34,9 @@ print(json.dumps([(gpu.name, gpu.total_memory) for gpu in gpus]))
 
 
 def rooms(size: int, *, by_role: bool) -> PlacementGroup:
-    """Those of this training's namespace, made where they are not there. `by_role`: on the cluster's nodes for both."""
+    """Return the placement group of this training's namespace; create it if needed.
+
+    `by_role`: on cluster nodes that have the roles of both trainer and engine."""
     with suppress(ValueError):
         found: PlacementGroup = get_placement_group(NAME)
         return found
@@ -45,31 +48,34 @@ def rooms(size: int, *, by_role: bool) -> PlacementGroup:
 
 
 def at(places: PlacementGroup, number: int) -> PlacementGroupSchedulingStrategy:
-    """In one of them."""
+    """Return the scheduling strategy for one of the bundles."""
     return PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=number)
 
 
 def smallest_gpu() -> Gpu | None:
-    """Of all nodes that have GPUs, asked there: the driver's own has none. None: no node sees one. Blocks."""
+    """Return the smallest GPU of all nodes that have GPUs, or None if no node sees one. Blocks.
+
+    The nodes themselves are asked, because the driver's node has no GPU."""
     ask: Any = ray.remote(_gpus_here)
     known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [node["NodeID"] for node in known if node["Alive"] and node["Resources"].get("GPU")]
     at_node = (NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes)
-    # Without a GPU of its own: all may be taken by the engines of an earlier incarnation.
+    # The question must not need a GPU: engines of an earlier incarnation may use all of them.
     asked = [ask.options(num_cpus=0, num_gpus=0, scheduling_strategy=place).remote() for place in at_node]
     found: list[Gpu] = [gpu for gpus in ray.get(asked) for gpu in gpus]
     return min(found, key=lambda gpu: gpu.size, default=None)
 
 
 def _gpus_here() -> tuple[Gpu, ...]:
-    """All that the node's container shows; Ray hides them from a task that asks for none."""
+    """Return all GPUs that the node's container shows. Ray hides them from a task that asks for none."""
     environment = {name: value for name, value in os.environ.items() if name != VISIBLE}
     return visible_gpus(environment) or _by_torch(environment)
 
 
 def _by_torch(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """What NVIDIA's driver does not list: parts of its GPUs (MIG), AMD's. In a process of its own, whose CUDA context
-    ends with it."""
+    """Return the GPUs that NVIDIA's driver does not list: parts of its GPUs (MIG), and AMD's.
+
+    Runs in a separate process, so that its CUDA context ends with it."""
     with suppress(OSError, subprocess.SubprocessError, ValueError):
         argv = [sys.executable, "-c", _ASK_TORCH]
         said = subprocess.run(argv, env=environment, capture_output=True, check=True, timeout=ASK_SECONDS).stdout

@@ -1,7 +1,7 @@
-"""A set of dispatches in a bit each: which of a run's sendings have brought a result, however long the run is.
+"""A set of dispatches with one bit each: it stores which dispatches of a run have brought a result.
 
-Invariants: it is exact, and grows by about a bit per dispatch where groups and siblings are numbered one after
-another. A far-off group costs one chunk, not all numbers before it.
+Invariants: the set is exact. If groups and siblings have consecutive numbers, it needs about one bit per dispatch. A
+large group number costs one chunk, not a bit for every smaller number.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _CHUNK = 4096
-"""Groups in one integer."""
+"""Number of groups in one integer."""
 
 
 @dataclass
 class DispatchSet:
-    """Of dispatches by their text, as `str(dispatch)` writes it."""
+    """Dispatches, identified by the text of `str(dispatch)`."""
 
     rows: dict[str, int] = field(default_factory=dict[str, int])
-    """`UID.SAMPLE.INCARNATION.N.CHUNK` → bit g: the dispatch of the chunk's group number g is in the set."""
+    """`UID.SAMPLE.INCARNATION.N.CHUNK` → integer; bit g: the dispatch of group g of the chunk is in the set."""
 
     def add(self, text: str) -> None:
         row, bit = _place(text)
@@ -32,7 +32,7 @@ class DispatchSet:
         return sum(bits.bit_count() for bits in self.rows.values())
 
     def __iter__(self) -> Iterator[str]:
-        """In no order that means anything."""
+        """Iterate in no defined order."""
         for row, bits in self.rows.items():
             uid, sample, incarnation, n, chunk = row.split(".")
             for bit in range(bits.bit_length()):

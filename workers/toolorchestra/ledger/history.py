@@ -1,7 +1,7 @@
-"""What a journal says happened, and what of it survives a return to a checkpoint. Pure functions over frames.
+"""Builds the history from a journal, and decides what of it survives a return to a checkpoint. Pure functions.
 
 Every accepted dispatch has exactly one fate: `trained` in a step of the surviving history, `excluded` with a reason,
-`set_aside` because its weights did not survive (or went stale), or `open` while the run is under way.
+`set_aside` because its weights did not survive (or became stale), or `open` while the run continues.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolorchestra.rollout.identity import Dispatch
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted dispatch; `oldest` and `newest` bound the versions of its tokens, `at` is its frame's offset."""
+    """An accepted dispatch. `oldest` and `newest` are the versions of its tokens; `at` is the offset of its frame."""
 
     issue: Dispatch
     oldest: PolicyVersion
@@ -35,7 +35,7 @@ ScoredKey = tuple[str, str, int | None, str]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One system on one suite; `version` pins the policy's weights."""
+    """One system on one suite. `version` pins the policy's weights."""
 
     suite: str
     system: str
@@ -48,35 +48,35 @@ class Evaluation:
 
 @dataclass
 class History:
-    """Everything that recovery and accounting need to know of a journal.
+    """Everything in a journal that recovery and accounting need.
 
-    `resume.condense` takes out what no return to a checkpoint can bring back, and leaves counts in `settled`.
+    `resume.condense` removes what no return to a checkpoint can bring back, and leaves counts in `settled`.
     """
 
     incarnations: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """(incarnation, step it started from)."""
+    """Pairs of an incarnation and the step at which it started."""
     opened: dict[int, int] = field(default_factory=dict[int, int])
-    """Group → live step at its (latest) opening."""
+    """Group → live step at its latest opening."""
     accepted: dict[Dispatch, Accepted] = field(default_factory=dict[Dispatch, Accepted])
     fate: dict[Dispatch, str] = field(default_factory=dict[Dispatch, str])
-    """Dispatch → reason, for `excluded:<reason>` and `set_aside:<reason>`."""
+    """Dispatch → `excluded:<reason>` or `set_aside:<reason>`."""
     dropped: set[int] = field(default_factory=set[int])
     steps: dict[int, tuple[Dispatch, ...]] = field(default_factory=dict[int, tuple[Dispatch, ...]])
-    """Surviving optimizer steps and the dispatches that each trained."""
+    """Surviving optimizer steps → the dispatches that each of them trained."""
     allowances: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """Dispatches whose bill never came."""
+    """Dispatches whose bill has not come → the reserved dollars."""
     withdrawn: dict[str, float] = field(default_factory=dict[str, float])
-    """Of these, the dead ones that a worker may have played: the Unix time at which their worst case counts."""
+    """The dead ones among them that a worker may have played → Unix time at which their worst case counts."""
     presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     """Dispatches that count their worst case until their bill comes after all."""
     evaluations: dict[str, Evaluation] = field(default_factory=dict[str, Evaluation])
-    """By the uid of their episodes."""
+    """Evaluations, by the uid of their episodes."""
     scored: dict[ScoredKey, tuple[str, str | None]] = field(default_factory=dict[ScoredKey, tuple[str, str | None]])
-    """What evaluations have scored: the dispatch, and the policy version that it was pinned to."""
+    """Scored tasks of evaluations → the dispatch, and the policy version to which it was pinned."""
     recorded: DispatchSet = field(default_factory=DispatchSet)
-    """Every dispatch whose result is in the journal, whatever became of it."""
+    """Every dispatch whose result is in the journal, whatever the result was."""
     settled: dict[str, int] = field(default_factory=dict[str, int])
-    """Accepted dispatches that were condensed away, by fate: `trained`, or as in `fate`."""
+    """Accepted dispatches that were condensed, by fate: `trained`, or as in `fate`."""
     spent: Decimal = Decimal(0)
     late: int = 0
     unscored: int = 0
@@ -87,36 +87,36 @@ class History:
         return self.incarnations[-1][0] if self.incarnations else -1
 
     def survives(self, version: PolicyVersion) -> bool:
-        """Were these weights kept by every later return to a checkpoint?"""
+        """Return whether every later return to a checkpoint kept these weights."""
         return all(version.step <= step for inc, step in self.incarnations if inc > version.incarnation)
 
     def evaluated(self, dispatch: str, *, task: str) -> None:
-        """An evaluation's dispatch was scored."""
+        """Record that an evaluation's dispatch was scored."""
         if (evaluation := self.evaluations.get(Dispatch.parse(dispatch).episode.uid)) is not None:
             self.scored[evaluation.key(task)] = dispatch, evaluation.version
 
     def scored_before(self, evaluation: Evaluation, *, task: str) -> str | None:
-        """A dispatch that scored the task as this evaluation would: same suite and system and, where there is a
-        version, the same weights. Versions of one step that survive have the same weights, whichever incarnation names
-        them."""
+        """Return a dispatch that already scored the task for this evaluation: same suite, system and weights.
+
+        Surviving versions of one step have the same weights, whichever incarnation names them."""
         dispatch, version = self.scored.get(evaluation.key(task), (None, None))
         if version is not None and not self.survives(PolicyVersion.parse(version)):
             return None
         return dispatch
 
     def trained(self) -> dict[Dispatch, int]:
-        """Dispatch → the surviving step that trained it; ValueError if one was trained twice."""
+        """Return dispatch → the surviving step that trained it. ValueError if one was trained twice."""
         found: dict[Dispatch, int] = {}
         for step, dispatches in self.steps.items():
             for dispatch in dispatches:
                 if dispatch in found:
-                    raise ValueError(f"issue {dispatch} was trained in steps {found[dispatch]} and {step}")
+                    raise ValueError(f"dispatch {dispatch} was trained in steps {found[dispatch]} and {step}")
                 found[dispatch] = step
         return found
 
 
 def read_history(frames: Iterable[Frame]) -> History:
-    """Fold the journal's frames, oldest first."""
+    """Return the history of the journal's frames, oldest first."""
     history = History()
     for frame in frames:
         enter(history, frame)
@@ -124,7 +124,7 @@ def read_history(frames: Iterable[Frame]) -> History:
 
 
 def enter(history: History, frame: Frame) -> None:
-    """One more frame of the journal."""
+    """Add one frame of the journal to the history."""
     history.end = frame.end
     if frame.kind is Kind.NOTE:
         _note(history, frame.head)
@@ -201,19 +201,19 @@ def _end(history: History, dispatches: Iterable[str], fate: str) -> None:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a new incarnation starts from the checkpoint of step `step`."""
+    """The start of a new incarnation at the checkpoint of step `step`."""
 
     incarnation: int
     step: int
     next_group: int
     restore: dict[int, tuple[Accepted, ...]]
-    """Groups that were under way at the checkpoint, with the results that stand."""
+    """Groups that were unfinished at the checkpoint, with their accepted results."""
     set_aside: tuple[Dispatch, ...]
-    """Accepted results whose weights did not survive: their episodes are dispatched again."""
+    """Accepted results whose weights did not survive. Their episodes are dispatched again."""
 
 
 def recover(history: History, *, step: int) -> Recovery:
-    """Pure: what stands, what is set aside, where the group counter goes on (ledger.md, "Incarnations")."""
+    """Return what stays, what is set aside, and the next group number (ledger.md, "Incarnations"). Pure."""
     reopened = [number for number, live in history.opened.items() if live > step]
     left = {
         i.episode.group for s, dispatches in history.steps.items() if s <= step for i in dispatches
@@ -242,7 +242,7 @@ def recover(history: History, *, step: int) -> Recovery:
 
 @dataclass(frozen=True)
 class Account:
-    """Accepted dispatches by fate. `accepted == trained + excluded + set_aside + open`, or the ledger is wrong."""
+    """Accepted dispatches by fate. If `accepted != trained + excluded + set_aside + open`, the ledger is wrong."""
 
     accepted: int
     trained: int
@@ -257,14 +257,14 @@ class Account:
 
 
 def account(history: History) -> Account:
-    """Count every accepted dispatch's one fate; ValueError where one has two."""
+    """Count each accepted dispatch by its one fate. ValueError if one has two fates."""
     trained = history.trained()
     both = set(trained) & set(history.fate)
     if both:
-        raise ValueError(f"trained and yet {history.fate[min(both)]}: {min(both)}")
+        raise ValueError(f"dispatch {min(both)} was trained, but it is also {history.fate[min(both)]}")
     unknown = (set(trained) | set(history.fate)) - set(history.accepted)
     if unknown:
-        raise ValueError(f"never accepted, yet trained or ended: {min(unknown)}")
+        raise ValueError(f"dispatch {min(unknown)} was trained or ended, but it was never accepted")
     fates = Counter(history.settled) + Counter(history.fate.values()) + Counter(trained=len(trained))
     kinds = Counter[str]()
     for fate, n in fates.items():

@@ -1,21 +1,21 @@
-"""The journal: an append-only, fsynced file of what the ledger decided. It is the truth; everything else is derived.
+"""The journal: an append-only, fsynced file of the ledger's decisions. It is the source of truth.
 
-A frame is a header, a head (one line of JSON) and a body: the codec's bytes of a trace, or nothing. The header has the
-lengths and checksums of both and a checksum of its own, so that a flipped bit in a length is seen, and a head can be
-read without its body. Beside the file lies `journal.synced`: up to which offset it was fsynced, written and synced
-itself before `flush` returns, that is before anything is acknowledged or published.
+A frame is a header, a head (one line of JSON) and a body: the bytes of an encoded trace, or nothing. The header has the
+lengths and checksums of head and body, and its own checksum. So a flipped bit in a length is detected, and a head can
+be read without its body. A second file, `journal.synced`, has the offset up to which the journal was fsynced. `flush`
+writes and syncs that file before it returns, that is before anything is acknowledged or published.
 
 Invariants:
 
-- What was acknowledged is never cut off: where a frame below the synced offset does not read, JournalError says which.
-- What lies above it was acknowledged to nobody: there the first frame that does not read (torn, zeros, a hole that a
-  power cut left inside a batch) ends the journal, and opening it for writing cuts it off.
-- A file without its `synced` (one of before, a copy, traces of an evaluation) is judged by what follows: another whole
-  frame behind a damaged one is damage, anything else a torn end.
-- A write that fails closes the writer: nothing after it is believed to be durable.
+- What was acknowledged is never cut off. If a frame below the synced offset is unreadable, JournalError names it.
+- What is above that offset was never acknowledged. There, the first unreadable frame (torn, zeros, a hole left by a
+  power cut) ends the journal. Opening the journal for writing removes it and the rest.
+- A file without `journal.synced` (from an old release, a copy, traces of an evaluation) is judged by its content: if
+  another whole frame follows a damaged one, the file is damaged; otherwise its end is torn.
+- A failed write closes the writer: nothing after it counts as durable.
 
-Frames of before had no version: `u32 length | u32 crc32 | payload`. They are read as they are and never written. A new
-frame begins with a length that no old one has, so that the old code calls the file damaged instead of cutting it.
+Frames of old releases have no version: `u32 length | u32 crc32 | payload`. They are still read, but never written. A
+new frame begins with a length that no old frame has. So an old release reports the file as damaged and does not cut it.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ FILE_NAME = "journal.bin"
 VERSION = 1
 _MARK = struct.pack("<I3s", 1, b"TOJ")
 _HEADER = struct.Struct("<7sBc3xIIIII")
-"""Mark, version, kind, lengths of head and body, their crc32s, and the header's: over what is before it and the
-frame's offset, so that no bytes of a body are ever taken for a frame."""
+"""Mark, version, kind, lengths of head and body, their crc32s, and the header's own crc32. The last one covers the
+preceding fields and the frame's offset, so that bytes of a body are never taken for a frame."""
 _OLD_HEADER = struct.Struct("<II")
 _OLD_PAYLOAD = re.compile(rb"[A-Z]\{")
 _SYNCED = struct.Struct("<QI")
 _READ = 1 << 12
-"""Bytes read at a time: little more than a head, where bodies are skipped."""
+"""Bytes per read: a little more than a head, because bodies are often skipped."""
 _BUFFER = 1 << 20
-"""Bytes appended before they are written without a flush."""
+"""Bytes that are appended before they are written without a flush."""
 
 _log = logging.getLogger(__name__)
 
 
 class Kind(Enum):
-    """What a frame's body is."""
+    """The content of a frame's body."""
 
     ACCEPTED = b"A"
     """Trace of an accepted (scored) dispatch."""
@@ -65,17 +65,17 @@ class Kind(Enum):
     LATE = b"L"
     """Trace of a dead dispatch: recorded, never used."""
     EVALUATED = b"E"
-    """Trace of an evaluation's dispatch, scored or not; the note `evaluation` says which evaluation it was."""
+    """Trace of an evaluation's dispatch, scored or not. The note `evaluation` says which evaluation it was."""
     UNDECODABLE = b"X"
-    """What came as a result and is none: the beginning of its bytes, as they came, for people to look at. Where it
-    came under a dispatch, a frame of its own says what became of that."""
+    """An unreadable result: the beginning of its bytes, unchanged, for people to look at. If it belongs to a dispatch,
+    another frame records the decision on that dispatch."""
     NOTE = b"J"
-    """No body; the head is `{"note": name, …}`; docs/ledger.md lists the names."""
+    """No body. The head is `{"note": name, …}`; docs/ledger.md lists the names."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """`end` is the offset behind the frame: a manifest that names it covers the frame. `start` finds it again."""
+    """One frame. `start` is its offset, `end` the offset after it. A manifest with that `end` includes the frame."""
 
     kind: Kind
     head: dict[str, Any]
@@ -85,21 +85,21 @@ class Frame:
 
 
 class JournalError(LedgerError):
-    """The journal is damaged where it was acknowledged, of another release, or cannot be written."""
+    """The journal is damaged where it was acknowledged, is of another release, or cannot be written."""
 
 
 class _Damaged(Exception):
-    """No whole frame begins here; the text says what is wrong with it."""
+    """No whole frame begins here. The message says what is wrong."""
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_frames(path: Path, *, start: int = 0, floor: int = 0, bodies: bool = True) -> Iterator[Frame]:
-    """All whole frames from offset `start`, in order; JournalError as the module says.
+    """Yield all whole frames from offset `start` on, in order. Raises JournalError (see the module).
 
-    `floor`: an offset that is known to have been durable, as `journal.synced` knows one. `bodies` False: bodies are
-    skipped, empty in the frames, and checked only where nobody has ever vouched for them.
+    `floor`: an offset known to be durable, as in `journal.synced`. `bodies` False: bodies are skipped and empty; they
+    are checked only above the durable offset.
     """
     synced = read_synced(path)
     vouched, offset = max(floor, synced or 0), start
@@ -111,7 +111,7 @@ def read_frames(path: Path, *, start: int = 0, floor: int = 0, bodies: bool = Tr
             except _Damaged as damage:
                 if offset < vouched or (synced is None and _frame_follows(file, offset + 1, size=size)):
                     raise JournalError(
-                        f"{path}: the frame at byte {offset} is damaged ({damage}), and what it held had been"
+                        f"{path}: the frame at byte {offset} is damaged ({damage}), but its content had been"
                         " acknowledged; restore the file from a copy"
                     ) from damage
                 return
@@ -124,7 +124,7 @@ def read_frames(path: Path, *, start: int = 0, floor: int = 0, bodies: bool = Tr
 
 
 def read_frame(path: Path, at: int) -> Frame:
-    """The frame that begins at offset `at`, with its body; JournalError where none does."""
+    """Return the frame that begins at offset `at`, with its body. JournalError if there is none."""
     with path.open("rb") as file:
         try:
             return _read_frame(file, at, size=os.fstat(file.fileno()).st_size, body=True)
@@ -141,28 +141,28 @@ def _read_frame(file: BinaryIO, offset: int, *, size: int, body: bool) -> Frame:
     if len(start) < _HEADER.size:
         raise _Damaged("it ends within its header")
     _, version, kind, head_size, body_size, head_sum, body_sum, own_sum = _HEADER.unpack(start)
-    if version == 0:  # frames of version 0 had no mark: a power cut left zeros after ours
+    if version == 0:  # no frame with this mark has version 0: a power cut left zeros after the mark
         raise _Damaged("zeros")
     if version != VERSION:
         raise JournalError(f"the frame at byte {offset} has version {version}; this release reads 0 and {VERSION}")
     if own_sum != _header_sum(start[:-4], offset):
-        raise _Damaged("its header has another checksum")
+        raise _Damaged("wrong checksum of its header")
     end = offset + _HEADER.size + head_size + body_size
     if end > size:
         raise _Damaged(f"the file ends {end - size} bytes early")
     head = file.read(head_size)
     if zlib.crc32(head) != head_sum:
-        raise _Damaged("its head has another checksum")
+        raise _Damaged("wrong checksum of its head")
     content = b""
     if body and body_size:
         content = file.read(body_size)
         if zlib.crc32(content) != body_sum:
-            raise _Damaged("its body has another checksum")
+            raise _Damaged("wrong checksum of its body")
     return Frame(_kind(kind, offset), json.loads(head.decode()), content, end, offset)
 
 
 def _read_old_frame(file: BinaryIO, offset: int, *, size: int) -> Frame:
-    """A frame of before frames had a version."""
+    """Read a frame of an old release, without a version."""
     file.seek(offset)
     header = file.read(_OLD_HEADER.size)
     if len(header) < _OLD_HEADER.size:
@@ -175,7 +175,7 @@ def _read_old_frame(file: BinaryIO, offset: int, *, size: int) -> Frame:
         raise _Damaged(f"the file ends {end - size} bytes early, or its length is wrong")
     payload = file.read(length)
     if zlib.crc32(payload) != checksum:
-        raise _Damaged("another checksum")
+        raise _Damaged("wrong checksum")
     head, _, body = payload[1:].partition(b"\n")
     return Frame(_kind(payload[:1], offset), json.loads(head), body, end, offset)
 
@@ -187,16 +187,16 @@ def _kind(letter: bytes, offset: int) -> Kind:
     try:
         return _KINDS[letter]
     except KeyError as error:
-        raise JournalError(f"the frame at byte {offset} is of kind {letter!r}, which this release lacks") from error
+        raise JournalError(f"the frame at byte {offset} has kind {letter!r}, unknown to this release") from error
 
 
 def _header_sum(header: bytes, offset: int) -> int:
-    """Of a header without its own checksum."""
+    """Return the checksum of a header (given without its own checksum)."""
     return zlib.crc32(offset.to_bytes(8, "little"), zlib.crc32(header))
 
 
 def _frame_follows(file: BinaryIO, offset: int, *, size: int) -> bool:
-    """Does a whole frame begin anywhere from `offset` on?"""
+    """Return whether a whole frame begins at `offset` or later."""
     if offset >= size:
         return False
     content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last match that refers to it
@@ -217,12 +217,12 @@ def _is_frame(file: BinaryIO, offset: int, *, size: int) -> bool:
 
 
 def synced_path(path: Path) -> Path:
-    """Where a journal's synced offset lies."""
+    """Return the path of a journal's synced offset."""
     return path.with_suffix(".synced")
 
 
 def read_synced(path: Path) -> int | None:
-    """Up to which offset the journal is known to be durable; None where nothing says so."""
+    """Return the offset up to which the journal is known to be durable; None if unknown."""
     try:
         content = synced_path(path).read_bytes()
     except FileNotFoundError:
@@ -231,7 +231,7 @@ def read_synced(path: Path) -> int | None:
         offset, checksum = _SYNCED.unpack(content)
         if checksum == zlib.crc32(content[:8]):
             return int(offset)
-    _log.warning("%s does not read; the journal is judged without it", synced_path(path))
+    _log.warning("%s cannot be read; the journal is checked without it", synced_path(path))
     return None
 
 
@@ -239,10 +239,10 @@ def read_synced(path: Path) -> int | None:
 
 
 class Journal:
-    """The writer. One process at a time; `flush` makes everything appended durable. Threads may append meanwhile."""
+    """The writer of a journal: one process at a time. `flush` makes all frames durable; other threads may append."""
 
     def __init__(self, path: Path, *, end: int | None = None) -> None:
-        """Open for writing behind the last whole frame. `end`: where that is, if the caller has just read it."""
+        """Open for writing after the last whole frame. `end`: its end, if the caller has just read the journal."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if end is None:
@@ -263,27 +263,27 @@ class Journal:
 
     @property
     def synced(self) -> int:
-        """Bytes that are durable."""
+        """Offset up to which the journal is durable."""
         return self._synced
 
     def durable(self, start: int) -> Iterator[Frame]:
-        """The heads of the durable frames from offset `start` on."""
+        """Return the heads of the durable frames from offset `start` on."""
         end = self._synced
         return (f for f in read_frames(self.path, start=start, bodies=False) if f.end <= end)
 
     def append(self, kind: Kind, head: dict[str, Any], body: bytes = b"") -> None:
-        """Add a frame; durable after the next `flush`. JournalError: it cannot be written."""
+        """Append a frame. It is durable after the next `flush`. JournalError if it cannot be written."""
         with self._writing:
             self._pending += _encode(kind, head, body, offset=self._written + len(self._pending))
             if len(self._pending) >= _BUFFER:
                 self._write()
 
     def note(self, name: str, **fields: Any) -> None:
-        """Add a note."""
+        """Append a note."""
         self.append(Kind.NOTE, {"note": name, **fields})
 
     def flush(self) -> None:
-        """fsync: what was appended survives a kill of process and machine, and is known to. JournalError: it is not."""
+        """Make all frames durable with fsync, so that they survive a kill or a crash. JournalError if that fails."""
         with self._syncing:
             with self._writing:
                 self._write()
@@ -311,15 +311,15 @@ class Journal:
             raise self._fail(error) from error
 
     def _fail(self, error: OSError) -> JournalError:
-        """After a failed write or fsync nobody knows what the disk has: no further one may seem to work."""
+        """Return the error. After a failed write or fsync the disk's content is unknown, so no later write may work."""
         self._broken = error
         return JournalError(
-            f"{self.path}: cannot be written ({error.strerror}); free some space or mend the disk, then resume."
-            " What had been acknowledged is there, and everything else comes again"
+            f"{self.path}: cannot be written ({error.strerror}); free some space or repair the disk, then resume."
+            " Everything acknowledged is in the file, and everything else will be sent again"
         )
 
     def close(self) -> None:
-        """Flush and close; a writer that failed only closes."""
+        """Flush and close. A writer that failed is only closed."""
         if self._file.closed:
             return
         try:
@@ -331,7 +331,7 @@ class Journal:
 
 
 def write_sealed(path: Path, frames: Iterable[tuple[Kind, dict[str, Any], bytes]]) -> None:
-    """A file of frames that is written once: under its name it is whole. (It needs no synced offset.)"""
+    """Write a file of frames once and atomically: under its name it is always complete. It needs no synced offset."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     with draft.open("wb") as file:
@@ -344,7 +344,7 @@ def write_sealed(path: Path, frames: Iterable[tuple[Kind, dict[str, Any], bytes]
 
 
 def read_sealed(path: Path) -> Iterator[Frame]:
-    """The frames of `write_sealed`; JournalError where any of them is damaged."""
+    """Return the frames that `write_sealed` wrote. JournalError if one of them is damaged."""
     return read_frames(path, floor=path.stat().st_size)
 
 
@@ -356,5 +356,5 @@ def _encode(kind: Kind, head: dict[str, Any], body: bytes, *, offset: int) -> by
 
 
 def _open(path: Path) -> FileIO:
-    """Unbuffered, for reading and writing; made where it is not there."""
+    """Open a file unbuffered for reading and writing; create it if it does not exist."""
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")

@@ -1,7 +1,7 @@
-"""The journalled ledger: every decision of the ledger goes into the journal before anyone acts on it.
+"""The journalled ledger: writes every decision of the ledger to the journal before anyone acts on it.
 
-Callers follow one rule: call a method, `flush` the journal, and only then publish the dispatches it returned or
-acknowledge the result it took. A kill between any two of these steps loses nothing and trains nothing twice.
+Callers follow one rule: call a method, `flush` the journal, and only then publish the returned dispatches or
+acknowledge the result. A kill between any two of these steps loses nothing and trains nothing twice.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from toolorchestra.rollout.identity import Dispatch
 
 @dataclass(frozen=True)
 class Result:
-    """What came back for a dispatch, as far as the ledger needs it. `span`: oldest and newest version of its tokens."""
+    """The result of a dispatch, as the ledger needs it. `span`: oldest and newest version of its tokens."""
 
     dispatch: Dispatch
     scored: bool
     reason: str
     usd: Decimal | None
-    """What it really cost; None: whoever ran it is gone, its bill is unknown and counts as the worst case."""
+    """Real cost in dollars. None: the worker is gone, so the bill is unknown and counts as the worst case."""
     span: tuple[PolicyVersion, PolicyVersion] | None = None
     deferred_for: str | None = None
-    """The expert whose outage ended it."""
+    """The expert whose outage ended the episode."""
     untouched: bool = False
-    """It was never played: sent again as if it had not been sent."""
+    """The episode was never played: it is sent again as if it had never been sent."""
 
 
 KEPT_BYTES = 1 << 16
-"""Of a message that does not read."""
+"""Bytes that are kept of an unreadable message."""
 
 Verdict = Literal["accepted", "failed", "deferred", "late", "duplicate"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger made of a result; `effects` are for the caller to carry out after the flush."""
+    """The ledger's decision on a result. The caller carries out `effects` after the flush."""
 
     verdict: Verdict
     effects: Effects = field(default_factory=Effects)
@@ -52,14 +52,14 @@ class Entry:
 
 @dataclass
 class JournalledLedger:
-    """The ledger of one incarnation with its journal."""
+    """The ledger of one incarnation, with its journal."""
 
     ledger: Ledger
     journal: Journal
     index: ResumeIndex
-    """What a checkpoint keeps of the journal, so that a resume need not read all of it."""
+    """The condensed history for the next checkpoint, so that a resume need not read the whole journal."""
     history: History = field(default_factory=History)
-    """What earlier incarnations left; decides which versions survive."""
+    """The history of earlier incarnations. It decides which versions survive."""
     finished: bool = False
 
     @classmethod
@@ -74,10 +74,10 @@ class JournalledLedger:
         cap: Decimal | None = None,
         allowance: Decimal = Decimal(0),
     ) -> tuple[JournalledLedger, Recovery]:
-        """Start an incarnation at the checkpoint of `step`; a fresh run is incarnation 0 at step 0.
+        """Start an incarnation at the checkpoint of `step`. A new run is incarnation 0 at step 0.
 
-        `cap` and `allowance` (worst case of one dispatch) are dollars; dispatches of earlier incarnations whose bill
-        never came keep their allowance reserved until it is known what becomes of it (outbox.reckon).
+        `cap` and `allowance` (worst case of one dispatch) are in dollars. Dispatches of earlier incarnations whose bill
+        never came keep their reservation until it is known what became of them (outbox.reckon).
         """
         recovery, index = recover(history, step=step), ResumeIndex.after(history, journal.durable)
         ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
@@ -95,7 +95,7 @@ class JournalledLedger:
         return cls(ledger=ledger, journal=journal, index=index, history=history), recovery
 
     def restore(self, recovery: Recovery, *, now: float) -> Effects:
-        """Bring the groups under way back; call once, when dispatches can be published."""
+        """Restore the unfinished groups. Call once, when dispatches can be published."""
         parts: list[Effects] = []
         for number, accepted in recovery.restore.items():
             standing = [(a.issue, a.oldest.step) for a in accepted]
@@ -127,25 +127,25 @@ class JournalledLedger:
     # ── money of dead dispatches ───────────────────────────────────────────────────────────────────────────────────
 
     def unbilled(self) -> list[str]:
-        """Dispatches with a reservation that are not known to be dead: of earlier incarnations, right after `open`."""
+        """Return reserved dispatches not known to be dead; right after `open`, those of earlier incarnations."""
         return sorted(self.ledger.spend.reserved.keys() - self.ledger.spend.dead.keys())
 
     def release(self, dispatches: Iterable[str]) -> None:
-        """No worker ever got these dead dispatches: they have cost nothing."""
+        """Release dead dispatches that no worker ever got: they cost nothing."""
         if gone := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("released", issues=gone)
             for text in gone:
                 self.ledger.spend.release(text)
 
     def await_bills(self, dispatches: Iterable[str], *, until: float) -> None:
-        """These are dead, and a worker may have played them: their bills are waited for until then."""
+        """Wait until this Unix time for the bills of dead dispatches that a worker may have played."""
         if dead := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("withdrawn", issues=dead, until=until)
             for text in dead:
                 self.ledger.spend.await_bill(text, until=until)
 
     def presume(self, *, now: float) -> None:
-        """Count the worst case of what nobody has told the bill of in time."""
+        """Count the worst case of dispatches whose bill did not come in time."""
         if lost := self.ledger.spend.overdue(now=now):
             self.journal.note("presumed", issues=lost)
             for text in lost:
@@ -154,14 +154,14 @@ class JournalledLedger:
     # ── evaluations ────────────────────────────────────────────────────────────────────────────────────────────
 
     def evaluation(self, uid: str, evaluation: Evaluation) -> None:
-        """An evaluation begins, whose episodes have this uid."""
+        """Record the start of an evaluation whose episodes have this uid."""
         self.history.evaluations[uid] = evaluation
         self.journal.note(
             "evaluation", uid=uid, suite=evaluation.suite, system=evaluation.system, version=evaluation.version
         )
 
     def dispatch(self, dispatch: Dispatch) -> bool:
-        """Reserve the worst case of an evaluation's dispatch; False where the cap has no room for it now."""
+        """Reserve the worst case of an evaluation's dispatch. Return False if the cap has no room for it now."""
         allowance = self.ledger.allowance
         if self.ledger.spend.room_for(dispatches=1, each=allowance) < 1:
             return False
@@ -170,7 +170,7 @@ class JournalledLedger:
         return True
 
     def enter_evaluated(self, result: Result, body: bytes, *, task: str) -> bool:
-        """Record the result of an evaluation, whoever still waits for it; False: it was recorded before."""
+        """Record the result of an evaluation, even if nobody waits for it any more. False: it was recorded before."""
         text = str(result.dispatch)
         if text in self.history.recorded:
             return False
@@ -186,9 +186,10 @@ class JournalledLedger:
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enter(self, result: Result, body: bytes, *, now: float) -> Entry:
-        """Record a result and decide on it. `body`: the codec's bytes of its trace (may be empty for a dead letter).
+        """Record a result and decide on it. `body`: the encoded trace (may be empty for a dead letter).
 
-        A result that was recorded before (the bus delivers at least once) is a duplicate: not written, not paid again.
+        A result that was recorded before (the bus delivers at least once) is a duplicate: it is not written or paid
+        again.
         """
         if str(result.dispatch) in self.history.recorded:
             return Entry("duplicate")
@@ -205,7 +206,7 @@ class JournalledLedger:
         return entry
 
     def keep_undecodable(self, id_: str, *, why: str, raw: bytes) -> None:
-        """What came and does not read, for people to look at; its episode, if it has one, is entered by itself."""
+        """Record an unreadable message for people to look at. A result of its episode is entered separately."""
         head = {"id": id_, "why": why, "bytes": len(raw)}
         self.journal.append(Kind.UNDECODABLE, head, raw[:KEPT_BYTES])
 
@@ -230,39 +231,39 @@ class JournalledLedger:
     # ── groups and steps ───────────────────────────────────────────────────────────────────────────────────────
 
     def drop(self, number: int, reason: str) -> list[Dispatch]:
-        """A finished group leaves untrained."""
+        """Drop a finished group: it leaves untrained."""
         dispatches = self.ledger.drop(number)
         self.journal.note("dropped", group=number, reason=reason, issues=[str(i) for i in dispatches])
         return dispatches
 
     def kill(self, stragglers: Iterable[int], *, now: float) -> Effects:
-        """`onStale: Drop`."""
+        """Restart stale groups (`onStale: Drop`)."""
         return self._carry(merge([self.ledger.kill(number, now=now) for number in stragglers]))
 
     def next_step(self) -> StepPlan | Waiting:
         return self.ledger.next_step()
 
     def begin(self, plan: StepPlan) -> dict[int, list[Dispatch]]:
-        """The step's groups go into training; returns the dispatches of each."""
+        """Start training the step's groups. Return the accepted dispatches of each."""
         self.ledger.begin(plan)
         return {number: self.ledger.groups[number].accepted for number in plan.groups}
 
     def abandon(self, reason: str) -> list[Dispatch]:
-        """The step could not be applied: its groups are set aside for good, no life trains them again."""
+        """Set the groups of a failed step aside for good: no incarnation trains them again."""
         groups = [g.number for g in self.ledger.groups.values() if g.state == "training"]
         dispatches = self.ledger.abandon()
         self.journal.note("set_aside", reason=reason, issues=[str(i) for i in dispatches], groups=groups)
         return dispatches
 
     def publish(self, step: int) -> None:
-        """The version of `step` is live: its groups are trained for good, as far as this incarnation goes."""
+        """Record that the version of `step` is live: in this incarnation its groups count as trained for good."""
         groups = [g for g in self.ledger.groups.values() if g.state == "training"]
         dispatches = [str(i) for g in groups for i in g.accepted]
         self.journal.note("step", step=step, groups=[g.number for g in groups], issues=dispatches)
         self.ledger.publish(step)
 
     def finish(self) -> None:
-        """All steps are done: what was accepted beyond them is set aside, what still arrives is late."""
+        """Record that all steps are done: unused accepted results are set aside, later results are late."""
         self.finished = True
         left = [
             dispatch

@@ -1,14 +1,14 @@
-"""The ledger: which groups live, which step consumes them, what happens to a result. Pure: no I/O, the clock is given.
+"""The ledger: tracks the live groups, chooses the groups of each step, decides on results. Pure: the caller gives time.
 
-Invariants (ledger.md), each driven by Hypothesis in tests/unit/ledger/test_ledger_properties.py:
+Invariants (ledger.md), each tested by Hypothesis in tests/unit/ledger/test_ledger_properties.py:
 
 - Bound: groups open + complete + in training ≤ (maxStaleness + 1) × groupsPerStep until the new version is live.
-- Order: a step at trainer step t leaves behind only groups that later steps can still consume in time, that is for
-  every deadline d ≥ t at most (d - t) × groupsPerStep groups with `oldest + maxStaleness ≤ d`. With plain oldest-first
-  a fast newcomer could overtake, and two stragglers would fall due in a step that has room for one.
+- Order: a step at trainer step t leaves only groups that later steps can still use in time. That is: for every deadline
+  d ≥ t at most (d - t) × groupsPerStep groups with `oldest + maxStaleness ≤ d`. Plain oldest-first order is not enough:
+  a fast new group could overtake, and two stragglers could be due in a step with room for one.
 - maxStaleness 0 is exactly synchronous and drops nothing.
 - A result of a dead dispatch is late and changes nothing.
-- What the spend cap has no room for waits for room; nothing is excluded for want of money.
+- An episode that does not fit under the spend cap waits for room. Nothing is excluded because of missing money.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from toolorchestra.ledger.spend import Spend
 from toolorchestra.rollout.identity import Dispatch, EpisodeId
 
 MIN_SCORED = 2
-"""Scored siblings without which a group has no mean to compare with."""
+"""Fewest scored siblings of a group: with fewer, there is no mean to compare with."""
 MAX_REFILL = 3
-"""Extra groups per step, in multiples of groupsPerStep, before a run of empty filters pauses the training."""
+"""Groups per step that the filters may remove, in multiples of groupsPerStep, before the training is paused."""
 
 
 @dataclass(frozen=True)
 class LedgerConfig:
-    """The algorithm's fields that bound the ledger (resources.md, `spec.algorithm`)."""
+    """The fields of `spec.algorithm` that limit the ledger (resources.md)."""
 
     groups_per_step: int
     group_size: int
@@ -47,7 +47,7 @@ class LedgerConfig:
 class GroupState(StrEnum):
     OPEN = "open"
     COMPLETE = "complete"
-    """Every sibling accepted or excluded; kept by the filters; waits for its step."""
+    """Every sibling is accepted or excluded, and the filters kept the group. It waits for its step."""
     TRAINING = "training"
 
 
@@ -58,8 +58,9 @@ class Group:
     state: GroupState = GroupState.OPEN
 
     def oldest(self, step: int) -> int:
-        """Step of the oldest token that the group holds or may yet hold; `step` is the live one, of which a sibling
-        that waits for money or an expert will have its tokens at the earliest."""
+        """Return the step of the oldest token that the group has or may still get.
+
+        `step` is the live one. A sibling that waits for money or an expert cannot get older tokens than that."""
         steps = (s.oldest for s in self.siblings if s.live is not None or s.accepted is not None)
         return min(steps, default=step)
 
@@ -69,35 +70,35 @@ class Group:
 
     @property
     def accepted(self) -> list[Dispatch]:
-        """The dispatches whose results stand, by sample."""
+        """The dispatches whose results were accepted, by sample."""
         return [s.accepted for s in self.siblings if s.accepted is not None]
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What the caller has to do: journal it, then publish. Empty: nothing."""
+    """What the caller must do: write it to the journal, then publish. Empty: nothing."""
 
     dispatches: tuple[Dispatch, ...] = ()
     excluded: tuple[tuple[EpisodeId, str], ...] = ()
-    """Episodes that never got a result, and why."""
+    """Episodes that never got a result, each with the reason."""
     set_aside: tuple[Dispatch, ...] = ()
     """Accepted dispatches that no step will use."""
     finished: tuple[int, ...] = ()
-    """Groups whose siblings are all terminal: to be judged."""
+    """Groups whose siblings are all terminal; they must now be judged."""
     dead: tuple[Dispatch, ...] = ()
-    """Dispatches that died without a result: to be taken off the bus."""
+    """Dispatches that died without a result; they must be removed from the bus."""
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The groups of the next optimizer step, oldest versions first. Empty only under `Shrink`."""
+    """The groups of the next optimizer step, oldest versions first. Empty only with `Shrink`."""
 
     groups: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why no step starts; `paused` means that nothing will change by waiting."""
+    """Why no step starts. `paused`: waiting will not help."""
 
     reason: str
     paused: bool = False
@@ -106,7 +107,7 @@ class Waiting:
 
 @dataclass
 class Ledger:
-    """State of the live groups of one incarnation. `step` is the trainer's, and the version live on the engines."""
+    """The live groups of one incarnation. `step` is the trainer's step and the version that is live on the engines."""
 
     config: LedgerConfig
     uid: str
@@ -114,17 +115,17 @@ class Ledger:
     step: int = 0
     next_group: int = 0
     steps: int | None = None
-    """The training's last step: groups that no step would use are not opened."""
+    """Number of steps of the training. Groups that no step would use are not opened."""
     groups: dict[int, Group] = field(default_factory=dict[int, Group])
     filtered: int = 0
-    """Groups that the filters or missing siblings removed since the last step."""
+    """Groups removed since the last step by filters or missing siblings."""
     spend: Spend = field(default_factory=Spend)
     allowance: Decimal = Decimal(0)
-    """Worst case of one dispatch in dollars, reserved before it is made; 0 where nothing that it does is paid for."""
+    """Worst case of one dispatch in dollars, reserved before it is sent; 0 if nothing in it is paid for."""
 
     @property
     def limit(self) -> Decimal | None:
-        """What the worker of a dispatch may spend: what is reserved for it, where there is a cap to keep."""
+        """What the worker of a dispatch may spend: the reserved amount if there is a cap, else None."""
         return self.allowance if self.spend.cap is not None and self.allowance > 0 else None
 
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,13 +155,13 @@ class Ledger:
 
     @property
     def out_of_money(self) -> bool:
-        """Not one more group fits under the cap."""
+        """Whether the cap has no room for another group."""
         size = self.config.group_size
         return self.spend.room_for(dispatches=size, each=self.allowance) < size
 
     @property
     def broke(self) -> bool:
-        """Nothing can be sent any more: the cap has no room, and no bill is to come that could make some."""
+        """Whether nothing can be sent any more: the cap has no room, and no awaited bill could make room."""
         if self.spend.reserved or not self.out_of_money:
             return False
         return bool(self._with(SiblingStatus.WAITING)) or not self._with(SiblingStatus.DEFERRED)
@@ -169,7 +170,7 @@ class Ledger:
         return [s for g in self.groups.values() for s in g.siblings if s.status is status]
 
     def _send(self, sibling: Sibling, *, now: float) -> Dispatch | None:
-        """Dispatch it and reserve its worst case; None where the cap has no room: then it waits for some."""
+        """Dispatch the episode and reserve its worst case. If the cap has no room, let it wait and return None."""
         if self.spend.room_for(dispatches=1, each=self.allowance) < 1:
             sibling.wait()
             return None
@@ -183,8 +184,9 @@ class Ledger:
         return self.groups[number]
 
     def restore(self, number: int, accepted: Iterable[tuple[Dispatch, int]], *, now: float) -> Effects:
-        """Bring back a group of an earlier incarnation: `accepted` dispatches (with their oldest step) stand, the rest
-        is dispatched again."""
+        """Restore a group of an earlier incarnation.
+
+        `accepted` dispatches (with their oldest step) stay accepted; the other episodes are dispatched again."""
         group = self._open(number)
         self.next_group = max(self.next_group, number + 1)
         standing = {dispatch.episode: (dispatch, oldest) for dispatch, oldest in accepted}
@@ -199,7 +201,7 @@ class Ledger:
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def sibling(self, dispatch: Dispatch) -> Sibling | None:
-        """The sibling for which this dispatch is live; None: the dispatch is dead, its result late."""
+        """Return the sibling whose live dispatch this is. None: the dispatch is dead, so its result is late."""
         group = self.groups.get(dispatch.episode.group)
         if group is None or dispatch.episode.uid != self.uid or dispatch.episode.sample >= len(group.siblings):
             return None
@@ -207,7 +209,7 @@ class Ledger:
         return sibling if sibling.live == dispatch else None
 
     def accept(self, dispatch: Dispatch, *, oldest: int) -> Effects | None:
-        """A scored result whose oldest token is of step `oldest`. None: late."""
+        """Accept a scored result whose oldest token is of step `oldest`. None: late."""
         sibling = self.sibling(dispatch)
         if sibling is None:
             return None
@@ -215,12 +217,12 @@ class Ledger:
         return Effects(finished=self._finished(self.groups[dispatch.episode.group]))
 
     def fail(self, dispatch: Dispatch, *, reason: str, now: float) -> Effects | None:
-        """Infrastructure failed it: dispatch again, or exclude when its sendings are used up. None: late."""
+        """Handle a failure of infrastructure: dispatch again, or exclude if all sendings are used. None: late."""
         sibling = self.sibling(dispatch)
         return None if sibling is None else self._again(sibling, reason=reason, now=now)
 
     def give_back(self, dispatch: Dispatch, *, now: float) -> Effects | None:
-        """A worker gave it back unplayed (told to stop, or no engine): dispatch it again, uncounted. None: late."""
+        """Dispatch again what a worker gave back unplayed (stopped, or no engine), uncounted. None: late."""
         sibling = self.sibling(dispatch)
         if sibling is None:
             return None
@@ -228,7 +230,7 @@ class Ledger:
         return self._again(sibling, reason="untouched", now=now)
 
     def defer(self, dispatch: Dispatch, *, expert: str) -> Effects | None:
-        """An expert is out: wait for `retry`, or exclude it when it was deferred too often. None: late."""
+        """Defer an episode whose expert is unavailable, or exclude it if it was deferred too often. None: late."""
         sibling = self.sibling(dispatch)
         if sibling is None:
             return None
@@ -236,28 +238,29 @@ class Ledger:
         return self._excluded(sibling) if sibling.status is SiblingStatus.EXCLUDED else Effects()
 
     def deferred_experts(self) -> set[str]:
-        """Experts that someone waits for."""
+        """Return the experts that deferred episodes wait for."""
         return {s.expert for s in self._with(SiblingStatus.DEFERRED) if s.expert}
 
     def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Dispatch]:
-        """Dispatch deferred episodes, those that waited for an expert least often first; `may_try` is asked for
-        each."""
+        """Dispatch deferred episodes whose expert passes `may_try`, those with the fewest deferrals first.
+
+        `may_try` is called once per episode."""
         waiting = sorted(self._with(SiblingStatus.DEFERRED), key=lambda s: s.deferrals)
         return [i for s in waiting if s.expert and may_try(s.expert) and (i := self._send(s, now=now))]
 
     def overdue(self, *, now: float, timeout: float) -> list[Dispatch]:
-        """Live dispatches that brought no result for `timeout` seconds: lost, unless they are still queued
+        """Return live dispatches without a result for `timeout` seconds. They are lost, unless still queued
         (`queued`)."""
         return [s.live for g in self.groups.values() for s in g.siblings if s.live and now - s.dispatched_at > timeout]
 
     def queued(self, dispatches: Iterable[Dispatch], *, now: float) -> None:
-        """No worker has had these yet: their time begins now."""
+        """Restart the timeout of dispatches that no worker has received yet."""
         for dispatch in dispatches:
             if (sibling := self.sibling(dispatch)) is not None:
                 sibling.dispatched_at = now
 
     def expire(self, dispatches: Iterable[Dispatch], *, now: float) -> Effects:
-        """The backstop: these are lost, unless their result has come meanwhile."""
+        """Count these dispatches as lost, except those whose result has come in the meantime."""
         lost = [(dispatch, s) for dispatch in dispatches if (s := self.sibling(dispatch)) is not None]
         dead = Effects(dead=tuple(dispatch for dispatch, _ in lost))
         return merge([dead, *(self._again(s, reason="lost", now=now) for _, s in lost)])
@@ -282,16 +285,16 @@ class Ledger:
         return len(self.groups[number].accepted) >= MIN_SCORED
 
     def keep(self, number: int) -> None:
-        """The filters keep the finished group: it waits for its step."""
+        """Keep the finished group after the filters: it waits for its step."""
         self.groups[number].state = GroupState.COMPLETE
 
     def drop(self, number: int) -> list[Dispatch]:
-        """The filters (or missing siblings) remove the finished group; returns what had been accepted of it."""
+        """Remove the finished group (filters or missing siblings). Return its accepted dispatches."""
         self.filtered += 1
         return self.groups.pop(number).accepted
 
     def next_step(self) -> StepPlan | Waiting:
-        """The groups of the next step, or why to wait."""
+        """Return the groups of the next step, or why it must wait."""
         size = self.config.groups_per_step
         ready = sorted(self._in(GroupState.COMPLETE), key=lambda g: (g.oldest(self.step), g.number))
         if self._in(GroupState.TRAINING):
@@ -303,7 +306,7 @@ class Ledger:
             if spent and not self._in(GroupState.OPEN):
                 return Waiting(f"the filters removed {self.filtered} groups since the last step", paused=True)
             return Waiting(f"{len(ready)} of {size} groups are complete")
-        # A short step needs only `size` groups but has room for all: what falls due now is never left behind.
+        # A short step needs only `size` groups but takes as many as fit, so that no group misses its deadline.
         taken = ready[: self.config.groups_per_step]
         late = self._stragglers([g for g in self.groups.values() if g not in taken])
         if late:
@@ -314,7 +317,7 @@ class Ledger:
         return [g for g in self.groups.values() if g.state is state]
 
     def _stragglers(self, rest: Sequence[Group]) -> list[Group]:
-        """Unfinished groups to wait for before this step: the fewest, oldest first, that make the order rule hold."""
+        """Return the unfinished groups to wait for: the fewest, oldest first, for which the order rule holds."""
         size, lag = self.config.groups_per_step, self.config.max_staleness
         order = sorted(rest, key=lambda g: (g.oldest(self.step), g.number))
         late: list[Group] = []
@@ -328,26 +331,26 @@ class Ledger:
         return late
 
     def kill(self, number: int, *, now: float) -> Effects:
-        """`onStale: Drop`: the group's dispatches die, its accepted ones are set aside as stale, all is dispatched
-        afresh."""
+        """Restart a stale group (`onStale: Drop`): its dispatches die, its accepted results are set aside as stale,
+        and all its episodes are dispatched again."""
         group = self.groups[number]
         stale = Effects(set_aside=tuple(group.accepted), dead=tuple(s.live for s in group.siblings if s.live))
         again = [s for s in group.siblings if s.status is not SiblingStatus.EXCLUDED]
         effects = merge([stale, *(self._again(s, reason="stale", now=now) for s in again)])
-        # On the way an excluded sibling may stand beside one that is still to be dispatched again.
+        # The merged effects may list the group as finished before its last sibling was dispatched again.
         return replace(effects, finished=self._finished(group))
 
     def begin(self, plan: StepPlan) -> None:
-        """The step's groups are in training; they stay inside the bound until `publish`."""
+        """Start training the step's groups. They count in the bound until `publish`."""
         for number in plan.groups:
             self.groups[number].state = GroupState.TRAINING
 
     def abandon(self) -> list[Dispatch]:
-        """The step came to nothing: its groups leave untrained, others take their room; returns what was accepted."""
+        """Remove the groups of a step that failed, untrained. Return their accepted dispatches."""
         return [dispatch for g in self._in(GroupState.TRAINING) for dispatch in self.groups.pop(g.number).accepted]
 
     def publish(self, step: int) -> list[int]:
-        """The new version is live on the engines: the trained groups leave, room for as many opens."""
+        """Record that the version of `step` is live on the engines: its trained groups leave and make room."""
         trained = [g.number for g in self._in(GroupState.TRAINING)]
         for number in trained:
             del self.groups[number]
@@ -357,7 +360,7 @@ class Ledger:
 
 
 def merge(parts: Iterable[Effects]) -> Effects:
-    """All effects in order, as one."""
+    """Return all effects, in order, as one."""
     listed = list(parts)
     return Effects(
         dispatches=tuple(i for p in listed for i in p.dispatches),

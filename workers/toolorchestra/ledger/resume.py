@@ -1,12 +1,12 @@
-"""What a resume reads instead of the whole journal: a condensed history in the checkpoint, and the frames after it.
+"""Reads a condensed history from the checkpoint plus the later frames, so that a resume need not read all frames.
 
-A checkpoint's manifest carries the history up to its journal offset without what is trained, dropped or set aside for
-good. It is derived: where it is missing or damaged, the journal is read from its beginning (heads only), and condensed
-at every checkpoint that it notes. Nothing is deleted: traces stay in the journal for `trace`, `report` and `reward`.
+A checkpoint's manifest has the history up to its journal offset, without what is trained, dropped or set aside for
+good. It is derived data. If it is missing or damaged, the journal is read from its beginning (heads only) and condensed
+at every checkpoint in it. Nothing is deleted: traces stay in the journal for `trace`, `report` and `reward`.
 
-Invariant: what `recover` makes of a condensed history is what it makes of the whole one. That holds as long as no
-later life returned behind the checkpoint (its folder was damaged for a while); then the journal is read again, and
-condensed only at checkpoints that were not undone.
+Invariant: `recover` returns the same for a condensed history as for the whole one. One case breaks this: a later
+incarnation started at an earlier checkpoint, because this one was damaged for a while. Then the journal is read again,
+and condensed only at checkpoints that were not undone.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from toolorchestra.ledger.history import History, enter
 from toolorchestra.ledger.journal import Frame, Kind, read_frames
 
 KEY = "history"
-"""Where the condensed history stands in a checkpoint's job."""
+"""Key of the condensed history in a checkpoint's `job`."""
 SCHEMA = 1
 
 Frames = Callable[[int], Iterable[Frame]]
-"""The journal's frames from an offset on; heads are enough."""
+"""Returns the journal's frames from an offset on; heads are enough."""
 
 _log = logging.getLogger(__name__)
 
 
 class IndexDamaged(LedgerError, ValueError):
-    """No condensed history of this release; the text says why."""
+    """The text is no condensed history of this release. The message says why."""
 
 
 def condense(history: History, *, step: int) -> None:
-    """Take out what no return to the checkpoint of `step`, or to a later one, can bring back; in place."""
+    """Remove, in place, what no return to the checkpoint of `step` or to a later one can bring back."""
     trained = {dispatch for s, dispatches in history.steps.items() if s <= step for dispatch in dispatches}
     left = {dispatch.episode.group for dispatch in trained} | history.dropped
     settled = Counter(history.settled)
@@ -55,15 +55,15 @@ def condense(history: History, *, step: int) -> None:
     history.settled = {fate: n for fate, n in settled.items() if n}
     history.fate = {}
     history.steps = {s: dispatches for s, dispatches in history.steps.items() if s > step}
-    newest = max(history.opened, default=None)  # where the counter goes on
+    newest = max(history.opened, default=None)  # the group counter continues here
     history.dropped = {newest} & left if newest is not None else set()
     history.opened = {n: live for n, live in history.opened.items() if n not in left or n == newest}
 
 
 def load_history(path: Path, *, step: int, job: Mapping[str, Any]) -> History:
-    """The history of a journal, for a resume at the checkpoint of `step` with this part of its manifest.
+    """Return the history of a journal, for a resume at the checkpoint of `step`. `job` is from its manifest.
 
-    JournalError where the journal is damaged, or shorter than the checkpoint knew it.
+    JournalError if the journal is damaged, or shorter than the checkpoint says.
     """
     floor = int(job.get("journal_offset", 0))
 
@@ -79,12 +79,12 @@ def load_history(path: Path, *, step: int, job: Mapping[str, Any]) -> History:
 
 
 def resumed(frames: Frames, *, step: int, condensed: History | None = None) -> History:
-    """`condensed` (of the checkpoint of `step`) with the frames after it, or all frames, condensed underway."""
+    """Return `condensed` (of the checkpoint of `step`) plus the later frames; or all frames, condensed on the way."""
     if condensed is not None:
         returned = _fold(condensed, frames(condensed.end), since=step, upto=step)
         if returned is None:
             return condensed
-        _log.warning("a later life began at step %d, before this checkpoint: the whole journal is read", returned)
+        _log.warning("a later incarnation began at step %d, before this checkpoint: reading all frames", returned)
     upto = step
     while True:
         history = History()
@@ -95,9 +95,10 @@ def resumed(frames: Frames, *, step: int, condensed: History | None = None) -> H
 
 
 def _fold(history: History, frames: Iterable[Frame], *, since: int, upto: int) -> int | None:
-    """Enter frames into a history condensed at `since`, and condense it at checkpoints up to step `upto`.
+    """Add frames to a history condensed at `since`, and condense it at checkpoints up to step `upto`.
 
-    None: done; a step: a life began there, before what is condensed already, so this history is of no use.
+    Return None if this is done. Return a step if an incarnation began there, before a condensed part: then this history
+    cannot be used.
     """
     for frame in frames:
         head = frame.head
@@ -112,18 +113,18 @@ def _fold(history: History, frames: Iterable[Frame], *, since: int, upto: int) -
 
 @dataclass
 class ResumeIndex:
-    """The condensed history of a living incarnation, brought up to date at every checkpoint from the journal."""
+    """The condensed history of the current incarnation. Every checkpoint updates it from the journal."""
 
     frames: Frames
     history: History
 
     @classmethod
     def after(cls, history: History, frames: Frames) -> ResumeIndex:
-        """Go on from what the ledger was opened with (which goes its own way from there)."""
+        """Continue from the history that the ledger was opened with (a copy, because the ledger changes its own)."""
         return cls(frames, deepcopy(history))
 
     def at(self, step: int) -> str:
-        """The checkpoint of `step` is about to be written; the journal is flushed. Text for its manifest."""
+        """Return the text for the manifest of the checkpoint of `step`. Flush the journal before."""
         for frame in self.frames(self.history.end):
             enter(self.history, frame)
         condense(self.history, step=step)
@@ -135,7 +136,7 @@ class ResumeIndex:
 
 @cache
 def _adapters() -> dict[str, tuple[bool, TypeAdapter[Any]]]:
-    """Per field of a History: is it a mapping (kept as pairs, since JSON's keys are texts), and how it is written."""
+    """Return for each field of History: whether it is a mapping (stored as pairs: JSON keys are texts), its adapter."""
     hints = get_type_hints(History)
     found: dict[str, tuple[bool, TypeAdapter[Any]]] = {}
     for name in (field.name for field in fields(History)):
@@ -146,7 +147,7 @@ def _adapters() -> dict[str, tuple[bool, TypeAdapter[Any]]]:
 
 
 def encode(history: History) -> str:
-    """ASCII text of a history: every field, whatever they are by now."""
+    """Return a history as ASCII text, with all its fields."""
     content: dict[str, Any] = {}
     for name, (pairs, adapter) in _adapters().items():
         value = getattr(history, name)
@@ -156,7 +157,7 @@ def encode(history: History) -> str:
 
 
 def decode(text: str) -> History:
-    """Read what `encode` wrote; IndexDamaged on anything else. zlib's checksum finds flipped bits."""
+    """Read the output of `encode`. IndexDamaged for anything else; zlib's checksum detects flipped bits."""
     values: dict[str, Any] = {}
     try:
         schema, content = json.loads(zlib.decompress(base64.b85decode(text)))
@@ -165,7 +166,7 @@ def decode(text: str) -> History:
                 value = adapter.validate_python(content[name])
                 values[name] = dict(value) if pairs else value
     except (ValueError, TypeError, AttributeError, zlib.error) as error:
-        raise IndexDamaged(f"its history does not read ({type(error).__name__})") from error
+        raise IndexDamaged(f"its history cannot be read ({type(error).__name__})") from error
     if not values:
         raise IndexDamaged("its history is of another release")
     return History(**values)

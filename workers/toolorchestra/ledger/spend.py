@@ -1,10 +1,11 @@
-"""Money under the cap: a dispatch reserves its worst case before it is published, and settles with what it really cost.
+"""Money under the cap. A dispatch reserves its worst case before it is published, and later settles its real cost.
 
 Invariant: settled + reserved ≤ cap, so the run never spends more than `maxSpendUSD`, whatever workers or results do.
-Without a cap the same is reserved and bounds nothing: it is what a bill counts that nobody tells.
-A reservation ends in one of three ways: its bill comes (also a late one), it is released because no worker ever got the
-dispatch, or the worst case counts because nobody will tell any more: what was spent meanwhile is unknown, never zero. A
-dead dispatch has a time at which the last of these happens, so none is reserved for ever.
+Without a cap the same amounts are reserved without a limit: they count if a bill never comes.
+
+A reservation ends in one of three ways. Its bill comes (perhaps late). It is released, because no worker ever got the
+dispatch. Or its worst case counts, because the bill will not come: an unknown cost is never zero. For a dead dispatch
+the third way has a fixed time, so no reservation stays for ever.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from decimal import Decimal
 
 @dataclass
 class Spend:
-    """`cap` None: nothing is bounded, everything is counted. Keys are the texts of dispatches."""
+    """The run's money. `cap` None: everything is counted, nothing is limited. Keys are the texts of dispatches."""
 
     cap: Decimal | None = None
     settled: Decimal = Decimal(0)
     reserved: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     dead: dict[str, float] = field(default_factory=dict[str, float])
-    """Of the reserved: those that are dead, with the Unix time at which their worst case counts."""
+    """Reserved dispatches that are dead → Unix time at which their worst case counts."""
     presumed: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
-    """What was settled at its worst case, until its bill comes after all."""
+    """Dispatches settled at their worst case, until their bill comes after all."""
     held: Decimal = Decimal(0)
-    """Dollars reserved by dispatches whose bill has not come: the sum of `reserved`, kept as it changes."""
+    """Dollars of all reservations: the sum of `reserved`, updated with it."""
 
     def __post_init__(self) -> None:
         self.held = sum(self.reserved.values(), Decimal(0))
 
     def room_for(self, *, dispatches: int, each: Decimal) -> int:
-        """How many of `dispatches` new sendings at a worst case of `each` dollars fit under the cap."""
+        """Return how many of `dispatches` new sendings, with a worst case of `each` dollars, fit under the cap."""
         if self.cap is None or each <= 0:
             return dispatches
         return max(0, min(dispatches, int((self.cap - self.settled - self.held) / each)))
 
     def reserve(self, dispatch: str, amount: Decimal) -> None:
-        """Set the worst case of a dispatch aside; ValueError where the cap has no room (ask `room_for` first)."""
+        """Reserve the worst case of a dispatch. ValueError if the cap has no room (call `room_for` first)."""
         if self.cap is not None and self.settled + self.held + amount > self.cap:
             raise ValueError(f"the spend cap of ${self.cap} has no room for ${amount}")
         if amount > 0:
@@ -45,38 +46,38 @@ class Spend:
             self.held += amount
 
     def bill(self, dispatch: str, actual: Decimal | None) -> Decimal:
-        """Dollars that the dispatch counts: `actual`, or the worst case reserved for it if unknown."""
+        """Return the dollars that the dispatch counts: `actual`, or if unknown the worst case reserved for it."""
         if actual is not None:
             return actual
         return self.reserved.get(dispatch, self.presumed.get(dispatch, Decimal(0)))
 
     def settle(self, dispatch: str, actual: Decimal) -> None:
-        """The bill of a dispatch: its reservation (or what was presumed) goes, the actual dollars count."""
+        """Count the bill of a dispatch. It replaces the reservation, or the presumed amount."""
         self.release(dispatch)
         self.settled += actual - self.presumed.pop(dispatch, Decimal(0))
 
     def release(self, dispatch: str) -> None:
-        """The reservation goes: nothing was spent."""
+        """Remove the reservation: nothing was spent."""
         self.held -= self.reserved.pop(dispatch, Decimal(0))
         self.dead.pop(dispatch, None)
 
     def await_bill(self, dispatch: str, *, until: float) -> None:
-        """The dispatch is dead, and may have been paid for: its bill is waited for until then."""
+        """Wait for the bill of a dead dispatch until this Unix time: it may have been paid for."""
         if dispatch in self.reserved:
             self.dead[dispatch] = until
 
     def overdue(self, *, now: float) -> list[str]:
-        """Dead dispatches whose bill is not waited for any longer."""
+        """Return the dead dispatches whose bill is no longer awaited."""
         return [dispatch for dispatch, until in self.dead.items() if until <= now]
 
     def presume(self, dispatch: str) -> None:
-        """Nobody will tell what it cost: the worst case counts."""
+        """Count the worst case of a dispatch, because its bill will not come."""
         amount = self.reserved[dispatch]
         self.release(dispatch)
         self.settled += amount
         self.presumed[dispatch] = amount
 
     def as_dict(self) -> dict[str, str | None]:
-        """For manifests and progress: decimal strings."""
+        """Return decimal strings for manifests and progress."""
         cap = None if self.cap is None else str(self.cap)
         return {"settledUSD": str(self.settled), "reservedUSD": str(self.held), "capUSD": cap}

@@ -1,9 +1,11 @@
-"""What a chat template lacks, found by trying it once, and messages laid out so that it need not have it.
+"""Adapts messages and tools to a chat template that lacks features. One test rendering finds what is missing.
 
-A template that renders no tools gets them in the system message, in the form that Qwen's and Hermes' templates write;
-one without a tool role gets results as the user's words; one without a system role gets it before the first of the
-user's. Invariants: pure; what is laid out for the beginning of a conversation is a beginning of what is laid out for
-all of it, so conversations still only grow; a template that has everything is given the messages as they are.
+- A template that renders no tools: the tools go into the system message, in the format of Qwen's and Hermes' templates.
+- A template without the tool role: results are given as a user message.
+- A template without the system role: the system text goes before the first user message.
+
+Invariants: pure. The layout of the beginning of a conversation is the beginning of the layout of the whole
+conversation, so conversations only grow. A template that lacks nothing gets the messages unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from toolorchestra.policy.prompts import Message, ToolSchema
 from toolorchestra.policy.template import ChatTemplate, TemplateError
 
 _SYSTEM, _USER, _RESULT, _ALIAS = "be-the-system", "ask-as-user", "came-from-a-tool", "is-an-alias"
-"""What the probe looks for in a rendered text: words that no template writes by itself."""
+"""Words that the probe looks for in a rendered text. No template writes them itself."""
 _TOOL: ToolSchema = {
     "type": "function",
     "function": {
@@ -36,18 +38,18 @@ _CALLED: Message = {"role": "assistant", "content": format_calls([ToolCall("answ
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """What a template renders by itself."""
+    """The features that a template has."""
 
     system_role: bool = True
     tools: bool = True
     tool_role: bool = True
     call_form: bool = True
-    """It says how a call is written (`<tool_call>`)."""
+    """Whether it shows how a call is written (`<tool_call>`)."""
 
     def lay_out(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
     ) -> tuple[list[Message], Sequence[ToolSchema]]:
-        """Messages and tools as this template can take them."""
+        """Return messages and tools in a form that this template can render."""
         laid = list(messages)
         if tools and not self.tools:
             laid, tools = _with_tools(laid, tools), ()
@@ -59,11 +61,11 @@ class Dialect:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """What a person is told of it before a training starts; nothing of a template that has everything."""
+        """Messages about missing features, shown before a training starts; empty if nothing is missing."""
         lacks = {
             "renders no tools: they go into the system message, in Hermes form": not self.tools,
-            "refuses or drops the role tool: results are given as the user's words": not self.tool_role,
-            "refuses or drops the role system: its text goes before the user's first": not self.system_role,
+            "refuses or drops the role tool: results are given as a user message": not self.tool_role,
+            "refuses or drops the role system: its text goes before the first user message": not self.system_role,
             f"does not say how a tool is called ({OPEN}): the model has to know, or warmStart teaches it": (
                 self.tools and not self.call_form
             ),
@@ -72,15 +74,15 @@ class Dialect:
 
 
 def dialect_of(template: ChatTemplate) -> Dialect:
-    """Try the template. TemplateError where it does not even show what a user says."""
+    """Return the dialect of a template, by test renderings. TemplateError if it does not even render a user message."""
     asked: list[Message] = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
     found = Dialect(system_role=True, tools=False, tool_role=False)
     if not _shows(template, found, asked, _SYSTEM, _USER):
         found = replace(found, system_role=False)
         if not _shows(template, found, asked, _SYSTEM, _USER):
             laid, _ = found.lay_out(asked)
-            template.render(laid)  # its own words, where it refuses
-            raise TemplateError("the chat template does not show what the user says")
+            template.render(laid)  # if the template refuses, its own error is raised
+            raise TemplateError("the chat template does not show the user's message")
     with_tools = replace(found, tools=True)
     if _shows(template, with_tools, asked, _USER, _ALIAS, tools=[_TOOL]):
         found = replace(with_tools, call_form=_shows(template, with_tools, asked, OPEN, CLOSE, tools=[_TOOL]))
@@ -103,7 +105,7 @@ def _shows(
 
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[Message]:
-    """Word for word what Qwen's template writes, so that a model which has seen that form finds it."""
+    """Add the tools to the system message, with exactly the text of Qwen's template: a model may know that format."""
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     text = (
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -127,7 +129,7 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def _results_as_user(messages: Sequence[Message]) -> list[Message]:
-    """Results of one turn become one message: templates of this kind mostly want roles to alternate."""
+    """Turn results into user messages. Results of one turn become one message: most such templates alternate roles."""
     laid: list[Message] = []
     before = ""
     for message in messages:

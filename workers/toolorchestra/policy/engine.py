@@ -1,11 +1,10 @@
-"""Token-in, token-out generation by the policy: the vLLM client and the words it shares with its stand-ins.
+"""Token-in, token-out generation by the policy: the vLLM client, and the types that it shares with its fakes.
 
 Wire: `POST /inference/v1/generate` of vLLM 0.32 (`--enable-scale-out`), `{"token_ids", "sampling_params"}` in,
 `choices[0].{token_ids, finish_reason, weight_versions, logprobs.content[].{token_id, logprob}}` out.
 
-Invariants: every sampling parameter but the seed is sent, none is left to the server's default; each output token has
-the logprob under which it was sampled and the version of the weights that sampled it, or the generation is an
-`EngineLost`.
+Invariants: every sampling parameter except the seed is sent, so no server default applies. Each output token has the
+logprob under which it was sampled and the version of the weights that sampled it; otherwise `EngineLost` is raised.
 """
 
 from __future__ import annotations
@@ -22,37 +21,37 @@ from toolorchestra.policy.version import PolicyVersion
 from toolorchestra.telemetry.propagation import inject
 
 UNLABELLED = "default"
-"""vLLM's weight label before the first weight update; such weights are the ones the engine was started with."""
+"""vLLM's weight label before the first weight update. It means the weights that the engine was started with."""
 _LEAST, _MOST = -9998.0, 0.01
-"""Between these a log probability of a token that was sampled lies, rounding included. vLLM writes -9999 where it is
-not a number, or the token was impossible: either way its weights or its kernels are broken."""
+"""Bounds of a valid log probability of a sampled token, rounding included. vLLM writes -9999 if the value is not a
+number or the token was impossible: then the weights or the kernels of the engine are broken."""
 
 
 def is_logprob(value: float) -> bool:
-    """Whether a number can be the log probability of a token that was sampled. False for NaN."""
+    """Return whether a number can be the log probability of a sampled token. False for NaN."""
     return _LEAST < value < _MOST
 
 
 class EngineLost(PolicyError):
-    """No generation came back and it was not the policy's doing: the episode is dispatched again, never scored."""
+    """No generation came back, and the policy did not cause it. The episode is dispatched again and never scored."""
 
 
 class NoEngine(EngineLost):
-    """The training itself says that none of its engines can be asked now: it knows, and they come back or are mended.
+    """The training itself reports that no engine may be asked now. It will recover the engines.
 
-    Nothing was generated, and nobody is to be charged with the waiting."""
+    Nothing was generated, and the waiting time is not counted against any worker."""
 
 
 class EngineRefusedConnection(EngineLost):
-    """The engine never took the request, so it can be sent to another one."""
+    """The engine did not take the request, so the request can go to another engine."""
 
 
 @dataclass(frozen=True)
 class GenerationParameters:
-    """All of a generation's sampling parameters (top-k, min-p and penalties are always off).
+    """All sampling parameters of a generation (top-k, min-p and penalties are always off).
 
-    There is no seed among them: vLLM 0.32 rewinds a seeded request's generator after a prefill in parts, which CPU
-    generators cannot do, and the engine dies of it. So a run's samples cannot be drawn again, on no device.
+    There is no seed. vLLM 0.32 resets the random generator of a seeded request after a chunked prefill; CPU generators
+    cannot do that, and the engine crashes. So the samples of a run cannot be reproduced, on any device.
     """
 
     max_tokens: int
@@ -61,7 +60,7 @@ class GenerationParameters:
     top_p: float = 1.0
 
     def wire(self) -> dict[str, Any]:
-        """vLLM's `SamplingParams`, complete. `logprobs: 0` asks for the sampled token's own logprob."""
+        """Return vLLM's complete `SamplingParams`. `logprobs: 0` requests the logprob of the sampled token only."""
         return {
             "n": 1,
             "max_tokens": self.max_tokens,
@@ -92,7 +91,7 @@ class VersionSpan:
 
 @dataclass(frozen=True)
 class Generation:
-    """One output of the policy. `spans` cover `token_ids` without gap; `truncated`: cut at max_tokens."""
+    """One output of the policy. `spans` cover `token_ids` without a gap. `truncated`: cut at `max_tokens`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -100,12 +99,12 @@ class Generation:
     truncated: bool = False
     tokens_cached: int = 0
     service_seconds: float = 0.0
-    """Wall time without waiting for an engine and without the engines' pauses."""
+    """Wall-clock time without waiting for an engine and without pauses of the engines."""
     wall_seconds: float = 0.0
 
 
 class Engine(Protocol):
-    """What an episode needs of the policy."""
+    """The interface to the policy that an episode needs."""
 
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
@@ -114,13 +113,14 @@ class Engine(Protocol):
         ...
 
     async def routable(self, *, version: str | None = None) -> None:
-        """Return as soon as an engine may be asked. Raises EngineLost where none is in time, NoEngine where the
-        training knows."""
+        """Return as soon as an engine may be asked.
+
+        Raises EngineLost if no engine becomes available in time, NoEngine if the training reports so."""
         ...
 
 
 class VLLMEngine:
-    """Client of one vLLM server. The aiohttp session is the caller's: one per process, shared by all engines."""
+    """Client of one vLLM server. The caller owns the aiohttp session: one per process, shared by all engines."""
 
     def __init__(self, url: str, *, session: aiohttp.ClientSession, timeout_seconds: float = 600.0) -> None:
         self.url = url.rstrip("/")
@@ -136,9 +136,10 @@ class VLLMEngine:
         version: str | None = None,
         started_with: str | None = None,
     ) -> Generation:
-        """Ask once. `started_with` names the weights of a server that has had no update yet.
+        """Send one request. `started_with` is the version of a server that has had no weight update yet.
 
-        EngineRefusedConnection: nothing was generated; EngineLost: something may have been, but none of it is usable.
+        Raises EngineRefusedConnection if nothing was generated; EngineLost if something may have been generated but
+        cannot be used.
         """
         begin = time.monotonic()
         body = {"token_ids": list(prompt), "sampling_params": parameters.wire(), "stream": False}
@@ -155,7 +156,7 @@ class VLLMEngine:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise EngineRefusedConnection(f"engine {self.url} cannot be reached: {error}") from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise EngineLost(f"engine {self.url} broke off: {type(error).__name__}: {error}") from error
+            raise EngineLost(f"engine {self.url} broke the connection: {type(error).__name__}: {error}") from error
         except TimeoutError as error:
             raise EngineLost(f"engine {self.url} gave no answer in {self._timeout_seconds:g} s") from error
         elapsed = time.monotonic() - begin
@@ -166,7 +167,7 @@ class VLLMEngine:
 
 
 def read_generation(payload: Mapping[str, Any], *, started_with: str | None, elapsed: float, source: str) -> Generation:
-    """The first choice of a vLLM answer. EngineLost where ids, logprobs and spans do not cover each other."""
+    """Return the first choice of a vLLM answer. EngineLost if ids, logprobs and spans do not match each other."""
     try:
         choice = payload["choices"][0]
         token_ids = tuple(choice["token_ids"])
@@ -182,7 +183,7 @@ def read_generation(payload: Mapping[str, Any], *, started_with: str | None, ela
     if reason not in ("stop", "length"):
         raise EngineLost(f"engine {source} ended the generation with {reason!r}")
     if broken := [value for value in logprobs if not is_logprob(value)]:
-        raise EngineLost(f"engine {source} gave {len(broken)} log probabilities that are none, such as {broken[0]}")
+        raise EngineLost(f"engine {source} gave {len(broken)} invalid log probabilities, such as {broken[0]}")
     if not token_ids or sampled != token_ids:
         raise EngineLost(f"engine {source}: {len(token_ids)} token ids do not match {len(sampled)} logprobs")
     starts = [0, *(span.end for span in spans)]

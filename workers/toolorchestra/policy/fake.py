@@ -1,4 +1,4 @@
-"""An engine without a model, for tests and for embedding: scripted, or a function of the prompt. Public."""
+"""An engine without a model, for tests and for embedding: a script, or a function of the prompt. Public."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from toolorchestra.policy.renderer import Renderer
 from toolorchestra.policy.template import ChatTemplate
 
 Reply = Callable[[str], str]
-"""From a prompt's text to the output's text."""
+"""Maps the text of a prompt to the text of the output."""
 
 
 class FakeEngine:
-    """Answers with given texts, one after the other, or with what `reply` makes of the prompt's text.
+    """An engine that answers with given texts in order, or with `reply` of the prompt's text.
 
-    The end-of-turn token follows each text unless that would pass `max_tokens`; every logprob is `logprob`.
-    `prompts` records what was asked. EngineLost where a script has run out.
+    The end-of-turn token follows each text unless that would exceed `max_tokens`. Every logprob is `logprob`.
+    `prompts` records the prompts. EngineLost if the script has no more texts.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class FakeEngine:
             return self._reply(self._renderer.decode(prompt))
         text = next(self._script, None)
         if text is None:
-            raise EngineLost("the fake engine's script has run out")
+            raise EngineLost("the fake engine's script has no more texts")
         return text
 
     async def routable(self, *, version: str | None = None) -> None:
-        """It always may be asked."""
+        """Return at once: the fake may always be asked."""
 
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
     ) -> Generation:
-        """Answer from the script."""
+        """Answer from the script or with `reply`."""
         self.prompts.append(tuple(prompt))
         if version is not None and version != self.version:
             raise EngineLost(f"no engine with version {version}: the fake serves {self.version}")
@@ -72,7 +72,7 @@ class FakeEngine:
 
 
 def byte_renderer() -> Renderer:
-    """A renderer that needs no model: one token per byte, ChatML with Hermes tool calls as special tokens."""
+    """Return a renderer without a model: one token per byte, ChatML, Hermes tool calls as special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Small files of a model folder, read strictly: somebody else's program wrote them, or a download broke off."""
+"""Reads small files of a model folder strictly: other programs wrote them, and a download may be incomplete."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from toolorchestra.api.regular_file import FileRefused, read_text
 from toolorchestra.policy.errors import PolicyError
 
 MOST_BYTES = 64 << 20
-"""Far above any: a vocabulary is not among them."""
+"""Largest file that is read. It is far above the real sizes; a vocabulary is not read here."""
 
 
 class ModelFileError(PolicyError, ValueError):
-    """A file that cannot be used; the message has its name and why."""
+    """A file cannot be used. The message names the file and the reason."""
 
 
 def read_words(path: Path) -> str:
-    """The file's text."""
+    """Return the file's text."""
     try:
         return read_text(path, most=MOST_BYTES)
     except FileRefused as error:
@@ -26,13 +26,13 @@ def read_words(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that the file holds."""
+    """Return the JSON object in the file."""
     try:
         found = json.loads(read_words(path))
     except json.JSONDecodeError as error:
         raise ModelFileError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:
-        raise ModelFileError(f"{path}: not JSON that can be read: nested too deeply") from error
+        raise ModelFileError(f"{path}: JSON that cannot be read: nested too deeply") from error
     if not isinstance(found, dict):
         raise ModelFileError(f"{path}: want a JSON object, got {type(found).__name__}")
     return found

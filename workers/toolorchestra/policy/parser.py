@@ -1,7 +1,7 @@
-"""The policy's text to tool calls: Hermes form (`<tool_call>{"name": …, "arguments": {…}}</tool_call>`), strict.
+"""Parses tool calls in the policy's text: Hermes format (`<tool_call>{"name": …, "arguments": {…}}</tool_call>`).
 
-Invariants: `parse` never raises, whatever the text; every refusal is one of `Rejection`; `parse(format_calls(calls))`
-gives the calls back. Strict, because what is let through here is what the policy learns to write.
+Invariants: `parse` never raises. Every refusal is one of `Rejection`. `parse(format_calls(calls))` returns the calls.
+The parser is strict, because the policy learns to write whatever is accepted here.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
 class Rejection(StrEnum):
-    """Why an output was refused: a closed list, counted by kind."""
+    """Why an output was refused. A closed list; the counts are per kind."""
 
     EMPTY = "empty"
     TRUNCATED = "truncated"
-    """Cut at the length limit. Set by the episode: the text alone does not show it."""
+    """Cut at the length limit. The episode sets this, because the text alone does not show it."""
     UNCLOSED_THINK = "unclosed_think"
     UNCLOSED_CALL = "unclosed_call"
     STRAY_TAG = "stray_tag"
     TEXT_AFTER_CALL = "text_after_call"
     NOT_JSON = "not_json"
     NOT_A_CALL = "not_a_call"
-    """JSON, but not an object of exactly `name` and `arguments`."""
+    """JSON, but not an object with exactly `name` and `arguments`."""
     UNKNOWN_TOOL = "unknown_tool"
     MISSING_ARGUMENT = "missing_argument"
     UNKNOWN_ARGUMENT = "unknown_argument"
@@ -37,9 +37,9 @@ class Rejection(StrEnum):
     NOT_IN_ENUM = "not_in_enum"
     TOO_MANY_CALLS = "too_many_calls"
     DUPLICATE_CALL = "duplicate_call"
-    """Two calls of one tool where a turn allows one per tool name."""
+    """Two calls of one tool, where a turn allows one call per tool name."""
     NO_CALL = "no_call"
-    """A message alone, where a call was required."""
+    """A message without a call, where a call was required."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Parsed:
-    """`calls` is empty where `rejection` is set; `detail` says what was wrong in words the policy can use."""
+    """The result of parsing. If `rejection` is set, `calls` is empty and `detail` tells the policy what was wrong."""
 
     thinking: str | None = None
     message: str = ""
@@ -63,7 +63,7 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a mode demands beyond well-formed calls."""
+    """Requirements of a mode in addition to well-formed calls."""
 
     call_required: bool = False
     max_calls: int = 6
@@ -78,7 +78,7 @@ class _Refused(Exception):
 
 
 def format_calls(calls: Sequence[ToolCall]) -> str:
-    """The text of calls in the form that `parse` reads and Qwen3's template writes."""
+    """Return the calls as text, in the format that `parse` reads and Qwen3's template writes."""
     return "\n".join(
         f"{OPEN}\n{json.dumps({'name': c.name, 'arguments': c.arguments}, ensure_ascii=False)}\n{CLOSE}" for c in calls
     )
@@ -87,7 +87,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 def parse(
     text: str, *, tools: Sequence[Mapping[str, Any]], rules: Rules | None = None, thinking_open: bool = False
 ) -> Parsed:
-    """Read one output of the policy. `thinking_open`: the prompt itself ended in `<think>`."""
+    """Parse one output of the policy. `thinking_open`: the prompt itself ended with `<think>`."""
     rules = rules or Rules()
     thinking: str | None = None
     message = ""
@@ -116,7 +116,10 @@ def _split_thinking(text: str, *, thinking_open: bool) -> tuple[str | None, str]
 
 
 def _split_calls(text: str, *, limit: int) -> tuple[str, list[ToolCall]]:
-    """The message before the first call, and the calls. The JSON decoder finds each end, so arguments may hold tags."""
+    """Return the message before the first call, and the calls.
+
+    The JSON decoder finds the end of each call, so arguments may contain tags.
+    """
     message, opened, rest = text.partition(OPEN)
     message = message.strip()
     if CLOSE in message or THINK_OPEN in message or THINK_CLOSE in message:
@@ -137,7 +140,7 @@ def _read_call(text: str) -> tuple[ToolCall, str]:
     body = text.lstrip()
     try:
         value, end = _DECODER.raw_decode(body)
-        if "\\u" in body[:end]:  # "\ud800" is JSON to Python, but no Unicode text: it could be neither sent nor stored
+        if "\\u" in body[:end]:  # Python reads "\ud800" as JSON, but it is no valid Unicode and could not be stored
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         if CLOSE not in body:
@@ -222,5 +225,5 @@ def _check_value(value: Any, schema: Mapping[str, Any], *, where: str) -> None:
 
 
 def _is_type(value: Any, name: str) -> bool:
-    # True is an int to Python, never to JSON Schema.
+    # In Python True is an int; in JSON Schema it is not.
     return isinstance(value, _TYPES.get(name, (object,))) and (name == "boolean" or not isinstance(value, bool))

@@ -1,9 +1,9 @@
-"""The engines of one training: which to ask, and waiting while none may be asked.
+"""The engines of one training: chooses the engine for a request, and waits while none may be asked.
 
-Invariants: a request goes to the routable engine with the fewest in flight; waiting for an engine and the time the
-engines stood paused are never part of service time; every wait is bounded and ends in `EngineLost`, or in `NoEngine`
-where what the training published last has no engine that may be asked: an engine that it takes for routable and that
-refuses us is a loss, of which nobody else knows.
+Invariants: a request goes to the routable engine with the fewest requests in flight. Service time includes neither
+waiting for an engine nor pauses of the engines. Every wait has a limit. At the limit it raises `NoEngine` if the
+training's last update has no engine that may be asked, and `EngineLost` otherwise: then the training believes in an
+engine that refuses our requests, and only this pool knows it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from toolorchestra.policy.engine import (
 )
 
 _COOL_DOWN_SECONDS = 2.0
-"""How long an engine that refused a connection is passed over, unless an update names it again."""
+"""Time for which an engine that refused a connection is skipped, unless an update lists it again."""
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """One engine as the training publishes it: `{"url", "version", "routable"}`."""
+    """One engine, as the training publishes it: `{"url", "version", "routable"}`."""
 
     url: str
     version: str | None = None
@@ -38,7 +38,7 @@ class EngineRecord:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> EngineRecord:
-        """From the key-value bucket's JSON; further keys are the publisher's own."""
+        """Return the record in the key-value bucket's JSON. Other keys are ignored."""
         return cls(url=str(data["url"]), version=data.get("version"), routable=bool(data.get("routable", True)))
 
 
@@ -51,7 +51,7 @@ class _Slot:
 
 
 class EnginePool:
-    """Routes generations; `update` is called whenever the training publishes a new state of its engines."""
+    """Routes generations. Call `update` whenever the training publishes a new state of its engines."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class EnginePool:
         self._paused_at: float | None = None
         self._paused_total = 0.0
         self._told = False
-        """Whether the training has said anything yet."""
+        """Whether the training has published a state yet."""
         if known := tuple(records):
             self.update(known)
 
@@ -79,12 +79,12 @@ class EnginePool:
 
     @property
     def paused_seconds(self) -> float:
-        """Seconds the engines have stood paused so far, the current pause included."""
+        """Total seconds for which the engines have been paused, including the current pause."""
         running = 0.0 if self._paused_at is None else self._clock() - self._paused_at
         return self._paused_total + running
 
     def update(self, records: Iterable[EngineRecord], *, paused: bool = False) -> None:
-        """Replace the routing state. In-flight counts of engines that stay are kept."""
+        """Replace the routing state. Engines that stay keep their in-flight counts."""
         self._slots = {record.url: self._slot(record) for record in records}
         self._told = True
         now = self._clock()
@@ -96,7 +96,7 @@ class EnginePool:
         self._wake()
 
     def _slot(self, record: EngineRecord) -> _Slot:
-        """The slot of a known engine (requests in flight count on it), or a new one."""
+        """Return the slot of a known engine (which counts its requests in flight), or a new slot."""
         slot = self._slots.get(record.url)
         if slot is None:
             return _Slot(record, self._connect(record.url))
@@ -119,7 +119,7 @@ class EnginePool:
         return min(able, key=lambda slot: slot.in_flight, default=None)
 
     def _out(self) -> bool:
-        """Whether the training says that there is no engine to ask."""
+        """Return whether the training reports that no engine may be asked."""
         return self._told and (self.paused or not any(slot.record.routable for slot in self._slots.values()))
 
     async def _acquire(self, version: str | None, *, deadline: float) -> _Slot:
@@ -135,17 +135,17 @@ class EnginePool:
                 async with asyncio.timeout(min(remaining, _COOL_DOWN_SECONDS)):
                     await changed.wait()
             except TimeoutError:
-                continue  # a cool-down may be over; the deadline is checked above
+                continue  # the skip time of an engine may be over; the deadline is checked above
         return slot
 
     async def routable(self, *, version: str | None = None) -> None:
-        """Wait until an engine may be asked, as long as `generate` does."""
+        """Wait until an engine may be asked, with the same time limit as `generate`."""
         await self._acquire(version, deadline=self._clock() + self._wait_seconds)
 
     async def generate(
         self, prompt: Sequence[int], *, parameters: GenerationParameters, version: str | None = None
     ) -> Generation:
-        """Generate on the least busy engine. A refused connection tries the next one: no token was generated yet."""
+        """Generate on the least busy engine. After a refused connection, try the next engine: nothing was generated."""
         begin = self._clock()
         while True:
             slot = await self._acquire(version, deadline=begin + self._wait_seconds)

@@ -1,7 +1,8 @@
-"""What the policy is told: messages and tool schemas, as data. The base model's own chat template lays them out.
+"""The prompts of the policy: messages and tool schemas as data. The base model's chat template renders them.
 
-The alias stands right after its description, because a small model copies what followed a text that it has just quoted,
-and finds neither a key before it nor a value behind other numbers; price and latency are what the policy is to weigh.
+The alias follows directly after its expert's description. A small model copies the text that follows what it has just
+quoted; it finds neither a key before the description nor a value after other numbers. Price and latency come last: the
+policy must weigh them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ ToolSchema = dict[str, Any]
 
 
 def dollars(amount: Decimal) -> str:
-    """`0.20`, `12`, `1.5` … shortest text of an amount that keeps it exact and never uses an exponent."""
+    """Return the shortest exact text of an amount, without an exponent: `0.20`, `12`, `1.5`, …"""
     return f"{amount.normalize():f}"
 
 
 def expert_line(expert: ExpertView) -> str:
-    """`- good at sums | model: oak | in $0.2 out $0.8 | 3 s` (dollars per million tokens, expected seconds)."""
+    """Return `- good at sums | model: oak | in $0.2 out $0.8 | 3 s` (dollars per million tokens, expected seconds)."""
     price = expert.price
     cost = f"in ${dollars(price.input_usd_per_million_tokens)} out ${dollars(price.output_usd_per_million_tokens)}"
     if price.per_call_usd:
@@ -35,7 +36,7 @@ def expert_line(expert: ExpertView) -> str:
 
 
 def expert_tool(*, name: str, what: str, view: InstanceView, extra: ToolSchema | None = None) -> ToolSchema:
-    """A tool whose parameter `model` ranges over the instance's aliases. `extra` adds parameters."""
+    """Return a tool whose parameter `model` takes one of the instance's aliases. `extra` adds parameters."""
     lines = "\n".join(expert_line(expert) for expert in view.experts)
     properties: dict[str, Any] = {
         "model": {"type": "string", "enum": [e.alias for e in view.experts], "description": lines},
@@ -46,24 +47,24 @@ def expert_tool(*, name: str, what: str, view: InstanceView, extra: ToolSchema |
 
 
 def qa_tools(view: InstanceView) -> list[ToolSchema]:
-    """Tools of the QA mode: `answer` over the instance's aliases; an executed `answer` ends the episode."""
+    """Return the tools of the QA mode: `answer` with the instance's aliases. An executed `answer` ends the episode."""
     return [expert_tool(name="answer", what="Let a model give the final answer.", view=view)]
 
 
 def chat_tools(view: InstanceView) -> list[ToolSchema]:
-    """Tools of the chat mode: `ask` a model a question; the policy's own message without a call ends the episode."""
+    """Return the tools of the chat mode: `ask` a model. A message of the policy without a call ends the episode."""
     question = {"question": {"type": "string", "description": "What to ask; the model sees nothing else."}}
     return [expert_tool(name="ask", what="Ask a model.", view=view, extra=question)]
 
 
 def problem_text(task: Task, view: InstanceView) -> str:
-    """The problem, always whole, with its context before it and the user's preference after it."""
+    """Return the complete problem: the context, the problem, then the user's preference."""
     parts = [task.context, task.instruction, view.preference.instruction if view.preference else None]
     return "\n\n".join(part for part in parts if part)
 
 
 def qa_messages(task: Task, view: InstanceView, *, attempts: Sequence[str] = ()) -> list[Message]:
-    """One fresh prompt of the slot mode (method.md §2): the problem, then previous attempts, newest first."""
+    """Return one new prompt of the slot mode (method.md §2): the problem, then earlier attempts, newest first."""
     content = problem_text(task, view)
     if attempts:
         content += "\n\nPrevious attempts:\n" + "\n".join(attempts)
@@ -71,5 +72,5 @@ def qa_messages(task: Task, view: InstanceView, *, attempts: Sequence[str] = ())
 
 
 def chat_messages(task: Task, view: InstanceView) -> list[Message]:
-    """The first messages of the growing conversation."""
+    """Return the first messages of the growing conversation."""
     return [{"role": "system", "content": CHAT_SYSTEM}, {"role": "user", "content": problem_text(task, view)}]

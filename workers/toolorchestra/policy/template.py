@@ -1,8 +1,8 @@
-"""Chat templates rendered to text exactly as `transformers` does, with jinja2 alone.
+"""Renders chat templates to text exactly as `transformers` does, with jinja2 only.
 
 The environment below repeats transformers' `apply_chat_template` (sandboxed, trimmed blocks, loop controls, `tojson`
-without HTML escapes and with `ensure_ascii=False`, `raise_exception`, `strftime_now`, the `generation` block), because
-a prompt that differs by one space is a prompt that the base model has never seen.
+without HTML escapes and with `ensure_ascii=False`, `raise_exception`, `strftime_now`, the `generation` block). If a
+prompt differs by one space, the base model has never seen that prompt in training.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from toolorchestra.policy.model_file import ModelFileError, read_words
 
 DEFAULT = "default"
 TOOL_USE = "tool_use"
-"""Names transformers gives templates where a model ships several."""
+"""Names that transformers gives the templates of a model that has several."""
 
 
 _RAISED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""A template is somebody's program: what its expressions can raise beside jinja's own errors."""
+"""Errors that a template's expressions can raise besides jinja's own errors: a template is third-party code."""
 
 
 class TemplateError(PolicyError, ValueError):
-    """A model folder without a usable chat template, or a template that refuses these messages."""
+    """A model folder has no usable chat template, or a template refuses the messages."""
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}…{% endgeneration %}` marks assistant text for transformers' masks; here it is transparent."""
+    """`{% generation %}…{% endgeneration %}` marks assistant text for transformers' masks; here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 reads the class attribute)
 
@@ -72,7 +72,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """One or more named templates and the special tokens they may mention."""
+    """One or more named templates, and the special tokens that they may use."""
 
     def __init__(self, templates: Mapping[str, str], *, special_tokens: Mapping[str, str]) -> None:
         environment = _environment()
@@ -93,7 +93,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt's text. TemplateError where the template refuses (an unknown role, say)."""
+        """Return the prompt's text. TemplateError if the template refuses (for example an unknown role)."""
         name = TOOL_USE if tools and TOOL_USE in self._render else DEFAULT
         try:
             return self._render[name](
@@ -108,8 +108,10 @@ class ChatTemplate:
 
 
 def load_templates(folder: Path, config: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
-    """Templates of a model folder and the file that has them: `chat_template.jinja` first, as in transformers, else the
-    tokenizer's config."""
+    """Return the templates of a model folder and the file that has them.
+
+    `chat_template.jinja` comes first, as in transformers; otherwise the tokenizer's config.
+    """
     file, other = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.exists():
         try:

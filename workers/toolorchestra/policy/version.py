@@ -1,4 +1,4 @@
-"""The policy version: whose weights sampled a token."""
+"""The policy version: names the weights that sampled a token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class PolicyVersion:
-    """(incarnation, step): a resume starts a new incarnation, so a version never names two sets of weights."""
+    """(incarnation, step). A resume starts a new incarnation, so a version never names two sets of weights."""
 
     incarnation: int
     step: int
@@ -17,7 +17,7 @@ class PolicyVersion:
 
     @classmethod
     def parse(cls, text: str) -> PolicyVersion:
-        """Read `"3-17"`; ValueError on anything else."""
+        """Parse `"3-17"`. ValueError for anything else."""
         incarnation, separator, step = text.partition("-")
         if not separator or not incarnation.isdigit() or not step.isdigit():
             raise ValueError(f"not a policy version: {text!r} (want INCARNATION-STEP, such as 0-17)")

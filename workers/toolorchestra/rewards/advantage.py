@@ -1,11 +1,11 @@
-"""The advantage: how far a reward lies from its siblings', in standard deviations.
+"""The advantage: the distance of a reward from the mean of its siblings, in standard deviations.
 
-A = (R − mean) / std (method.md §3), with the *sample* standard deviation (divisor n − 1), as verl's and TRL's group
-advantage have it, and with no epsilon: values that are equal up to rounding get 0 instead of a division by almost
-nothing. Sums are exact (`math.fsum`), so the order of the siblings cannot change a result.
+A = (R − mean) / std (method.md §3). The standard deviation is the *sample* one (divisor n − 1), as in the group
+advantages of verl and TRL. There is no epsilon: values that are equal up to rounding get 0, so nothing is divided by
+almost zero. Sums are exact (`math.fsum`), so the order of the siblings cannot change a result.
 
-Invariant: the advantages of a group's siblings add up to 0, and are exactly 0 where their rewards are equal; over a
-batch too, where the standard deviation is the batch's.
+Invariant: the advantages of a group's siblings add up to 0, and are exactly 0 if their rewards are equal. The same
+holds over a batch, with the batch's standard deviation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toolorchestra.rewards.columns import are_equal, magnitude
 
 
 def sample_std(values: Sequence[float]) -> float:
-    """Standard deviation with divisor n − 1; 0 for fewer than two values."""
+    """Return the standard deviation with divisor n − 1; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     mean = math.fsum(values) / len(values)
@@ -25,14 +25,14 @@ def sample_std(values: Sequence[float]) -> float:
 
 
 def standardise(values: Sequence[float]) -> tuple[float, ...]:
-    """(value − mean) / std of each value; all 0 where the values do not differ."""
+    """Return (value − mean) / std of each value; all 0 if the values do not differ."""
     (group,) = standardise_groups([values])
     return group
 
 
 def standardise_groups(groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    """(value − its group's mean) / std of all groups' values; 0 in a group whose values do not differ."""
-    # Powers of two scale without rounding: the mean of tiny dollars, or their squares, would underflow.
+    """Return (value − its group's mean) / std of all groups' values; 0 in a group whose values do not differ."""
+    # Scaling by a power of two does not round. Unscaled, the mean of tiny dollars, or their squares, would underflow.
     _, exponent = math.frexp(max(map(magnitude, groups), default=0.0))
     centred = [_centre([math.ldexp(v, -exponent) for v in group]) for group in groups]
     scale = max(map(magnitude, centred), default=0.0)
@@ -45,8 +45,8 @@ def standardise_groups(groups: Sequence[Sequence[float]]) -> list[tuple[float, .
 def _centre(values: Sequence[float]) -> list[float]:
     if are_equal(values):
         return [0.0] * len(values)
-    # What they have in common is taken away first, without rounding: beside a large offset the mean would round by more
-    # than the values differ. Of the smallest, so that the order does not matter.
+    # First subtract the smallest value, without rounding: with a large common offset, rounding the mean could exceed
+    # the differences of the values. The smallest, so that the order does not matter.
     least = min(values)
     above = [v - least for v in values]
     mean = math.fsum(above) / len(above)

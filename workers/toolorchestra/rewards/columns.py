@@ -1,7 +1,7 @@
 """Columns: one number per sibling for each weighted component, signed so that more is better.
 
-Outcome and calls count up; cost and latency are negated, since they are losses. A component whose weight is 0 has no
-column: it cannot change a reward. A sibling that never called a tool counts with 0 calls.
+Outcome and calls are positive. Cost and latency are losses, so they are negated. A component with weight 0 has no
+column, because it cannot change a reward. A sibling that never called a tool has 0 calls of it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ OUTCOME = "outcome"
 COST = "cost"
 LATENCY = "latency"
 RESERVED = (OUTCOME, COST, LATENCY)
-"""Component names that no tool may carry."""
+"""Component names that a tool must not have."""
 
 ROUNDING = 1e-9
-"""Numbers that differ by less than this share of the largest count as equal: sums of prices and seconds are rounded."""
+"""Numbers are equal if they differ by less than this share of the largest: sums of prices and seconds are rounded."""
 
 CANCELLED = 1e-12
-"""Weighted sums that differ by less than this share of the largest term differ by their terms' rounding alone."""
+"""Weighted sums are equal if they differ by less than this share of the largest term: that is only rounding."""
 
 LARGEST = 1e100
-"""A component beyond it counts as this much, so that no weight and no square can overflow."""
+"""Upper limit for a component, so that no weight and no square can overflow."""
 
 
 def is_right(episode: EpisodeComponents) -> bool:
-    """Whether the grader found the episode's answer right (`outcome` is 0 or 1)."""
+    """Return whether the grader accepted the episode's answer (`outcome` is 0 or 1)."""
     return episode.outcome >= 1
 
 
 def columns(group: GroupComponents) -> dict[str, tuple[float, ...]]:
-    """Signed values of every component with a non-zero weight, in the order of the group's episodes.
+    """Return the signed values of every component with a non-zero weight, in the order of the group's episodes.
 
     Units: outcome 0 or 1, cost in negative US dollars, latency in negative seconds, tools in calls.
     """
@@ -51,29 +51,29 @@ def _column(episodes: Sequence[EpisodeComponents], name: str) -> tuple[float, ..
 
 
 def spread(values: Sequence[float]) -> float:
-    """Largest minus smallest; 0 for nothing."""
+    """Return the largest minus the smallest value; 0 for no values."""
     return max(values) - min(values) if values else 0.0
 
 
 def magnitude(values: Sequence[float]) -> float:
-    """Largest absolute value; 0 for nothing."""
+    """Return the largest absolute value; 0 for no values."""
     return max((abs(v) for v in values), default=0.0)
 
 
 def are_equal(values: Sequence[float]) -> bool:
-    """Whether the values are equal up to rounding."""
+    """Return whether the values are equal up to rounding."""
     return spread(values) <= ROUNDING * magnitude(values)
 
 
 def is_constant(name: str, values: Sequence[float], *, min_range: Mapping[str, float]) -> bool:
-    """Whether a component tells the siblings apart: it is equal up to rounding, or spreads less than its `minRange`."""
+    """Return whether a component cannot tell siblings apart: equal up to rounding, or a spread below its `minRange`."""
     return are_equal(values) or spread(values) < min_range.get(name, 0.0)
 
 
 def weighted_sums(shares: Sequence[Sequence[float]], *, siblings: int) -> list[float]:
-    """Each sibling's sum over the components' weighted values (`shares`, one row per component).
+    """Return each sibling's sum over the components' weighted values (`shares` has one row per component).
 
-    Sums that only rounding tells apart (terms that cancel) come out exactly equal.
+    Sums that differ only by rounding (terms that cancel) become exactly equal.
     """
     sums = [math.fsum(share[i] for share in shares) for i in range(siblings)]
     largest = max((magnitude(share) for share in shares), default=0.0)

@@ -1,4 +1,4 @@
-"""What a combiner sees and gives: plain numbers of one group, no traces."""
+"""Input and output of a combiner: plain numbers of one group, no traces."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class EpisodeComponents:
 
 @dataclass(frozen=True)
 class GroupComponents:
-    """The scored siblings of one group, the weights that hold for its task, and the tools of its instance.
+    """The scored siblings of one group, the weights of its task, and the tools of its instance.
 
-    `weights` is keyed by `outcome`, `cost`, `latency` and tool names; absent means 0.
+    `weights` is keyed by `outcome`, `cost`, `latency` and tool names. A missing weight is 0.
     """
 
     episodes: Sequence[EpisodeComponents]
@@ -31,13 +31,13 @@ class GroupComponents:
 
 @dataclass(frozen=True)
 class GroupReward:
-    """One reward and one advantage per episode of the group, in order; `keep` false: dropped from the backward pass."""
+    """One reward and one advantage per episode of the group, in order. `keep` false: not in the backward pass."""
 
     rewards: tuple[float, ...]
     advantages: tuple[float, ...]
     keep: bool
     reason: str = ""
-    """Why the group was dropped: `reward_std`, `uninformative`, `too_few_scored`; empty where kept."""
+    """Why the group was dropped: `reward_std`, `uninformative`, `too_few_scored`; empty if it was kept."""
 
 
 class Combiner(Protocol):

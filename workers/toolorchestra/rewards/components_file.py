@@ -1,4 +1,4 @@
-"""The JSON file that `orchestra reward --components` scores: one group's raw components and weights."""
+"""The JSON file for `orchestra reward --components`: the raw components and weights of one group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolorchestra.rewards.columns import RESERVED
 from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 
 MOST = 10**9
-"""Largest dollars, seconds, calls and weight, as in YAML; more is a slip of the pen or of a program."""
+"""Largest dollars, seconds, calls and weight, as in the YAML. A larger number is a mistake."""
 
 MOST_BYTES = 16 << 20
 
@@ -22,7 +22,7 @@ Calls = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ComponentsFileError(ValueError):
-    """The file cannot be scored; one line per mistake, each with its path."""
+    """The file cannot be scored. The message has one line per mistake, each with its path."""
 
 
 class _Strict(BaseModel):
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class EpisodeEntry(_Strict):
-    """One sibling. `costUSD` in nominal US dollars, `latencySeconds` in seconds; decimals as strings or numbers."""
+    """One sibling. `costUSD` is in nominal US dollars, `latencySeconds` in seconds; decimals are strings or numbers."""
 
     outcome: Literal[0, 1]
     cost_usd: Amount = Field(alias="costUSD")
@@ -39,15 +39,15 @@ class EpisodeEntry(_Strict):
 
 
 class ComponentsFile(_Strict):
-    """A group: weights by component and tool, the tools of the instance, the scored siblings."""
+    """A group: weights by component and tool, the instance's tools, the scored siblings."""
 
     weights: dict[str, Amount]
     tools: tuple[str, ...] | None = None
-    """Absent: whatever the weights and calls name."""
+    """If absent: all names in the weights and calls are allowed."""
     episodes: tuple[EpisodeEntry, ...]
 
     def group(self) -> GroupComponents:
-        """What a combiner takes."""
+        """Return the group as the input of a combiner."""
         return GroupComponents(
             episodes=[
                 EpisodeComponents(
@@ -61,7 +61,7 @@ class ComponentsFile(_Strict):
 
 
 def load_components(path: Path) -> ComponentsFile:
-    """Read and check a file; ComponentsFileError names every mistake."""
+    """Read and check a file. ComponentsFileError names every mistake."""
     try:
         text = read_text(path, most=MOST_BYTES)
     except FileRefused as error:
@@ -88,7 +88,7 @@ def _what(message: str) -> str:
 
 
 def _unknown_tools(tools: tuple[str, ...], file: ComponentsFile) -> list[str]:
-    """A misspelt tool would silently weigh nothing, so every name must be a tool's."""
+    """Return a line per name that is no tool. A misspelt tool would silently have no effect."""
     known = f"tools ({', '.join(tools) or 'empty'})"
     lines = [f"tools: {name!r} is a reserved component name" for name in tools if name in RESERVED]
     lines += [

@@ -1,9 +1,9 @@
-"""Filters: which groups are dropped from the backward pass because their siblings say nothing about each other.
+"""Filters: drop groups from the backward pass if their siblings cannot be told apart.
 
-`minRewardStd` (0.1 as published) looks at the rewards' sample standard deviation. `informative` looks at what the
-rewards are made of instead and takes the threshold's place: a group stays if its outcome varies or if any weighted
-component varies. (Both at once would be the threshold alone, which is the stricter.) A wrong episode's cost never
-counts for a combiner that gives wrong episodes nothing for it (`gated`): such a group, all wrong, has no signal.
+`minRewardStd` (0.1 in the paper) is a threshold for the sample standard deviation of the rewards. `informative`
+replaces that threshold with a look at the components: a group stays if its outcome varies or if any weighted component
+varies. (With both, only the threshold would matter, because it is the stricter one.) If a combiner gives wrong episodes
+nothing for their cost (`gated`), the cost of a wrong episode never counts: a group that is all wrong has no signal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNINFORMATIVE = "uninformative"
 
 @dataclass(frozen=True, kw_only=True)
 class GroupFilter:
-    """`min_reward_std` None: no threshold. `min_range` is per component, in its raw unit."""
+    """The filter of groups. `min_reward_std` None: no threshold. `min_range` is per component, in its raw unit."""
 
     min_reward_std: float | None = 0.1
     informative: bool = False
@@ -30,7 +30,7 @@ class GroupFilter:
     min_range: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def reason(self, group: GroupComponents, rewards: Sequence[float]) -> str:
-        """Why the group is dropped, one of the reasons above; empty where it trains."""
+        """Return why the group is dropped (one of the reasons above); empty if it trains."""
         if len(rewards) < 2:
             return TOO_FEW_SCORED
         if self.informative:
@@ -41,7 +41,7 @@ class GroupFilter:
 
 
 def is_informative(group: GroupComponents, *, gated: bool, min_range: Mapping[str, float]) -> bool:
-    """Whether the outcome varies, or a weighted component does among siblings whose reward it can change."""
+    """Return whether the outcome varies, or a weighted component among the siblings whose reward it can change."""
     right = [is_right(e) for e in group.episodes]
     if any(right) and not all(right):
         return True

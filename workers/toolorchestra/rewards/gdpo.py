@@ -1,8 +1,8 @@
-"""GDPO: each component normalised on its own, so that a wide one does not drown a narrow one (arXiv 2601.05242).
+"""GDPO: normalises each component alone, so that a wide component does not hide a narrow one (arXiv 2601.05242).
 
-Two departures from that paper, both from method.md §3: cost, latency and calls are normalised over the *right*
-siblings only, since a cheap wrong answer must not look best; and right siblings are lifted to at least the best wrong
-one, since a dear right answer must not rank below a wrong one.
+It differs from the paper in two points (method.md §3). Cost, latency and calls are normalised over the *right* siblings
+only, because a cheap wrong answer must not look best. Right siblings are raised to at least the best wrong one, because
+an expensive right answer must not rank below a wrong one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from toolorchestra.rewards.filters import GroupFilter
 
 @dataclass(frozen=True, kw_only=True)
 class GDPO:
-    """Rewards are the weighted sums of standardised components; advantages centre them in their group and scale them
-    by the batch's standard deviation.
+    """Rewards are weighted sums of standardised components. Advantages are centred in their group and scaled by the
+    batch's standard deviation.
 
-    The batch is every group that the filters keep: a group that does not train must not scale those that do. Without
-    the lift every group's rewards are centred already, so this is the paper's normalisation over the batch; the lift
-    raises a group's mean, which must not become an advantage over other groups' siblings (or a group of equal siblings
-    would be pushed away from everything it did). Rewards compare siblings; their mean over time is no learning curve.
-    `gate` false switches the lift of right siblings off. `minRewardStd` does not apply: rewards have no fixed scale.
+    The batch is all groups that the filters keep: a group that does not train must not scale the others. Without the
+    raising of right siblings, every group's rewards are centred already, so this is the paper's normalisation over the
+    batch. The raising moves a group's mean; that must not become an advantage over siblings of other groups. (A group
+    of equal siblings would be pushed away from everything it did.) Rewards only compare siblings: their mean over time
+    is no learning curve. `gate` false switches the raising off. `minRewardStd` does not apply, because rewards have no
+    fixed scale.
     """
 
     min_range: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -60,7 +61,7 @@ class GDPO:
         return tuple(lifted(sums, right) if self.gate else sums)
 
     def _standardised(self, name: str, values: Sequence[float], *, right: Sequence[bool]) -> list[float]:
-        """z-scores: the outcome's over all siblings, any other component's over the right ones, 0 for the rest."""
+        """Return z-scores: of the outcome over all siblings; of another component over the right ones, 0 elsewhere."""
         measured = [name == OUTCOME or r for r in right]
         sub = [v for v, m in zip(values, measured, strict=True) if m]
         if is_constant(name, sub, min_range=self.min_range):
@@ -70,6 +71,6 @@ class GDPO:
 
 
 def lifted(sums: Sequence[float], right: Sequence[bool]) -> list[float]:
-    """The sums, with right siblings raised to at least the best wrong one."""
+    """Return the sums, with right siblings raised to at least the best wrong one."""
     floor = max((s for s, r in zip(sums, right, strict=True) if not r), default=-math.inf)
     return [max(s, floor) if r else s for s, r in zip(sums, right, strict=True)]

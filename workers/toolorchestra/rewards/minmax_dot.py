@@ -1,6 +1,7 @@
 """MinMaxDot: the published reward (arXiv 2511.21689, section 3; method.md §3).
 
-Every component is stretched to [0, 1] over the group, the weights are dotted with it, and a wrong episode gets 0.
+Every component is scaled to [0, 1] over the group. The reward is its dot product with the weights; a wrong episode
+gets 0.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from toolorchestra.rewards.per_group import PerGroup
 
 @dataclass(frozen=True, kw_only=True)
 class MinMaxDot(PerGroup):
-    """R = M_norm · P if right, else 0, where M_norm = (M − min) / (max − min) over the group and 0 where max = min
-    up to rounding.
+    """R = M_norm · P if right, else 0. M_norm = (M − min) / (max − min) over the group; 0 if max = min up to rounding.
 
-    `min_range` (raw unit per component; empty for parity with the paper): a component that spreads less counts as
-    constant, so that jitter is not stretched to the full range. Weights lie in [0, 1].
+    `min_range` (raw unit per component; empty for parity with the paper): a component with a smaller spread counts as
+    constant, so that jitter is not scaled to the full range. Weights are in [0, 1].
     """
 
     gated = True

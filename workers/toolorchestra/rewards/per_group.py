@@ -1,4 +1,4 @@
-"""What the combiners share that look at one group at a time: its filter, and advantages centred in the group."""
+"""Shared parts of the combiners that score each group alone: the filter, and advantages centred in the group."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from toolorchestra.rewards.filters import GroupFilter
 
 @dataclass(frozen=True, kw_only=True)
 class PerGroup(ABC):
-    """A combiner whose rewards of one group follow from that group alone.
+    """A combiner whose rewards of a group depend on that group only.
 
-    `min_range` is in the raw unit of each component; what a smaller spread means is the combiner's to say.
+    `min_range` is in the raw unit of each component. The combiner decides what a smaller spread means.
     """
 
     gated: ClassVar[bool]
-    """Whether a wrong episode gets nothing for what it cost."""
+    """Whether the cost, latency and calls of a wrong episode do not count."""
 
     min_range: Mapping[str, float] = field(default_factory=dict[str, float])
     min_reward_std: float | None = 0.1
@@ -41,4 +41,4 @@ class PerGroup(ABC):
 
     @abstractmethod
     def _rewards(self, group: GroupComponents) -> tuple[float, ...]:
-        """One per episode, in order."""
+        """Return one reward per episode, in order."""

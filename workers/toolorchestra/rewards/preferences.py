@@ -1,9 +1,9 @@
-"""Preferences from templates: an instruction in words and the weight vector that means the same (method.md §3).
+"""Preferences from templates: an instruction in words, and a weight vector with the same meaning (method.md §3).
 
-Offline: no model writes or checks them. A template looks at the attributes of the instance's experts (private, price,
-latency) and yields an instruction that names *aliases*, since the policy sees nothing else, and weights keyed by
-*pool*, since rewards are. Wordings are split: those of `evaluation` are never trained on. Everything is a pure
-function of (experts, private pools, split, seed, key).
+Offline: no model writes or checks them. A template reads the attributes of the instance's experts (private, price,
+latency). It returns an instruction with *aliases*, the only names that the policy sees, and weights keyed by *pool*, as
+rewards are. Wordings are split: those of `evaluation` are never trained on. Everything is a pure function of (experts,
+private pools, split, seed, key).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _FULL, _SOME, _NONE = Decimal(1), Decimal("0.3"), Decimal(0)
 
 @dataclass(frozen=True)
 class Wish:
-    """What a template found out: `subject` fills the wording (aliases), `weights` is keyed by pool."""
+    """The result of a template: `subject` fills the wording (aliases), `weights` is keyed by pool."""
 
     subject: str
     weights: dict[str, Decimal]
 
 
 Template = Callable[[Sequence[ExpertView], Collection[str], random.Random], Wish | None]
-"""None: the template does not apply to these experts (no private one, nothing to tell apart)."""
+"""Returns None if the template does not apply to these experts (none is private, or all are equal)."""
 
 
 def _vector(*, cost: Decimal, latency: Decimal, tools: dict[str, Decimal] | None = None) -> dict[str, Decimal]:
@@ -64,7 +64,7 @@ def _fast(experts: Sequence[ExpertView], private: Collection[str], rng: random.R
 
 
 def _avoid(experts: Sequence[ExpertView], private: Collection[str], rng: random.Random) -> Wish | None:
-    # Weights are never negative: to avoid one expert is to be rewarded for each of the others.
+    # Weights are never negative, so avoiding one expert is expressed as a reward for all others.
     if len(experts) < 2:
         return None
     avoided = rng.choice(experts)
@@ -124,10 +124,10 @@ def sample_preference(
     split: PreferenceSplit = "train",
     kinds: Sequence[PreferenceKind] = tuple(TEMPLATES),
 ) -> Preference | None:
-    """Draw one preference that fits these experts; None where no template of `kinds` does.
+    """Draw one preference that fits these experts. None if no template of `kinds` fits.
 
-    `key` names the instance (such as a group's number): equal arguments give the equal preference. `private` holds
-    the pools that run in house.
+    `key` names the instance (such as a group's number): equal arguments give an equal preference. `private` has the
+    pools that run in house.
     """
     rng = random.Random(f"preference:{seed}:{split}:{key}")
     ordered = sorted(experts, key=lambda e: e.pool)
@@ -141,7 +141,7 @@ def sample_preference(
 
 @dataclass(frozen=True, kw_only=True)
 class TemplatePreferences:
-    """`spec.preferences` without a file: this `fraction` of instances carries a preference, the same ones each run."""
+    """`spec.preferences` without a file: this `fraction` of the instances has a preference, the same ones every run."""
 
     fraction: float
     seed: int
@@ -150,7 +150,7 @@ class TemplatePreferences:
     kinds: tuple[PreferenceKind, ...] = tuple(TEMPLATES)
 
     def attach(self, view: InstanceView, *, key: str) -> InstanceView:
-        """The view with a preference, or unchanged where the draw says none or no template fits."""
+        """Return the view with a preference, or unchanged if the draw says none or no template fits."""
         if random.Random(f"carries:{self.seed}:{self.split}:{key}").random() >= self.fraction:
             return view
         preference = sample_preference(

@@ -1,4 +1,4 @@
-"""From the names in YAML to combiners: `reward.combiner`, its options and the weights that hold for a task."""
+"""Builds combiners from the YAML: `reward.combiner`, its options, and the weights of a task."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ CENTRED = frozenset({"GDPO"})
 """Combiners that normalise over the batch: their rewards have mean 0 whatever the policy does, so no curve is drawn."""
 LatencySource = Literal["Service", "WallClock"]
 MOST_WEIGHT = 1e9
-"""Largest weight, as in YAML (`api.scalars.Number`)."""
+"""Largest weight, as in the YAML (`api.scalars.Number`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """`spec.reward` and the two filters of `spec.algorithm` that look at rewards, as plain numbers.
+    """`spec.reward` and the two reward filters of `spec.algorithm`, as plain numbers.
 
-    `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` says which clock the
-    latency component reads. ValueError, with the field's name, on a weight that the combiner cannot take. A plug-in
-    takes any; whether it is installed is not asked here.
+    `min_range` is keyed by component (`cost` in US dollars, `latency` in seconds). `latency` is the clock of the
+    latency component. ValueError, with the field's name, if the combiner cannot take a weight.
     """
 
     combiner: str = "GDPO"
@@ -50,7 +49,7 @@ class RewardConfig:
 
 
 def check_weights(weights: Mapping[str, float], *, combiner: str) -> None:
-    """ValueError unless every weight is finite and ≥ 0, one is above 0, and all ≤ 1 where components are normalised."""
+    """ValueError unless each weight is finite and ≥ 0, one is above 0, and (with normalised components) all are ≤ 1."""
     if not any(weights.values()):
         raise ValueError("weights: all are 0, so every episode is worth the same: give at least one a weight above 0")
     for name, weight in weights.items():
@@ -69,10 +68,10 @@ def check_weights(weights: Mapping[str, float], *, combiner: str) -> None:
 
 
 def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
-    """The configuration that a training's `spec` states, as JSON: its own keys, decimals as strings.
+    """Return the configuration in a training's `spec` (JSON with its own keys, decimals as strings).
 
-    Reads `reward` (combiner, weights, latency, minRange, gate) and `algorithm.filters` (minRewardStd, informative);
-    absent means the default. Raises ValueError as RewardConfig does.
+    Reads `reward` (combiner, weights, latency, minRange, gate) and `algorithm.filters` (minRewardStd, informative). An
+    absent field has its default. Raises ValueError as RewardConfig does.
     """
     reward: Mapping[str, Any] = spec.get("reward") or {}
     filters: Mapping[str, Any] = (spec.get("algorithm") or {}).get("filters") or {}
@@ -94,7 +93,7 @@ def reward_config(spec: Mapping[str, Any]) -> RewardConfig:
 
 
 def build_combiner(config: RewardConfig) -> Combiner:
-    """The combiner that the configuration names, with its options. PluginError where a plug-in cannot be used."""
+    """Return the configured combiner with its options."""
     if is_plugin(config.combiner):
         return _plugin(config)
     if config.combiner == "MinMaxDot":
@@ -123,7 +122,7 @@ def _plugin(config: RewardConfig) -> Combiner:
 
 
 def task_weights(config: RewardConfig, preference: Preference | None) -> dict[str, float]:
-    """The weights that hold for a task: its preference's vector, or the run's own. A tool that none names counts 0."""
+    """Return the weights of a task: its preference's weights, or the run's own. A tool that is not named has 0."""
     if preference is not None:
         return {name: float(weight) for name, weight in preference.weights.items()}
     return {name: float(weight) for name, weight in config.weights.items()}

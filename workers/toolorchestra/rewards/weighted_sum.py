@@ -1,7 +1,7 @@
-"""WeightedSum: the plain baseline. Raw components times weights, standardised over the group.
+"""WeightedSum: the simple baseline. Raw components times weights, standardised over the group.
 
-Weights carry units (reward per dollar, per second, per call), so they are not bounded by 1. It may pay a wrong
-episode for being cheap: that is its known weakness and the reason why the other combiners exist.
+Weights have units (reward per dollar, per second, per call), so they may exceed 1. Its known weakness: it may reward a
+wrong episode for being cheap. The other combiners exist for that reason.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from toolorchestra.rewards.per_group import PerGroup
 class WeightedSum(PerGroup):
     """R = p_outcome · outcome − p_cost · dollars − p_latency · seconds + Σ p_tool · calls.
 
-    A component that spreads less than its `min_range` counts with the group's mean for every sibling: it cannot tell
-    them apart. (Not with 0, or an episode could gain by costing nearly as much as its siblings.)
+    A component whose spread is below its `min_range` counts with the group's mean for every sibling, so it does not
+    tell them apart. (With 0 instead, an episode could gain by costing nearly as much as its siblings.)
     """
 
     gated = False

@@ -1,7 +1,7 @@
-"""What one episode has used and may still use. Pure: no I/O, no clock.
+"""The budget of one episode: what it has used, and what it may still use. Pure: no I/O, no clock.
 
-Invariant: actual dollars spent plus those reserved for calls in flight never pass the allowance or the episode's
-budget, provided that no call costs more than the worst case that was reserved for it.
+Invariant: dollars spent plus dollars reserved for calls in flight never exceed the allowance or the episode budget, if
+no call costs more than the worst case that was reserved for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toolorchestra.rollout.trace import Ending, Meter
 
 
 class EpisodeBudget:
-    """Actual dollars and service seconds of one episode against its limits."""
+    """Actual dollars and service seconds of one episode, checked against its limits."""
 
     def __init__(self, *, limits: EpisodeLimits, allowance_usd: Decimal | None) -> None:
         self._limits = limits
@@ -22,21 +22,21 @@ class EpisodeBudget:
         self.actual_usd = Decimal(0)
         self.reserved_usd = Decimal(0)
         self.wasted_usd = Decimal(0)
-        """Of the actual dollars, what failed attempts of experts may have cost."""
+        """The part of `actual_usd` that failed attempts at experts may have cost."""
         self.service_seconds = 0.0
 
     def out_of_time(self) -> End | None:
-        """The end where service time has reached the episode's budget."""
+        """Return the end of the episode if its service time has reached the limit, else None."""
         limit = self._limits.max_service_seconds
         if limit is None or self.service_seconds < limit:
             return None
         return End(Ending.EPISODE_BUDGET, f"{self.service_seconds:.1f} s of service time used of {limit:g} s")
 
     def reserve(self, worst_case_usd: Decimal) -> End | None:
-        """Set dollars aside for calls about to be made, or the end that forbids them.
+        """Reserve dollars for calls. Return None, or the end of the episode if the calls are not allowed.
 
-        The episode's budget is asked first: beyond it the policy is at fault whatever the run's cap says, unless the
-        call would have fitted had no attempt been lost.
+        The episode budget is checked first: beyond it, the policy is at fault, whatever the run's cap says. The
+        exception is a call that would fit if no attempt had been lost.
         """
         needed = self.actual_usd + self.reserved_usd + worst_case_usd
         budget = self._limits.max_usd
@@ -44,7 +44,7 @@ class EpisodeBudget:
             text = f"the call could bring the episode to ${needed} of its ${budget}"
             if needed - self.wasted_usd > budget:
                 return End(Ending.EPISODE_BUDGET, text)
-            return End(Ending.TOOL_FAILURE, f"{text}, ${self.wasted_usd} of them for attempts at experts that failed")
+            return End(Ending.TOOL_FAILURE, f"{text}, ${self.wasted_usd} of them for failed attempts at experts")
         if self._allowance_usd is not None and needed > self._allowance_usd:
             return End(
                 Ending.SPEND_CAP, f"the call could bring the episode to ${needed} of ${self._allowance_usd} left"
@@ -53,7 +53,7 @@ class EpisodeBudget:
         return None
 
     def settle(self, reserved_usd: Decimal, *, meters: tuple[Meter, ...]) -> None:
-        """Replace a reservation by what was really spent."""
+        """Replace a reservation by the amount that was really spent."""
         self.reserved_usd -= reserved_usd
         self.actual_usd += sum((meter.actual_usd for meter in meters), Decimal(0))
         self.wasted_usd += sum((meter.wasted_usd for meter in meters), Decimal(0))

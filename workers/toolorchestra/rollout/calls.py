@@ -1,9 +1,12 @@
-"""Executing the calls of one turn: reserve, call in parallel, settle, record.
+"""Executes the calls of one turn: reserve, call in parallel, settle, record.
 
-Invariants: nothing is paid before the whole turn's worst case is reserved, and a call is not tried again after an
-attempt that may have been paid before as much again is; every call that was asked for leaves exactly one `Call`; a call
-in flight is waited for even when its sibling failed, because it is paid for; one that is cut off in flight, or breaks
-in our own hands, has cost all that was reserved for it: unknown is never zero.
+Invariants:
+- Nothing is paid before the worst case of the whole turn is reserved. After an attempt that may have been paid, a call
+  is retried only if the same amount can be reserved again.
+- Every requested call leaves exactly one `Call`.
+- A call in flight is awaited even if its sibling failed, because it is paid for.
+- A call that is cancelled in flight, or fails because of a bug in the worker, costs everything reserved for it: an
+  unknown cost is never zero.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ Status = Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
 
 @dataclass(frozen=True)
 class ExpertRequest:
-    """One call to make: `tool` and `arguments` as the policy wrote them, `chat` as the expert gets it."""
+    """One call to make: `tool` and `arguments` as the policy wrote them, `chat` as it is sent to the expert."""
 
     tool: str
     expert: ExpertView
@@ -45,7 +48,7 @@ class ExpertRequest:
     def record(
         self, status: Status, observation: str = "", *, usage: Usage | None = None, reason: Reason | None = None
     ) -> Call:
-        """The call with how it came out."""
+        """Return the record of the call with its outcome."""
         return Call(
             tool=self.tool,
             name=self.expert.pool,
@@ -59,13 +62,13 @@ class ExpertRequest:
 
 
 def meter_of(usage: Usage) -> Meter:
-    """A client's usage as the trace stores it."""
+    """Convert a client's usage to the trace's meter."""
     return Meter(**vars(usage))
 
 
 @dataclass(frozen=True)
 class CallsResult:
-    """The calls in the order they were asked for, and the end where one of them ends the episode."""
+    """The calls in the order of their requests. `end` is set if one of them ends the episode."""
 
     calls: tuple[Call, ...]
     end: End | None = None
@@ -79,24 +82,24 @@ async def execute(
     task: Task,
     cancelled: Callable[[tuple[Call, ...]], None],
 ) -> CallsResult:
-    """Run a turn's calls at once. `cancelled` is told the calls where a cancellation keeps them from being returned."""
+    """Make a turn's calls in parallel. If the turn is cancelled, `cancelled` receives the calls."""
     try:
         worst = [experts.worst_case_usd(pool=r.expert.pool, request=r.chat) for r in requests]
-    except UnknownPool as error:  # before anything is paid: a worker that was started with other pools
+    except UnknownPool as error:  # nothing is paid yet: the worker was started with other pools
         return CallsResult(
             tuple(r.record("rejected", str(error)) for r in requests), End(Ending.TOOL_FAILURE, str(error))
         )
     if (end := budget.reserve(sum(worst, Decimal(0)))) is not None:
         return CallsResult(tuple(r.record("rejected", end.detail) for r in requests), end)
     reserved = list(worst)
-    calls = [r.record("cancelled") for r in requests]  # what none of them will be, unless it never begins
+    calls = [r.record("cancelled") for r in requests]  # each is replaced, unless its task never begins
     broken: list[str] = []
 
     async def make(i: int) -> None:
         began = time.monotonic()
 
         def unknown() -> Usage:
-            """Nobody knows what it will be billed: all its worst cases are spent. The policy is charged nothing."""
+            """Return the usage if the bill is unknown: everything reserved is spent. The policy is charged nothing."""
             return Usage(actual_usd=reserved[i], wall_seconds=time.monotonic() - began)
 
         def reserve(usd: Decimal) -> bool:
@@ -110,8 +113,8 @@ async def execute(
         except asyncio.CancelledError:
             calls[i] = requests[i].record("cancelled", usage=unknown())
             raise
-        except Exception as error:  # a bug of ours: its siblings are waited for, and no bill is lost
-            _log.exception("a call to %s broke", requests[i].expert.pool)
+        except Exception as error:  # a bug in the worker: await the sibling calls and count the bill anyway
+            _log.exception("a call to %s failed because of a bug in the worker", requests[i].expert.pool)
             broken.append(f"a call to {requests[i].expert.pool} broke the worker: {type(error).__name__}: {error}")
             calls[i] = requests[i].record("cancelled", usage=unknown())
 
@@ -128,15 +131,16 @@ async def execute(
 
 
 def _failure(calls: Sequence[Call]) -> End | None:
-    """The end of a turn in which experts were unavailable. A configuration that is wrong comes before an outage: that
-    one mends itself."""
+    """Return the end of a turn in which experts were unavailable, or None.
+
+    A wrong configuration has priority over an outage, because an outage ends by itself."""
     failed = [call for call in calls if call.status == "unavailable"]
     if not failed:
         return None
     wrong = next((call for call in failed if call.reason is Reason.MISCONFIGURED), None)
     if wrong is None:
         return End(Ending.EXPERT_UNAVAILABLE, failed[0].observation, expert=failed[0].name)
-    what = f"{wrong.observation}; mend the pool (its key, credit, model, parameters or limits) and resume"
+    what = f"{wrong.observation}; correct the pool (its key, credit, model, parameters or limits) and resume"
     return End(Ending.EXPERT_MISCONFIGURED, what, expert=wrong.name)
 
 

@@ -1,7 +1,7 @@
-"""Orders and traces to bytes and back: msgpack under zstd, one byte of version before it.
+"""Encodes orders and traces as bytes: one version byte, then msgpack compressed with zstd.
 
-Token ids and log-probabilities are most of a trace, so they travel as packed little-endian arrays (int32, float64)
-instead of one msgpack object each; everything else is the model's own JSON form. `decode(encode(x)) == x`, exactly.
+Token ids and log-probabilities are most of a trace. They are packed little-endian arrays (int32, float64), not one
+msgpack object per number. Everything else is the model's JSON form. `decode(encode(x)) == x`, exactly.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from toolorchestra.rollout.trace import TRACE_SCHEMA, Sample, Segment, Trace
 VERSION = 1
 ORDER_CONTENT = "order/1"
 TRACE_CONTENT = "trace/1"
-"""What an envelope says that its body is: kind and schema."""
+"""Content types of an envelope's body: kind and schema."""
 _LEVEL = 3
 _MAX_BYTES = 1 << 26
 _MAX_ITEMS = 1 << 21
-"""A payload that unpacks to more bytes, or to more list items and keys, is refused before it fills the memory: nothing
-that a worker writes comes near."""
-_SAID = 300
-"""Characters of an error that are told."""
+"""Limits for the unpacked size in bytes, and for list items and keys. A larger payload is refused before it fills the
+memory; a worker's payloads are far smaller."""
+_ERROR_CHARACTERS = 300
+"""Longest error text, in characters."""
 
 
 class CodecError(RolloutError, ValueError):
-    """Bytes that are no payload of a known version; the text says why."""
+    """The bytes are no payload of a known version. The message says why."""
 
 
 def check_content(content: str, *, wanted: str) -> None:
-    """CodecError, by name, for a body of another kind or of another release."""
+    """Raise CodecError if a body is of another kind or of another release."""
     if content != wanted:
         raise CodecError(
             f"a body of {content or 'no'} content, where this release reads {wanted}:"
@@ -45,7 +45,7 @@ def check_content(content: str, *, wanted: str) -> None:
 
 
 def _pack(body: Any) -> bytes:
-    # A surrogate half can reach us in an expert's text; it must not kill the record of what was paid.
+    # An expert's text can contain an unpaired surrogate. It must not prevent the record of what was paid.
     packed = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogatepass")
     return bytes([VERSION]) + zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
 
@@ -79,15 +79,15 @@ def _unpack(data: bytes) -> Any:
     except CodecError:
         raise
     except (zstandard.ZstdError, ValueError, TypeError, msgpack.UnpackException) as error:
-        raise CodecError(f"damaged payload: {_said(error)}") from error
+        raise CodecError(f"damaged payload: {_error_text(error)}") from error
 
 
-def _said(error: Exception) -> str:
-    """What was wrong, in one line; of pydantic's many, the first."""
+def _error_text(error: Exception) -> str:
+    """Return one line about the error; for pydantic, its first mistake."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:_SAID]
-    return f"{type(error).__name__}: {error}"[:_SAID]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:_ERROR_CHARACTERS]
+    return f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
 
 
 def _to_bytes(values: array[Any]) -> bytes:
@@ -117,13 +117,13 @@ def _unpack_segment(fields: list[Any]) -> Segment:
 
 
 def encode_trace(trace: Trace) -> bytes:
-    """Bytes of a trace."""
+    """Return the bytes of a trace."""
     samples = [[sample.well_formed, [_pack_segment(s) for s in sample.segments]] for sample in trace.samples]
     return _pack([trace.model_dump(mode="json", exclude={"samples"}), samples])
 
 
 def decode_trace(data: bytes) -> Trace:
-    """A trace from its bytes; CodecError where they are none."""
+    """Return the trace in these bytes. CodecError if they are no trace."""
     content = _unpack(data)
     try:
         body, samples = content
@@ -133,21 +133,21 @@ def decode_trace(data: bytes) -> Trace:
         )
         trace = Trace.model_validate(body)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise CodecError(f"no trace of this release: {_said(error)}") from error
+        raise CodecError(f"no trace of this release: {_error_text(error)}") from error
     if trace.schema_version != TRACE_SCHEMA:
         raise CodecError(f"a trace of schema {trace.schema_version}; this release reads {TRACE_SCHEMA}")
     return trace
 
 
 def encode_order(order: Order) -> bytes:
-    """Bytes of an order."""
+    """Return the bytes of an order."""
     return _pack(order.model_dump(mode="json"))
 
 
 def decode_order(data: bytes) -> Order:
-    """An order from its bytes; CodecError where they are none."""
+    """Return the order in these bytes. CodecError if they are no order."""
     content = _unpack(data)
     try:
         return Order.model_validate(content)
     except (ValueError, TypeError) as error:
-        raise CodecError(f"no order of this release: {_said(error)}") from error
+        raise CodecError(f"no order of this release: {_error_text(error)}") from error

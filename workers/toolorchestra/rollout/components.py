@@ -1,5 +1,6 @@
-"""The raw components of an episode from its turns, and of a group as the combiner takes them. Pure; nothing is
-normalised or weighted here."""
+"""Computes the raw components of an episode from its turns, and of a group for the combiner.
+
+Pure. Nothing is normalised or weighted here."""
 
 from __future__ import annotations
 
@@ -12,21 +13,21 @@ from toolorchestra.rewards.component import EpisodeComponents, GroupComponents
 from toolorchestra.rollout.trace import Call, Components, Ending, Meter, Trace, Turn
 
 _MADE = frozenset({"ok", "refused"})
-"""Statuses of calls that reached the tool and came back: only those count as calls."""
+"""Statuses of calls that reached the tool and returned. Only these count as calls."""
 
 
 def call_counts(turns: Iterable[Turn]) -> dict[str, int]:
-    """Calls per pool or function name, over all turns. Rejected, cancelled and failed calls never reached the tool."""
+    """Return the calls per pool or function name, over all turns. Rejected, cancelled and failed calls do not count."""
     return dict(Counter(call.name for turn in turns for call in turn.calls if call.status in _MADE))
 
 
 def calls_seconds(calls: Iterable[Call]) -> float:
-    """Service seconds of one turn's calls: they run in parallel, so the slowest one is what the user waits for."""
+    """Return the service seconds of one turn's calls. They run in parallel, so the slowest one counts."""
     return max((call.meter.service_seconds for call in calls), default=0.0)
 
 
 def outcome_of(ending: Ending, *, graded: float | None) -> float | None:
-    """The grade where the ending is scored, 0 for the policy's own faults, None for what it did not cause."""
+    """Return the grade if the ending is scored, 0 for the policy's own faults, None if the policy is not the cause."""
     match ending.treatment:
         case "scored":
             return graded
@@ -37,7 +38,7 @@ def outcome_of(ending: Ending, *, graded: float | None) -> float | None:
 
 
 def components_of(turns: Sequence[Turn], *, ending: Ending, graded: float | None, wall_seconds: float) -> Components:
-    """Components of an episode (method.md §3): every token of every model, the policy's own included."""
+    """Return the components of an episode (method.md §3): all tokens of all models, including the policy's own."""
     meters: list[Meter] = [turn.meter for turn in turns]
     meters.extend(call.meter for turn in turns for call in turn.calls)
     return Components(
@@ -57,7 +58,7 @@ def group_components(
     tools: Sequence[str],
     latency: Literal["Service", "WallClock"] = "Service",
 ) -> GroupComponents:
-    """What the combiner sees of a group: nominal dollars, the chosen latency, calls by tool."""
+    """Return the combiner's input for a group: nominal dollars, the chosen latency, calls by tool."""
     episodes = [
         EpisodeComponents(
             outcome=trace.components.outcome or 0.0,

@@ -1,4 +1,4 @@
-"""The end of an episode, as the value that its steps hand back."""
+"""The end of an episode, as a value that its steps return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from toolorchestra.rollout.trace import Ending
 
 @dataclass(frozen=True)
 class End:
-    """`answer` is what the grader judges (ANSWERED only); `detail` is for a person; `expert` is whose outage it was."""
+    """How an episode ended. `answer` is for the grader (ANSWERED only), `detail` for a person, `expert` is the pool
+    that caused it."""
 
     ending: Ending
     detail: str = ""

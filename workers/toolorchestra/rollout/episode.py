@@ -1,7 +1,7 @@
-"""One episode: observe → generate → parse → execute → meter → end? An asyncio state machine with nothing under it.
+"""One episode: observe → generate → parse → execute → meter → end? An asyncio state machine.
 
-Invariants: every order comes to exactly one `Ending`; only `ANSWERED` is graded; what infrastructure caused is never
-scored; every turn and every call made is in the trace with its meter, also when the episode ends badly.
+Invariants: every order has exactly one `Ending`. Only `ANSWERED` is graded. A failure of infrastructure is never
+scored. Every turn and every call is in the trace with its meter, also if the episode fails.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from toolorchestra.telemetry.propagation import trace_id
 from toolorchestra.telemetry.spans import annotate, chat_span, end_chat, grade_span
 
 Grading = Callable[[Task, str | None], Awaitable[Grade]]
-"""Judge an answer off the event loop; raises GraderFailure."""
+"""Grades an answer off the event loop. Raises GraderFailure."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What an episode runs on. `engine` and `renderer` may be None where only baselines run."""
+    """The services that an episode uses. `engine` and `renderer` may be None if only baselines run."""
 
     experts: Experts
     grade: Grading
@@ -48,7 +48,7 @@ class Host:
 
 
 class Episode:
-    """One dispatch of an episode. `run` once."""
+    """One dispatch of an episode. Call `run` once."""
 
     def __init__(self, order: Order, *, host: Host) -> None:
         self._order = order
@@ -62,13 +62,13 @@ class Episode:
         self._cancelled = ""
 
     def cancel(self, reason: str) -> None:
-        """End it as CANCELLED at its next await."""
+        """End the episode as CANCELLED at its next await."""
         self._cancelled = reason
         if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> Trace:
-        """Play to the end and grade. Only a cancellation from outside (not through `cancel`) raises."""
+        """Play to the end and grade. Raises only if it is cancelled from outside (not through `cancel`)."""
         started_at, begin = time.time(), time.monotonic()
         self._task = asyncio.current_task()
         end = await self._bounded()
@@ -89,8 +89,8 @@ class Episode:
     async def _bounded(self) -> End:
         """Play within the wall-clock limit.
 
-        The policy is charged with running out of time only by its service time; a wall clock that runs out first
-        (a hanging engine, a crawling machine) is infrastructure's and never scored.
+        The policy is charged for too much service time only. If the wall-clock limit comes first (an engine that hangs,
+        a slow machine), infrastructure is the cause, and the episode is never scored.
         """
         limit = self._order.limits.timeout_seconds
         try:
@@ -105,14 +105,14 @@ class Episode:
             if late is not None:
                 return late
             ending = Ending.ENGINE_LOST if self._generating else Ending.TOOL_FAILURE
-            return End(ending, f"no end in {limit:g} s of wall time; it hung in {self._phase}")
+            return End(ending, f"not finished after {limit:g} s of wall-clock time; it was waiting in {self._phase}")
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
             return self._was_cancelled()
 
     async def _engine_there(self) -> End | None:
-        """Wait for an engine before the clock begins: that the training has none is nothing of this episode's."""
+        """Wait for an engine before the time limit starts: a training without engines is not the episode's problem."""
         engine = self._host.engine
         if engine is None or self._order.system != "policy":
             return None
@@ -123,13 +123,15 @@ class Episode:
         return None
 
     def _engine_lost(self, error: EngineLost) -> End:
-        """Before its first turn an episode has neither tokens nor bills: where the training knows that its engines are
-        out, it was never played."""
+        """Return the end after a lost engine.
+
+        An episode without a turn has neither tokens nor costs. If the training reports that it has no engine, such an
+        episode counts as never played."""
         unplayed = isinstance(error, NoEngine) and not self._turns
         return End(Ending.NO_ENGINE if unplayed else Ending.ENGINE_LOST, str(error))
 
     def _was_cancelled(self) -> End:
-        """The end that `cancel` asked for, its cancellation taken."""
+        """Return the end for `cancel`, and clear the cancellation of the task."""
         if self._task is not None:
             self._task.uncancel()
         return End(Ending.CANCELLED, self._cancelled)
@@ -150,7 +152,7 @@ class Episode:
         return self._out_of_turns()
 
     def _out_of_turns(self) -> End:
-        """An episode without one readable output never took part: that is named apart from using up its turns."""
+        """Return the end after the last turn. An episode without any readable output has an ending of its own."""
         limit = self._order.limits.max_turns
         if all(turn.rejection for turn in self._turns):
             return End(
@@ -222,7 +224,7 @@ class Episode:
         return None
 
     def _meter(self, prompt: Sequence[int], generation: Generation) -> Meter:
-        """The policy runs on the training's own engines: its tokens have a nominal price, nothing is paid for them."""
+        """Return the policy's meter. It runs on the training's own engines: a nominal price, but no actual dollars."""
         tokens_in, tokens_out = len(prompt), len(generation.token_ids)
         return Meter(
             tokens_in=tokens_in,
@@ -240,18 +242,18 @@ class Episode:
         for call in parsed.calls:
             expert = self._order.view.expert(call.arguments["model"])
             if expert is None:
-                raise AssertionError("the parser lets no alias through that the tools' enum lacks")
+                raise AssertionError("the parser accepts only aliases in the tools' enum")
             requests.append(ExpertRequest(call.name, expert, mode.question(call), call.arguments))
         result = await self._run_calls(requests, turn=turn)
         return result.end or mode.observe(result.calls)
 
     async def _ask(self, requests: Sequence[ExpertRequest]) -> CallsResult:
-        """A baseline's turn: calls without a generation."""
+        """Run one turn of a baseline: calls without a generation."""
         self._turns.append(Turn(text=""))
         return await self._run_calls(requests, turn=self._turns[-1])
 
     async def _run_calls(self, requests: Sequence[ExpertRequest], *, turn: Turn) -> CallsResult:
-        """Make the calls of the last turn, `turn`, which keeps them also where they are cancelled."""
+        """Make the calls of the last turn, `turn`. The turn keeps its calls also if they are cancelled."""
         self._phase = f"calls to {', '.join(request.expert.pool for request in requests)}"
 
         def keep(calls: tuple[Call, ...]) -> None:

@@ -1,8 +1,8 @@
-"""A process whose event loop stands still ends itself, so that whoever keeps it alive starts a new one.
+"""Ends a process whose event loop hangs, so that its supervisor starts a new one.
 
-The timer is the kernel's and the handler is C (faulthandler's, then `_exit`): both work while some thread holds the GIL
-and no Python code can run. Its last words are the stacks of all threads; its exit status is `STOOD_STILL`, also as
-process 1 of a container, where a signal's default action would be ignored.
+The timer is the kernel's. The handlers are C code (faulthandler's, then `_exit`), so they work even while a thread
+holds the GIL and no Python code can run. Before it ends, the process writes the stacks of all threads. Its exit status
+is `STOOD_STILL`, also as process 1 of a container, where the default action of a signal would be ignored.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import signal
 from pathlib import Path
 
 STOOD_STILL = int(signal.SIGALRM)
-"""Exit status, 14: `_exit` gets the signal's number."""
+"""Exit status 14: `_exit` receives the number of the signal."""
 STALL_SECONDS = 60.0
-"""Longer than anything that a worker's loop does in one piece, on a machine that is busy."""
+"""Longer than any single step of a worker's event loop, even on a busy machine."""
 
 _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """`begin` once, `beat` from the loop at least every few seconds, `end` before the process is to end by itself.
+    """A watchdog for the event loop. Call `begin` once, `beat` from the loop every few seconds, `end` before exit.
 
-    `file`, where given, is touched by every beat: for a probe from outside. Main thread only (signals).
+    `file`, if given, is touched by every beat, for an external probe. Main thread only, because it uses signals.
     """
 
     def __init__(self, *, stall_seconds: float = STALL_SECONDS, file: Path | None = None) -> None:
@@ -33,27 +33,27 @@ class Heartbeat:
         self._file = file
 
     def begin(self) -> None:
-        """From now on a loop that does not beat for `stall_seconds` ends the process."""
+        """Start: from now on, a loop without a beat for `stall_seconds` ends the process."""
         libc = ctypes.CDLL(None)
         libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
         libc.signal(signal.SIGALRM, ctypes.cast(libc._exit, ctypes.c_void_p))
-        # Writes every thread's stack, then calls the handler that was there before.
+        # Writes every thread's stack, then calls the previous handler.
         faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=True)
         _log.info(
-            "where the event loop stands still for %g s this process ends with status %d and the stacks of its threads",
+            "if the event loop hangs for %g s, this process ends with status %d and writes the stacks of its threads",
             self._stall_seconds,
             STOOD_STILL,
         )
         self.beat()
 
     def beat(self) -> None:
-        """The loop is alive."""
+        """Report that the loop is alive."""
         signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
         if self._file is not None:
             self._file.touch()
             os.utime(self._file)
 
     def end(self) -> None:
-        """The loop is about to end. Idempotent."""
+        """Stop the timer, because the loop is about to end. Idempotent."""
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         faulthandler.unregister(signal.SIGALRM)

@@ -1,7 +1,7 @@
-"""Who is who on the ledger: training, group, episode, dispatch (ledger.md, "Who is who").
+"""Identifiers of the ledger: training, group, episode, dispatch (ledger.md, "Who is who").
 
-A *dispatch* is one sending of an episode; its text form is the message id of the task and of its result, so that two
-workers' results of one dispatch collapse and a re-dispatch is never swallowed.
+A *dispatch* is one sending of an episode. Its text is the message id of the order and of the result. So two results of
+one dispatch count as one, and a new dispatch of the same episode is never taken for a duplicate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EpisodeId:
 
 @dataclass(frozen=True, order=True)
 class Dispatch:
-    """Sending number `n` of an episode by controller life `incarnation`. At most one dispatch of an episode is live."""
+    """Sending number `n` of an episode by `incarnation`. At most one dispatch of an episode is live."""
 
     episode: EpisodeId
     incarnation: int
@@ -37,9 +37,9 @@ class Dispatch:
 
     @classmethod
     def parse(cls, text: str) -> Dispatch:
-        """Read what `str(dispatch)` wrote; ValueError on anything else."""
+        """Read the output of `str(dispatch)`. ValueError for anything else."""
         found = _ISSUE.fullmatch(text)
         if found is None:
-            raise ValueError(f"not an issue: {text!r} (want UID.GROUP.SAMPLE.INCARNATION.N)")
+            raise ValueError(f"not a dispatch: {text!r} (want UID.GROUP.SAMPLE.INCARNATION.N)")
         uid, group, sample, incarnation, n = found.groups()
         return cls(EpisodeId(uid, int(group), int(sample)), int(incarnation), int(n))

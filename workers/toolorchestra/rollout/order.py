@@ -1,5 +1,4 @@
-"""The order: what the controller sends a worker for one dispatch of an episode. Self-contained: a worker needs no
-YAML."""
+"""The order: the message from the controller to a worker for one dispatch. It is complete: a worker needs no YAML."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ ORDER_SCHEMA = 1
 
 
 class EpisodeLimits(BaseModel):
-    """Hard limits of one episode. Budgets are checked before a call is paid."""
+    """Hard limits of one episode. Budgets are checked before a call is paid for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +22,7 @@ class EpisodeLimits(BaseModel):
     max_prompt_tokens: int
     max_response_tokens: int
     max_usd: Decimal | None = None
-    """Actual dollars (rollout.episodeBudget.maxUSD)."""
+    """Actual dollars (`rollout.episodeBudget.maxUSD`)."""
     max_service_seconds: float | None = None
     timeout_seconds: float
     max_errors: int = 10
@@ -33,8 +32,8 @@ class EpisodeLimits(BaseModel):
 class Order(BaseModel):
     """One dispatch of an episode, ready to run.
 
-    `allowance_usd` is what the controller has reserved of the run's spend cap for this dispatch: the worker never
-    spends more; None means that the run has no cap.
+    `allowance_usd` is the part of the run's spend cap that the controller has reserved for this dispatch. The worker
+    never spends more. None: the run has no cap.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +46,7 @@ class Order(BaseModel):
     sampling: Sampling
     purpose: str = "train"
     system: str = "policy"
-    """Who decides: `policy`, or a baseline (`always:<pool>`, `random`, `cheapest`, `cascade`)."""
+    """The system that decides: `policy`, or a baseline (`always:<pool>`, `random`, `cheapest`, `cascade`)."""
     allowance_usd: Decimal | None = None
     version: str | None = None
-    """Evaluation runs on this pinned policy version; None: whatever the engine serves."""
+    """The pinned policy version of an evaluation. None: the version that the engine serves."""

@@ -1,6 +1,6 @@
-"""The pool file: where a worker's experts are, resolved by whoever starts it (local backend, operator).
+"""The pool file: the addresses of a worker's experts, written by its starter (local backend, operator).
 
-Keys never lie in the file: an entry names the environment variable that holds its key.
+The file never contains keys. An entry names the environment variable that has its key.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from toolorchestra.tools.view import Price
 
 
 class PoolFileError(RolloutError, ValueError):
-    """A pool file that cannot be used: each mistake with its path, or the variable that is missing."""
+    """A pool file cannot be used. The message has each mistake with its path, or the missing variable."""
 
 
 class PoolEntry(BaseModel):
-    """One expert: an `Endpoint` without its key."""
+    """One expert: an `Endpoint` without its API key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class PoolEntry(BaseModel):
     price: Price = Price()
     limits: Limits = Limits()
     api_key_env: str | None = None
-    """Environment variable that holds the API key."""
+    """Environment variable with the API key."""
     parameters: dict[str, float | str] = Field(default_factory=dict)
     parameter_names: dict[str, str] = Field(default_factory=dict)
     simulated: bool = False
@@ -43,20 +43,21 @@ class PoolEntry(BaseModel):
 
     @classmethod
     def of(cls, endpoint: Endpoint, *, api_key_env: str | None = None) -> PoolEntry:
-        """The entry of an endpoint; its key, if any, must be given to the worker in the variable `api_key_env`."""
+        """Return the entry of an endpoint. The worker needs its key, if it has one, in the variable `api_key_env`."""
         fields = {name: value for name, value in vars(endpoint).items() if name != "api_key"}
         return cls(**fields, api_key_env=api_key_env)
 
     def endpoint(self, *, environment: Mapping[str, str]) -> Endpoint:
-        """With the key from the environment; PoolFileError where it is not set."""
+        """Return the endpoint with the key from the environment. PoolFileError if the key is not set."""
         key = None
         if self.api_key_env is not None:
-            key = environment.get(self.api_key_env, "").strip()  # files and Secrets often end in a newline
+            key = environment.get(self.api_key_env, "").strip()  # files and Secrets often end with a newline
             if not key:
                 raise PoolFileError(f"pool {self.pool}: set {self.api_key_env} to its API key")
             if not key.isprintable():
                 raise PoolFileError(
-                    f"pool {self.pool}: {self.api_key_env} holds a line break or the like, as no key does"
+                    f"pool {self.pool}: {self.api_key_env} has a line break or another control character; an API key"
+                    " has none"
                 )
         return Endpoint(
             pool=self.pool,
@@ -73,19 +74,19 @@ class PoolEntry(BaseModel):
 
 
 class PoolFile(BaseModel):
-    """`{"pools": […]}`, JSON or YAML."""
+    """The pool file's content: `{"pools": […]}`, JSON or YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pools: tuple[PoolEntry, ...]
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the file as JSON."""
         path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
 
 def read_pools(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoint]:
-    """The endpoints of a pool file. PoolFileError with every mistake of the file at once."""
+    """Return the endpoints of a pool file. PoolFileError lists every mistake of the file."""
     documents, mistakes = read_documents(path)
     if mistakes:
         raise PoolFileError("\n".join(map(str, mistakes)))
@@ -103,8 +104,9 @@ def read_pools(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoi
 
 
 def read_resources(path: Path, *, environment: Mapping[str, str]) -> Sequence[Endpoint]:
-    """The endpoints of the experts of the one training in a resources file, as a cluster's workers are given it.
-    PoolFileError with what is wrong."""
+    """Return the endpoints of the experts of the only training in a resources file, as a cluster's workers get them.
+
+    PoolFileError says what is wrong."""
     try:
         bundle = load([str(path)])
         training = bundle.training()
@@ -116,7 +118,7 @@ def read_resources(path: Path, *, environment: Mapping[str, str]) -> Sequence[En
 
 
 def pool_file(pools: Sequence[ExpertPool], *, workers: int) -> PoolFile:
-    """What the workers are told of the experts. Keys stay in the environment."""
+    """Return the pool file of the workers. Keys stay in the environment."""
     return PoolFile(pools=tuple(_entry(pool, workers=workers) for pool in pools))
 
 

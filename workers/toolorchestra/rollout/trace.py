@@ -1,6 +1,6 @@
-"""The trace: the record of one episode, complete enough to re-score, report and train from offline.
+"""The trace: the record of one episode, complete enough to score, report and train from it later.
 
-Token ids are the wire format: what the policy saw and said is stored as ids, never as text to be tokenised again.
+Token ids are the wire format: the policy's input and output are stored as ids, never as text to be tokenised again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TRACE_SCHEMA = 1
 
 
 class Ending(StrEnum):
-    """How an episode ended: a closed table (episodes.md, "How it ends"). `treatment`: what the reward does with it."""
+    """How an episode ended: a closed list (episodes.md, "How it ends"). `treatment`: how the reward treats it."""
 
     ANSWERED = "answered"
     TURN_LIMIT = "turn_limit"
@@ -31,7 +31,7 @@ class Ending(StrEnum):
     TOOL_FAILURE = "tool_failure"
     ENGINE_LOST = "engine_lost"
     NO_ENGINE = "no_engine"
-    """It never began: the training had no engine to ask. Its worker gives the order back, and no trace tells of it."""
+    """The episode never began, because the training had no engine. The worker gives the order back without a trace."""
     WORKER_LOST = "worker_lost"
     GRADER_FAILURE = "grader_failure"
     SPEND_CAP = "spend_cap"
@@ -39,14 +39,14 @@ class Ending(StrEnum):
 
     @property
     def treatment(self) -> Literal["scored", "zero", "unscored"]:
-        """`scored` by the grader; `zero`: the policy's own fault; `unscored`: never the policy's, so never trained."""
+        """`scored` by the grader; `zero`: the policy's own fault; `unscored`: not its fault, so never trained on."""
         if self is Ending.ANSWERED:
             return "scored"
         return "zero" if self in _POLICY_FAULTS else "unscored"
 
     @property
     def deferred(self) -> bool:
-        """Whether the episode waits for its expert: for an outage to end, or for a person to mend the pool."""
+        """Whether the episode waits for its expert: for the end of an outage, or for a person to correct the pool."""
         return self in (Ending.EXPERT_UNAVAILABLE, Ending.EXPERT_MISCONFIGURED)
 
 
@@ -60,9 +60,10 @@ class _Record(BaseModel):
 
 
 class Segment(_Record):
-    """A run of tokens of one origin. `logprobs` is as long as `token_ids` where the policy sampled them, else empty.
+    """Consecutive tokens of one origin.
 
-    `trained` is the loss mask; `version` (text of a PolicyVersion) is whose weights sampled the tokens.
+    `trained` is the loss mask. `logprobs` is as long as `token_ids` if the policy sampled them, else empty. `version`
+    (text of a PolicyVersion) names the weights that sampled the tokens.
     """
 
     token_ids: tuple[int, ...]
@@ -72,78 +73,78 @@ class Segment(_Record):
 
 
 class Sample(_Record):
-    """One training sequence: segments in order. `well_formed`: its output was in the required format."""
+    """One training sequence: segments in order. `well_formed`: the output had the required format."""
 
     segments: tuple[Segment, ...]
     well_formed: bool = True
 
 
 class Meter(_Record):
-    """What one paid call used. Nominal dollars follow the instance's price book, actual dollars were really spent."""
+    """What one paid call used. Nominal dollars follow the instance's price book; actual dollars were really spent."""
 
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
     nominal_usd: Decimal = Decimal(0)
     actual_usd: Decimal = Decimal(0)
-    """Real dollars; where they are unknown, the most that they can be."""
+    """Real dollars; if they are unknown, the most that they can be."""
     wasted_usd: Decimal = Decimal(0)
-    """Of `actual_usd`, what attempts that failed may have cost: never the policy's fault."""
+    """The part of `actual_usd` that failed attempts may have cost; never the policy's fault."""
     service_seconds: float = 0.0
-    """Time of the service itself; queueing, engine pauses, back-off and redelivery excluded."""
+    """Time of the service itself, without queueing, engine pauses, back-off and redelivery."""
     wall_seconds: float = 0.0
     simulated: bool = False
 
 
 class Call(_Record):
-    """One tool call: `name` is the pool or function (never the alias), `status` says whose fault a failure was."""
+    """One tool call. `name` is the pool or function (never the alias); `status` says who caused a failure."""
 
     tool: str
-    """Function name as the policy called it: `answer`, `ask`, …"""
+    """Function name in the policy's call: `answer`, `ask`, …"""
     name: str
     alias: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     status: Literal["ok", "refused", "rejected", "unavailable", "cancelled"]
-    """`refused` by the expert; `rejected` by us (unknown alias, budget); `unavailable`: infrastructure."""
+    """`refused` by the expert; `rejected` by the worker (unknown alias, budget); `unavailable`: infrastructure."""
     reason: Reason | None = None
-    """Why an expert gave no reply, where it refused or was unavailable. `bad_request`: HTTP 400 in words that nobody
-    understands; a pool that says nothing else is misconfigured (`experts/pool_health.py`)."""
+    """Why an expert gave no reply, if it refused or was unavailable. `bad_request`: HTTP 400 with unknown words; a pool
+    that answers with nothing else is misconfigured (`experts/pool_health.py`)."""
     observation: str = ""
     meter: Meter = Meter()
 
 
 class Turn(_Record):
-    """One generation of the policy and what its tool calls returned."""
+    """One generation of the policy, and what its tool calls returned."""
 
     text: str
     rejection: str | None = None
-    """Why the parser refused the output; None where it parsed."""
+    """Why the parser refused the output; None if it parsed."""
     calls: tuple[Call, ...] = ()
     meter: Meter = Meter()
-    """The policy's own generation, priced."""
+    """The policy's own generation, with its nominal price."""
 
 
 class Components(_Record):
-    """The raw measured quantities of an episode, units in the names. Nothing normalised, nothing weighted."""
+    """The raw measured quantities of an episode, with units in the names. Not normalised, not weighted."""
 
     outcome: float | None
-    """1 right, 0 wrong or the policy's fault; None: never scored."""
+    """1: right. 0: wrong, or the policy's fault. None: never scored."""
     cost_usd: Decimal
-    """Nominal dollars: every token of every model, the orchestrator's and the final answer's included."""
+    """Nominal dollars of all tokens of all models, including the orchestrator's and the final answer's."""
     actual_usd: Decimal
     service_seconds: float
     wall_seconds: float
     calls: dict[str, int] = Field(default_factory=dict)
-    """Calls per pool or function name, all turns, all roles."""
+    """Calls per pool or function name, over all turns."""
 
 
 class Sampling(_Record):
-    """How the policy is sampled; the trainer refuses a trace sampled with anything but (1, 1)."""
+    """Sampling parameters of the policy. The trainer refuses a trace unless temperature and top-p are 1."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
-    """What the baseline `random` draws with. The policy's engine gets none (policy/engine.py)."""
+    """Seed of the baseline `random`. The policy's engine gets no seed (policy/engine.py)."""
 
 
 class Trace(_Record):
@@ -156,20 +157,20 @@ class Trace(_Record):
     source: str
     topic: str
     purpose: str
-    """`train`, or the name of the evaluation it belongs to."""
+    """`train`, or the name of its evaluation."""
     system: str = "policy"
-    """Who decided: `policy`, or a baseline (`Order.system`)."""
+    """The system that decided: `policy`, or a baseline (`Order.system`)."""
     instruction: str = ""
-    """The task's text, so that a trace can be read without its suite."""
+    """The task's text, so that the trace can be read without its suite."""
     view: InstanceView
     sampling: Sampling
     samples: tuple[Sample, ...]
     turns: tuple[Turn, ...]
     ending: Ending
     detail: str = ""
-    """For an ending that is nobody's success: what happened, in words a person can act on."""
+    """For an ending without success: what happened, so that a person can act."""
     expert: str | None = None
-    """The pool whose outage or wrong configuration ended it, where one did."""
+    """The pool whose outage or wrong configuration ended the episode, if there was one."""
     answer: str | None = None
     components: Components
     forks: int = 0

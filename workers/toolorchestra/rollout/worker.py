@@ -1,15 +1,15 @@
-"""The rollout worker: leases orders, plays up to `concurrency` episodes at once on one event loop, sends traces back.
+"""The rollout worker: leases orders, plays up to `concurrency` episodes on one event loop, sends traces back.
 
 Invariants:
-- A lease is settled exactly once, after its result is stored: completed, deferred (an expert is out or misconfigured),
-  failed (the worker itself broke on it) or given back untouched (told to stop before anything was spent, or the
-  training has no engine). A worker that vanishes settles nothing: redelivery does.
-- An order is played once: one that is delivered again had a worker that vanished with its bill, so it goes back to the
-  controller, which counts its worst case and makes it anew under a new reservation. One that breaks in our own hands is
-  told of at once, with the reason.
-- A lease is kept alive by heartbeats as long as its episode runs, grading and sending included.
-- `stop` leases nothing more, lets episodes finish within the grace, then gives the rest back. What has spent money is
-  completed as cancelled instead, so that the money is counted.
+- A lease is settled exactly once, after its result is stored: completed, deferred (an expert is unavailable or
+  misconfigured), failed (a bug in the worker) or given back untouched (the worker was told to stop before anything was
+  spent, or the training has no engine). A worker that crashes settles nothing: the order is delivered again.
+- An order is played once. If it is delivered again, its first worker crashed and its bill is unknown. So it goes back
+  to the controller, which counts its worst case and dispatches the episode again with a new reservation. An order that
+  fails because of a bug is reported at once, with the reason.
+- Heartbeats keep a lease alive while its episode runs, including grading and sending.
+- After `stop`, the worker leases nothing more, lets episodes finish within the grace time, then gives the rest back.
+  An episode that has spent money is completed as cancelled instead, so that the money is counted.
 """
 
 from __future__ import annotations
@@ -52,25 +52,26 @@ MAX_FETCH = 4
 _HAND_BACK_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
-# The API's proxies: they begin to count when the process sets an exporter up, and cost a call until then.
+# Proxies of the OpenTelemetry API. They start to count when the process sets up an exporter; before that, they are
+# cheap calls without effect.
 _recorder = Recorder(metrics.get_meter(names.INSTRUMENTATION))
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Seconds, all of them."""
+    """Settings of a worker. All times are in seconds."""
 
     concurrency: int = 32
     heartbeat_seconds: float = 20.0
     lease_expiry_seconds: float = 5.0
     grace_seconds: float = 25.0
-    """How long episodes may go on after `stop`. Stopping takes at most this or `lease_expiry_seconds`, whichever is
-    longer, and what handing back takes: stay below the supervisor's own patience (30 s on Kubernetes)."""
+    """How long episodes may continue after `stop`. Stopping takes at most this time or `lease_expiry_seconds` (the
+    longer one), plus the time to give leases back. Keep it below the supervisor's own limit (30 s on Kubernetes)."""
     lag_interval_seconds: float = 0.5
 
 
 class Worker:
-    """One process's worker. `run` until `stop`."""
+    """The worker of one process. `run` works until `stop`."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Worker:
         encode: Callable[[Trace], bytes] = encode_trace,
         beat: Callable[[], None] | None = None,
     ) -> None:
-        """`beat` is called from the loop every `lag_interval_seconds`."""
+        """`beat` is called from the event loop every `lag_interval_seconds`."""
         self._bus = bus
         self._host = host
         self._settings = settings or WorkerSettings()
@@ -92,20 +93,20 @@ class Worker:
         self._room = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._playing: dict[asyncio.Task[None], Episode | None] = {}
-        """Those of the running whose result is not being sent yet: only they can be handed back. None: not begun."""
+        """Running tasks whose result is not being sent yet: only these can be given back. None: not begun yet."""
         self.finished = 0
-        """Episodes whose result was stored."""
+        """Number of episodes whose result was stored."""
         self.loop_lag_seconds = 0.0
 
     def stop(self) -> None:
-        """Lease nothing more; `run` returns when what runs has finished or was handed back. Idempotent."""
+        """Lease nothing more. `run` returns when running episodes have finished or were given back. Idempotent."""
         if not self._stopping.is_set():
             self._stopped_at = time.monotonic()
         self._stopping.set()
         self._room.set()
 
     async def run(self) -> None:
-        """Work until `stop`. BusGone where the training's streams are gone: there is nothing left to do."""
+        """Work until `stop`. BusGone if the training's streams were deleted: then there is nothing left to do."""
         lag = asyncio.create_task(self._watch_lag())
         try:
             await self._lease_until_stopped()
@@ -114,7 +115,7 @@ class Worker:
             lag.cancel()
 
     async def _lease_until_stopped(self) -> None:
-        """The last pull is waited for, never cancelled: what is handed back could be delivered to it again."""
+        """Lease until `stop`. The last pull is awaited, not cancelled: it could receive what is given back."""
         while not self._stopping.is_set():
             free = self._settings.concurrency - len(self._running)
             if free <= 0:
@@ -142,7 +143,7 @@ class Worker:
             _log.error("a lease could not be settled; it will be delivered again: %r", error)
 
     async def _wind_down(self) -> None:
-        """Within the grace episodes finish; what is left then is handed back."""
+        """Let episodes finish within the grace time, then give the rest back."""
         left = self._stopped_at + self._settings.grace_seconds - time.monotonic()
         if self._running:
             await asyncio.wait(self._running, timeout=max(0.0, left))
@@ -157,7 +158,7 @@ class Worker:
             _log.warning("%d leases could not be settled; they will be delivered again", len(self._running))
 
     async def _hold(self, lease: Lease) -> None:
-        """Work on a lease while a heartbeat keeps it ours."""
+        """Work on a lease while a heartbeat keeps it."""
         _recorder.write(partial(_leased, lease))
         heart = asyncio.create_task(self._beat(lease))
         try:
@@ -190,7 +191,7 @@ class Worker:
             check_content(lease.envelope.content, wanted=ORDER_CONTENT)
             order = decode_order(lease.envelope.body)
         except CodecError as error:
-            _log.error("order %s does not read: %s", lease.envelope.id, error)
+            _log.error("order %s cannot be read: %s", lease.envelope.id, error)
             self._settling()
             await self._bus.fail(lease, self._result(lease, reason=f"{UNREADABLE}: {error}"))
             return
@@ -200,18 +201,18 @@ class Worker:
             trace = await episode.run()
             body = self._encode(trace)
         except Exception as error:
-            # A bug of ours, not of the policy: buried with its reason. What it spent is as unknown as its state.
-            _log.exception("episode %s broke the worker", lease.envelope.id)
+            # A bug in the worker, not a fault of the policy. Its cost is unknown, because its state is.
+            _log.exception("episode %s failed because of a bug in the worker", lease.envelope.id)
             self._settling()
             await self._bus.fail(lease, self._result(lease, reason=f"{type(error).__name__}: {error}"))
             return
         self._settling()
         if _unplayed(trace):
-            _log.info("episode %s goes back as it came: %s", lease.envelope.id, trace.detail)
+            _log.info("episode %s is given back unplayed: %s", lease.envelope.id, trace.detail)
             await self._give_back(lease)
             return
         if trace.ending.deferred:
-            # The reason is the pool's name alone: the controller asks that pool when to dispatch the episode again.
+            # The reason is only the pool's name. The controller asks that pool when to dispatch the episode again.
             await self._bus.defer(lease, self._result(lease, body=body, reason=trace.expert or ""))
         else:
             await self._bus.complete(lease, self._result(lease, body=body, reason=trace.detail))
@@ -219,8 +220,10 @@ class Worker:
         _recorder.write(partial(_count, trace))
 
     async def _give_back(self, lease: Lease) -> None:
-        """An order on which nothing was spent here, to be made anew: another delivery would say that it was played.
-        What another worker may have played is never called untouched."""
+        """Give back an order on which nothing was spent here, so that the controller dispatches the episode again.
+
+        Otherwise a second delivery would mean that it was played. If another worker may have played the order, it is
+        never called untouched."""
         if lease.delivery == 1:
             await self._bus.defer(lease, self._result(lease, reason=UNTOUCHED))
         else:
@@ -249,7 +252,7 @@ class Worker:
 
 
 def _unplayed(trace: Trace) -> bool:
-    """Whether the episode is as if it had not been sent."""
+    """Return whether the episode counts as never sent."""
     if trace.ending is Ending.CANCELLED:
         return not trace.components.actual_usd
     return trace.ending is Ending.NO_ENGINE

@@ -1,7 +1,7 @@
-"""A worker as a process: its parts put together, and signals.
+"""A worker as a process: builds its parts and handles signals.
 
-Invariant: SIGTERM or SIGINT stops leasing and lets episodes finish within the grace; a second one ends the process now,
-and redelivery tells the controller of its episodes.
+Invariant: the first SIGTERM or SIGINT stops leasing and lets episodes finish within the grace time. A second signal
+ends the process at once; then redelivery tells the controller about its episodes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from toolorchestra.sandbox.sandbox import SandboxError
 from toolorchestra.tasks.judge import Judge
 
 _KEEPALIVE_SECONDS = 60.0
-"""Well below vLLM's own (VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600): the client closes idle connections, never the server."""
+"""Well below vLLM's own (VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600): so the client, not the server, closes idle connections."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EngineWaits:
-    """Seconds."""
+    """Time limits for engines, in seconds."""
 
     generation_seconds: float = 600.0
     routable_seconds: float = 300.0
-    """How long a generation waits for an engine to be routable: longer than a restart of vLLM."""
+    """How long a generation waits for an engine that may be asked: longer than a restart of vLLM."""
 
 
 async def serve(
@@ -53,12 +53,12 @@ async def serve(
     waits: EngineWaits | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> int:
-    """Work until a signal; the number of episodes finished. `model` None: baselines only. Closes the bus.
+    """Work until a signal. Return the number of finished episodes. `model` None: baselines only. Closes the bus.
 
-    `heartbeat`, where given, ends this process should its event loop stand still.
+    `heartbeat`, if given, ends this process when its event loop hangs.
     """
     waits = waits or EngineWaits()
-    # Reading a tokenizer takes a second; nothing else runs on the loop yet.
+    # Reading a tokenizer takes a second, but nothing else runs on the loop yet.
     renderer = Renderer.load(model) if model is not None else None
     judge = Judge()
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
@@ -72,7 +72,7 @@ async def serve(
         following = asyncio.create_task(follow_routing(bus, pool=engines))
         release = stop_on_signals(worker.stop)
         try:
-            await _say_what_protects(judge)
+            await _log_protections(judge)
             if heartbeat is not None:
                 heartbeat.begin()
             await worker.run()
@@ -86,22 +86,23 @@ async def serve(
     return worker.finished
 
 
-async def _say_what_protects(judge: Judge) -> None:
-    """Once, at the start. A worker without a sandbox still plays: what needs one ends as a failure of the grader."""
+async def _log_protections(judge: Judge) -> None:
+    """Log the sandbox's protections once, at the start. A worker without a sandbox still plays; tasks that need one
+    end as a grader failure."""
     try:
         found = await judge.start()
     except SandboxError as error:
-        _log.error("no sandbox: tasks whose grader needs one cannot be graded, and nothing else grades them: %s", error)
+        _log.error("no sandbox: tasks whose grader needs one cannot be graded: %s", error)
         return
     for grader, protections in found.items():
         if protections.weak:
-            _log.warning("%s grades in a subprocess that nothing but its limits holds; %s", grader, protections)
+            _log.warning("%s grades in a subprocess with resource limits but no sandbox; %s", grader, protections)
         else:
             _log.info("%s grades in a sandbox; %s", grader, protections)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
-    """Call `stop` on the first SIGTERM or SIGINT; the second gets the default action. Returns what undoes it."""
+    """Call `stop` on the first SIGTERM or SIGINT; the second has the default action. Return a function to undo this."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -111,7 +112,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
 
     def first() -> None:
         release()
-        _log.info("told to stop: leasing nothing more, finishing what runs")
+        _log.info("told to stop: no new leases; running episodes may finish")
         stop()
 
     for each in signals:

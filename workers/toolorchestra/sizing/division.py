@@ -1,5 +1,6 @@
-"""How the memory of the GPUs is divided for a training: its plan (memory.py), as trainers and engines are told it. Pure
-but for the headers of the model's files."""
+"""Divides the GPUs' memory for a training: makes the plan (memory.py) and the settings for trainers and engines.
+
+Pure, except that it reads the headers of the model's files."""
 
 from __future__ import annotations
 
@@ -18,29 +19,29 @@ from toolorchestra.sizing.memory import memory_plan
 from toolorchestra.sizing.model_shape import ModelShape, shape_of
 
 TINY_PARAMETERS: Final = 50_000_000
-"""Below it an engine starts without compiled code and CUDA graphs: they cost up to a minute at the start, and a model
-of this size is trained to try things, in minutes."""
+"""Below this size, an engine starts without compiled code and CUDA graphs. They take up to a minute at the start, and
+models of this size are trained for a few minutes, to try things."""
 
 
 class MemoryRefused(ValueError):
-    """The training cannot fit; the text says what would."""
+    """The training cannot fit. The message says what would."""
 
 
 @dataclass(frozen=True)
 class Divided:
-    """`lines`: for a person."""
+    """The settings, and `lines` that explain them to a person."""
 
     memory: GpuMemory
     lines: tuple[str, ...]
 
 
 def fused_kernels() -> bool:
-    """Whether a trainer of this environment finds them (fused.py)."""
+    """Return whether a trainer in this environment finds the fused kernels (fused.py)."""
     return find_spec("liger_kernel") is not None
 
 
 def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes: int) -> Layout:
-    """What a training runs where, as the plan reckons with it."""
+    """Return the layout of a training, for the memory plan."""
     rollout, algorithm = spec.rollout, spec.algorithm
     return Layout(
         gpu_bytes=gpu_bytes,
@@ -58,12 +59,12 @@ def layout_of(spec: OrchestratorTrainingSpec, placement: Placement, *, gpu_bytes
 
 
 def why_not_split(shape: ModelShape, over: int) -> str | None:
-    """Why vLLM does not start with the model over so many GPUs; None: it does."""
+    """Return why vLLM cannot split the model over so many GPUs; None if it can."""
     if shape.splits(over):
         return None
     sizes = ", ".join(str(n) for n in range(1, min(64, shape.heads) + 1) if shape.splits(n))
     return (
-        f"spec.ray.engines.tensorParallelSize is {over}, which does not share out the model's {shape.heads} attention"
+        f"spec.ray.engines.tensorParallelSize is {over}, which does not divide the model's {shape.heads} attention"
         f" heads ({shape.kv_heads} of keys and values): use one of {sizes}"
     )
 
@@ -71,25 +72,25 @@ def why_not_split(shape: ModelShape, over: int) -> str | None:
 def divide(
     spec: OrchestratorTrainingSpec, model: Path, placement: Placement, *, gpu_bytes: int, there: int | None = None
 ) -> Divided:
-    """Of GPUs with so many bytes each; `there`: how many the machine has, where it is known.
+    """Divide GPUs of `gpu_bytes` bytes each. `there`: number of GPUs of the machine, if known.
 
-    MemoryRefused: it cannot fit or be split so, or the model's files do not tell its size.
+    MemoryRefused if the training does not fit or cannot be split so, or if the model's files do not tell its size.
     """
     try:
         shape = shape_of(model)
     except ModelFileError as error:
-        raise MemoryRefused(f"memory of the GPUs cannot be planned: {error}") from error
+        raise MemoryRefused(f"the GPUs' memory cannot be planned: {error}") from error
     if why := why_not_split(shape, placement.tensor_parallel):
         raise MemoryRefused(why)
     layout = layout_of(spec, placement, gpu_bytes=gpu_bytes)
     plan = memory_plan(shape, replace(layout, fused=fused_kernels()), there=there)
     if plan.problem is not None:
-        raise MemoryRefused(f"memory of the GPUs: {plan.problem}")
+        raise MemoryRefused(f"the GPUs' memory: {plan.problem}")
     memory = GpuMemory(
         gradient_checkpointing=plan.checkpointing,
         keep_compute_weights=plan.keep,
         gpu_memory_utilization=plan.gpu_memory_utilization,
-        # Alone on its GPU an engine finds out by itself what is left, graphs and all.
+        # An engine alone on its GPU measures by itself what is left, including its graphs.
         kv_cache_bytes=plan.kv_cache_bytes if placement.shared else None,
         eager=shape.parameters < TINY_PARAMETERS,
     )

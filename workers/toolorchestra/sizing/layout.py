@@ -1,4 +1,4 @@
-"""What runs on which GPUs, in the sizes that its memory depends on."""
+"""The layout of a training: which processes run on which GPUs, with the sizes that decide their memory."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What runs where. `tokens_per_micro_batch` and `max_model_len`: a longer sequence is a micro-batch of its own."""
+    """Processes and sizes. `tokens_per_micro_batch`, `max_model_len`: a longer sequence is a micro-batch of its own."""
 
     gpu_bytes: int
-    """Of one GPU: the whole."""
+    """Whole memory of one GPU."""
     trainers: int = 1
     engines: int = 1
     tensor_parallel: int = 1
-    """GPUs of one engine."""
+    """GPUs per engine."""
     shared: bool = False
-    """A trainer and an engine on each GPU."""
+    """Whether a trainer and an engine share each GPU."""
     tokens_per_micro_batch: int
     max_model_len: int
     max_num_seqs: int
     reference: bool = False
-    """A frozen copy for the KL term."""
+    """Whether there is a frozen copy of the model for the KL term."""
     checkpointing: bool | None = None
-    """None: off where it fits so, else on."""
+    """Activation checkpointing. None: off if it fits, else on."""
     fused: bool = True
-    """Norms, rotary embedding and SwiGLU are fused kernels."""
+    """Whether norms, rotary embedding and SwiGLU are fused kernels."""
     entropy: bool = False
-    """The loss has an entropy term: the head holds one array more (as where the model caps its logits)."""
+    """Whether the loss has an entropy term. Then the head needs one array more (also if the model caps its logits)."""
     head_float32: bool = False
-    """The head computes in float32: the trainer has a copy of its weight. (The engine has none: its product adds up in
-    float32, from bfloat16.)"""
+    """Whether the head computes in float32. Then the trainer has a float32 copy of its weight. (The engine has none: it
+    multiplies in bfloat16 and accumulates in float32.)"""
     keep: bool | None = None
-    """The bfloat16 copies stay through a step; None: where footprint.py wants it and it fits."""
+    """Whether the bfloat16 copies stay through a step. None: if footprint.py recommends it and it fits."""
 
     @property
     def longest_micro_batch(self) -> int:
-        """Tokens of the largest micro-batch that there can be."""
+        """Tokens of the largest possible micro-batch."""
         return max(self.tokens_per_micro_batch, self.max_model_len)
 
     @property
     def gpus(self) -> int:
-        """All GPUs."""
+        """Total number of GPUs."""
         engines = self.engines * self.tensor_parallel
         return max(self.trainers, engines) if self.shared else self.trainers + engines

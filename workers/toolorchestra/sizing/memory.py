@@ -1,7 +1,7 @@
-"""What a training needs of its GPUs' memory, and whether it fits. Pure: from sizes to bytes.
+"""Plans the GPU memory of a training, and decides whether it fits. Pure: from sizes to bytes.
 
-trainer_memory.py and engine_memory.py count what each of the two holds, remedies.py finds what would fit instead. The
-plan holds whichever of the two starts first.
+trainer_memory.py and engine_memory.py count the memory of each process. remedies.py finds changes that would make it
+fit. The plan is valid whichever of the two processes starts first.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from toolorchestra.trainer.footprint import keeps_compute_weights
 
 GIB: Final = 2**30
 FRAGMENTATION: Final = 0.06
-"""Share on top of a trainer's peak that its allocator holds and cannot use."""
+"""Memory that a trainer's allocator holds but cannot use, as a share of the trainer's peak."""
 CONTEXT: Final = 640 << 20
-"""One process's CUDA context with its libraries' kernels."""
+"""CUDA context of one process, with the kernels of its libraries."""
 NCCL: Final = 512 << 20
-"""Buffers of a process that talks to other GPUs."""
+"""Buffers of a process that communicates with other GPUs."""
 ENGINE_SHARE: Final = 0.9
-"""Of an engine's own GPU (vLLM's default of old)."""
+"""Share of an engine's own GPU (vLLM's old default)."""
 WANTED_SEQUENCES: Final = 32
-"""Full-length sequences for which a trainer on the same GPU gives way, by checkpointing and by dropping its compute
-copies: that makes a step up to a third longer, and an engine with fewer decodes at a fraction of its speed."""
+"""Full-length sequences for which a trainer on the same GPU saves memory, by checkpointing and by dropping its compute
+copies. That makes a step up to a third longer. But an engine with fewer sequences decodes at a fraction of its speed.
+"""
 KEYS: Final = "engine: keys and values"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuPlan:
-    """One kind of GPU."""
+    """The memory of one kind of GPU."""
 
     what: str
-    """"trainer", "engine" or "trainer and engine"."""
+    """The processes on it: "trainer", "engine" or "trainer and engine"."""
     gpus: int
     parts: tuple[tuple[str, int], ...]
-    """Name and bytes, in order. Where there is no problem they sum to the capacity at most."""
+    """Name and bytes of each part, in order. If there is no problem, their sum is at most the capacity."""
     capacity: int
 
     @property
@@ -49,7 +50,7 @@ class GpuPlan:
         return sum(size for _, size in self.parts)
 
     def lines(self) -> Iterator[str]:
-        """One for the whole, one per part."""
+        """Yield one line for the whole, then one per part."""
         number = "1 GPU" if self.gpus == 1 else f"{self.gpus} GPUs, each"
         yield f"{self.what} ({number}): {gib(self.total)} of {gib(self.capacity)}"
         yield from (f"  {name}: {gib(size)}" for name, size in self.parts if size)
@@ -57,35 +58,35 @@ class GpuPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Where every byte goes."""
+    """The memory plan of all GPUs."""
 
     gpus: tuple[GpuPlan, ...]
     checkpointing: bool
     keep: bool
-    """The trainer holds the bfloat16 copies of its weights through a step."""
+    """Whether the trainer keeps the bfloat16 copies of its weights through a step."""
     gpu_memory_utilization: float
     """The engine's share of the whole GPU's memory, for vLLM."""
     kv_cache_bytes: int
-    """Its keys and values on each of its GPUs."""
+    """Bytes of keys and values on each of the engine's GPUs."""
     kv_sequences: float
-    """Sequences of full length that they have room for."""
+    """Number of full-length sequences for which they have room."""
     trainer_peak: int
     """Bytes that `torch.cuda.max_memory_allocated()` of the trainer should show."""
     problem: str | None
-    """Why it cannot fit, and what would."""
+    """Why it does not fit, and what would make it fit."""
     remedies: tuple[Remedy, ...] = ()
     longest: str = ""
-    """Tokens of the largest micro-batch, and the fields that they come from."""
+    """Tokens of the largest micro-batch, and the fields that define them."""
     note: str = ""
-    """What of it is a guess."""
+    """Estimates in the plan, as text."""
 
     def lines(self) -> tuple[str, ...]:
-        """For a person, one thing a line; the problem last."""
+        """Return the plan as text lines for a person; the problem comes last."""
         found = [line for gpu in self.gpus for line in gpu.lines()]
         return (*found, *self.choices(), *([self.problem] if self.problem else []))
 
     def choices(self) -> Iterator[str]:
-        """What was chosen, and what of it is a guess."""
+        """Yield the choices that were made, and the estimates."""
         if self.longest:
             yield f"largest micro-batch: {self.longest}"
         copies = "; compute copies stay through a step" if self.keep else ""
@@ -97,30 +98,33 @@ class MemoryPlan:
 
 
 def gib(size: float) -> str:
-    """As people read it."""
+    """Return a size as text, in GiB or MiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.0f} MiB"
 
 
 def _slack(peak: int, *, processes: int) -> int:
-    """What no tensor holds: the allocator's fragments, the CUDA context, NCCL."""
+    """Return the bytes outside tensors: allocator fragments, CUDA context, NCCL."""
     return math.ceil(peak * FRAGMENTATION) + CONTEXT + (NCCL if processes > 1 else 0)
 
 
 def memory_plan(shape: ModelShape, layout: Layout, *, there: int | None = None) -> MemoryPlan:
-    """The plan; where it cannot fit, its `problem` says why, and what would. `there`: GPUs of the machine, to say of
-    what would fit where that is more."""
+    """Return the plan. If it does not fit, its `problem` says why, and what would fit.
+
+    `there`: number of GPUs of the machine; a remedy that needs more mentions it."""
     found = _plan(shape, layout)
     if found.problem is None:
         return found
     would_fit = tuple(remedies(shape, layout, fits=lambda one: _plan(shape, one).problem is None, there=there))
     would = "; or ".join(remedy.words for remedy in would_fit)
-    what = f"It would fit with: {would}" if would else "Nothing that is known here makes it fit: take larger GPUs"
+    what = f"It would fit with: {would}" if would else "No known change makes it fit: use larger GPUs"
     return replace(found, problem=f"{found.problem}. {what}", remedies=would_fit)
 
 
 def _plan(shape: ModelShape, layout: Layout) -> MemoryPlan:
-    """Without remedies: the first choice that fits and leaves the engine what it wants; else, of those that fit, the
-    one that leaves it most; else the one that takes least."""
+    """Return the best plan, without remedies.
+
+    That is the first choice that fits and leaves enough for the engine; else the choice that fits and leaves the engine
+    most; else the choice that needs least."""
     wanted = layout.keep
     if wanted is None:
         wanted = keeps_compute_weights(shape.parameters, gpu_bytes=layout.gpu_bytes, ranks=layout.trainers)
@@ -140,7 +144,7 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool
     engine = engine_parts(shape, layout)
     peak, fixed = (sum(size for _, size in parts) for parts in (trainer, engine))
     slack = _slack(peak, processes=layout.trainers)
-    # New weights come in tensor by tensor, beside what the engine counts as its own.
+    # New weights arrive tensor by tensor, outside what the engine counts as its own memory.
     beside = CONTEXT + (NCCL if over > 1 else 0) + COMPUTE * shape.vocabulary * shape.hidden // over
     if layout.shared:
         left = capacity - peak - slack - beside - fixed
@@ -151,7 +155,7 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool
         )
         share = (fixed + keys) / capacity
     else:
-        # All of it, also what is more than of use: it keeps prefixes.
+        # All that is left, even if it is more than the sequences need: it caches prefixes.
         keys = key_bytes(shape, layout, left=int(ENGINE_SHARE * capacity) - fixed, most=None)
         parts = (*engine, (KEYS, keys), ("slack", beside))
         gpus = (
@@ -174,7 +178,7 @@ def _fixed(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool
 
 
 def _longest(layout: Layout) -> str:
-    """In words: one who meets a length where a budget was expected looks for the wrong field."""
+    """Return the longest micro-batch and its fields as text, so that a reader knows which field to change."""
     if layout.max_model_len > layout.tokens_per_micro_batch:
         less = f"more than algorithm.tokensPerMicroBatch, {layout.tokens_per_micro_batch:,}"
         return f"{layout.max_model_len:,} tokens, by rollout.maxPromptTokens + maxResponseTokens ({less})"
@@ -183,7 +187,7 @@ def _longest(layout: Layout) -> str:
 
 def _problem(gpus: tuple[GpuPlan, ...]) -> str | None:
     short = [
-        f"{gpu.what}: {gib(gpu.total)} are needed at least, and a GPU has {gib(gpu.capacity)}"
+        f"{gpu.what}: at least {gib(gpu.total)} needed, and a GPU has {gib(gpu.capacity)}"
         for gpu in gpus
         if gpu.total > gpu.capacity
     ]

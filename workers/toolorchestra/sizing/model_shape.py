@@ -1,6 +1,6 @@
-"""The numbers of a model folder that memory and work are reckoned from: two small reads of headers.
+"""Reads from a model folder the numbers that decide memory and work: two small reads of headers.
 
-Torch is loaded only where `config.json` leaves out what is the family's default, which transformers knows.
+Torch is loaded only if `config.json` omits values that are defaults of its model family; transformers knows those.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolorchestra.weights.snapshot import KeySet, SnapshotError, read_header
 
 CONFIG: Final = "config.json"
 _INNER: Final = ("text_config", "language_config", "llm_config", "thinker_config")
-"""Where folders that hold more than a language model keep its settings."""
+"""Keys of the language model's settings, in folders that contain more than a language model."""
 _HIDDEN: Final = ("hidden_size", "n_embd", "d_model")
 _LAYERS: Final = ("num_hidden_layers", "n_layer", "num_layers")
 _HEADS: Final = ("num_attention_heads", "n_head", "num_heads")
@@ -27,7 +27,7 @@ _VOCABULARY: Final = ("vocab_size",)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A decoder's sizes. `intermediate` of a mixture of experts: of all experts that one token meets."""
+    """The sizes of a decoder. `intermediate` of a mixture of experts counts all experts that one token uses."""
 
     parameters: int
     layers: int
@@ -38,31 +38,31 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     tied: bool
-    """Embedding and head are one tensor."""
+    """Whether embedding and head are one tensor."""
     query_key_norm: bool = False
-    """Queries and keys are normed one by one, as Qwen3 does."""
+    """Whether queries and keys are normalised separately, as in Qwen3."""
     capped: bool = False
-    """The logits are capped, as Gemma 2 does."""
+    """Whether the logits are capped, as in Gemma 2."""
     note: str = ""
-    """What of it is a guess, in words."""
+    """Estimates in these numbers, as text."""
 
     @property
     def root(self) -> int:
-        """Parameters outside the blocks: embedding, head and last norm."""
+        """Number of parameters outside the blocks: embedding, head and last norm."""
         return min(self.parameters, self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden)
 
     @property
     def block(self) -> int:
-        """Parameters of one block, all being alike."""
+        """Number of parameters of one block; all blocks are alike."""
         return -(-(self.parameters - self.root) // self.layers)
 
     def splits(self, over: int) -> bool:
-        """Whether vLLM shares its heads out over so many GPUs: evenly, and heads of keys and values may be copied."""
+        """Return whether vLLM can split the heads over so many GPUs: evenly; heads of keys and values may be copied."""
         return self.heads % over == 0 and (self.kv_heads % over == 0 or over % self.kv_heads == 0)
 
 
 def _qwen3(layers: int, hidden: int, intermediate: int, heads: int, *, tied: bool) -> ModelShape:
-    """All of them have 8 heads of keys and values, of 128 each, and one vocabulary."""
+    """Return a Qwen3 model's shape. All have 8 heads of keys and values of size 128, and the same vocabulary."""
     vocabulary, kv_heads, head_dim = 151_936, 8, 128
     attention = 2 * hidden * (heads + kv_heads) * head_dim + 2 * head_dim
     block = attention + 3 * hidden * intermediate + 2 * hidden
@@ -88,17 +88,17 @@ QWEN3: Final = {
     "14B": _qwen3(40, 5120, 17408, 40, tied=False),
     "32B": _qwen3(64, 5120, 25600, 64, tied=False),
 }
-"""As published (config.json of Qwen/Qwen3-… on Hugging Face), for models that are named and not here."""
+"""Shapes as published (config.json of Qwen/Qwen3-… on Hugging Face), for models that are named but not present."""
 
 
 def parameters_of(folder: Path) -> int | None:
-    """All parameters of a folder's weights, from the headers alone; None where it has none."""
+    """Return the number of parameters in a folder's weights, from the headers only; None if there are none."""
     shapes = _shapes(folder)
     return sum(math.prod(shape) for shape in shapes.values()) if shapes else None
 
 
 def shape_of(folder: Path) -> ModelShape:
-    """Of a Hugging Face folder. ModelFileError where a file cannot be read or does not tell a size."""
+    """Return the shape of the model in a Hugging Face folder. ModelFileError if a file is unreadable or incomplete."""
     file = folder / CONFIG
     if not file.is_file():
         raise ModelFileError(f"{folder}: no {CONFIG} there: not a model folder")
@@ -106,7 +106,7 @@ def shape_of(folder: Path) -> ModelShape:
     settings = _language(whole)
     shapes = _shapes(folder)
     if not shapes:
-        raise ModelFileError(f"{folder}: no *.safetensors, the weights; save_pretrained writes them")
+        raise ModelFileError(f"{folder}: no weights (*.safetensors); save_pretrained writes them")
     if not all(any(name in settings for name in names) for names in (_HIDDEN, _LAYERS, _HEADS, _VOCABULARY)):
         settings = _of_family(folder) | settings
     read = _Numbers(file, settings)
@@ -120,13 +120,13 @@ def shape_of(folder: Path) -> ModelShape:
         each = number("moe_intermediate_size", default=wide)
         wide = chosen * each + number("shared_expert_intermediate_size", default=0)
         wide += number("n_shared_experts", default=0) * each
-        notes.append(f"activations of a mixture of experts are reckoned as those of the {chosen} that a token meets")
+        notes.append(f"activations of a mixture of experts are estimated from the {chosen} experts that a token uses")
     parameters = sum(math.prod(shape) for shape in shapes.values())
     heads_there = [shape for name, shape in shapes.items() if name.endswith("lm_head.weight")]
     tied = settings.get("tie_word_embeddings", whole.get("tie_word_embeddings"))
     if not isinstance(tied, bool):
         tied = not heads_there
-    if tied:  # some writers put it there all the same
+    if tied:  # some programs write the head anyway
         parameters -= sum(math.prod(shape) for shape in heads_there)
     return ModelShape(
         parameters=parameters,
@@ -146,20 +146,20 @@ def shape_of(folder: Path) -> ModelShape:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The sizes in a `config.json`. `notes`: what of them is a guess."""
+    """The sizes in a `config.json`. `notes` has the estimates."""
 
     file: Path
     settings: Mapping[str, Any]
     notes: list[str] = field(default_factory=list[str])
 
     def number(self, *names: str, default: int | None = None) -> int:
-        """Of the first of these names that is there. ModelFileError: it is no size, or none is there."""
+        """Return the first of these fields that exists. ModelFileError if it is no size, or if none exists."""
         for name in names:
             value = self.settings.get(name)
             if value is None or (value == default and not isinstance(value, bool)):
                 continue
             if isinstance(value, list) and value and all(map(_is_size, value)):
-                self.notes.append(f"its layers differ in {name}: all are reckoned as the largest")
+                self.notes.append(f"its layers differ in {name}: all are counted as the largest")
                 return int(max(value))
             if not _is_size(value):
                 said = json.dumps(value)
@@ -175,7 +175,7 @@ def _is_size(value: object) -> bool:
 
 
 def _of_family(folder: Path) -> dict[str, Any]:
-    """What a file leaves out (Gemma 3's does), as transformers fills it in; nothing where the family is not known."""
+    """Return the settings that a file omits (as Gemma 3's does), from transformers; empty for an unknown family."""
     try:
         found: dict[str, Any] = language_settings(read_settings(folder)).to_dict()
     except ModelFileError:
@@ -184,7 +184,7 @@ def _of_family(folder: Path) -> dict[str, Any]:
 
 
 def _rows(shapes: KeySet, name: str, columns: int) -> int:
-    """Of the first matrix of that name and width; 0 where there is none."""
+    """Return the rows of the first matrix with that name and width; 0 if there is none."""
     return next((s[0] for key, s in shapes.items() if key.endswith(name) and len(s) == 2 and s[1] == columns), 0)
 
 
@@ -199,7 +199,7 @@ def _shapes(folder: Path) -> KeySet:
 
 
 def _language(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the language model."""
+    """Return the settings of the language model."""
     for name in _INNER:
         if isinstance(inner := settings.get(name), dict):
             return _language(inner)

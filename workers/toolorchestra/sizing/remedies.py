@@ -1,4 +1,4 @@
-"""What would make a training fit that does not. Pure."""
+"""Finds changes that would make a training fit into GPU memory. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_GPUS: Final = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """Something that makes it fit: in words, and as the layout that is then planned."""
+    """A change that makes the training fit: as text, and as the new layout."""
 
     words: str
     layout: Layout
@@ -23,8 +23,9 @@ class Remedy:
 def remedies(
     shape: ModelShape, layout: Layout, *, fits: Callable[[Layout], bool], there: int | None
 ) -> Iterator[Remedy]:
-    """Smallest change first. Each one alone makes it fit. `there`: GPUs of the machine, to say of what would fit where
-    that is more."""
+    """Yield remedies, the smallest change first; each one alone is enough.
+
+    `there`: number of GPUs of the machine; a remedy that needs more mentions it."""
     free = replace(layout, checkpointing=None)
     if layout.checkpointing is False and fits(free):
         yield Remedy(words="activation checkpointing", layout=free)
@@ -61,13 +62,13 @@ def remedies(
 
 
 def _gpus(layout: Layout, there: int | None) -> str:
-    """How many it takes, and where that is more than there are, how many there are."""
+    """Return the number of GPUs as text; if the machine has fewer, with its number."""
     missing = f" (here: {there})" if there is not None and layout.gpus > there else ""
     return f"{layout.gpus} GPUs{missing}"
 
 
 def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
-    """The fewest GPUs, trainers and engines apart: engines as wide as they must be, then trainers as many."""
+    """Return the smallest layout with separate trainers and engines: first the engines' width, then the trainers."""
     many = replace(layout, shared=False, trainers=MOST_GPUS)
     widths = filter(shape.splits, range(layout.tensor_parallel, min(64, shape.heads) + 1))
     over = next((over for over in widths if fits(replace(many, tensor_parallel=over))), None)
@@ -79,13 +80,13 @@ def _apart(shape: ModelShape, layout: Layout, fits: Callable[[Layout], bool]) ->
 
 
 def _together(layout: Layout, fits: Callable[[Layout], bool]) -> Layout | None:
-    """The fewest GPUs with one of each on every one."""
+    """Return the smallest layout with a trainer and an engine on every GPU."""
     number = _smallest(layout.trainers, MOST_GPUS, lambda n: fits(replace(layout, trainers=n, engines=n)))
     return None if number is None else replace(layout, trainers=number, engines=number)
 
 
 def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    """The largest in [low, high] that holds, where all below one that holds do; None: not even the lowest."""
+    """Return the largest n in [low, high] that holds, if all below it hold; None if not even `low` holds."""
     if high < low or not holds(low):
         return None
     while low < high:
@@ -95,6 +96,6 @@ def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
 
 
 def _smallest(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    """The smallest in [low, high] that holds, where all above one that holds do; None: not even the highest."""
+    """Return the smallest n in [low, high] that holds, if all above it hold; None if not even `high` holds."""
     found = _largest(-high, -low, lambda n: holds(-n))
     return None if found is None else -found

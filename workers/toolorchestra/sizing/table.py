@@ -1,4 +1,4 @@
-"""What fits where: the table of docs/gpu.md. `python -m toolorchestra.sizing.table` prints it."""
+"""The table in docs/gpu.md of what fits on which GPUs. `python -m toolorchestra.sizing.table` prints it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolorchestra.sizing.model_shape import QWEN3, ModelShape
 
 MODELS: Final = ("0.6B", "1.7B", "4B", "8B")
 CARDS: Final = {"80 GB": 79 * GIB, "141 GB": 139 * GIB}
-"""As they are sold, and what CUDA sees of them."""
+"""Nominal memory → the memory that CUDA sees."""
 BASE: Final = Layout(gpu_bytes=0, tokens_per_micro_batch=16384, max_model_len=8192, max_num_seqs=256)
 LAYOUTS: Final = {
     "1, shared": replace(BASE, shared=True),
@@ -21,7 +21,7 @@ LAYOUTS: Final = {
 
 
 def table() -> str:
-    """Markdown, a row per model and layout."""
+    """Return the table as Markdown, with a row per model and layout."""
     rows = [("Qwen3", "GPUs", *CARDS), ("---",) * (2 + len(CARDS))]
     for model in MODELS:
         for name, layout in LAYOUTS.items():
@@ -39,7 +39,7 @@ def _cell(shape: ModelShape, layout: Layout) -> str:
 
 
 def _gpus(layout: Layout) -> str:
-    """As the table names its rows."""
+    """Return the layout in the form of the table's row names."""
     if layout.shared:
         return f"{layout.gpus}, shared"
     return f"{layout.trainers} + {layout.engines * layout.tensor_parallel}"

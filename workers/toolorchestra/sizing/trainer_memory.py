@@ -1,13 +1,13 @@
-"""What a trainer holds of its GPU. Pure: from sizes to bytes.
+"""Computes the GPU memory of a trainer. Pure: from sizes to bytes.
 
 **Trainer** (trainer.py: FSDP2, float32 master weights, AdamW, bfloat16 compute), bytes per parameter, sharded over the
-trainers: weights 4, gradients 4, the two moments 8. On top, not sharded, the bfloat16 copies of what computes: the root
-(embedding and head stay whole from forward to the end of backward) and some blocks; or, on one rank with room, all of
-them (footprint.py, which the trainer follows too).
+trainers: weights 4, gradients 4, the two moments 8. In addition, not sharded, bfloat16 copies of the layers that
+compute: the root (embedding and head stay whole from the forward to the end of the backward) and some blocks. On one
+rank with enough room, all copies stay (footprint.py decides; the trainer follows it too).
 
-**Activations** per token and layer: what autograd keeps of one block. After Korthikanti et al. 2022 (arXiv 2205.05198,
-section 4), counted anew for a block with RMSNorm, rotary embedding, grouped queries, flash attention and SwiGLU; with
-h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everything bfloat16 (2 bytes) but where said:
+**Activations** per token and layer: what autograd keeps of one block. Based on Korthikanti et al. 2022 (arXiv
+2205.05198, section 4), counted again for a block with RMSNorm, rotary embedding, grouped queries, flash attention and
+SwiGLU. h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim; bfloat16 (2 bytes) unless stated:
 
 | kept for the backward                           | modules as in transformers | fused kernels    |
 |-------------------------------------------------|----------------------------|------------------|
@@ -19,10 +19,10 @@ h hidden, i intermediate, q = heads x head_dim, k = kv heads x head_dim, everyth
 | SwiGLU: gate, up, their product                 | 2i + 2i + 2i               | the same         |
 | … silu(gate)                                    | 2i                         | computed again   |
 
-tests/unit/sizing/test_memory.py holds the left column to what autograd keeps of the real module. With checkpointing a
-layer keeps its input only (2h), and one block at a time is computed again.
+tests/unit/sizing/test_memory.py compares the left column with what autograd keeps of the real module. With
+checkpointing a layer keeps only its input (2h), and one block at a time is computed again.
 
-**Head** (logprob.py, footprint.py): a chunk of logits, and its weight's gradient, while all activations are there.
+**Head** (logprob.py, footprint.py): a chunk of logits and the gradient of its weight, while all activations exist.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from toolorchestra.trainer.footprint import chunk_tokens, head_bytes
 MASTER, GRADIENT, MOMENTS, COMPUTE, REFERENCE = 4, 4, 8, 2, 4
 """Bytes per parameter: float32 weights and gradient, AdamW's two float32 moments, bfloat16 copy, frozen float32."""
 BLOCKS_WHOLE: Final = 3
-"""Blocks whose bfloat16 copies are there at a time: one computes, the next is gathered, in a buffer and from it."""
+"""Blocks that have bfloat16 copies at the same time: one that computes, the next in its buffer and gathered."""
 
 
 def layer_bytes(shape: ModelShape, *, fused: bool) -> int:
-    """Bytes per token that autograd keeps of one block (bfloat16). The module's text has the table."""
+    """Return the bytes per token that autograd keeps of one block (bfloat16); see the table in the module."""
     h, i = shape.hidden, shape.intermediate
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = 4 * query + 4 * key + 4 * shape.heads
@@ -54,17 +54,17 @@ def layer_bytes(shape: ModelShape, *, fused: bool) -> int:
 
 
 def end_bytes(shape: ModelShape, *, fused: bool) -> int:
-    """Bytes per token outside the blocks: final norm, the head's input and its gradient, the rotary angles."""
+    """Return the bytes per token outside the blocks: final norm, the head's input and its gradient, rotary angles."""
     return (6 if fused else 10) * shape.hidden + 4 * shape.head_dim
 
 
 def backward_bytes(shape: ModelShape, *, fused: bool) -> int:
-    """Bytes per token of a block's gradients at their widest, in the MLP."""
+    """Return the bytes per token of a block's gradients at their peak, in the MLP."""
     return 8 * shape.hidden + (4 if fused else 8) * shape.intermediate
 
 
 def trainer_parts(shape: ModelShape, layout: Layout, *, checkpointing: bool, keep: bool) -> tuple[tuple[str, int], ...]:
-    """The parts that the allocator should show at the peak of a step."""
+    """Return the parts that the allocator should show at the peak of a step."""
     tokens, fused = layout.longest_micro_batch, layout.fused
 
     def sharded(each: int) -> int:
@@ -77,11 +77,11 @@ def trainer_parts(shape: ModelShape, layout: Layout, *, checkpointing: bool, kee
     chunk = min(tokens, chunk_tokens(shape.vocabulary, cuda=True))
 
     def exchanged(parameters: int) -> int:
-        """Gradients on their way: whole in bfloat16 and as float32, and the share that comes back."""
+        """Return the bytes of gradients in exchange: whole in bfloat16 and float32, and the share that returns."""
         return (COMPUTE + GRADIENT) * parameters + GRADIENT * -(-parameters // layout.trainers)
 
-    # Instead of the head's chunk there is one block's backward, while the head's gradient waits for the end; and at the
-    # end, when no activations are left, that of embedding and head themselves.
+    # One block's backward replaces the head's chunk, while the head's gradient waits for the end. At the end, without
+    # activations, the gradients of embedding and head are exchanged.
     width = backward_bytes(shape, fused=fused) + (block if checkpointing else 0)
     backward = tokens * width + exchanged(shape.block) + COMPUTE * shape.vocabulary * shape.hidden
     other = max(backward, exchanged(shape.root) - tokens * kept)

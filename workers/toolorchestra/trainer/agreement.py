@@ -1,12 +1,12 @@
-"""Does the trainer compute what the model computes? Asked once at every start, of every model.
+"""Checks that the trainer computes what the model computes. It runs once at every start, for every model.
 
 The packed path (our attention, our head, shared trunks) is compared with the model's own code on a few tiny documents:
-transformers' eager attention, one whole document at a time, its own head. A new model family, a setting of an old one
-or a release of transformers may add what our path does not do, and training would go on without an error, with
-gradients of another model than the one that sampled.
+transformers' eager attention, one whole document at a time, its own head. A new model family, a setting of a known one
+or a release of transformers may add something that our path does not do. Without this check training would go on
+without an error, with the gradients of a model that differs from the sampled one.
 
-Invariants: the model's own values are taken in float32 on the CPU, before it is placed; the packed path is asked in
-training mode, as it trains. Every rank asks alike, so a sharded policy's collectives pair up.
+Invariants: the model's own values are computed in float32 on the CPU, before the model is placed. The packed path runs
+in training mode, as in a step. Every rank runs the same check, so that the collectives of a sharded policy match.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from toolorchestra.trainer.model import ModelError, Policy
 from toolorchestra.trainer.packing import pack
 
 LONERS = (5, 33, 17)
-"""Tokens of the documents that share nothing."""
+"""Lengths in tokens of the documents that share nothing."""
 TRUNK, BRANCHES = 12, (3, 9, 20)
-"""Tokens that siblings share, and of what each adds."""
+"""Tokens that the siblings share, and the tokens that each adds."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest |Δ log p| in nats, over all tokens but the `outliers`' share of them."""
+    """Largest accepted |Δ log p| in nats, over all tokens except the share `outliers`."""
 
     nats: float
     outliers: float = 0.0
@@ -43,24 +43,24 @@ class Tolerance:
 
 FLOAT32 = Tolerance(1e-3)
 FLOAT32_EXPERTS = Tolerance(1e-3, outliers=0.05)
-"""Of a mixture of experts: where two experts score alike, rounding decides, and a token takes another one."""
+"""For a mixture of experts: if two experts have the same score, rounding decides, and a token takes the other one."""
 BFLOAT16 = Tolerance(0.25, outliers=0.1)
-"""On CUDA, after float32 has agreed on the CPU: what is left to find is a kernel that computes something else."""
+"""On CUDA, after float32 has agreed on the CPU. It only has to detect a kernel that computes something else."""
 
 
 @dataclass(frozen=True)
 class Own:
-    """What the model says by itself. N tokens; float32 on the CPU."""
+    """The values of the model's own code. N tokens; float32 on the CPU."""
 
     samples: tuple[TrainSample, ...]
     logprobs: Float32[Tensor, " trained"]
-    """Of every token but the documents' first, document by document"""
+    """[N]: log probabilities of every token except the first of each document, document by document"""
     hidden: Float32[Tensor, "trained hidden"]
-    """What its head was given for them"""
+    """[N, hidden]: the inputs of its head for these tokens"""
 
 
 def documents(vocabulary: int) -> tuple[TrainSample, ...]:
-    """A few documents of random tokens, always the same ones; three of them are siblings."""
+    """Return a few documents of random tokens, always the same ones. Three of them are siblings."""
     rng = random.Random(0)
 
     def ids(count: int) -> list[int]:
@@ -88,7 +88,7 @@ def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 @contextmanager
 def _named(model: PreTrainedModel) -> Iterator[None]:
-    """ModelError for whatever the model's code says of a call that it was not made for."""
+    """Raise ModelError for any error of the model's code, which was not written for packed documents."""
     kind = f"{type(model).__name__} cannot be trained here"
     try:
         yield
@@ -100,7 +100,7 @@ def _named(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def own_values(policy: Policy) -> Own:
-    """Ask the model's own code; its attention and its mode are as before afterwards."""
+    """Compute the values with the model's own code. Its attention and mode are restored afterwards."""
     model = policy.model
     samples = documents(policy.head_weight.shape[0])
     logprobs, hidden = [], []
@@ -124,15 +124,15 @@ def _eager(model: PreTrainedModel) -> Iterator[None]:
 
 
 def largest(differences: Tensor, tolerance: Tolerance) -> float:
-    """The largest difference that counts. One that is not finite counts."""
+    """Return the largest difference that counts. A value that is not finite counts as infinite."""
     ordered = differences.abs().nan_to_num(nan=float("inf")).sort().values
     return float(ordered[len(ordered) - 1 - int(tolerance.outliers * len(ordered))])
 
 
 def check_agreement(policy: Policy, own: Own, *, device: torch.device) -> float:
-    """Compare; the largest |Δ log p| in nats. ModelError says which part of the path differs, and by how much.
+    """Compare, and return the largest |Δ log p| in nats. ModelError says which part of the path differs, and how much.
 
-    Collective: every rank calls it. On CUDA a policy computes in bfloat16.
+    Collective: every rank calls it. On CUDA the policy computes in bfloat16.
     """
     cuda = device.type == "cuda"
     tolerance = BFLOAT16 if cuda else FLOAT32_EXPERTS if _has_experts(policy.config) else FLOAT32
@@ -151,7 +151,7 @@ def check_agreement(policy: Policy, own: Own, *, device: torch.device) -> float:
 
 @torch.no_grad()
 def _packed(policy: Policy, samples: Sequence[TrainSample], units: Sequence[Family], device: torch.device) -> Tensor:
-    """[N] log probabilities in the samples' order, computed as a step computes them."""
+    """Return [N] log probabilities in the samples' order, computed as in a step."""
     batch = pack(samples, [0.0] * len(samples), units).to(device)
     values = policy(batch)[0].cpu()
     counts = [samples[i].trained_tokens for unit in units for i in unit.members]
@@ -160,7 +160,7 @@ def _packed(policy: Policy, samples: Sequence[TrainSample], units: Sequence[Fami
 
 
 def _where(policy: Policy, own: Own, tolerance: Tolerance) -> str:
-    """Take the path apart, from the outside in: which part makes the difference. On the CPU, whole parameters."""
+    """Return which part of the path makes the difference, tested from the outside in. On the CPU, unsharded."""
 
     def differs(logprobs: Tensor) -> bool:
         return largest(logprobs - own.logprobs, tolerance) > tolerance.nats
@@ -173,16 +173,16 @@ def _where(policy: Policy, own: Own, tolerance: Tolerance) -> str:
         together = _packed(policy, own.samples, alone(own.samples), torch.device("cpu"))
         if differs(together):
             return "documents that are packed together change one another, so something besides attention joins them"
-        return "siblings that share their prompt's computation come out otherwise than whole ones"
+        return "siblings that share their prompt's computation give other results than whole documents"
     with _mode(policy, training=False):
-        calm = one_by_one()
-    if not differs(calm):
-        return "it computes otherwise in training mode (noise or dropout that no known setting names)"
+        evaluated = one_by_one()
+    if not differs(evaluated):
+        return "it computes something else in training mode (noise or dropout that no known setting names)"
     with torch.no_grad():
         hidden = [policy.hidden(batch)[batch.selected] for batch in (pack([s], [0.0]) for s in own.samples)]
     gap = float((torch.cat(hidden) - own.hidden).abs().max() / own.hidden.abs().max())
     if gap < 1e-4:
-        return "the last hidden states agree, so its head makes something of the logits that is not computed here"
+        return "the last hidden states agree, so its head does something with the logits that is not computed here"
     return f"its layers compute something that is not computed here (hidden states differ by {gap:.2g} of their size)"
 
 

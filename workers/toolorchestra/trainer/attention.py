@@ -1,12 +1,13 @@
 """Attention over packed documents, registered with transformers under the name `toolorchestra_packed`.
 
-No path lets a token see another document. Plain attention (scale, sliding window) is one variable-length flash call on
-CUDA, and on the CPU one causal SDPA call per group of documents of like length: FlexAttention has no CPU backward, and
-one block-masked SDPA call costs T². What flash attention has no kernel for (float32, heads of odd width) goes by groups
-on CUDA too. What no fused kernel computes (a cap on the scores, sinks) is written out, per group, on either device.
+In no path does a token see another document. Plain attention (scale, sliding window) is one variable-length flash call
+on CUDA. On the CPU it is one causal SDPA call per group of documents of similar length: FlexAttention has no CPU
+backward, and one block-masked SDPA call costs T². CUDA also uses groups where flash attention has no kernel (float32,
+heads of unusual width). What no fused kernel computes (a cap on the scores, sinks) is computed explicitly, per group,
+on both devices.
 
-Invariant: whatever a layer asks for is computed or refused by name. A keyword that is not known here raises: an
-attention that ignored it would train another model than the one that sampled.
+Invariant: whatever a layer asks for is computed, or refused by name. An unknown keyword raises an error: an attention
+that ignored it would train a model that differs from the sampled one.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from toolorchestra.trainer.errors import TrainerError
 PACKED_ATTENTION = "toolorchestra_packed"
 
 UNDERSTOOD = frozenset({"is_causal", "position_ids", "output_attentions", "output_hidden_states", "use_cache"})
-"""Keywords that change nothing here: models pass them on to every attention."""
+"""Keywords that change nothing here: models pass them to every attention."""
 
 
 class AttentionRefused(TrainerError, NotImplementedError):
-    """A layer asks for attention that is not computed here; the text names what."""
+    """A layer asks for attention that is not computed here. The message names what."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Stands for the mask of a layer that looks back `size` tokens, itself included."""
+    """Represents the mask of a layer that looks back `size` tokens, including the query's own."""
 
     size: int
 
@@ -50,21 +51,21 @@ class Weighing:
     """How a layer turns scores into weights."""
 
     scale: float | None = None
-    """None: one over the root of the head's width."""
+    """None: one over the square root of the head's width."""
     window: int | None = None
-    """Tokens that a query sees, itself included; None: its whole past."""
+    """Tokens that a query sees, including its own. None: all earlier tokens."""
     softcap: float | None = None
     """Scores become `softcap · tanh(score / softcap)` (Gemma 2)."""
     sinks: Float[Tensor, " heads"] | None = None
-    """One more score per head that takes weight and gives nothing (gpt-oss)."""
+    """[heads]: an extra score per head that takes weight and adds nothing to the output (gpt-oss)."""
 
     @property
     def plain(self) -> bool:
-        """Whether the fused kernels compute it."""
+        """Whether the fused kernels can compute it."""
         return self.softcap is None and self.sinks is None
 
     def narrow(self, mask: Bool[Tensor, "queries keys"], *, before: int = 0) -> Bool[Tensor, "queries keys"]:
-        """A causal mask [queries, before + queries] cut to the window."""
+        """Return a causal mask [queries, before + queries], restricted to the window."""
         return mask if self.window is None else mask & ~mask.tril(before - self.window)
 
 
@@ -99,7 +100,7 @@ def _causal(
     value: Float[Tensor, "documents length kv_heads width"],
     how: Weighing,
 ) -> Float[Tensor, "documents length heads width"]:
-    """Causal inside each document."""
+    """[documents, length, heads, dim] each → the same shape, causal within each document."""
     length = query.shape[1]
     mask = None
     if not how.plain or (how.window is not None and how.window < length):
@@ -115,7 +116,7 @@ def _continued(
     mask: Bool[Tensor, "length keys"],
     how: Weighing,
 ) -> Float[Tensor, "branches length heads width"]:
-    """Every branch sees the trunk's keys and values too."""
+    """[branches, length, heads, dim] each → the same. Every branch also sees the trunk's keys and values [trunk, …]."""
     n = query.shape[0]
     keys, values = (
         torch.cat([shared.expand(n, *shared.shape), own], dim=1).transpose(1, 2)
@@ -134,7 +135,7 @@ def grouped_attention(
 ) -> Float[Tensor, "packed heads width"]:
     """Causal attention inside each document."""
     outputs = []
-    # split and not narrow: its backward is one concatenation, narrow's is one zero-filled tensor of full size per group
+    # split, not narrow: its backward is one concatenation; that of narrow is a full-size zero tensor per group
     groups = [*documents.groups, *(branches.group for branches in documents.branches)]
     sizes = [group.tokens for group in groups]
     parts = zip(*(torch.split(t, sizes) for t in (query, key, value)), strict=True)
@@ -156,7 +157,7 @@ def grouped_attention(
 
 @cache
 def _grouping() -> dict[str, Any]:
-    """How torch's variable-length attention is told that heads are grouped: 2.11 takes them and has no word for it."""
+    """Return how to tell torch's variable-length attention that heads are grouped; 2.11 needs no argument for it."""
     from torch.nn.attention.varlen import varlen_attn
 
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
@@ -169,7 +170,7 @@ def varlen_attention(
     documents: Documents,
     how: Weighing,
 ) -> Float[Tensor, "packed heads dim"]:
-    """The same on CUDA, where `flash_takes` them: one call."""
+    """Compute the same on CUDA in one call, if `flash_takes` the tensors."""
     from torch.nn.attention.varlen import varlen_attn
 
     offsets, longest = documents.offsets, documents.longest
@@ -186,12 +187,12 @@ def varlen_attention(
         window_size=(-1 if how.window is None else how.window - 1, 0),
         **(_grouping() if query.shape[1] != key.shape[1] else {}),
     )
-    assert isinstance(out, Tensor)  # it is a tuple only where return_aux is given
+    assert isinstance(out, Tensor)  # it is a tuple only if return_aux is given
     return out
 
 
 def flash_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether flash attention has a kernel for them: 16 bits a number, heads of one width, at most 256, in eights."""
+    """Return whether flash attention has a kernel for these: 16-bit numbers, one head width, a multiple of 8 ≤ 256."""
     width = query.shape[-1]
     sixteen = all(t.dtype in (torch.bfloat16, torch.float16) for t in (query, key, value))
     return sixteen and key.shape[-1] == value.shape[-1] == width and width <= 256 and width % 8 == 0
@@ -214,12 +215,12 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, T, dim] → ([1, T, heads, dim], None). AttentionRefused."""
     if documents is None:
-        raise AttentionRefused(f"{_kind(module)} does not pass on where the documents of a packed batch end")
+        raise AttentionRefused(f"{_kind(module)} does not pass on the ends of the documents in a packed batch")
     unknown = sorted(name for name, value in others.items() if value is not None and name not in UNDERSTOOD)
     if unknown:
         raise AttentionRefused(f"{_kind(module)} passes {', '.join(unknown)} to its attention, which is not known here")
     if dropout or isinstance(attention_mask, Tensor) or others.get("is_causal") is False:
-        raise AttentionRefused(f"{_kind(module)} wants dropout, a mask of its own or attention that is not causal")
+        raise AttentionRefused(f"{_kind(module)} needs dropout, its own mask or attention that is not causal")
     how = Weighing(scaling, _window(module, attention_mask, sliding_window), softcap, s_aux)
     fused = query.device.type == "cuda" and how.plain and flash_takes(query, key, value)
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
@@ -233,18 +234,18 @@ def _kind(module: torch.nn.Module) -> str:
 
 
 def _window(module: torch.nn.Module, mask: Window | None, keyword: int | None) -> int | None:
-    """Models say their window twice: by the mask, which eager attention follows, and by a keyword for flash kernels."""
+    """Return the window. Models state it twice: in the mask for eager attention, and as a keyword for flash kernels."""
     size = None if mask is None else mask.size
     if keyword is not None and keyword != size:
-        raise AttentionRefused(f"{_kind(module)} names a window of {keyword} tokens, and its mask one of {size}")
+        raise AttentionRefused(f"{_kind(module)} names a window of {keyword} tokens, but its mask has one of {size}")
     return size
 
 
 def packed_mask(*, config: Any, local_size: int | None = None, use_vmap: bool = False, **others: Any) -> Window | None:
-    """transformers' mask interface: what a layer's mask says beside documents and causality, which are ours."""
-    # use_vmap: the model composes a mask function of its own; the bidirectional masks have their own keyword
+    """transformers' mask interface: returns what a layer's mask says besides documents and causality."""
+    # use_vmap: the model composes its own mask function; the bidirectional masks have their own keyword
     if use_vmap or "allow_is_bidirectional_skip" in others:
-        raise AttentionRefused(f"a model of type {config.model_type} wants a mask that is not only causal")
+        raise AttentionRefused(f"a model of type {config.model_type} needs a mask that is not only causal")
     if local_size is None:
         return None
     if getattr(config, "attention_chunk_size", None) or local_size != config.sliding_window:
@@ -254,8 +255,9 @@ def packed_mask(*, config: Any, local_size: int | None = None, use_vmap: bool = 
 
 @contextmanager
 def documents_known() -> Iterator[None]:
-    """Keeps transformers from looking for documents in the position ids, which `packed_mask` reads nothing of: it asks
-    the device for the answer, and the host would wait for all that is queued, in every forward."""
+    """Keep transformers from searching the position ids for documents, because `packed_mask` does not use them.
+
+    The search reads from the device, so in every forward the host would wait for all queued work."""
     search = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda *args, **kwargs: None
     try:

@@ -1,7 +1,7 @@
-"""What a training step takes and returns: samples, the step's settings, its metrics. Plain data, free of torch.
+"""Input and output of a training step: samples, the step's settings, its metrics. Plain data without torch.
 
-Invariant of a sample: `token_ids`, `loss_mask` and `logprobs` are aligned; `logprobs[i]` is the sampler's log
-probability of token i where `loss_mask[i]` is set, and is not read elsewhere (write 0 there).
+Invariant of a sample: `token_ids`, `loss_mask` and `logprobs` are aligned. `logprobs[i]` is the sampler's log
+probability of token i if `loss_mask[i]` is set. Elsewhere it is not read (write 0 there).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ KLEstimator = Literal["k1", "k2", "k3", "half_delta_squared"]
 Aggregation = Literal["token_mean", "sequence_mean"]
 
 HEALTHY_K3 = (0.0004, 0.003)
-"""Trainer against engine, nats per token, in bfloat16: where runs that learn are seen to lie."""
+"""KL of trainer and engine, nats per token, in bfloat16: the observed range of runs that learn."""
 MOST_K3 = 0.015
-"""Beyond it the two no longer compute one policy; prime-rl takes no change in whose runs the mean is above."""
+"""Above it, trainer and engine no longer compute the same policy. prime-rl accepts no change with a higher mean."""
 
 
 class NonFiniteStep(TrainerError, RuntimeError):
-    """Loss or gradient is not finite: the step was not applied, the parameters are as before."""
+    """Loss or gradient is not finite. The step was not applied; the parameters are unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSample:
-    """One training sequence with the advantage of the episode that it belongs to."""
+    """One training sequence, with the advantage of its episode."""
 
     token_ids: Sequence[int]
     loss_mask: Sequence[bool]
-    """Which tokens the policy sampled and is to be trained on; the first token has nothing before it and never is."""
+    """Tokens that the policy sampled and that are trained on. Never the first token, because nothing precedes it."""
     logprobs: Sequence[float]
-    """Nats, from the engine that sampled, at temperature 1."""
+    """Log probabilities in nats, from the engine that sampled, at temperature 1."""
     advantage: float = 0.0
     fresh: Sequence[bool] = ()
-    """Which tokens were sampled with the weights that the step begins from; empty: none is known to be. Read where
+    """Tokens that were sampled with the weights from which the step starts. Empty: none is known to be. Only read where
     `loss_mask` is set."""
 
     def __post_init__(self) -> None:
@@ -61,14 +61,14 @@ class TrainSample:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What a token's loss is computed with. Published recipe: method.md §4. None switches a correction off."""
+    """Settings of a token's loss. Published recipe: method.md §4. None disables a correction."""
 
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = None
-    """Cap of the loss at `dual_clip` x |A| where A < 0 (arXiv 1912.09729); the released recipe uses 10."""
+    """Cap of the loss at `dual_clip` x |A| where A < 0 (arXiv 1912.09729). The released recipe uses 10."""
     mask_band: tuple[float, float] | None = None
-    """IcePop: tokens whose ratio to the sampler leaves [low, high] are masked (they stay in the token count)."""
+    """IcePop: tokens whose ratio to the sampler is outside [low, high] are masked (they stay in the token count)."""
     entropy_coefficient: float = 0.0
     kl_coefficient: float = 0.0
     kl_estimator: KLEstimator = "k3"
@@ -86,24 +86,26 @@ class StepConfig(LossConfig):
     objective: str = "Clipped"
     """`Clipped`, or `package/Name` of a plug-in."""
     token_budget: int = 8192
-    """Tokens of one packed micro-batch; a longer sequence travels alone."""
+    """Tokens of one packed micro-batch. A longer sequence is a micro-batch of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """Trainer against engine, on the trained tokens of the global batch that were sampled with the step's own weights
-    (staleness 0). Tokens of older weights differ by what was learned, and do not count. objectives/mismatch.py."""
+    """The difference between trainer and engine (objectives/mismatch.py).
+
+    It is measured on the trained tokens of the global batch that were sampled with the step's own weights (staleness
+    0). Tokens of older weights also differ by what was learned since, so they do not count."""
 
     k3: float
     """Estimate of KL(engine || trainer), nats per token."""
     rms: float
     """Root of the mean square of log p(trainer) - log p(engine), nats."""
     tokens: int
-    """Over how many."""
+    """Number of these tokens."""
 
     @classmethod
     def of(cls, sums: Mapping[str, float]) -> Self | None:
-        """From the sums of `mismatch_sums` over micro-batches and ranks; None where no token counts."""
+        """Return it from the sums of `mismatch_sums` over micro-batches and ranks; None if no token counts."""
         tokens = round(sums.get("fresh", 0.0))
         if tokens == 0:
             return None
@@ -112,29 +114,29 @@ class Mismatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """What one optimizer step did. Means are over the trained tokens of the global batch, on all ranks."""
+    """Metrics of one optimizer step. Means are over the trained tokens of the global batch, on all ranks."""
 
     loss: float
     grad_norm: float
-    """Before clipping."""
+    """Norm before clipping."""
     entropy: float
     """Nats per trained token."""
     ratio_mean: float
-    """Mean of policy / sampler probability: 1 where trainer and sampler agree."""
+    """Mean of policy / sampler probability: 1 if trainer and sampler agree."""
     ratio_max: float
     clip_fraction: float
     masked_fraction: float
-    """Share of trained tokens that `mask_band` dropped."""
+    """Share of trained tokens that `mask_band` masked."""
     approx_kl: float
-    """k3 estimate of KL(sampler || policy), nats per token (http://joschu.net/blog/kl-approx.html). Staleness and
-    mismatch together; `mismatch` is the latter alone."""
+    """k3 estimate of KL(sampler || policy), nats per token (http://joschu.net/blog/kl-approx.html). It includes
+    staleness and mismatch; `mismatch` is the latter only."""
     reference_kl: float | None
     tokens: int
-    """All tokens that went through the model, prompts included."""
+    """All tokens that went through the model, including prompts."""
     trained_tokens: int
     micro_batches: int
-    """Per rank."""
+    """Number per rank."""
     mismatch: Mismatch | None = None
-    """None where no token of the step was sampled with the step's own weights."""
+    """None if no token of the step was sampled with the step's own weights."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by phase: pack, reference, forward, backward, optimizer, total."""
+    """Wall-clock seconds by phase: pack, reference, forward, backward, optimizer, total."""

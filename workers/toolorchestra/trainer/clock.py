@@ -1,7 +1,7 @@
-"""Wall seconds of a step by phase, without making the host wait for the device after each.
+"""Measures a step's wall-clock seconds by phase, without making the host wait for the device after each phase.
 
-On CUDA a phase is the time between two marks in the device's queue, read once at the end of the step: work that the
-host has only queued by then is counted where it runs. What the host itself does (`host`) goes by the host's clock.
+On CUDA a phase is the time between two events in the device's queue, read once at the end of the step. So work that the
+host has only queued is counted in the phase where it runs. Work of the host itself (`host`) uses the host's clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 class Clock:
-    """Adds up by name."""
+    """Adds up seconds by name of the phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -24,14 +24,14 @@ class Clock:
 
     @contextmanager
     def host(self, name: str) -> Iterator[None]:
-        """A phase of work on the host."""
+        """Measure a phase of work on the host."""
         start = time.perf_counter()
         yield
         self._add(name, time.perf_counter() - start)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A phase of work on the device."""
+        """Measure a phase of work on the device."""
         if self._device.type != "cuda":
             with self.host(name):
                 yield
@@ -43,7 +43,7 @@ class Clock:
         self._marks.append((name, begin, end))
 
     def read(self) -> dict[str, float]:
-        """Seconds by phase, and `total` since the clock was made. Waits for the device."""
+        """Return seconds by phase, and `total` since the clock was created. Waits for the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self._add("total", time.perf_counter() - self._start)

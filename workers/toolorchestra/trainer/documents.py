@@ -1,9 +1,9 @@
-"""How packed tokens are laid out for attention: documents, branches that continue a trunk, and who shares a call. Pure.
+"""The layout of packed tokens for attention: documents, branches that continue a trunk, groups that share a call. Pure.
 
-A segment may continue another one, the trunk that it shares with its siblings (family.py): its queries then see the
-whole trunk and their own past. Causal attention needs no mask for padding on the right: a padded key comes after every
-real query. So documents of *nearly* equal length share a call, padded inside the attention only; each call has a fixed
-cost that small models feel.
+A segment may continue another one, the trunk that it shares with its siblings (family.py). Its queries then see the
+whole trunk and their own past. Causal attention needs no mask for padding on the right, because a padded key comes
+after every real query. So documents of *similar* length share a call, padded inside the attention only. Each call has a
+fixed cost, which matters for small models.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 MAX_PADDING = 0.15
-"""Largest share of padding that a group of documents may have before it is split."""
+"""Largest share of padding in a group of documents; above it, the group is split."""
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. To CUDA through pinned memory: a copy from pageable memory makes the host wait for all
-    that is queued."""
+    """Return the tensor on the device.
+
+    To CUDA it is copied through pinned memory: a copy from pageable memory makes the host wait for all queued work."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -31,7 +32,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring documents that share one SDPA call: `count` of at most `longest` tokens, from token `start`."""
+    """Neighbouring documents in one SDPA call: `count` documents of at most `longest` tokens, from token `start` on."""
 
     start: int
     lengths: tuple[int, ...]
@@ -54,7 +55,7 @@ class Group:
 
 
 def group_documents(lengths: Sequence[int], *, max_padding: float = MAX_PADDING) -> tuple[Group, ...]:
-    """Cut documents, in order, into groups whose padding stays below `max_padding`. Lengths should come sorted."""
+    """Divide documents, in order, into groups whose padding is below `max_padding`. Lengths should be sorted."""
     groups: list[Group] = []
     start, members = 0, []  # type: tuple[int, list[int]]
     for length in lengths:
@@ -70,21 +71,21 @@ def group_documents(lengths: Sequence[int], *, max_padding: float = MAX_PADDING)
 
 @dataclass(frozen=True)
 class Branches:
-    """Branches of one trunk that share a call. `group.start` is their first token among all branches' tokens."""
+    """Branches of one trunk that share a call. `group.start` is their first token among the tokens of all branches."""
 
     trunk: int
-    """Which segment they continue."""
+    """The segment that they continue."""
     group: Group
     mask: Bool[Tensor, "longest keys"]
-    """Which keys each query sees"""
+    """[longest, trunk + longest] bool: the keys that each query sees"""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Layout of the packed tokens, made once per micro-batch and handed to every layer.
+    """The layout of the packed tokens. It is made once per micro-batch and passed to every layer.
 
-    `lengths` of the segments; `parents` as in PackedBatch: first all that begin a document, then the branches, those of
-    one trunk together. Absent: every segment is a document.
+    `lengths`: of the segments. `parents`: as in PackedBatch; first the segments that begin a document, then the
+    branches, with those of one trunk together. None: every segment is a document.
     """
 
     lengths: tuple[int, ...]
@@ -98,7 +99,7 @@ class Documents:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Of the roots."""
+        """Groups of the roots."""
         return group_documents(self.roots)
 
     @cached_property
@@ -121,19 +122,20 @@ class Documents:
 
     @cached_property
     def gather(self) -> tuple[tuple[Int64[Tensor, " slots"], Int64[Tensor, " tokens"]] | None, ...]:
-        """Per group of roots, then per call of branches: ([count·longest] source token of each padded slot, [tokens]
-        padded slot of each token)."""
+        """Indices for padding, per group of roots and then per call of branches; None for a group without padding.
+
+        [count·longest]: source token of each padded slot. [tokens]: padded slot of each token."""
         groups = [*self.groups, *(branches.group for branches in self.branches)]
         return tuple(None if group.uniform else _padding_indices(group, self.device) for group in groups)
 
     @cached_property
     def offsets(self) -> Int32[Tensor, " boundaries"]:
-        """[documents + 1] cumulative lengths, as variable-length kernels want them."""
+        """[documents + 1] int32: cumulative lengths, for variable-length kernels."""
         return send(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32), self.device)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest document, a trunk with its branch counted as one."""
+        """Tokens of the longest document. A trunk with one branch counts as one document."""
         parents = self.parents or (None,) * len(self.lengths)
         return max(n if p is None else n + self.lengths[p] for n, p in zip(self.lengths, parents, strict=True))
 

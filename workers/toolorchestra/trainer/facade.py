@@ -1,4 +1,4 @@
-"""The trainer group for an event loop: blocking calls run in a thread; checkpoints are sealed with the job's state."""
+"""The trainer group for an event loop: blocking calls run in a thread, and checkpoints get the job's state."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 class AsyncTrainers:
-    """`Trainers` of the controller over a TrainerGroup; one call at a time. Snapshots have the engines' dtype."""
+    """The controller's `Trainers` on a TrainerGroup; one call at a time. Snapshots have the engines' dtype."""
 
     def __init__(self, group: TrainerGroup, store: CheckpointStore, *, engine_dtype: str = "float32") -> None:
         self._group, self._store, self._dtype = group, store, engine_dtype
         self._lock = asyncio.Lock()
 
     async def _run(self, function: Callable[Concatenate[Trainer, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What rank 0 returned."""
+        """Run a function on every rank and return the result of rank 0."""
         async with self._lock:
             return (await asyncio.to_thread(lambda: self._group.run(function, *args, **kwargs)))[0]
 
@@ -43,7 +43,7 @@ class AsyncTrainers:
         return written
 
     async def save(self, step: int, job: dict[str, Any]) -> Checkpoint:
-        """Write and seal the checkpoint of a step."""
+        """Write and commit the checkpoint of a step."""
         folder = self._store.begin(step)
         await self._run(Trainer.save, folder)
         async with self._lock:

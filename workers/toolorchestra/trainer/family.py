@@ -1,8 +1,8 @@
-"""Families: samples that begin with the same untrained tokens, which a step computes once. Pure.
+"""Families: samples with the same untrained tokens at the beginning, which a step computes once. Pure.
 
-Siblings of a group start from one prompt. Its hidden states do not depend on what follows, so the trunk (the tokens
-before the first trained one) is laid down once and every member continues it. Loss and gradients are those of separate
-sequences; only the work is less.
+Siblings of a group start from one prompt. Its hidden states do not depend on what follows. So the trunk (the tokens
+before the first trained one) is computed once, and every member continues it. Loss and gradients equal those of
+separate sequences, with less work.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from dataclasses import dataclass
 from toolorchestra.trainer.batch import TrainSample
 
 MIN_TRUNK = 8
-"""Shortest trunk worth sharing, in tokens: every shared one costs a few attention calls of its own."""
+"""Shortest trunk to share, in tokens: every shared trunk costs a few attention calls of its own."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """`members` are indices of samples; `trunk` their number of common leading tokens, 0 for a sample alone."""
+    """`members` are indices of samples. `trunk` is their number of common first tokens; 0 for a single sample."""
 
     members: tuple[int, ...]
     trunk: int = 0
 
     def tokens(self, lengths: Sequence[int]) -> int:
-        """Tokens that are computed, given all samples' lengths."""
+        """Return the number of tokens to compute, given the lengths of all samples."""
         return self.trunk + sum(lengths[i] - self.trunk for i in self.members)
 
 
 def alone(samples: Sequence[TrainSample]) -> list[Family]:
-    """Nothing shared."""
+    """Return a family for each sample, so that nothing is shared."""
     return [Family((i,)) for i in range(len(samples))]
 
 
 def families(samples: Sequence[TrainSample], *, limit: int) -> list[Family]:
-    """Every sample in one family; no family computes more than `limit` tokens unless it is a sample alone.
+    """Put every sample into one family. A family has at most `limit` tokens to compute, unless it is a single sample.
 
-    Members are sorted by length, so that branches of like length are neighbours.
+    Members are sorted by length, so that branches of similar length are neighbours.
     """
     lengths = [len(sample.token_ids) for sample in samples]
     kin: dict[tuple[int, ...], list[int]] = {}
@@ -51,7 +51,7 @@ def families(samples: Sequence[TrainSample], *, limit: int) -> list[Family]:
 
 
 def _cut(members: Sequence[int], lengths: Sequence[int], *, trunk: int, limit: int) -> list[Family]:
-    """One family, or several where it would be longer than `limit`."""
+    """Return one family, or several if it would be longer than `limit`."""
     parts: list[list[int]] = [[]]
     used = trunk
     for i in members:

@@ -1,9 +1,8 @@
-"""Fused kernels in the place of a model's norms, gated MLPs and rotary embeddings: one pass over memory each.
+"""Replaces a model's norms, gated MLPs and rotary embeddings by fused kernels, with one pass over memory each.
 
-Unfused, element-wise kernels take longer than the matrix products of a step on a GPU. The kernels are liger-kernel's
-(Triton); a model is changed instance by instance and nothing outside of it. What is replaced is found by what it
-computes, not by its name: a module is asked for a few random rows, and where it gives what the formula gives, the
-fused form of that formula takes its place. All else stays as it is.
+Unfused, the element-wise kernels of a step on a GPU take longer than its matrix products. The kernels are from
+liger-kernel (Triton). Only this model instance is changed. A module is chosen by what it computes, not by its name: it
+gets a few random rows, and if its output equals the formula's, the fused kernel replaces it. Other modules stay.
 
 Invariant: a fused model is compared with its own code afterwards, as every model is (agreement.py).
 """
@@ -24,20 +23,20 @@ from torch import Tensor, nn
 _log = logging.getLogger(__name__)
 
 ROTARY = "apply_rotary_pos_emb"
-"""What transformers' attention modules call it."""
+"""Name of the function in transformers' attention modules."""
 Rotated = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Three formulas, or their fused forms."""
+    """The three formulas, or their fused kernels."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     """x [..., n], weight [n], ε → weight · (x / √(mean x² + ε)); the quotient in float32, rounded to x's type"""
     swiglu: Callable[[Tensor, Tensor], Tensor]
     """gate, up → silu(gate) · up"""
     rotary: Callable[[Tensor, Tensor, Tensor, Tensor], Rotated]
-    """query, key [1, heads, T, d], cos, sin [1, T, d], whose halves are equal → both rotated, left half with right"""
+    """query, key [1, heads, T, d], cos, sin [1, T, d] with equal halves → both rotated, left half with right half"""
 
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -57,11 +56,11 @@ WRITTEN_OUT = Kernels(_rms_norm, lambda gate, up: F.silu(gate) * up, _rotary)
 
 
 def liger() -> Kernels:
-    """liger-kernel's, on CUDA. ImportError where it is not installed."""
+    """Return liger-kernel's kernels for CUDA. ImportError if it is not installed."""
     from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        # In its own memory: a gradient that is written over may be another one's too (norms before a residual sum).
+        # Not in place: a gradient that is overwritten may also belong to another tensor (norms before a residual sum).
         found: Tensor = LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", False)
         return found
 
@@ -77,18 +76,18 @@ def liger() -> Kernels:
 
 
 def usable(device: torch.device, *, hidden: int) -> Kernels | None:
-    """liger-kernel's where they are installed, compile, and compute the formulas; None, and a line in the log, else."""
+    """Return liger-kernel's kernels if they are installed, compile and are correct; else None, with a log line."""
     try:
         kernels = liger()
         _try(kernels, device, hidden)
-    except Exception as error:  # a compiler runs here: it raises what it likes
+    except Exception as error:  # a compiler runs here and can raise anything
         _log.warning("fused kernels are not used, steps are slower: %s: %s", type(error).__name__, error)
         return None
     return kernels
 
 
 def _try(kernels: Kernels, device: torch.device, hidden: int) -> None:
-    """Forward and backward of each, against the formulas in float32. ArithmeticError where they differ."""
+    """Compare forward and backward of each kernel with the formulas in float32. ArithmeticError if they differ."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -111,12 +110,12 @@ def _try(kernels: Kernels, device: torch.device, hidden: int) -> None:
             results.append([*(part.detach().float() for part in out), *torch.autograd.grad(total, leaves)])
         for got, want in zip(*results, strict=True):
             if not float((got.float() - want).norm()) <= 0.03 * float(want.norm()):
-                raise ArithmeticError(f"{name} is not what it should be on {device}")
+                raise ArithmeticError(f"{name} computes wrong values on {device}")
 
 
 @dataclass(frozen=True)
 class Fused:
-    """How many modules were changed."""
+    """Numbers of modules that were changed."""
 
     norms: int = 0
     mlps: int = 0
@@ -128,7 +127,7 @@ class Fused:
 
 @torch.no_grad()
 def fuse(model: nn.Module, kernels: Kernels) -> Fused:
-    """Put the kernels where they compute the same, in place. The model is whole and on the CPU."""
+    """Replace modules by kernels that compute the same, in place. The model must be whole and on the CPU."""
     norms = mlps = rotaries = 0
     for module in model.modules():
         if (epsilon := _norm_epsilon(module)) is not None:
@@ -148,7 +147,7 @@ def _replace(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def _norm_by(kernels: Kernels, epsilon: float) -> Callable[..., Tensor]:
-    # The weight is looked up at every call: it is the compute copy where the model is sharded.
+    # The weight is looked up at every call: in a sharded model it is the compute copy.
     return lambda self, x: kernels.rms_norm(x, self.weight, epsilon)
 
 
@@ -165,23 +164,23 @@ def _draw(*shape: int) -> Tensor:
 
 
 def _gives(module: nn.Module, x: Tensor, want: Tensor) -> bool:
-    """Whether the module makes that of x, to rounding."""
+    """Return whether the module's output for x is `want`, up to rounding."""
     try:
         got = module(x)
-    except Exception:  # whatever it is, it is not called like this
+    except Exception:  # any error means: it is not called like this
         return False
     near = 1e-6 * max(1.0, float(want.abs().max()))
     return isinstance(got, Tensor) and got.shape == want.shape and torch.allclose(got, want, rtol=1e-4, atol=near)
 
 
 def _norm_epsilon(module: nn.Module) -> float | None:
-    """The ε of a norm that is the formula, None of any other module."""
+    """Return the ε of a norm that computes the formula; None for any other module."""
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     parameters = dict(module.named_parameters())
     if not isinstance(epsilon, float) or parameters.keys() != {"weight"} or parameters["weight"].ndim != 1:
         return None
     weight = parameters["weight"]
-    # Rows of about the size of √ε too, so that ε shows
+    # Also rows of about the size of √ε, so that ε has an effect
     rows = (_draw(2, len(weight)), _draw(2, len(weight)) * epsilon**0.5)
     return epsilon if all(_gives(module, x, WRITTEN_OUT.rms_norm(x, weight, epsilon)) for x in rows) else None
 
@@ -191,13 +190,13 @@ def _is_swiglu(module: nn.Module) -> bool:
     gate, up, down = parts
     if not (isinstance(gate, nn.Linear) and isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
         return False
-    # Large values too: some families clamp the gate or the product
+    # Also large values: some families clamp the gate or the product
     rows = (_draw(1, 2, gate.in_features) * scale for scale in (1.0, 1e4))
     return all(_gives(module, x, down(WRITTEN_OUT.swiglu(gate(x), up(x)))) for x in rows)
 
 
 def _rotating(module: nn.Module) -> FunctionType | None:
-    """The forward of an attention module that calls the rotary formula, None of any other."""
+    """Return the forward of an attention module that calls the rotary formula; None for any other module."""
     forward = type(module).forward
     if not isinstance(forward, FunctionType) or inspect.unwrap(forward) is not forward:
         return None
@@ -208,14 +207,14 @@ def _rotating(module: nn.Module) -> FunctionType | None:
     cos, sin = (half.repeat(1, 1, 2) for half in _draw(2, 1, 3, 4))
     try:
         found = rotary(query, key, cos, sin)
-    except Exception:  # whatever it is, it is not called like this
+    except Exception:  # any error means: it is not called like this
         return None
     wanted = WRITTEN_OUT.rotary(query, key, cos, sin)
     return forward if all(torch.allclose(*pair, atol=1e-6) for pair in zip(found, wanted, strict=True)) else None
 
 
 def _with_rotary(forward: FunctionType, kernels: Kernels) -> FunctionType:
-    """The same function, for which `apply_rotary_pos_emb` is another one: its module's name stays as it is."""
+    """Return a copy of the function with another `apply_rotary_pos_emb`. The function's module is not changed."""
     own = forward.__globals__[ROTARY]
 
     def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, **others: Any) -> Rotated:

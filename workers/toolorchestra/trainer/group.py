@@ -1,7 +1,7 @@
-"""The trainer group: one Ray actor per rank in a placement group, each with a `Trainer`. Blocking calls.
+"""The trainer group: one Ray actor per rank in a placement group, each with a `Trainer`. Calls block.
 
-Every rank is given the whole batch (one object in Ray's store) and takes its own share. A rank that dies ends the
-group: the caller starts a new one and loads the last checkpoint.
+Every rank gets the whole batch (one object in Ray's store) and takes its own share. If a rank dies, the group is lost:
+the caller starts a new group and loads the last checkpoint.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PING_SECONDS = 5.0
 EXPECTED = (ModelError, NonFiniteStep, NoRoom, PluginError)
-"""What ranks say of a model, a batch or a disk, with all of them alive: raised here as it was there."""
+"""Errors about a model, a batch or a disk, while all ranks are alive. They are raised here unchanged."""
 
 
 class TrainerLost(TrainerError, RuntimeError):
-    """A trainer process is gone, and with it the step: start a new group from the last checkpoint."""
+    """A trainer process is lost, and with it the step. Start a new group from the last checkpoint."""
 
 
 class TrainersNotPlaced(TrainerError, TimeoutError):
@@ -42,21 +42,21 @@ class TrainersNotPlaced(TrainerError, TimeoutError):
 
 
 class TrainerActor:
-    """One rank; the Ray side of `Trainer`."""
+    """One rank: the Ray actor around a `Trainer`."""
 
     def __init__(self, rank: int, world: int, config: TrainerConfig) -> None:
         self.rank, self.world, self.config = rank, world, config
         self.trainer: Trainer | None = None
 
     def address(self) -> str:
-        """host:port at which rank 0 can gather the group."""
+        """Return host:port at which rank 0 can gather the group."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             return f"{host}:{probe.getsockname()[1]}"
 
     def ping(self) -> None:
-        """Answers while the process lives and no other call runs."""
+        """Return while the process is alive and no other call runs."""
 
     def connect(self, address: str) -> None:
         """Join the group and load the model."""
@@ -75,14 +75,14 @@ class TrainerActor:
         self.trainer = Trainer(self.config)
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """What the function makes of this rank's trainer."""
+        """Call the function with this rank's trainer and return its result."""
         if self.trainer is None:
             raise RuntimeError("connect() first")
         return function(self.trainer, *args, **kwargs)
 
 
 class TrainerGroup:
-    """`size` ranks. Ray must be initialised. `run` blocks; TrainerLost where a rank is gone."""
+    """A group of `size` ranks. Ray must be initialised. `run` blocks, and raises TrainerLost if a rank is lost."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class TrainerGroup:
         places: PlacementGroup | None = None,
         ready_timeout: float = 300.0,
     ) -> None:
-        """`places`: they share the GPUs of these with engines (rooms.py). TrainersNotPlaced: no room for them within
-        `ready_timeout` seconds. TimeoutError: they do not answer within it."""
+        """`places`: the trainers share the GPUs of these bundles with engines (rooms.py). TimeoutError if the group is
+        not ready within `ready_timeout` seconds."""
         bundle: dict[str, float] = {"CPU": cpus_per_trainer}
         if gpus_per_trainer:
             bundle["GPU"] = gpus_per_trainer
@@ -126,13 +126,13 @@ class TrainerGroup:
         try:
             return list(ray.get(references, timeout=timeout))
         except (ActorDiedError, ActorUnavailableError) as error:
-            raise TrainerLost(f"a trainer process is gone: {error}") from error
+            raise TrainerLost(f"a trainer process is lost: {error}") from error
         except RayTaskError as error:
             if isinstance(error.cause, EXPECTED):
                 raise error.cause from error
-            # The survivors' collectives break first; whether that is why is for the processes to say.
+            # If a rank dies, the collectives of the others fail first. So ask whether all processes are alive.
             if self._lost():
-                raise TrainerLost(f"a trainer process is gone; a survivor said: {error}") from error
+                raise TrainerLost(f"a trainer process is lost; another one reports: {error}") from error
             raise
 
     def _lost(self) -> bool:
@@ -145,15 +145,15 @@ class TrainerGroup:
         return False
 
     def run(self, function: Callable[Concatenate[Trainer, P], T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        """Call a method of Trainer, or a function of one, on every rank; what each returned, by rank.
+        """Call a method of Trainer, or a function of one, on every rank. Return the results by rank.
 
-        A batch (a list or tuple) goes into Ray's store once, for all of them.
+        A batch (a list or tuple) is put into Ray's store once, for all ranks.
         """
         shared = [ray.put(tuple(one)) if isinstance(one, list | tuple) else one for one in args]
         return self._get([actor.call.remote(function, *shared, **kwargs) for actor in self._actors])
 
     def close(self) -> None:
-        """End the processes and give the place back."""
+        """End the processes and release the placement group."""
         for actor in self._actors:
             ray.kill(actor)
         self._leave()

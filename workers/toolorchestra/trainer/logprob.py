@@ -1,11 +1,12 @@
-"""Log probability and entropy of chosen tokens, without ever holding tokens × vocabulary.
+"""Log probability and entropy of chosen tokens, without an array of tokens × vocabulary.
 
-The forward walks over chunks of tokens and keeps one number per token (the log normaliser); the backward computes each
-chunk's logits again. Softmax and sums are in float32 whatever the weights' type is: a bfloat16 log-softmax is off by
-1e-2. Logits are float32 too where torch's product can widen its result (CUDA), else as wide as hidden and weight.
+The forward processes chunks of tokens and keeps one number per token (the log normaliser). The backward computes each
+chunk's logits again. Softmax and sums are in float32, whatever the type of the weights: a bfloat16 log-softmax has
+errors of 1e-2. Logits are float32 too if torch's product can produce it (CUDA); else they have the type of hidden
+states and weight.
 
-What a row of the gradient is scaled by (the token's share of the loss, the head's scale) is moved from [n, v] to the
-factors [n, h] of the products that follow: a pass over a chunk is what the head's time goes to beside the products.
+The factors of a gradient's rows (the token's share of the loss, the head's scale) are not applied to [n, v], but to the
+factors [n, h] of the following products. Besides the products, passes over a chunk take most of the head's time.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from toolorchestra.trainer.footprint import chunk_tokens
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model makes of its head's products before the softmax: first the scale, then the cap."""
+    """How a model computes logits from its head's products, before the softmax: first the scale, then the cap."""
 
     scale: float = 1.0
     softcap: float | None = None
     """Logits become `softcap · tanh(logit / softcap)`."""
 
     def apply_(self, products: Float[Tensor, "n vocabulary"]) -> Float[Tensor, "n vocabulary"]:
-        """The logits, in place."""
+        """Return the logits, computed in place."""
         if self.scale != 1.0:
             products.mul_(self.scale)
         return products if self.softcap is None else products.div_(self.softcap).tanh_().mul_(self.softcap)
@@ -42,13 +43,13 @@ PLAIN = Logits()
 
 @cache
 def _widens(device: str, dtype: torch.dtype) -> bool:
-    """Whether torch multiplies such matrices into a float32 one: on CUDA, since 2.8."""
+    """Return whether torch can multiply such matrices into a float32 one: on CUDA, since 2.8."""
     return device == "cuda" and dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype")
 
 
 @cache
 def _adds_wide(device: str, dtype: torch.dtype) -> bool:
-    """Whether it also adds such a product to a float32 matrix in one call. Some releases want three alike: tried."""
+    """Return whether torch can add such a product to a float32 matrix in one call. Not in all releases, so try it."""
     if not _widens(device, dtype):
         return False
     one, total = torch.ones(16, 16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
@@ -81,7 +82,7 @@ class _TokenLogprobs(Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, head: Logits
     ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)  # so that an entropy that no loss reads shows as a gradient of None
+        ctx.set_materialize_grads(False)  # so that the gradient of an unused entropy is None
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for start in range(0, hidden.shape[0], chunk):
@@ -93,7 +94,7 @@ class _TokenLogprobs(Function):
             total = odds.sum(-1)
             log_total = total.log()
             logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - log_total
-            # H = log Σ e^z - Σ e^z z / Σ e^z, with z below the largest logit: both terms are small
+            # H = log Σ e^z - Σ e^z z / Σ e^z, with z relative to the largest logit, so that both terms are small
             entropy[part] = log_total - odds.mul_(logits).sum(-1) / total
             normaliser[part] = largest + log_total
         ctx.save_for_backward(hidden, weight, targets, entropy, normaliser)
@@ -146,22 +147,22 @@ def _grad_products(
     head: Logits,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "n vocabulary"], Float32[Tensor, "n 1"]]:
-    """The gradient of a chunk's products [n, v], as a matrix in `dtype` and a factor [n, 1] of its rows.
+    """Return the gradient of a chunk's products [n, v], as a matrix in `dtype` and a factor [n, 1] for its rows.
 
-    `logits` [n, v] float32 is overwritten. `grad` [n] is that of the log probabilities, `of_entropy` that of the
-    entropies with the entropies. d logp_t / d z = 1[t] - p;  dH / d z = -p (log p + H).
+    `logits` [n, v] float32 is overwritten. `grad` [n] is the gradient of the log probabilities; `of_entropy` has the
+    gradient of the entropies and the entropies. d logp_t / d z = 1[t] - p;  dH / d z = -p (log p + H).
     """
     slope = None if head.softcap is None else 1 - (logits / head.softcap).square_()
     log_p, index = logits.sub_(normaliser[:, None]), targets[:, None]
     if of_entropy is None:
-        # p - 1[t], and what it is multiplied by in the rows' factor; straight into `dtype` where nothing follows
+        # p - 1[t]; its multiplier is in the rows' factor. Written directly in `dtype` if no other operation follows
         at_target = torch.expm1(log_p.gather(1, index))
         out = log_p if slope is not None or dtype == log_p.dtype else torch.empty_like(log_p, dtype=dtype)
         matrix = torch.exp(log_p, out=out)
         matrix.scatter_(1, index, at_target.to(matrix.dtype))
         rows = -head.scale * grad[:, None]
     else:
-        # g (p - 1[t]) + g_H p (log p + H), and the sign in the rows' factor
+        # g (p - 1[t]) + g_H p (log p + H); the sign is in the rows' factor
         grad_entropy, entropy = of_entropy
         matrix = log_p.exp()
         matrix.mul_(log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad[:, None]))
@@ -178,10 +179,10 @@ def token_logprobs(
     chunk: int | None = None,
     head: Logits = PLAIN,
 ) -> tuple[Float32[Tensor, " trained"], Float32[Tensor, " trained"]]:
-    """Log probability of `targets` and entropy of the distribution, both [N] float32, in nats.
+    """Return the log probability of `targets` and the entropy of the distribution, both [N] float32, in nats.
 
-    `hidden` [N, h] are the final hidden states (after the norm), `weight` [V, h] the head's, `targets` [N] int64.
-    `chunk`: tokens at a time; None: footprint.py's choice for the device.
+    `hidden` [N, h]: final hidden states (after the norm). `weight` [V, h]: the head's. `targets` [N] int64. `chunk`:
+    tokens at a time; None: the choice of footprint.py for the device.
     """
     size = chunk or chunk_tokens(weight.shape[0], cuda=hidden.device.type == "cuda")
     logprobs, entropy = _TokenLogprobs.apply(hidden, weight, targets, size, head)  # type: ignore[no-untyped-call]
@@ -195,7 +196,7 @@ def dense_token_logprobs(
     *,
     head: Logits = PLAIN,
 ) -> tuple[Float32[Tensor, " trained"], Float32[Tensor, " trained"]]:
-    """The same in one piece, for parity tests only."""
+    """Compute the same without chunks; for parity tests only."""
     logits = (hidden @ weight.t()).float() * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)

@@ -1,7 +1,7 @@
-"""The policy: a Hugging Face causal language model on packed tokens, with chunked log probabilities for its head.
+"""The policy: a Hugging Face causal language model on packed tokens, whose head computes log probabilities in chunks.
 
-Everything of the forward runs inside this one module, so that FSDP2 has the root's parameters (embedding, final norm,
-head) whole when the head needs them. Tied embeddings stay one parameter.
+The whole forward runs inside this one module, so that FSDP2 has the root's parameters (embedding, final norm, head)
+whole when the head needs them. Tied embeddings stay one parameter.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from toolorchestra.trainer.packing import PackedBatch
 
 
 class ModelError(TrainerError, RuntimeError):
-    """The model folder cannot be trained as it is."""
+    """The model folder cannot be trained."""
 
 
 def logits_of(config: Any) -> Logits:
-    """What a model with these settings makes of its head's products. That it is right, agreement.py checks."""
+    """Return how a model with these settings computes logits from its head's products. agreement.py checks it."""
     scale = 1.0
     if multiplier := getattr(config, "logit_scale", None):  # Cohere
         scale *= multiplier
@@ -38,7 +38,7 @@ def logits_of(config: Any) -> Logits:
 
 
 class Policy(nn.Module):
-    """`forward(batch)` → (log probabilities [N], entropy [N]) of the batch's trained tokens, float32."""
+    """The trained model. `forward(batch)` → (log probabilities [N], entropy [N]) of its trained tokens, float32."""
 
     def __init__(self, model: PreTrainedModel, *, head_float32: bool = False) -> None:
         super().__init__()
@@ -53,18 +53,18 @@ class Policy(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The settings of the language model, also where the folder holds more than that."""
+        """Settings of the language model, also if the folder contains more than that."""
         return language_settings(self.model.config)
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The decoder layers, the units that FSDP2 shards and gradient checkpointing recomputes."""
+        """The decoder layers: the units that FSDP2 shards and that gradient checkpointing recomputes."""
         names = set(self.model._no_split_modules or ())
         return [module for module in self.model.modules() if type(module).__name__ in names]
 
     @property
     def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
-        """The embedding itself where the two are tied."""
+        """[vocabulary, hidden]; the embedding itself if the two are tied."""
         weight = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         assert isinstance(weight, Tensor)
         return weight
@@ -78,7 +78,7 @@ class Policy(nn.Module):
         return token_logprobs(hidden, weight, batch.targets, head=self.logits)
 
     def hidden(self, batch: PackedBatch) -> Float[Tensor, "packed hidden"]:
-        """What the head is given, of every packed token."""
+        """Return [T, hidden]: the head's input for every packed token."""
         documents = Documents(batch.lengths, batch.token_ids.device, batch.parents)
         with documents_known():
             output = self.model.base_model(
@@ -92,10 +92,10 @@ class Policy(nn.Module):
 def load_policy(
     folder: Path, *, gradient_checkpointing: bool = False, longest: int | None = None, head_float32: bool = False
 ) -> Policy:
-    """Load a Hugging Face folder in float32 on the CPU, for packed attention. ModelError where it does not fit.
+    """Load a Hugging Face folder in float32 on the CPU, for packed attention. ModelError if it cannot be trained.
 
-    `longest`: tokens of the longest document that it will be given, where that is known. `head_float32`: the head's
-    products on float32 copies of what it is given and of its weight, wherever these are narrower.
+    `longest`: tokens of the longest document of the run, if known. `head_float32`: the head multiplies float32 copies
+    of its input and of its weight, if these are narrower.
     """
     try:
         config = read_settings(folder)
@@ -107,7 +107,7 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=PACKED_ATTENTION, local_files_only=True
         )
-    except (KeyError, ValueError) as error:  # how transformers and its older models say it
+    except (KeyError, ValueError) as error:  # raised by transformers and its older models
         why = f"its attention cannot be replaced ({type(error).__name__}: {error})"
         raise ModelError(f"a model of type {config.model_type} cannot be trained here: {why}") from error
     if gradient_checkpointing:

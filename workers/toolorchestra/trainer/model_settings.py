@@ -1,6 +1,7 @@
-"""A model folder's `config.json` as transformers reads it: one reader for the check and for the trainer.
+"""Reads a model folder's `config.json` as transformers does. The check before a run and the trainer both use it.
 
-What the file leaves out is the family's default, and a model may be refused for one of those: so transformers is asked.
+Values that the file omits are defaults of the family, and a model may be refused because of one. So transformers reads
+the file.
 """
 
 from __future__ import annotations
@@ -15,44 +16,44 @@ NAME = "config.json"
 
 
 def read_settings(folder: Path) -> Any:
-    """The settings, a transformers config. ModelFileError with the file's name where it cannot be read as one."""
+    """Return the settings as a transformers config. ModelFileError, with the file's name, if it cannot be read."""
     file = folder / NAME
     if not file.exists():
         raise ModelFileError(f"{folder}: no {NAME} there: not a model folder")
-    read_object(file)  # transformers' own words for a damaged file do not say what is wrong with it
-    from transformers import AutoConfig  # with torch: seconds, which only those wait who have a model to read
+    read_object(file)  # for a damaged file, transformers' own error does not say what is wrong
+    from transformers import AutoConfig  # imports torch, which takes seconds: only if there is a model to read
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a library reads somebody's file: it raises what it likes
+    except Exception as error:  # the library reads an unknown file and can raise anything
         raise ModelFileError(f"{file}: transformers cannot read it: {_short(error)}") from error
 
 
 def language_settings(settings: Any) -> Any:
-    """Those of the language model, also where the folder holds more than that."""
+    """Return the settings of the language model, also if the folder contains more than that."""
     return settings.get_text_config(decoder=True)
 
 
 def vocabulary_of(settings: Any) -> int | None:
-    """Tokens that the model has embeddings for, where its settings say so."""
+    """Return the number of tokens for which the model has embeddings, if its settings say so."""
     size = getattr(language_settings(settings), "vocab_size", None)
     return size if isinstance(size, int) else None
 
 
 def why_refused(settings: Any, *, longest: int | None) -> str | None:
-    """Why the trainer does not start with a model of these settings, in one sentence; None where nothing forbids it.
+    """Return, in one sentence, why the trainer refuses a model with these settings; None if it does not.
 
-    `longest`: tokens of the longest document that it will be given, where that is known.
+    `longest`: tokens of the longest document of the run, if known.
     """
     reasons = list(refusals(language_settings(settings), longest=longest))
     if (how := getattr(settings, "quantization_config", None)) is not None:
         method = how.get("quant_method", "") if isinstance(how, dict) else ""
         quantized = f"its weights are quantized ({method or 'quantization_config'})"
-        reasons.append(f"{quantized}, and such are not trained: take the model that it was made from")
+        reasons.append(f"{quantized}, and quantized weights cannot be trained: use the model that it was made from")
     return f"a model of type {settings.model_type} cannot be trained here: {'; '.join(reasons)}" if reasons else None
 
 
 def _short(error: Exception) -> str:
-    """The first sentence of what can be a page of advice."""
+    """Return the first paragraph of a message that may be a page long."""
     said = " ".join(str(error).split("\n\n")[0].split())
     return said or type(error).__name__

@@ -1,7 +1,7 @@
-"""Packing: sequences laid end to end in micro-batches, without padding, balanced over ranks by cost. Pure.
+"""Packing: puts sequences end to end into micro-batches, without padding, balanced over ranks by cost. Pure.
 
-Invariants: every sequence (or family of them, family.py) is in exactly one micro-batch of one rank; every rank has the
-same number of micro-batches (collectives pair up); a micro-batch holds at most `token_budget` tokens unless it is one
+Invariants: every sequence (or family of them, family.py) is in exactly one micro-batch of one rank. Every rank has the
+same number of micro-batches (so collectives match). A micro-batch has at most `token_budget` tokens, unless it is one
 longer sequence. Every rank computes the same plan from the same batch, so nothing is exchanged.
 """
 
@@ -23,7 +23,7 @@ from toolorchestra.trainer.documents import send
 from toolorchestra.trainer.family import Family, alone
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
-"""plan[rank][step] = indices of the units (samples or families) in that micro-batch, shortest first."""
+"""plan[rank][step] = indices of the units (samples or families) in that micro-batch, shortest first"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PackedBatch:
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
-        """On the device; the host does not wait for it."""
+        """Return the batch on the device. The host does not wait for the copy."""
         if device.type == "cpu":
             return self
         moved = {name: send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -64,9 +64,9 @@ class PackedBatch:
 
 
 def sequence_cost(length: int, *, hidden_size: int) -> float:
-    """Work of a sequence in units of one token's linear layers: L + L² / (12 · hidden) for causal attention.
+    """Return the work of a sequence in units of one token's linear layers: L + L² / (12 · hidden) for causal attention.
 
-    Linear layers of a block cost about 24 · hidden² FLOPs a token, causal attention 2 · L · hidden.
+    Linear layers of a block cost about 24 · hidden² FLOPs per token, causal attention 2 · L · hidden.
     """
     return length + length * length / (12 * hidden_size)
 
@@ -74,7 +74,7 @@ def sequence_cost(length: int, *, hidden_size: int) -> float:
 def _fill(
     order: Sequence[int], lengths: Sequence[int], costs: Sequence[float], *, bins: int, budget: int
 ) -> list[list[int]]:
-    """Longest-processing-time-first: each sequence into the cheapest bin with room; empty list where none has room."""
+    """Put each sequence into the cheapest bin with room (longest processing time first). Empty if one does not fit."""
     heap = [(0.0, i) for i in range(bins)]
     used, members = [0] * bins, [[] for _ in range(bins)]  # type: tuple[list[int], list[list[int]]]
     for index in order:
@@ -94,14 +94,14 @@ def _fill(
 
 
 def plan_batches(lengths: Sequence[int], *, ranks: int, token_budget: int, hidden_size: int) -> Plan:
-    """Distribute sequences over `ranks` × equal numbers of micro-batches. An empty micro-batch is possible."""
+    """Distribute sequences over `ranks` × equal numbers of micro-batches. A micro-batch may be empty."""
     costs = [sequence_cost(n, hidden_size=hidden_size) for n in lengths]
     order = sorted(range(len(lengths)), key=lambda i: (-costs[i], i))
     total = sum(min(n, token_budget) for n in lengths)
     steps = max(1, -(-total // (token_budget * ranks)))
     while not (bins := _fill(order, lengths, costs, bins=steps * ranks, budget=token_budget)):
         steps += 1
-    # Ranks meet in every micro-batch, so bins of like cost run side by side.
+    # In every micro-batch ranks wait for each other, so bins of similar cost run at the same time.
     bins.sort(key=lambda members: (-sum(costs[i] for i in members), members))
     return tuple(
         tuple(tuple(sorted(bins[step * ranks + rank], key=lambda i: (lengths[i], i))) for step in range(steps))
@@ -110,7 +110,7 @@ def plan_batches(lengths: Sequence[int], *, ranks: int, token_budget: int, hidde
 
 
 def token_weights(samples: Sequence[TrainSample], aggregation: Aggregation) -> list[float]:
-    """Per sample, the weight of each of its trained tokens: 1 / all tokens, or 1 / (sequences · its tokens)."""
+    """Return per sample the weight of each trained token: 1 / all tokens, or 1 / (sequences · its tokens)."""
     counts = [sample.trained_tokens for sample in samples]
     total = sum(counts)
     if total == 0:
@@ -124,10 +124,10 @@ def token_weights(samples: Sequence[TrainSample], aggregation: Aggregation) -> l
 def pack(
     samples: Sequence[TrainSample], weights: Sequence[float], families: Sequence[Family] | None = None
 ) -> PackedBatch:
-    """Lay families end to end: first every trunk and every sample alone, then the branches, family by family.
+    """Put families end to end: first all trunks and single samples, then the branches, family by family.
 
-    Trained tokens are listed family by family, member by member. Absent families: every sample alone, in order. No
-    samples: a one-token stand-in without trained tokens, so that collectives pair up.
+    Trained tokens are listed family by family, member by member. `families` None: single samples, in order. Without
+    samples: one token that is not trained, so that collectives match.
     """
     units = alone(samples) if families is None else families
     if not units:
@@ -163,7 +163,7 @@ def pack(
 
 
 def _fresh(sample: TrainSample) -> NDArray[np.bool_]:
-    """Per token; a sample that does not say has none."""
+    """Return a value per token. A sample without `fresh` has no fresh tokens."""
     return np.asarray(sample.fresh, dtype=bool) if len(sample.fresh) else np.zeros(len(sample.token_ids), dtype=bool)
 
 
@@ -172,20 +172,20 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a sample's tokens lie: the first `trunk` from `root` on, the others from `branch` on."""
+    """Positions of a sample's tokens: the first `trunk` from `root` on, the others from `branch` on."""
 
     root: int
     trunk: int
     branch: int
 
     def __call__(self, index: Ints) -> Ints:
-        """Packed positions of the sample's tokens at `index`."""
+        """Return the packed positions of the sample's tokens at `index`."""
         return np.where(index < self.trunk, self.root + index, self.branch + index - self.trunk)
 
 
 @dataclass
 class _Layout:
-    """Segments in packed order, and where every sample's tokens are."""
+    """Segments in packed order, and the place of every sample's tokens."""
 
     tokens: list[Ints] = field(default_factory=list[Ints])
     positions: list[Ints] = field(default_factory=list[Ints])
@@ -194,7 +194,7 @@ class _Layout:
     end: int = 0
 
     def add(self, tokens: Ints, *, position: int, parent: int | None) -> int:
-        """Append a segment whose first token is at `position` of its sequence; returns where it starts."""
+        """Append a segment whose first token is at `position` of its sequence. Return where the segment starts."""
         start = self.end
         self.tokens.append(tokens)
         self.positions.append(np.arange(position, position + len(tokens), dtype=np.int64))

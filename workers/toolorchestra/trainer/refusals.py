@@ -1,6 +1,6 @@
-"""What a model's settings say that the trainer does not compute: refused by name, before anything is computed. Pure.
+"""Refuses models whose settings ask for something that the trainer does not compute, before anything runs. Pure.
 
-What no setting tells is found by the comparison at the start (agreement.py).
+What no setting shows is found by the comparison at the start (agreement.py).
 """
 
 from __future__ import annotations
@@ -9,31 +9,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 PACKABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "attention", "mlp", "moe"})
-"""Layer types that are computed on packed documents. Others carry a state from token to token, and so from one document
-into the next (linear attention, convolutions), or attend in another way (in chunks, to chosen blocks)."""
+"""Layer types that can be computed on packed documents. Other layers carry a state from token to token, and so from one
+document into the next (linear attention, convolutions), or attend differently (in chunks, to chosen blocks)."""
 LENGTH_DEPENDENT_ROPES = frozenset({"dynamic", "longrope"})
-"""Rotary embeddings whose angles depend on the longest document of the batch, once one passes the first context."""
+"""Rotary embeddings whose angles depend on the longest document of the batch, if it is longer than the first context.
+"""
 
 
 def refusals(config: Any, *, longest: int | None = None) -> Iterator[str]:
-    """Why a model of these settings (a transformers config) cannot be trained here, in words; nothing where it can.
+    """Yield why a model with these settings (a transformers config) cannot be trained here; nothing if it can.
 
-    `longest`: tokens of the longest document of the run, where that is known.
+    `longest`: tokens of the longest document of the run, if known.
     """
     for name, value in vars(config).items():
         if name.startswith(("classifier", "summary")):
-            continue  # of heads that are not this one
+            continue  # settings of other heads
         if "dropout" in name or name.endswith(("pdrop", "layerdrop")):
             if isinstance(value, int | float) and value:
                 yield f"{name}={value}: dropout makes trainer and engine disagree; set it to 0 in config.json"
         elif name.endswith("jitter_noise") and value:
             yield f"{name}={value}: noise in the router makes trainer and engine disagree; set it to 0 in config.json"
     if getattr(config, "is_encoder_decoder", False):
-        yield "it is an encoder with a decoder: only decoders are trained"
+        yield "it is an encoder-decoder model: only decoders can be trained"
     if strange := sorted(_layer_types(config) - PACKABLE_LAYERS):
         yield (
             f"it has layers of type {', '.join(strange)}, which are not computed here: they join packed documents, or "
-            "attend in a way of their own"
+            "use another kind of attention"
         )
     yield from _ropes(config, longest)
 
@@ -56,6 +57,6 @@ def _ropes(config: Any, longest: int | None) -> Iterator[str]:
             if longest is not None and longest > first:
                 yield (
                     f"its rotary embedding is of type {kind}: beyond {first} tokens its angles depend on the longest "
-                    f"document of a batch, and here one may have {longest}; lower rollout.maxPromptTokens or "
+                    f"document of a batch, and here one may have {longest}; reduce rollout.maxPromptTokens or "
                     "rollout.maxResponseTokens"
                 )

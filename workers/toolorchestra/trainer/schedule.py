@@ -1,5 +1,6 @@
-"""The learning rate of every step: a linear warm-up, a plateau, a decay at the end. A function of the step alone, so a
-resumed training goes on where it was."""
+"""The learning rate of every step: a linear warm-up, a plateau, a decay at the end.
+
+It depends on the step only, so a resumed training continues with the right rate."""
 
 from __future__ import annotations
 
@@ -10,19 +11,19 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """`spec.algorithm.learningRateSchedule` of a training of `steps` steps with the peak rate `peak`."""
+    """`spec.algorithm.learningRateSchedule` of a training with `steps` steps and the peak rate `peak`."""
 
     peak: float
     steps: int
     warmup: int = 0
     decay: Literal["None", "Linear", "Cosine"] = "None"
     decay_steps: int | None = None
-    """Length of the decay; None: everything after the warm-up."""
+    """Steps of the decay. None: all steps after the warm-up."""
     final: float = 0.0
-    """What the decay ends at, as a fraction of the peak, one step after the last."""
+    """Rate at the end of the decay, one step after the last, as a fraction of the peak."""
 
     def rate(self, step: int) -> float:
-        """The rate of the step from version `step` to `step + 1`, 0 ≤ step < steps."""
+        """Return the rate of the step from version `step` to `step + 1`, 0 ≤ step < steps."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         after = self.steps - self.warmup

@@ -1,6 +1,6 @@
-"""Warm start: supervised steps on token sequences, with the trainer's packing, optimizer and checkpoints.
+"""The warm start: supervised steps on token sequences, with the trainer's packing, optimizer and checkpoints.
 
-It gives RL a policy that writes the format; what is right and what is worth its price is left to RL.
+It gives RL a policy that writes the format. RL itself teaches what is right and what is worth its price.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class SupervisedMetrics:
 
 
 def supervised_sample(token_ids: Sequence[int], loss_mask: Sequence[bool]) -> TrainSample:
-    """A sequence whose masked tokens are to be imitated."""
+    """Return a sample whose masked tokens the policy must imitate."""
     return TrainSample(token_ids, loss_mask, (0.0,) * len(token_ids))
 
 
 def supervised_step(trainer: Trainer, samples: Sequence[TrainSample], config: StepConfig) -> SupervisedMetrics:
-    """One optimizer step of cross entropy; of `config` only optimizer and packing settings count. Collective."""
+    """Run one optimizer step of cross entropy; `config` gives the optimizer and packing settings. Collective."""
     update = trainer.update(samples, config, likelihood)
     return SupervisedMetrics(
         loss=update.loss,

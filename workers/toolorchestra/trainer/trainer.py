@@ -1,8 +1,8 @@
-"""The trainer: one process's part of an optimizer step. In-process with one rank, under Ray with any number.
+"""The trainer: one process's part of an optimizer step. It runs in-process with one rank, under Ray with any number.
 
-Invariants: every rank is given the whole batch and packs it alike; the loss is a mean over the *global* batch whatever
-the number of ranks and micro-batches; a step that is not finite changes nothing. On CUDA, and wherever there is more
-than one rank, parameters are sharded with FSDP2: float32 master weights and optimizer state, bfloat16 compute on CUDA,
+Invariants: every rank gets the whole batch and packs it in the same way. The loss is a mean over the *global* batch,
+whatever the number of ranks and micro-batches. A step that is not finite changes nothing. On CUDA, and with more than
+one rank, parameters are sharded with FSDP2: float32 master weights and optimizer state; compute is bfloat16 on CUDA,
 float32 on the CPU. One CPU rank runs the plain module.
 """
 
@@ -51,39 +51,39 @@ from toolorchestra.weights.writer import write_snapshot
 _log = logging.getLogger(__name__)
 
 STATE = "state"
-"""Folder of weights and optimizer state inside a checkpoint (torch.distributed.checkpoint)."""
+"""Folder for weights and optimizer state in a checkpoint (torch.distributed.checkpoint)."""
 FAMILIES_PER_RANK = 4
-"""Fewest parts per rank that a batch is cut into, so that ranks can be balanced: a family is cut where it is longer."""
+"""Fewest parts per rank into which a batch is cut, to balance the ranks. A family that is longer is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How a trainer process runs. `device` None: CUDA where there is one, else the CPU."""
+    """Settings of a trainer process. `device` None: CUDA if available, else the CPU."""
 
     model_dir: str
     device: str | None = None
     threads: int | None = None
-    """Torch's compute threads of this process; None leaves torch's choice."""
+    """Torch's compute threads in this process. None: torch's default."""
     gradient_checkpointing: bool = False
     keep_compute_weights: bool | None = None
-    """On CUDA: hold the bfloat16 copy of the weights (2 bytes a parameter) through all micro-batches of a step. None:
-    where it is one rank and footprint.py finds room."""
+    """On CUDA: keep the bfloat16 copy of the weights (2 bytes per parameter) through all micro-batches of a step. None:
+    with one rank, if footprint.py finds room."""
     fused_kernels: bool = True
-    """On CUDA: norms, gated MLPs and rotary embeddings by liger-kernel, where it is installed (fused.py)."""
+    """On CUDA: use liger-kernel for norms, gated MLPs and rotary embeddings, if it is installed (fused.py)."""
     head_float32: bool = False
-    """On CUDA: hidden states and head weight in float32 for the head's products (no TF32: several times slower, and a
-    copy of the weight more). Logits are not rounded to bfloat16 without it either, as in vLLM's float32 head: what it
-    adds is their gradient in float32."""
+    """On CUDA: compute the head's products with float32 hidden states and weight (no TF32: several times slower, and
+    one more copy of the weight). Even without it logits are not rounded to bfloat16, as in vLLM's float32 head; it only
+    adds that their gradient is float32 too."""
     longest: int | None = None
-    """Tokens of the longest document of the run, where that is known: some models compute longer ones otherwise."""
+    """Tokens of the longest document of the run, if known: some models compute longer ones differently."""
     reference: bool = False
-    """Keep a frozen copy of the initial policy beside the policy, sharded alike, for the KL term: it costs the
-    compute weights' memory once more, in a checkpoint too, and one forward pass a step."""
+    """Keep a frozen copy of the initial policy for the KL term, sharded like the policy. It costs the memory of the
+    weights again, also in a checkpoint, and one forward pass per step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one optimizer step found, before it is put into words. `sums` and `maxima` are over the global batch."""
+    """The results of one optimizer step. `sums` and `maxima` are over the global batch."""
 
     loss: float
     grad_norm: float
@@ -96,7 +96,7 @@ class Update:
 
 
 class Trainer:
-    """One rank. With more than one, `torch.distributed` is initialised before and every method is collective."""
+    """One rank. With several ranks, initialise `torch.distributed` before; then every method is collective."""
 
     def __init__(self, config: TrainerConfig) -> None:
         if config.threads is not None:
@@ -123,14 +123,14 @@ class Trainer:
         self.parameters = masters(self.policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0, fused=True)
         self._under_way = False
-        """From a step's first micro-batch until its gradients are gone. FSDP2 holds some where nobody can drop them."""
+        """True from a step's first micro-batch until its gradients are cleared; some are inside FSDP2, out of reach."""
 
     @property
     def sharded(self) -> bool:
         return isinstance(self.policy, FSDPModule)
 
     def _checked(self, policy: Policy) -> Policy:
-        """Place the module, once it computes what the model computes; ModelError where it does not."""
+        """Place the module after checking that it computes what the model computes. ModelError if it does not."""
         own = own_values(policy)
         check_agreement(policy, own, device=torch.device("cpu"))
         placed = self._place(policy)
@@ -140,11 +140,11 @@ class Trainer:
         return placed
 
     def _place(self, policy: Policy, *, trained: bool = True) -> Policy:
-        """Move the module to the device; shard it block by block where there is more than one rank, or CUDA."""
+        """Move the module to the device. With more than one rank, or on CUDA, shard it block by block."""
         if self.device.type == "cpu" and self.world == 1:
             return policy
         if not dist.is_initialized():
-            # One CUDA rank needs no network, but sharding, and so mixed precision, needs a group.
+            # One CUDA rank needs no network, but sharding, and so mixed precision, needs a process group.
             dist.init_process_group("nccl", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
         cuda = self.device.type == "cuda"
         if cuda and self.config.fused_kernels and (kernels := usable(self.device, hidden=policy.config.hidden_size)):
@@ -155,8 +155,8 @@ class Trainer:
         return policy
 
     def _accumulation(self, parameters: int) -> Accumulation:
-        """On the CPU, ranks exchange gradients once a step; on CUDA so does one rank alone, and several at every
-        micro-batch, for the memory's sake."""
+        """Return when gradients are exchanged. On the CPU, and with one CUDA rank, once per step. With several CUDA
+        ranks, at every micro-batch, to save memory."""
         cuda = self.device.type == "cuda"
         keep = self.config.keep_compute_weights
         if cuda and keep is None:
@@ -167,12 +167,7 @@ class Trainer:
     # -- one optimizer step -------------------------------------------------------------------------------------
 
     def step(self, samples: Sequence[TrainSample], config: StepConfig) -> StepMetrics:
-        """One optimizer step of the objective that `config` names on the whole batch.
-
-        Raises:
-            NonFiniteStep: nothing was changed.
-            PluginError: an objective that cannot be used, or broke the step off.
-        """
+        """Run one optimizer step of the `Clipped` objective on the whole batch. NonFiniteStep: nothing was changed."""
         update = self.update(samples, config, objective_of(config), with_reference=config.kl_coefficient != 0)
         return StepMetrics(
             loss=update.loss,
@@ -194,10 +189,11 @@ class Trainer:
     def update(
         self, samples: Sequence[TrainSample], config: StepConfig, objective: Objective, *, with_reference: bool = False
     ) -> Update:
-        """Forward, backward and optimizer for any objective. RuntimeError after a step that an error broke off: what it
-        left would be added to the next one, unseen."""
+        """Run forward, backward and optimizer for any objective.
+
+        RuntimeError if an error interrupted the step before: its gradients would be added to this step."""
         if self._under_way:
-            raise RuntimeError("an error broke off a step in its middle: make a new trainer, from the last checkpoint")
+            raise RuntimeError("an error interrupted a step: make a new trainer from the last checkpoint")
         if with_reference and self.reference is None:
             raise ValueError("a KL term needs a reference: start the trainer with reference=True")
         clock = Clock(self.device)
@@ -229,10 +225,10 @@ class Trainer:
         )
 
     def _plan(self, samples: Sequence[TrainSample], token_budget: int) -> list[list[Family]]:
-        """This rank's micro-batches."""
+        """Return this rank's micro-batches."""
         lengths = [len(sample.token_ids) for sample in samples]
         if self.device.type == "cuda":
-            units = alone(samples)  # variable-length flash attention knows no shared trunk
+            units = alone(samples)  # variable-length flash attention does not support shared trunks
         else:
             fair = sum(lengths) // (FAMILIES_PER_RANK * self.world) if self.world > 1 else token_budget
             units = families(samples, limit=min(token_budget, fair))
@@ -266,13 +262,13 @@ class Trainer:
             )
             outputs = objective(inputs)
         with clock.phase("backward"):
-            # FSDP averages gradients over ranks; the loss is already a share of the global mean.
+            # FSDP averages gradients over ranks, but the loss is already a share of the global mean.
             loss = outputs.loss * self.world if self.sharded else outputs.loss
             loss.backward()  # type: ignore[no-untyped-call]
         return outputs
 
     def _reduce(self, outputs: Sequence[LossOutputs]) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums and maxima over micro-batches and ranks, in one exchange each."""
+        """Return sums and maxima over micro-batches and ranks, with one exchange each."""
         sums = {"loss": torch.stack([o.loss.detach() for o in outputs]).sum()}
         sums |= {k: torch.stack([o.sums[k] for o in outputs]).sum() for k in outputs[0].sums}
         maxima = {k: torch.stack([o.maxima[k] for o in outputs]).amax() for k in outputs[0].maxima}
@@ -287,7 +283,7 @@ class Trainer:
         return dict(zip(values, stacked.tolist(), strict=True))
 
     def _apply(self, config: StepConfig, *, loss: float) -> float:
-        """Clip and apply the gradient; return its norm before clipping."""
+        """Clip and apply the gradient. Return its norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
@@ -307,7 +303,7 @@ class Trainer:
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[TrainSample], *, token_budget: int = 8192) -> dict[int, list[float]]:
-        """This rank's share: sample index → log probabilities aligned with its token ids, 0 where not trained."""
+        """Return this rank's share: sample index → log probabilities aligned with its token ids; 0 if not trained."""
         result: dict[int, list[float]] = {}
         for part in self._plan(samples, token_budget):
             batch = pack(samples, [0.0] * len(samples), part).to(self.device)
@@ -318,14 +314,14 @@ class Trainer:
         return result
 
     def full_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Whole parameters under Hugging Face names, tied ones once; collective, so every rank iterates it."""
+        """Yield whole parameters under Hugging Face names, tied ones once. Collective: every rank iterates it."""
         settle(self.policy)
         for name, parameter in self.policy.model.named_parameters():
             tensor = parameter.detach() if dtype is None else parameter.detach().to(dtype)  # cast before it is sent
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def snapshot(self, folder: Path, *, version: str, dtype: str = "float32") -> Snapshot | None:
-        """Write the weights as a snapshot in the engine's `dtype`; rank 0 returns it, the others None. Collective."""
+        """Write the weights as a snapshot in the engine's `dtype`. Rank 0 returns it, the others None. Collective."""
         keys = {name: tuple(parameter.shape) for name, parameter in self.policy.model.named_parameters()}
         check_keys(keys, self.keys, what=f"snapshot {version}")
         kind: torch.dtype = getattr(torch, dtype)
@@ -336,10 +332,10 @@ class Trainer:
             pinned = self.device.type == "cuda"
             return write_snapshot(folder, tensors, version=version, keys=keys, dtype=kind, pinned=pinned)
         finally:
-            deque(tensors, maxlen=0)  # every rank takes part in every gather, whatever becomes of the file
+            deque(tensors, maxlen=0)  # every rank must take part in every gather, even if writing the file failed
 
     def export(self, folder: Path, *, dtype: str = "float32") -> None:
-        """Write a Hugging Face folder of the weights (rank 0 writes)."""
+        """Write a Hugging Face folder of the weights. Rank 0 writes. Collective."""
         tensors = {name: t.cpu().contiguous() for name, t in self.full_tensors(getattr(torch, dtype)) if self.rank == 0}
         if self.rank == 0:
             export_folder(folder, tensors, model_dir=Path(self.config.model_dir), dtype=dtype)
@@ -347,30 +343,30 @@ class Trainer:
     # -- state --------------------------------------------------------------------------------------------------
 
     def set_rng(self, seed: int) -> None:
-        """Seed every generator of this process; ranks get different streams."""
+        """Seed every random generator of this process. Ranks get different streams."""
         seed += self.rank
         random.seed(seed)
         np.random.seed(seed % (1 << 32))
         torch.manual_seed(seed)
 
     def anchor(self) -> None:
-        """The reference becomes what the policy is now: the initial policy, once the warm start is over. Collective."""
+        """Copy the policy into the reference: after the warm start, it is the initial policy. Collective."""
         if self.reference is not None:
             set_model_state_dict(self.reference, get_model_state_dict(self.policy))
 
     def _state(self) -> dict[str, Any]:
-        """What a checkpoint holds of the weights. The reference is part of it: nothing else has it after a resume."""
+        """Return the state for a checkpoint. The reference is included, because a resume could not rebuild it."""
         weights, optimizer = get_state_dict(self.policy, self.optimizer)
         state: dict[str, Any] = {"model": weights, "optimizer": optimizer}
         return state if self.reference is None else state | {"reference": get_model_state_dict(self.reference)}
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer state and this process's generators under `folder`; collective."""
+        """Write weights, optimizer state and this process's random generators under `folder`. Collective."""
         save_state(self._state(), checkpoint_id=folder / STATE, no_dist=self.world == 1)
         torch.save(_generators(), folder / f"rng-{self.rank:05d}.pt")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, also with another number of ranks (then generators keep their own state)."""
+        """Read what `save` wrote. With another number of ranks, random generators keep their own state. Collective."""
         state = self._state()
         load_state(state, checkpoint_id=folder / STATE, no_dist=self.world == 1)
         set_state_dict(

@@ -1,7 +1,7 @@
 """The digest of a large file, computed by several threads: the sha256 of its blocks' sha256s, in order.
 
-One sha256 over a whole snapshot is one core's work for seconds; blocks are hashed by as many threads as there are cores
-(hashlib releases the interpreter's lock), and by the writer while it writes. No torch here.
+One sha256 over a whole snapshot keeps one core busy for seconds. Blocks are hashed by one thread per core (hashlib
+releases the GIL), and the writer hashes them while it writes. No torch here.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BLOCK = 16 << 20
-"""Bytes of a block; the last one may be shorter. Part of the digest's definition."""
+"""Bytes of a block; the last one may be shorter. It is part of the digest's definition."""
 MAX_THREADS = 8
-"""More are limited by memory and by the file system."""
+"""Most threads; with more, memory and the file system are the limit."""
 
 
 def threads() -> int:
-    """How many threads copy and hash: the cores that this process may use, within reason."""
+    """Return the number of threads that copy and hash: the cores that this process may use, at most `MAX_THREADS`."""
     return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
 
 def join(blocks: Iterable[bytes]) -> str:
-    """The file's digest, from the sha256 of each of its blocks."""
+    """Return the file's digest from the sha256 of each of its blocks."""
     return hashlib.sha256(b"".join(blocks)).hexdigest()
 
 
 def block_digest(path: Path) -> str:
-    """The digest of what is in the file. EOFError: it became shorter meanwhile."""
+    """Return the digest of the file's content. EOFError if the file became shorter in the meantime."""
     handle = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(handle).st_size
@@ -46,7 +46,7 @@ def block_digest(path: Path) -> str:
 
 
 def read_whole(handle: int, into: memoryview, start: int) -> None:
-    """Fill `into` from the file's byte `start` on; EOFError where the file ends before."""
+    """Fill `into` with the file's bytes from `start` on. EOFError if the file ends before."""
     while into:
         got = os.preadv(handle, [into], start)
         if not got:
@@ -55,7 +55,7 @@ def read_whole(handle: int, into: memoryview, start: int) -> None:
 
 
 def write_whole(handle: int, content: memoryview, start: int) -> None:
-    """Write all of `content` at the file's byte `start`: one call may write less."""
+    """Write all of `content` to the file from byte `start` on; a single call may write less."""
     while content:
         put = os.pwrite(handle, content, start)
         content, start = content[put:], start + put

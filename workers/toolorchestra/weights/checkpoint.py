@@ -1,8 +1,8 @@
 """Checkpoints: one folder per step, with one manifest for the whole job, written last and atomically. No torch here.
 
-Invariants: a folder under its final name is whole (it is filled under a temporary name, synced, then renamed); the
-manifest carries the size and sha256 of every other file, so a later loss is seen; `latest` skips what does not verify;
-the last good checkpoint and the best one are never pruned.
+Invariants: a folder under its final name is complete (it is filled under a temporary name, synced, then renamed). The
+manifest has the size and sha256 of every other file, so a later loss is detected. `latest` skips checkpoints that fail
+verification. The last good checkpoint and the best one are never pruned.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _NAME = re.compile(r"step-(\d+)")
 
 
 class CheckpointError(WeightsError, RuntimeError):
-    """A checkpoint is missing, partial or damaged; the message names the file."""
+    """A checkpoint is missing, incomplete or damaged. The message names the file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint. `job` is the controller's part of the manifest, as it was given to `commit`."""
+    """A verified checkpoint. `job` is the controller's part of the manifest, as given to `commit`."""
 
     path: Path
     step: int
     job: Mapping[str, Any]
     digest: str
-    """sha256 of the manifest, which holds the digests of all files: it names the whole content."""
+    """sha256 of the manifest. The manifest has the digests of all files, so this identifies the whole content."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def verify_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check a checkpoint: every file there, of the size and digest that the manifest names."""
+    """Read and check a checkpoint: every file must exist, with the size and digest in the manifest."""
     try:
         content = (folder / MANIFEST).read_bytes()
         manifest = json.loads(content)
@@ -68,7 +68,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run under `root`; one writer."""
+    """The checkpoints of one run under `root`. There is one writer."""
 
     def __init__(self, root: Path, *, keep: int = 3) -> None:
         if keep < 1:
@@ -79,17 +79,17 @@ class CheckpointStore:
         return self.root / f"step-{step:08d}"
 
     def begin(self, step: int) -> Path:
-        """An empty folder to fill; invisible to readers until `commit`."""
+        """Return an empty folder to fill. Readers do not see it before `commit`."""
         partial = self.root / f".{self.folder(step).name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         return partial
 
     def commit(self, step: int, *, job: Mapping[str, Any]) -> Checkpoint:
-        """Seal what was written since `begin(step)`: sync it, write the manifest last, rename, prune.
+        """Finish what was written since `begin(step)`: sync it, write the manifest last, rename, prune.
 
         `job`: JSON of the controller: schedule, source cursors, journal offset, incarnation, staleness state, …
-        A folder of the same step, which an earlier life may have left, is replaced.
+        A folder of the same step, perhaps from an earlier incarnation, is replaced.
         """
         partial = self.root / f".{self.folder(step).name}.partial"
         files = _files(partial)
@@ -113,25 +113,25 @@ class CheckpointStore:
         return Checkpoint(final, step, dict(job), digest)
 
     def steps(self) -> list[int]:
-        """Steps that have a folder, oldest first; whether they are whole is for `verify_checkpoint` to say."""
+        """Return the steps that have a folder, oldest first. `verify_checkpoint` checks whether they are whole."""
         if not self.root.is_dir():
             return []
         matches = (_NAME.fullmatch(entry.name) for entry in self.root.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; damaged newer ones are reported and passed over. None: there is none."""
+        """Return the newest checkpoint that verifies, or None. Damaged newer ones are logged and skipped."""
         for step in reversed(self.steps()):
             try:
                 return verify_checkpoint(self.folder(step))
             except CheckpointError as error:
-                logger.warning("checkpoint of step %d is passed over: %s", step, error)
+                logger.warning("checkpoint of step %d is skipped: %s", step, error)
         return None
 
     def mark_best(self, step: int, *, score: Mapping[str, float] | None = None) -> None:
-        """Protect the checkpoint of `step` as the best; CheckpointError if it does not verify.
+        """Protect the checkpoint of `step` as the best. CheckpointError if it does not verify.
 
-        `score`: what it reached, as JSON, for the next comparison.
+        `score`: its score as JSON, for the next comparison.
         """
         checkpoint = verify_checkpoint(self.folder(step))
         temporary = self.root / f"{BEST}.partial"
@@ -142,12 +142,12 @@ class CheckpointStore:
         sync(self.root)
 
     def best_step(self) -> int | None:
-        """The step that `mark_best` named last."""
+        """Return the step that `mark_best` named last, or None."""
         best = self._best()
         return None if best is None else int(best["step"])
 
     def best_score(self) -> dict[str, float] | None:
-        """The score that came with it; None: none is marked, or without one."""
+        """Return the score of the best checkpoint. None if none is marked, or if it has no score."""
         return (self._best() or {}).get("score") or None
 
     def _best(self) -> dict[str, Any] | None:
@@ -157,7 +157,7 @@ class CheckpointStore:
             return None
 
     def prune(self) -> None:
-        """Remove all but the newest `keep` and the best; where none of the newest is whole, the last good one stays."""
+        """Remove all but the newest `keep` and the best. If none of the newest is whole, keep the last good one too."""
         steps = self.steps()
         kept = {*steps[-self.keep :], self.best_step()}
         doomed = [step for step in steps if step not in kept]

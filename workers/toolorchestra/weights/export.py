@@ -1,4 +1,4 @@
-"""Export: a Hugging Face folder (config, tokenizer, chat template, safetensors) that transformers and vLLM load."""
+"""The export: a Hugging Face folder (config, tokenizer, chat template, safetensors) that transformers and vLLM load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SHARD = "5GB"
 
 
 def export_folder(folder: Path, tensors: Mapping[str, Tensor], *, model_dir: Path, dtype: str) -> Path:
-    """Write whole CPU tensors, with everything of `model_dir` that is not weights, as `folder`; atomic, replaces it.
+    """Write whole CPU tensors, and all files of `model_dir` except weights, as `folder`. Atomic; replaces the folder.
 
     SnapshotError if the tensors are not exactly the model's.
     """
@@ -31,7 +31,7 @@ def export_folder(folder: Path, tensors: Mapping[str, Tensor], *, model_dir: Pat
         if source.is_file() and not source.name.startswith(".") and not source.name.endswith(WEIGHT_SUFFIXES):
             shutil.copyfile(source, partial / source.name)
     config = json.loads((model_dir / "config.json").read_text())
-    config.pop("torch_dtype", None)  # the older spelling of dtype
+    config.pop("torch_dtype", None)  # the old name of dtype
     (partial / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n")
     save_torch_state_dict(dict(tensors), partial, max_shard_size=MAX_SHARD, metadata={"format": "pt"})
     check_keys(folder_keys(partial), want, what="export")

@@ -1,4 +1,4 @@
-"""Where a run's snapshots lie: in memory where it began there, on disk from the moment on that memory has no room."""
+"""The location of a run's snapshots: in memory, if the run began there, until memory has no room; then on disk."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from toolorchestra.weights.snapshot import NoRoom, Snapshot, prune_snapshots
 
 @dataclass
 class SnapshotPlace:
-    """`disk`: the run's own folder; `memory`: one on /dev/shm, which others fill too; `moved` hears why it was left."""
+    """The folders for snapshots. `disk`: the run's own folder. `memory`: a folder on /dev/shm, which other processes
+    also fill. `moved` is called with the reason for the move to disk."""
 
     disk: Path
     memory: Path | None
     moved: Callable[[str], None]
-    _left: bool = False
+    _memory_full: bool = False
 
     async def write(
         self, version: str, *, keep: Iterable[str], snapshot: Callable[[Path], Awaitable[Snapshot]]
     ) -> Snapshot:
-        """`snapshot` writes the version into a folder. Removes all others but those to keep first, so that there are
-        never more than two. NoRoom: there is none on disk."""
+        """Write a version: `snapshot` writes it into a folder.
+
+        All snapshots except those to keep are removed first, so that there are never more than two. NoRoom if the disk
+        is full."""
         keep = tuple(keep)
         for folder in filter(None, (self.disk, self.memory)):
             prune_snapshots(folder, keep=keep)
-        if self.memory is not None and not self._left:
+        if self.memory is not None and not self._memory_full:
             try:
                 return await snapshot(self.memory / version)
             except NoRoom as error:
-                self._left = True
-                self.moved(f"{error}; from now on snapshots of the weights lie in {self.disk}")
+                self._memory_full = True
+                self.moved(f"{error}; from now on, snapshots of the weights are written to {self.disk}")
         return await snapshot(self.disk / version)

@@ -1,6 +1,7 @@
-"""Read a safetensors file onto a device. A CPU is given the mapped file, which is copied once, into the model.
+"""Reads a safetensors file onto a device.
 
-A GPU is fed from pinned memory: threads read the file's blocks ahead while the tensors before are on their way.
+For a CPU, the file is memory-mapped and copied once, into the model. For a GPU, threads read blocks of the file ahead
+into pinned memory, while earlier tensors are copied to the GPU.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def read_tensors(path: Path, *, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything in the file, in its order. SnapshotError, OSError, EOFError: it does not read."""
+    """Yield the name and tensor of everything in the file, in order. SnapshotError, OSError, EOFError on failure."""
     return mapped_tensors(path) if device.type == "cpu" else staged_tensors(path, device=device)
 
 
 def mapped_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """As parts of the mapped file."""
+    """Yield tensors as parts of the memory-mapped file."""
     names = read_entries(path)
     with safe_open(path, framework="pt") as file:
         for name in names:
@@ -37,10 +38,10 @@ def mapped_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def staged_tensors(path: Path, *, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Through blocks of the host's memory."""
+    """Yield tensors that are read through blocks of host memory."""
     entries = read_entries(path)
     if strange := {entry.dtype for entry in entries.values()} - TORCH_DTYPES.keys():
-        raise SnapshotError(f"{path} holds {', '.join(sorted(strange))}; snapshots hold {', '.join(TORCH_DTYPES)}")
+        raise SnapshotError(f"{path} has dtypes {', '.join(sorted(strange))}; use {', '.join(TORCH_DTYPES)}")
     start = min((entry.begin for entry in entries.values()), default=0)
     with path.open("rb", buffering=0) as file, BlockReader(file.fileno(), start=start, device=device) as reader:
         for name, entry in entries.items():
@@ -50,18 +51,18 @@ def staged_tensors(path: Path, *, device: torch.device) -> Iterator[tuple[str, T
 
 
 class BlockReader:
-    """A file's bytes from `start` on, in order, for a device; see the module. A context manager, for its threads."""
+    """Reads a file's bytes from `start` on, in order, for a device (see the module). A context manager with threads."""
 
     def __init__(self, handle: int, *, start: int, device: torch.device) -> None:
         self._handle, self._next, self._end = handle, start, os.fstat(handle).st_size
         self._device, self._pinned = device, device.type == "cuda"
         self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="snapshot")
         self._ahead: deque[tuple[Tensor, int, Future[None]]] = deque()
-        """Blocks that are being read, the bytes that they will have, and when they have them; the file's order."""
+        """Blocks that are being read, in file order: block, number of bytes, and the future that completes then."""
         for _ in range(threads() + 1):
             self._read_ahead(empty_block(pinned=self._pinned))
         self._block = self._rest = empty_block(0)
-        """The block at hand, and what of it was not taken yet."""
+        """The current block, and the part of it that was not taken yet."""
 
     def __enter__(self) -> BlockReader:
         return self
@@ -72,7 +73,7 @@ class BlockReader:
         self._pool.shutdown(cancel_futures=True)
 
     def fill(self, into: Tensor) -> None:
-        """The next bytes, into flat uint8 on the device."""
+        """Copy the next bytes into a flat uint8 tensor on the device."""
         while into.numel():
             if not self._rest.numel():
                 self._advance()
@@ -81,7 +82,7 @@ class BlockReader:
             into, self._rest = into[part.numel() :], self._rest[part.numel() :]
 
     def _advance(self) -> None:
-        """Give the block back, to be read into once the device has what was taken, and take the next one."""
+        """Reuse the current block for reading, after its bytes have reached the device, and take the next block."""
         if self._block.numel():
             copied = torch.cuda.current_stream(self._device).record_event() if self._pinned else None
             self._read_ahead(self._block, copied)

@@ -1,14 +1,14 @@
-"""Weight snapshots: one safetensors file of a policy version under Hugging Face names, with a manifest written last.
+"""Weight snapshots: one safetensors file of a policy version with Hugging Face names, and a manifest written last.
 
-A snapshot is complete or does not exist: it is written under a temporary name and renamed, and its manifest carries the
-digest of the file. Readers check it *before* they touch a model, because vLLM applies a partial update as a mix without
-an error.
+A snapshot is complete or does not exist: it is written under a temporary name and renamed, and its manifest has the
+digest of the file. Readers check it *before* they change a model, because vLLM applies a partial update without an
+error, as a mix of old and new weights.
 
-What the digest is for: a file that another machine, or another file system, shows otherwise than it was written. On the
-machine of whoever computed the digest last (the writer while it wrote, or a reader), the file's *mark* tells more
-cheaply that these are the same bytes: the kernel's, its file, never written since. So the digest is computed once where
-trainer and engine share a machine, and once more, before the engine is paused, where they do not. A snapshot is not
-synced to disk: after a machine's crash the next incarnation writes a new one from the checkpoint.
+The digest detects a file that another machine or file system shows differently from what was written. On the machine
+that last computed the digest (the writer, while it wrote, or a reader), the file's *mark* proves more cheaply that the
+bytes are the same: same kernel boot, same file, no change since. So if trainer and engine share a machine, the digest
+is computed once; otherwise once more, before the engine is paused. A snapshot is not synced to disk: after a crash of
+the machine, the next incarnation writes a new one from the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ WEIGHTS = "weights.safetensors"
 MANIFEST = "snapshot.json"
 
 KeySet = dict[str, tuple[int, ...]]
-"""Name → shape of every tensor."""
+"""Name of every tensor → its shape."""
 
 
 class SnapshotError(WeightsError, RuntimeError):
-    """The snapshot is not what it should be; nothing was loaded from it."""
+    """The snapshot is invalid. Nothing was loaded from it."""
 
 
 class NoRoom(WeightsError, OSError):
-    """The file system has no room for a snapshot; what was written of it is gone again."""
+    """The file system has no room for a snapshot. What was written of it has been removed."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot on disk: the folder, whose weights it holds, and the digest of the file (block_digest.py)."""
+    """A snapshot on disk: its folder, its policy version, and the digest of its file (block_digest.py)."""
 
     path: str
     version: str
     digest: str
     mark: str = ""
-    """The file's mark (`mark_of`) when its content was known to have the digest; empty: never, by anybody."""
+    """The file's mark (`mark_of`) when its digest was last confirmed; empty if it never was."""
 
     @property
     def file(self) -> Path:
@@ -58,7 +58,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a safetensors file: its dtype by safetensors' name, and its bytes in the file."""
+    """A tensor in a safetensors file: its dtype (safetensors' name), shape, and byte range in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -72,10 +72,10 @@ def file_digest(path: Path) -> str:
 
 
 def mark_of(path: Path) -> str:
-    """Which bytes these are, as far as this machine's kernel tells: its boot, the file, its size, its last change.
+    """Return a text that identifies the file's bytes on this machine: kernel boot, file, size, time of last change.
 
-    Empty where the kernel does not name its boot. The host's name is part of it because machines that were cloned while
-    they ran have their boot in common.
+    It is empty if the kernel gives no boot id. The host's name is included, because virtual machines that were cloned
+    while running have the same boot id.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -86,13 +86,13 @@ def mark_of(path: Path) -> str:
 
 
 def read_header(path: Path) -> KeySet:
-    """Names and shapes of a safetensors file, from its header alone; SnapshotError if it has none."""
+    """Return names and shapes in a safetensors file, from its header only. SnapshotError if it has none."""
     entries, _ = _header(path)
     return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """Every tensor and where it lies, in the file's order; SnapshotError if that is not all of it."""
+    """Return every tensor with its byte range, in file order. SnapshotError if the ranges do not cover the file."""
     header, start = _header(path)
     try:
         found = {
@@ -100,7 +100,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
             for name, entry in header.items()
         }
     except (ValueError, TypeError, KeyError) as error:
-        raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
+        raise SnapshotError(f"{path} is not a safetensors file: its header cannot be read") from error
     entries = dict(sorted(found.items(), key=lambda item: item[1].begin))
     ends = [start, *(entry.end for entry in entries.values())]
     if ends[:-1] != [entry.begin for entry in entries.values()] or ends[-1] != path.stat().st_size:
@@ -109,7 +109,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header, and the byte at which its tensors begin."""
+    """Return a safetensors file's header, and the byte at which its tensors begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -123,32 +123,32 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
                 if not all(isinstance(size, int) and size >= 0 for size in entry["shape"]):
                     raise ValueError(entry["shape"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SnapshotError(f"{path} is not a safetensors file: its header does not read") from error
+            raise SnapshotError(f"{path} is not a safetensors file: its header cannot be read") from error
     return header, 8 + length
 
 
 def why_unusable(folder: Path) -> str | None:
-    """Why no weights can be read from a Hugging Face folder; None where all can, as far as headers tell."""
+    """Return why weights cannot be read from a Hugging Face folder; None if the headers show no problem."""
     index = folder / "model.safetensors.index.json"
     try:
         names = {path.name for path in folder.glob("*.safetensors")}
         if index.is_file():
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             if absent := sorted(named - names):
-                return f"{folder}: no {', '.join(absent)}, which {index.name} names; a download that broke off?"
+                return f"{folder}: no {', '.join(absent)}, which {index.name} names; is the download incomplete?"
         if not names:
-            return f"{folder}: no *.safetensors, the weights; save_pretrained writes them"
+            return f"{folder}: no weights (*.safetensors); save_pretrained writes them"
         for name in sorted(names):
             read_header(folder / name)
     except SnapshotError as error:
-        return f"{error}; a download that broke off, or a pointer of git-lfs?"
+        return f"{error}; an incomplete download, or a pointer of git-lfs?"
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return f"{index}: want weight_map, which names the file of every tensor"
+        return f"{index}: want weight_map, with the file of every tensor"
     return None
 
 
 def folder_keys(folder: Path) -> KeySet:
-    """Names and shapes of a Hugging Face folder's safetensors files, without a head that is tied to the embedding."""
+    """Return names and shapes in a Hugging Face folder's safetensors files, without a head tied to the embedding."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise SnapshotError(f"{folder} holds no safetensors file")
@@ -161,7 +161,7 @@ def folder_keys(folder: Path) -> KeySet:
 
 
 def check_keys(got: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]], *, what: str) -> None:
-    """SnapshotError naming what is missing, unexpected or of another shape."""
+    """Raise SnapshotError if names are missing or unexpected, or shapes differ; the message names them."""
     problems = [f"missing {name}" for name in sorted(want.keys() - got.keys())]
     problems += [f"unexpected {name}" for name in sorted(got.keys() - want.keys())]
     problems += [
@@ -175,7 +175,7 @@ def check_keys(got: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int,
 
 
 def open_snapshot(folder: Path) -> Snapshot:
-    """The snapshot in a folder, by its manifest; SnapshotError if there is none. Its content is checked by `verify`."""
+    """Return the snapshot in a folder, from its manifest. SnapshotError if there is none. `verify` checks the file."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         return Snapshot(str(folder), manifest["version"], manifest["digest"], manifest["mark"])
@@ -184,14 +184,14 @@ def open_snapshot(folder: Path) -> Snapshot:
 
 
 def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> Snapshot:
-    """Check that the file is whole, has its digest and, where `want` is given, these names and shapes.
+    """Check that the file is whole, has its digest and, if `want` is given, these names and shapes.
 
-    The file is read only where its mark is not the snapshot's; the snapshot that is returned has the mark of what was
-    checked, so that the next one on this machine need not read it again. SnapshotError says what differs.
+    The content is read only if the file's mark differs from the snapshot's. The returned snapshot has the mark of the
+    checked file, so that the next check on this machine need not read it. SnapshotError says what differs.
     """
     if not snapshot.file.is_file():
         raise SnapshotError(f"{snapshot.file} does not exist")
-    mark = mark_of(snapshot.file)  # before the content is read: a change since then shows
+    mark = mark_of(snapshot.file)  # taken before the content is read, so that a later change is detected
     keys = {name: entry.shape for name, entry in read_entries(snapshot.file).items()}
     if want is not None:
         check_keys(keys, want, what=str(snapshot.file))
@@ -207,7 +207,7 @@ def verify(snapshot: Snapshot, *, want: KeySet | None = None) -> Snapshot:
 
 
 def prune_snapshots(folder: Path, *, keep: Iterable[str]) -> None:
-    """Remove the snapshots under `folder` other than the named ones, leftovers of unfinished writes included."""
+    """Remove the snapshots under `folder` except the named ones, and what unfinished writes left."""
     kept = set(keep)
     if not folder.is_dir():
         return

@@ -1,12 +1,12 @@
-"""vLLM's side of a weight update: load a snapshot through vLLM's own transfer protocol. Runs inside vLLM.
+"""vLLM's side of a weight update: loads a snapshot through vLLM's transfer protocol. Runs inside vLLM.
 
-The file is read straight onto the engine's device, so one path serves CPU and CUDA engines, on the trainers' node or on
-a shared file system; every tensor-parallel rank reads the whole file and keeps its shard.
+The file is read directly onto the engine's device. So one code path serves CPU and CUDA engines, on the trainers' node
+or on a shared file system. Every tensor-parallel rank reads the whole file and keeps its shard.
 
-Invariant: nothing of the model is touched before the snapshot's content and key set are known to be right, so a bad
-snapshot leaves the old weights in place. (vLLM's `start` therefore does nothing here: it does not yet know the file.)
-The engine is paused meanwhile, so the content is not read here for it: who drives the update, on this machine, has just
-checked it, and the file's mark says that it is the same file still. Where it is not, it is read and checked again.
+Invariant: the model is not changed before the snapshot's content and key set are known to be right, so a bad snapshot
+leaves the old weights in place. (Therefore vLLM's `start` does nothing here: it does not know the file yet.) The engine
+is paused during the update, so its content is normally not read again: the driver of the update, on this machine, has
+just checked it, and the file's mark proves that the file is unchanged. If the mark differs, it is read and checked.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class SnapshotInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to agree on: the snapshot names its own file."""
+    """Empty: there is nothing to agree on, because a snapshot names its own file."""
 
 
 @dataclass
 class SnapshotUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Fields of `weights.Snapshot`."""
+    """The fields of `weights.Snapshot`."""
 
     path: str
     version: str
@@ -45,14 +45,14 @@ class SnapshotUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 def refresh_tied_head(model: nn.Module, *, is_tied: bool) -> None:
-    """Rebuild the packed copy of a tied head, which a reload of the embedding leaves as it was."""
+    """Rebuild the packed copy of a tied head: a reload of the embedding does not update it."""
     head: Any = getattr(model, "lm_head", None)
     if is_tied and hasattr(head, "quant_method"):
         head.quant_method.process_weights_after_loading(head)
 
 
 class SnapshotTransferEngine(WeightTransferEngine):  # type: ignore[misc]
-    """start: nothing; receive: check, then load; finish: finalize and refresh a tied head."""
+    """The transfer: `start` does nothing, `receive` checks and loads, `finish` finalizes and refreshes a tied head."""
 
     init_info_cls = SnapshotInitInfo
     update_info_cls = SnapshotUpdateInfo
@@ -63,19 +63,19 @@ class SnapshotTransferEngine(WeightTransferEngine):  # type: ignore[misc]
         self._reloading = False
 
     def init_transfer_engine(self, init_info: SnapshotInitInfo) -> None:
-        """Learn the model's key set from the folder that vLLM was started with."""
+        """Read the model's key set from the folder that vLLM was started with."""
         self._keys = folder_keys(Path(self.model_config.model))
 
     def start_weight_update(self) -> None:
-        """Nothing: see the module's invariant."""
+        """Do nothing (see the module's invariant)."""
 
     def receive_weights(self, update_info: SnapshotUpdateInfo) -> None:
-        """Check and load a snapshot. SnapshotError: the model is untouched."""
+        """Check and load a snapshot. SnapshotError: the model is unchanged."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         snapshot = Snapshot(update_info.path, update_info.version, update_info.digest, update_info.mark)
         verify(snapshot, want=self._keys)
-        if self._reloading:  # an earlier load broke off half-way: close it, or its tensors would count twice
+        if self._reloading:  # an earlier load failed half-way: close it, or its tensors would be counted twice
             self._finalize()
         initialize_layerwise_reload(self.model)
         self._reloading = True
@@ -93,4 +93,4 @@ class SnapshotTransferEngine(WeightTransferEngine):  # type: ignore[misc]
         refresh_tied_head(self.model, is_tied=bool(getattr(self.model_config.hf_config, "tie_word_embeddings", False)))
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""

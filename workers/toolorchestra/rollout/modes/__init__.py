@@ -1,1 +1,1 @@
-"""Episode modes: what a prompt is made of, what a call asks, when it is over. One file per mode."""
+"""Episode modes: the content of a prompt, the request of a call, the end of the episode. One file per mode."""

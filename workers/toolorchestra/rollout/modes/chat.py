@@ -1,7 +1,7 @@
-"""A growing conversation: the policy may `ask` models over several turns; its own message without a call is the answer.
+"""A growing conversation: the policy may `ask` models over several turns. Its message without a call is the answer.
 
-One sample for the whole episode, whose prompt of turn k + 1 begins with every id of turn k; where the template breaks
-that, the sample forks: a new one starts from the re-rendered prompt, and the fork is counted.
+The whole episode is one sample: the prompt of turn k + 1 begins with all ids of turn k. If the template breaks that
+rule, the sample forks: a new sample starts from the newly rendered prompt, and the fork is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toolorchestra.tools.view import InstanceView
 
 
 class ChatMode:
-    """Mode of tasks of kind Chat."""
+    """The mode for tasks of kind Chat."""
 
     def __init__(self, task: Task, view: InstanceView, *, renderer: Renderer, limits: EpisodeLimits) -> None:
         self._limit = limits.max_prompt_tokens
@@ -38,7 +38,7 @@ class ChatMode:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """The samples so far; one that holds no sampled token yet is none."""
+        """Return the samples so far. A sample without a sampled token does not count."""
         if not any(segment.trained for segment in self._segments):
             return tuple(self._closed)
         return (*self._closed, Sample(segments=tuple(self._segments), well_formed=self._well_formed))

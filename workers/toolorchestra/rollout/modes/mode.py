@@ -1,4 +1,4 @@
-"""What the episode asks of its mode."""
+"""The interface between an episode and its mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolorchestra.rollout.trace import Call, Sample, Segment
 
 
 class Mode(Protocol):
-    """One episode's prompts and samples. Each turn the episode calls `prompt`, `said`, then one of the last three."""
+    """One episode's prompts and samples. Each turn calls `prompt`, `said`, then one of the last three methods."""
 
     @property
     def tools(self) -> Sequence[ToolSchema]: ...
@@ -29,32 +29,32 @@ class Mode(Protocol):
     def forks(self) -> int: ...
 
     def prompt(self) -> Sequence[int] | None:
-        """Ids of the next prompt; None where it does not fit in the limit."""
+        """Return the ids of the next prompt, or None if it exceeds the limit."""
         ...
 
     def said(self, generation: Generation, *, text: str, parsed: Parsed) -> None:
-        """Store the output as part of a sample."""
+        """Store the policy's output as part of a sample."""
         ...
 
     def question(self, call: ToolCall) -> ChatRequest:
-        """What an expert is asked by this call."""
+        """Return the request to the expert for this call."""
         ...
 
     def refuse(self, parsed: Parsed) -> None:
-        """The output was rejected: what the next prompt says about it."""
+        """Record a rejected output, so that the next prompt explains the rejection."""
         ...
 
     def conclude(self, message: str) -> End:
-        """The output was a message without a call."""
+        """Return the end of the episode after a message without a call."""
         ...
 
     def observe(self, calls: Sequence[Call]) -> End | None:
-        """The calls' results; the end where they end the episode."""
+        """Store the results of the calls. Return the end if they end the episode."""
         ...
 
 
 def output_segments(generation: Generation) -> tuple[Segment, ...]:
-    """The sampled tokens as trained segments, one per policy version."""
+    """Return the sampled tokens as trained segments, one per policy version."""
     return tuple(
         Segment(
             token_ids=generation.token_ids[span.start : span.end],

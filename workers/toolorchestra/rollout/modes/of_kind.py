@@ -1,4 +1,4 @@
-"""The mode that a task's kind asks for."""
+"""Chooses the mode for a task's kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolorchestra.tools.view import InstanceView
 
 
 def mode_of(task: Task, view: InstanceView, *, renderer: Renderer, limits: EpisodeLimits) -> Mode:
-    """A fresh one, at the start of its episode."""
+    """Return a new mode for an episode that starts."""
     if task.kind == "QA":
         return QAMode(task, view, renderer=renderer, limits=limits)
     return ChatMode(task, view, renderer=renderer, limits=limits)

@@ -1,7 +1,7 @@
-"""QA with memory slots (method.md §2): every turn is a fresh prompt and its own sample; an executed `answer` ends it.
+"""QA with memory slots (method.md §2): every turn has a new prompt and its own sample. An executed `answer` ends it.
 
-The problem is always whole. Previous attempts (refused outputs, experts that refused) follow newest first, within
-8,000 tokens and within what the prompt's limit leaves.
+The problem is always complete. Earlier attempts (refused outputs, refusals of experts) follow, newest first, up to
+8,000 tokens and within the prompt's limit.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import InstanceView
 
 ATTEMPTS_CAP = 8_000
-"""Tokens that previous attempts may take."""
-_SHOWN = 200
+"""Token limit for earlier attempts."""
+_SHOWN_CHARACTERS = 200
 """Characters of a refused output that the next prompt repeats."""
 
 
 def answer_request(task: Task, view: InstanceView) -> ChatRequest:
-    """What the chosen model is asked; also what a baseline asks."""
+    """Return the request to the chosen model. Baselines use it too."""
     return ChatRequest(messages=answer_messages(problem_text(task, view)))
 
 
 class QAMode:
-    """Mode of tasks of kind QA."""
+    """The mode for tasks of kind QA."""
 
     def __init__(self, task: Task, view: InstanceView, *, renderer: Renderer, limits: EpisodeLimits) -> None:
         self._task = task
@@ -47,7 +47,7 @@ class QAMode:
         self.tools: Sequence[ToolSchema] = qa_tools(view)
         self.rules = Rules(call_required=True, max_calls=limits.max_parallel_calls, one_per_tool=True)
         self.forks = 0
-        """Prompts of this mode never extend each other, so none can break."""
+        """Always 0: a prompt of this mode never extends an earlier one."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -82,15 +82,15 @@ class QAMode:
         return answer_request(self._task, self._view)
 
     def refuse(self, parsed: Parsed) -> None:
-        said = f" You wrote: {parsed.message[:_SHOWN]}" if parsed.message else ""
+        said = f" You wrote: {parsed.message[:_SHOWN_CHARACTERS]}" if parsed.message else ""
         self._attempts.append(f"- Not a valid call: {parsed.detail}.{said}")
 
     def conclude(self, message: str) -> End:
-        raise AssertionError("the rules of this mode require a call, so the parser refuses a bare message")
+        raise AssertionError("this mode requires a call, so the parser refuses a message without one")
 
     def observe(self, calls: Sequence[Call]) -> End | None:
         for call in calls:
             if call.status == "ok":
                 return End(Ending.ANSWERED, answer=extract_answer(call.observation))
-            self._attempts.append(f"- {call.alias}: {call.observation[:_SHOWN]}")
+            self._attempts.append(f"- {call.alias}: {call.observation[:_SHOWN_CHARACTERS]}")
         return None

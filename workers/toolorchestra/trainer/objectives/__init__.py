@@ -1,1 +1,1 @@
-"""One objective per file, named in the resource: each applies one correction, so that none is applied twice."""
+"""Objectives, one per file, named in the resource. Each applies one correction, so that none is applied twice."""

@@ -1,7 +1,7 @@
-"""`Clipped`: PPO's clipped surrogate with the ratio taken against the *sampler's* log probabilities.
+"""`Clipped`: PPO's clipped surrogate, with the ratio to the *sampler's* log probabilities.
 
-There is no old-policy pass: the engine that sampled is the old policy, so mismatch between trainer and engine and
-staleness are corrected by one ratio, once. loss_t = -min(r A, clip(r, 1 - low, 1 + high) A) - c_H H + c_KL KL.
+There is no old-policy pass, because the engine that sampled is the old policy. So one ratio corrects both mismatch
+(between trainer and engine) and staleness, once. loss_t = -min(r A, clip(r, 1 - low, 1 + high) A) - c_H H + c_KL KL.
 Same formula as TRL's `loss_type="dapo"` and verl's `compute_policy_loss_vanilla`; see tests/parity.
 """
 
@@ -21,13 +21,15 @@ from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs
 def reference_kl(
     logprobs: Float[Tensor, " trained"], reference: Float[Tensor, " trained"], estimator: KLEstimator
 ) -> Float[Tensor, " trained"]:
-    """Per-token estimate [N] of KL(policy || reference) from sampled tokens (http://joschu.net/blog/kl-approx.html)."""
+    """Return an estimate per token [N] of KL(policy || reference), from sampled tokens.
+
+    Source: http://joschu.net/blog/kl-approx.html."""
     delta = (logprobs - reference).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     match estimator:
         case "k1":
             return delta
         case "k2" | "half_delta_squared":
-            # One formula under two names: k2 in Schulman's note, ½Δ² in the method's recipe.
+            # One formula with two names: k2 in Schulman's note, ½Δ² in the method's recipe.
             return 0.5 * delta.square()
         case "k3":
             return torch.expm1(-delta) + delta
@@ -35,17 +37,17 @@ def reference_kl(
 
 @dataclass(frozen=True, kw_only=True)
 class Clipped(LossConfig):
-    """The objective with its settings."""
+    """The objective, with its settings."""
 
     @classmethod
     def of(cls, config: LossConfig) -> Clipped:
-        """With those of a step."""
+        """Return the objective with the settings of a step."""
         return cls(**{each.name: getattr(config, each.name) for each in fields(LossConfig)})
 
     def surrogate(
         self, ratio: Float[Tensor, " trained"], advantages: Float[Tensor, " trained"]
     ) -> Float[Tensor, " trained"]:
-        """Per-token loss [N] before masks: the pessimistic bound, with a floor for very bad tokens if dual."""
+        """Return the loss per token [N] before masks: the pessimistic bound, with a cap where A < 0 if `dual_clip`."""
         clipped_ratio = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         loss = torch.maximum(-ratio * advantages, -clipped_ratio * advantages)
         if self.dual_clip is None:

@@ -1,9 +1,9 @@
-"""Mismatch: how far trainer and engine are apart on tokens that the engine sampled with the trainer's very weights.
+"""Mismatch: the difference of trainer and engine on tokens that the engine sampled with the trainer's current weights.
 
-With d = log p(trainer) - log p(engine) of a sampled token, k3 = exp(d) - 1 - d estimates KL(engine || trainer): never
-negative, 0 only where the two agree, and without bias where the engine's kernels are what sampled (k3 of Schulman's
-"Approximating KL divergence", http://joschu.net/blog/kl-approx.html, whose r is exp(d) and whose q is the engine).
-A token of other weights differs by what was learned since, which says nothing of the kernels, so only the fresh count.
+With d = log p(trainer) - log p(engine) of a sampled token, k3 = exp(d) - 1 - d estimates KL(engine || trainer). It is
+never negative, 0 only if the two agree, and unbiased if the engine's kernels sampled the token (k3 of Schulman's
+"Approximating KL divergence", http://joschu.net/blog/kl-approx.html, where r is exp(d) and q is the engine). A token
+of other weights also differs by what was learned since. That says nothing about kernels, so only fresh tokens count.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs
 
 @torch.no_grad()
 def mismatch_sums(inputs: LossInputs) -> dict[str, Tensor]:
-    """[] float64 each, plain sums over the fresh tokens; empty where the inputs do not say which those are.
+    """Return float64 scalars: plain sums over the fresh tokens. Empty if the inputs do not say which tokens are fresh.
 
-    `fresh` counts them, `fresh_k3` and `fresh_square` add up k3 (nats) and d² (nats²). In float64, since of a healthy d
-    exp(d) - 1 - d is nothing but rounding in float32. Nothing here waits for the device.
+    `fresh` is their number; `fresh_k3` and `fresh_square` are the sums of k3 (nats) and d² (nats²). They are float64,
+    because for a healthy d, exp(d) - 1 - d in float32 is only rounding. Nothing here waits for the device.
     """
     if inputs.fresh is None:
         return {}
     d = (inputs.logprobs.double() - inputs.sampler_logprobs.double()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    # A choice, not a product: what is not finite of another token must not get in.
+    # torch.where, not a product: a value of another token that is not finite must not enter the sum.
     d = torch.where(inputs.fresh, d, 0.0)
     return {
         "fresh": inputs.fresh.sum(dtype=torch.float64),

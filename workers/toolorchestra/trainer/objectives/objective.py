@@ -1,4 +1,4 @@
-"""What an objective takes and gives. All tensors [N]: the trained tokens of one packed micro-batch, float32."""
+"""Input and output of an objective. All tensors [N]: the trained tokens of one packed micro-batch, float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from toolorchestra.trainer.batch import LossConfig
 
 MAX_LOG_RATIO = 20.0
-"""exp(20) is far outside every clip; beyond it float32 overflows and one token would decide the step."""
+"""Limit of log ratios. exp(20) is far outside every clip; above it float32 overflows, and one token would dominate."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class LossOutputs:
     """The loss, and what else is worth telling of it."""
 
     loss: Tensor
-    """[] this micro-batch's part of the loss; parts add up"""
+    """[]: this micro-batch's part of the loss. Parts add up"""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """[] each, detached; weighted sums that add up to means"""
+    """[] each, detached: weighted sums that add up to means"""
     maxima: dict[str, Tensor] = field(default_factory=dict)
     """[] each, detached"""
 
