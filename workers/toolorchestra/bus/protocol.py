@@ -35,7 +35,7 @@ class BusError(Exception):
 
 
 class BusFull(BusError):
-    """The queue is full and refused a task: submit it later. Its limit is a margin and an alarm, not the admission bound."""
+    """The full queue refused a task: submit it later. Its limit is a margin and an alarm, not the admission bound."""
 
 
 class BusUnavailable(BusError):
