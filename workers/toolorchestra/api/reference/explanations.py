@@ -224,8 +224,7 @@ EXPLAINED: Mapping[Reason, Explained] = {
     ),
     Reason.RESTARTING: Explained(
         "Running=False, ClusterReady=False",
-        "The attempt ended, and the next one continues from the last checkpoint. The message has the attempt's last "
-        "message.",
+        "The attempt ended, and the next one continues from the last checkpoint. The message quotes its last output.",
         "Nothing, unless it repeats. `status.restarts` counts failures of the program; `backoffLimit` limits them.",
     ),
     Reason.STEPS_DONE: Explained(
@@ -293,13 +292,13 @@ EXPLAINED: Mapping[Reason, Explained] = {
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: Explained(
         "Failed=True",
-        "The program failed more than `spec.backoffLimit` times. The message has its last message.",
+        "The program failed more than `spec.backoffLimit` times. The message quotes its last output.",
         "Read `kubectl logs` of the head while it is kept (`keepFailedSeconds`), later the logs in storage. Then make "
         "a new training.",
     ),
     Reason.PROGRAM_FAILED: Explained(
         "Running=False, ClusterReady=False",
-        "The program failed, or it has paused (then `Running` has the reason). The message has its last message.",
+        "The program failed, or it has paused (then `Running` has the reason). The message quotes its last output.",
         "Do what the message says, and read `kubectl logs` of the head.",
     ),
     Reason.CLUSTER_REFUSED: Explained(
