@@ -282,7 +282,7 @@ async def test_the_real_operator_says_that_an_endpoint_is_ready(
     ("flag", "value", "said"),
     [
         ("--workers", "many", "--workers (TOOLORCHESTRA_OPERATOR_WORKERS) = 'many'"),
-        ("--nats-url", "not a url", "'not a url' is no NATS URL; want a NATS URL such as nats://host:4222"),
+        ("--nats-url", "not a url", "'not a url' is not a NATS URL; want a NATS URL such as nats://host:4222"),
     ],
 )
 async def test_bad_settings_are_said_and_end_it(

@@ -274,12 +274,12 @@ UNCERTAIN: list[tuple[dict[str, Any], str]] = [
     (asking({"limits": {"example.com/npu": 1}}), "spec.ray.trainers.resources: example.com/npu: not known whether"),
     (asking({"limits": {"habana.ai/gaudi": 1}}), "habana.ai/gaudi: trainers and engines compute with CUDA or ROCm"),
     (asking({"limits": {"gpu.intel.com/i915": 1}}), "gpu.intel.com/i915: trainers and engines compute with CUDA"),
-    (asking({"limits": {"gpu.intel.com/tiles": 1}}), "gpu.intel.com/tiles: not known whether it computes"),
-    (asking({}, podTemplate=CLAIMING), "claims devices (resourceClaims): not known whether they compute"),
+    (asking({"limits": {"gpu.intel.com/tiles": 1}}), "gpu.intel.com/tiles: not known whether it is an accelerator"),
+    (asking({}, podTemplate=CLAIMING), "claims devices (resourceClaims): not known whether they are accelerators"),
     (asking({"accelerator": "Claim"}), "podTemplate claims no device"),
     (asking({"accelerator": "None", "limits": {"amd.com/gpu": 1}}), "amd.com/gpu is an accelerator"),
-    (asking({"accelerator": "example.com/npu"}), "names example.com/npu: ask for it in limits too"),
-    (asking({"limits": {"nvidia.com/gpu": 1, "nvidia.com/mig-1g.10gb": 1}}), "name the one that computes"),
+    (asking({"accelerator": "example.com/npu"}), "names example.com/npu, which is not in limits"),
+    (asking({"limits": {"nvidia.com/gpu": 1, "nvidia.com/mig-1g.10gb": 1}}), "set resources.accelerator"),
 ]
 
 

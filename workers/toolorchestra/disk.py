@@ -1,4 +1,4 @@
-"""What outlives a power cut."""
+"""Write data so that it survives a power cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Return when the file's content is on disk; of a folder: its names, so that a rename in it is not undone."""
+    """Flush a file's content to disk with fsync(2). For a folder: its names, so that a rename in it is permanent."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

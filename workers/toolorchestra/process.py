@@ -1,7 +1,7 @@
-"""Child processes that never outlive their parent: parent-death signal, own process group, logs in a file.
+"""Child processes that end with their parent: parent-death signal, own process group, log file.
 
-The kernel sends the signal when the *thread* that forked dies, so children are spawned from a thread that lives as long
-as the process: the main thread.
+The kernel sends the signal when the *thread* that forked ends. So start children from the main thread, which lives as
+long as the process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _in_child() -> None:
 
 
 def tail(path: Path, *, lines: int = 12) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message; "" if there is no log."""
     if not path.exists():
         return ""
     with path.open("rb") as file:
@@ -39,7 +39,7 @@ def tail(path: Path, *, lines: int = 12) -> str:
 
 
 class Child:
-    """One child process. `name` is how messages call it; its output goes to `log`."""
+    """One child process. `name` is its name in messages; its output goes to the file `log`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Child:
         return self._process.pid
 
     def start(self) -> None:
-        """Spawn it (again); its log is appended to."""
+        """Start the process, or start it again. Its output is appended to the log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -77,7 +77,7 @@ class Child:
         self.starts += 1
 
     def returncode(self) -> int | None:
-        """None while it runs."""
+        """Return the exit status; None while the process runs, or before its start."""
         return self._process.poll() if self._process else None
 
     @property
@@ -85,7 +85,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     async def wait(self) -> int:
-        """Wait for its end without a thread: the kernel's pidfd becomes readable."""
+        """Wait for the end of the process and return its exit status. Uses a pidfd instead of a thread."""
         process = self._process
         if process is None:
             raise RuntimeError(f"{self.name} was not started")
@@ -101,7 +101,7 @@ class Child:
         return process.wait()
 
     async def stop(self, *, grace: float, first: signal.Signals = signal.SIGTERM) -> int | None:
-        """Ask it to end, wait `grace` seconds, then kill its whole process group."""
+        """Send `first`, wait `grace` seconds, then kill the whole process group. Return the exit status."""
         if self._process is None:
             return None
         if self.alive:
@@ -113,13 +113,13 @@ class Child:
         return await self.wait()
 
     def signal(self, sig: signal.Signals) -> None:
-        """Send a signal to the process; nothing where it has ended."""
+        """Send a signal to the process, unless it has ended."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, sig)
 
     def kill(self) -> None:
-        """Kill the process group at once: what the child has spawned goes with it."""
+        """Kill the whole process group at once, with the child's own children."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Text from elsewhere (a model, an expert, a task file, another process's log) as a terminal or a log may show it.
+"""Makes untrusted text (of a model, an expert, a task file, another process's log) safe for terminals and logs.
 
-Escape sequences can rewrite what a person has read, set the window's title or, in some terminals, run commands; line
-breaks can forge a log's lines; direction marks can show text in another order than it is read by programs.
+Escape sequences can change text that is already shown, set the window's title or, in some terminals, run commands. Line
+breaks can forge log lines. Direction marks can show text in another order than programs read it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ _INVISIBLE_OR_BREAK = re.compile(f"[\n\t{_CONTROLS}{_HIDDEN}]")
 
 
 def visible(text: str) -> str:
-    r"""Control characters, direction marks and lone surrogates as `\x1b`, `\u202e`; line breaks and tabs stay."""
+    r"""Return the text with control characters, direction marks and lone surrogates escaped (`\x1b`, `\u202e`).
+
+    Line breaks and tabs stay.
+    """
     return _INVISIBLE.sub(_escaped, text)
 
 
 def visible_line(text: str) -> str:
-    r"""The same, for one line: line breaks and tabs are `\n` and `\t` too."""
+    r"""Return the text as `visible`, on one line: line breaks and tabs become `\n` and `\t`."""
     return _INVISIBLE_OR_BREAK.sub(_escaped, text)
 
 
 class LogText:
-    """A log's bytes as they come, as text to show: without the colours that programs put into it."""
+    """Converts a log's bytes, as they arrive, to text for a terminal, without colour codes."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

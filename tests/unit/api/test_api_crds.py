@@ -80,7 +80,7 @@ def test_no_floats_and_no_references_anywhere(kind: Any) -> None:
         ({"type": "object", "title": "T"}, "title"),
         ({"type": "object", "properties": {"a": {}}}, "type is None"),
         ({"type": "object", "additionalProperties": False}, "additionalProperties"),
-        ({"type": "array"}, "without items"),
+        ({"type": "array"}, "has no items"),
         ({"type": "object", "required": ["b"], "properties": {"a": {"type": "string"}}}, "requires b"),
         ({"type": "number"}, "floats"),
         ({"type": "string", "default": None}, "default None"),
@@ -90,7 +90,7 @@ def test_no_floats_and_no_references_anywhere(kind: Any) -> None:
         ({"x-kubernetes-int-or-string": True, "type": "string"}, "int-or-string"),
         (
             {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object", "properties": {}}},
-            "something else than scalars",
+            "the items of a set must be scalars",
         ),
         (
             {

@@ -101,7 +101,7 @@ def test_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
         ("  tasks:", '  tasks:\n    heldOutFraction: "1"', "spec.tasks.heldOutFraction", "none is left to train on"),
         ("[chain_sum]", "chain_sum", "spec.tasks.sources[0].reasoningGym.datasets", "want a list"),
         ("[chain_sum]", "[]", "spec.tasks.sources[0].reasoningGym.datasets", "want at least 1"),
-        ("[chain_sum]", "[a, a]", "spec.tasks.sources[0].reasoningGym.datasets[1]", '"a" is there twice'),
+        ("[chain_sum]", "[a, a]", "spec.tasks.sources[0].reasoningGym.datasets[1]", '"a" is repeated'),
         ("type: ReasoningGym", "type: JSONL", "spec.tasks.sources[0].jsonl", "type JSONL needs jsonl"),
         ("type: Selector, ", "", "spec.tools.experts.type", "one of Selector, Names"),
         ("type: Selector,", "type: selector,", "spec.tools.experts.type", "did you mean Selector?"),
@@ -124,9 +124,9 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
     [
         ("algorithm: {group_size: 8}", "spec.algorithm.group_size", "did you mean groupSize?"),
         ("algorithm: {groupSize: 1}", "spec.algorithm.groupSize", "want at least 2, got 1"),
-        ("algorithm: {maxStaleness: 0, onStale: Drop}", "spec.algorithm.onStale", "nothing is ever stale"),
+        ("algorithm: {maxStaleness: 0, onStale: Drop}", "spec.algorithm.onStale", "nothing becomes stale"),
         ("algorithm: {mask: {low: '2', high: '0.5'}}", "spec.algorithm.mask.low", "less than high"),
-        ("algorithm: {steps: 1:30}", "spec.algorithm.steps", "1:30 is a number to the base 60 or text"),
+        ("algorithm: {steps: 1:30}", "spec.algorithm.steps", "1:30 is a number in base 60 or text"),
         ("telemetry: {spanGroup: off}", "spec.telemetry.spanGroup", "put it in quotes"),
         ("suspend: 'true'", "spec.suspend", "want true or false (without quotes)"),
         ("queueName: 5", "spec.queueName", "name of a Kubernetes object"),
@@ -165,7 +165,7 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
         (
             "ray: {placement: Shared, engines: {resources: {limits: {nvidia.com/gpu: 1}}}}",
             "spec.ray.engines",
-            "ask for both in trainers.resources",
+            "set both resources in trainers.resources",
         ),
         (
             "ray: {head: {resources: {limits: {cpu: lots}}}}",
@@ -177,7 +177,7 @@ def test_one_mistake_in_a_training(tmp_path: Path, old: str, new: str, path: str
         (
             "evaluation: {suites: [{name: a, size: 3}, {name: a, size: 4}]}",
             "spec.evaluation.suites[1].name",
-            '"a" is there twice',
+            '"a" is repeated',
         ),
         (
             "evaluation: {suites: [{name: a, size: 3, priceBooks: [{name: b, prices: [{name: generalst}]}]}]}",
@@ -198,8 +198,12 @@ def test_one_wrong_line_in_a_training(tmp_path: Path, line: str, path: str, says
         ("    functions: [{name: cost, type: CodeInterpreter}]", "spec.tools.functions[0].name", "must not be named"),
         ("    functions: [{name: generalist, type: CodeInterpreter}]", "spec.tools.functions[0].name", "also the name"),
         ("    randomize: {minTools: 5}", "spec.tools.randomize.minTools", "want at most 1"),
-        ("    randomize: {aliases: false, aliasNames: [a]}", "spec.tools.randomize.aliasNames", "aliases is true"),
-        ("    randomize: {aliasNames: [a, a]}", "spec.tools.randomize.aliasNames[1]", '"a" is there twice'),
+        (
+            "    randomize: {aliases: false, aliasNames: [a]}",
+            "spec.tools.randomize.aliasNames",
+            "need aliases: true",
+        ),
+        ("    randomize: {aliasNames: [a, a]}", "spec.tools.randomize.aliasNames[1]", '"a" is repeated'),
     ],
 )
 def test_one_wrong_line_in_the_tools(tmp_path: Path, line: str, path: str, says: str) -> None:
@@ -232,13 +236,13 @@ def test_one_wrong_line_in_the_tools(tmp_path: Path, line: str, path: str, says:
             "model: generalist}",
             "model: generalist, parameterNames: {maxTokens: model}}",
             "spec.endpoint.parameterNames",
-            "parameters of their own: model",
+            "uses these names for other parameters: model",
         ),
         (
             "model: generalist}",
             "model: generalist, parameterNames: {temperature: max_tokens}}",
             "spec.endpoint.parameterNames",
-            "a name of its own",
+            "must have different names",
         ),
         (
             "description: Good at everything.",
@@ -250,7 +254,7 @@ def test_one_wrong_line_in_the_tools(tmp_path: Path, line: str, path: str, says:
             "endpoint: {url: http://simulator/v1, model: generalist}",
             "vllm: {model: {uri: 'hf://a/b'}, extraArgs: ['--port=1']}",
             "spec.vllm.extraArgs",
-            "must not set what has a field",
+            "must not set a flag that has its own field",
         ),
     ],
 )
@@ -266,7 +270,7 @@ def test_a_selector_that_matches_nothing_lists_the_pools(tmp_path: Path) -> None
     text = POOL + "---\n" + TRAINING.replace("team: demo}", "team: research}")
     assert mistakes(write(tmp_path, text)) == {
         "spec.tools.experts.selector": "matches no ExpertPool with a role of an expert; "
-        "the files hold generalist (team=demo)"
+        "the files contain generalist (team=demo)"
     }
 
 
@@ -295,14 +299,14 @@ def test_a_rule_whose_field_is_wrong_already_is_not_told_again(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "the file holds no document"),
-        ("# only a comment\n---\n", "the file holds no document"),
+        ("", "the file contains no document"),
+        ("# only a comment\n---\n", "the file contains no document"),
         ("a: [1, 2\nb: 3\n", "not YAML"),
-        ("a: b: c\n", "not YAML: .* wants quotes"),
+        ("a: b: c\n", "not YAML: .* in quotes"),
         ("a: \t- x\n", "not YAML: .*spaces, not with tabs"),
         (
             "a:\n    b: 1\n  c: 2\n",
-            r":3: not YAML: this line begins in column 3, .*from line 1 on\) in column 1: mend the",
+            r":3: not YAML: this line begins in column 3, .*from line 1 on\) in column 1: correct the",
         ),
         ("a: !python/object:os.system x\n", "the tag !python"),
         ("a: *nowhere\n", "not YAML"),
@@ -332,7 +336,7 @@ def test_the_head_of_a_resource(tmp_path: Path, old: str, new: str, path: str, s
 
 def test_a_key_twice(tmp_path: Path) -> None:
     text = POOL + "  simulated: false\n  simulated: true\n"
-    assert mistakes(write(tmp_path, text)) == {"spec.simulated": "the key is there twice (first on line 10)"}
+    assert mistakes(write(tmp_path, text)) == {"spec.simulated": "the key is repeated (first on line 10): remove one"}
 
 
 def test_a_key_that_is_no_string(tmp_path: Path) -> None:
@@ -371,7 +375,7 @@ def test_a_date_is_a_string(tmp_path: Path) -> None:
 
 def test_a_name_twice_says_where_the_first_is(tmp_path: Path) -> None:
     one, two = write(tmp_path, POOL), write(tmp_path, POOL, "y.yaml")
-    assert mistakes(one, two) == {"metadata.name": f"the name is taken by ExpertPool at {one}:3"}
+    assert mistakes(one, two) == {"metadata.name": f"another ExpertPool has this name, at {one}:3: rename one"}
 
 
 def test_the_same_file_given_twice_is_read_once(tmp_path: Path) -> None:

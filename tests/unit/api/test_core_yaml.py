@@ -90,7 +90,7 @@ def test_what_readers_differ_about_is_refused(written: str, tmp_path: Path) -> N
     _, said = read(tmp_path, f"b: 1\na: {written}\n")
     (message,) = said
     assert message.startswith(f"x:2: a: {written} is ")
-    assert message.endswith("depending on who reads YAML: put it in quotes, or write it plainly")
+    assert message.endswith("depending on the YAML reader: put it in quotes, or write it plainly")
 
 
 @pytest.mark.parametrize(
@@ -98,19 +98,19 @@ def test_what_readers_differ_about_is_refused(written: str, tmp_path: Path) -> N
     [
         ("a: " + "9" * 5000, 1, "does not fit into 64 bits"),
         ("a: 9223372036854775808", 1, "does not fit into 64 bits"),
-        ("a: 1e400", 1, "no such number in JSON"),
-        ("a: .nan", 1, "no such number in JSON"),
+        ("a: 1e400", 1, "JSON has no such number"),
+        ("a: .nan", 1, "JSON has no such number"),
         ('\n\na: "\\ud800"', 3, "half of a surrogate pair"),
-        ('a: "\\0"', 1, "a NUL is no text"),
+        ('a: "\\0"', 1, "a NUL is not text"),
         ("a: !!set {b, c}", 1, "the tag"),
-        ("a: !!binary YQ==", 1, "the tag !!binary is not read"),
+        ("a: !!binary YQ==", 1, "the tag !!binary is not supported"),
         ("a: !!bool maybe", 1, "the tag !!bool"),
-        ("a: 1\nb: 2\na: 3", 3, "the key is there twice (first on line 1)"),
-        ("a: {b: 1,\n  b: 2}", 2, "the key is there twice (first on line 1)"),
+        ("a: 1\nb: 2\na: 3", 3, "the key is repeated (first on line 1)"),
+        ("a: {b: 1,\n  b: 2}", 2, "the key is repeated (first on line 1)"),
         ("{a: 1}: 2", 1, "a key must be a string"),
         ("? [a]\n: 2", 1, "a key must be a string"),
         ("1: 2", 1, "put 1 in quotes"),
-        ("a: 1\n<<: 5", 2, "<< wants a mapping"),
+        ("a: 1\n<<: 5", 2, "<< needs a mapping"),
         ("a: &a\n  <<: *a", 1, "never ends"),
         ("x: 1\ny: " + "[" * 5000, 2, "nested deeper than 64 levels"),
         ("a:\x00b", 1, "the character U+0000"),

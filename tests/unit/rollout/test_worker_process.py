@@ -171,7 +171,7 @@ async def test_a_worker_says_once_what_protects_from_untrusted_answers(site: Sit
     async with asyncio.timeout(20):
         _, log = await process.communicate()
     (line,) = [line for line in log.decode().splitlines() if "grades in a sandbox" in line]
-    assert "holds: own process, empty environment" in line
+    assert "active: own process, empty environment" in line
     assert "seccomp" in line
 
 

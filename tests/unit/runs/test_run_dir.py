@@ -69,7 +69,7 @@ def test_a_torn_line_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with run.events.open("a") as file:
         file.write('{"event": "tw')
     assert [row["event"] for row in read_jsonl(run.events)] == ["one"]
-    assert "events.jsonl: 1 torn lines are left out" in caplog.text
+    assert "events.jsonl: skipped 1 incomplete lines" in caplog.text
     run.event("three", "3")
     assert [row["event"] for row in read_jsonl(run.events)] == ["one", "three"]
 
@@ -79,8 +79,8 @@ def test_a_torn_line_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 def test_a_file_written_halfway_is_named_with_what_to_do(tmp_path: Path, name: str, content: str) -> None:
     run = make_run(tmp_path, state="Paused")
     getattr(run, name).write_text(content)
-    with pytest.raises(Unreadable, match=rf"{name}\.json: holds no whole JSON object .*(remove it|restore it)"):
+    with pytest.raises(Unreadable, match=rf"{name}\.json: not a complete JSON object .*(remove it|restore it)"):
         getattr(run, f"read_{name}")()
     done = orchestra({"status": "status", "manifest": "report"}[name], run.root, status=2)
-    assert f"{name}.json: holds no whole JSON object" in done.output
+    assert f"{name}.json: not a complete JSON object" in done.output
     assert overview(run)["status"] == "Unreadable"

@@ -58,7 +58,7 @@ async def test_an_answer_out_of_turn_is_none(opened: Open) -> None:
     first, second = connection.ask(encode(1)), connection.ask(encode(2))
     _, number = numbers(child, 2)
     child.sendall(address(encode({"value": 1.0}), number))
-    assert await first == Broke(How.OUTPUT, "what came back is no result")
+    assert await first == Broke(How.OUTPUT, "its output is not a result")
     with pytest.raises(Abandoned):
         await second
 

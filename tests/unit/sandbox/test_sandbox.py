@@ -326,7 +326,7 @@ async def test_the_protections_name_what_is_missing(sandbox: Sandbox) -> None:
     protections = await sandbox.start()
     assert "empty environment" in protections.held
     assert not protections.weak
-    assert str(protections).startswith("holds: own process, ")
+    assert str(protections).startswith("active: own process, ")
 
 
 _KILLED = """

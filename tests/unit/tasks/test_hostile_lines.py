@@ -59,33 +59,33 @@ def problems(folder: Path, *lines: bytes, tools: tuple[str, ...] | None = TOOLS)
     [
         (line(tools=["oka"]), "tools.0: no tool 'oka'; did you mean 'oak'?"),
         (line(tools=["oak", "birch"]), "tools.1: no tool 'birch'; there are oak, elm"),
-        (line(tools=[]), "tools: is empty, so nobody could answer; name some, or leave it out for all"),
-        (line(instruction="\ud800"), "instruction: holds half of a surrogate pair (\\ud800)"),
-        (line(tools=["oak", "\udfff"]), "tools.1: holds half of a surrogate pair"),
-        (exact(["x", "\ud83d"]), "grader.data.answer.1: holds half of a surrogate pair"),
-        (line(**{"\ud800": 1}), "a key: holds half of a surrogate pair"),
-        (line(instruction="a\0b"), "instruction: holds a NUL"),
+        (line(tools=[]), "tools: is empty, so no tool could answer; name some, or leave tools out for all"),
+        (line(instruction="\ud800"), "instruction: contains half of a surrogate pair (\\ud800)"),
+        (line(tools=["oak", "\udfff"]), "tools.1: contains half of a surrogate pair"),
+        (exact(["x", "\ud83d"]), "grader.data.answer.1: contains half of a surrogate pair"),
+        (line(**{"\ud800": 1}), "a key: contains half of a surrogate pair"),
+        (line(instruction="a\0b"), "instruction: contains a NUL"),
         (b"[" * 5000, "nested deeper than 32 levels"),
         (line(context="c", grader={"type": "ExactMatch", "data": json.loads('{"answer":' + "[" * 40 + "]" * 40 + "}")}),
          "nested deeper than 32 levels"),
         (b'{"id": ' + b"9" * 5000 + b"}", "the number 999999999999999999999… does not fit into 64 bits"),
         (numeric(answer=2**63), "the number 9223372036854775808 does not fit into 64 bits"),
         (b'{"id": 1e999}', "the number 1e999 is too large"),
-        (b'{"id": NaN}', "NaN is no JSON"),
-        (b'{"id": "x", "id": "y"}', 'the key "id" is there twice'),
+        (b'{"id": NaN}', "NaN is not JSON"),
+        (b'{"id": "x", "id": "y"}', 'the key "id" is repeated'),
         (exact(""), "grader.data.answer"),
-        (exact("   "), "grader.data.answer: Value error, a right answer is empty once normalised"),
-        (exact(["x", " . "]), "a right answer is empty once normalised"),
+        (exact("   "), "grader.data.answer: Value error, a right answer is empty after normalisation"),
+        (exact(["x", " . "]), "a right answer is empty after normalisation"),
         (exact([]), "grader.data.answer"),
         (exact("word " * 600), "a right answer has more than 500 words"),
-        (numeric(answer="1e999"), "grader.data.answer: Value error, wants a number of at most 1000 digits"),
-        (numeric(answer="1e999999999"), "wants a number of at most 1000 digits"),
-        (numeric(answer="9" * 5000), "wants a number of at most 1000 digits"),
+        (numeric(answer="1e999"), "grader.data.answer: Value error, want a number of at most 1000 digits"),
+        (numeric(answer="1e999999999"), "want a number of at most 1000 digits"),
+        (numeric(answer="9" * 5000), "want a number of at most 1000 digits"),
         (numeric(answer="nan"), "grader.data.answer"),
-        (numeric(answer=1, relativeTolerance="1e999"), "grader.data.relativeTolerance: Value error, wants a number"),
+        (numeric(answer=1, relativeTolerance="1e999"), "grader.data.relativeTolerance: Value error, want a number"),
         (numeric(answer=1, absoluteTolerance="inf"), "grader.data.absoluteTolerance: Input should be a finite number"),
         (gym("chain_smu", answer="4"), "grader.data.dataset: reasoning-gym has no dataset 'chain_smu'; did you mean"),
-        (gym("chain_sum", answer=None), "grader.data.entry: Value error, wants an `answer` that is text"),
+        (gym("chain_sum", answer=None), "grader.data.entry: Value error, needs an `answer` that is text"),
         (gym("countdown", answer="4"), "grader.data.entry.answer: "),
         (b"\xff\xfe", "not UTF-8 text: byte 0xff"),
         (b"\x00", "not JSON"),
@@ -119,7 +119,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     for name, said in (
         ("pipe", "is a pipe, not a file"),
         ("folder", "is a folder, not a file"),
-        ("empty", "holds no valid task"),
+        ("empty", "contains no valid task"),
         ("a\0b", "embedded null byte"),
     ):
         with pytest.raises(SourceError, match=said):
@@ -138,13 +138,13 @@ def test_a_line_of_100_megabytes_costs_no_memory_and_hides_nothing(tmp_path: Pat
     source = JSONLSource(name="mine", path=path, skip_invalid=True)
     assert [source.task(i).id for i in range(2)] == ["first", "last"]
     (problem,) = source.skipped
-    assert str(problem) == f"{path}:2: longer than 4 MiB: one task a line, and none this long"
+    assert str(problem) == f"{path}:2: longer than 4 MiB: write one task per line, and a shorter one"
 
 
 def test_many_mistakes_are_shown_in_part_and_counted(tmp_path: Path) -> None:
     said = problems(tmp_path, *[b"{"] * 5000)
     assert len(said) == 1001
-    assert said[-1].startswith("t.jsonl:1000: 1000 mistakes up to here")
+    assert said[-1].startswith("t.jsonl:1000: 1000 mistakes so far")
     with pytest.raises(TaskFileError) as caught:
         JSONLSource(name="mine", path=tmp_path / "t.jsonl")
     shown = str(caught.value).splitlines()
@@ -293,7 +293,7 @@ def test_ids_of_two_files_and_a_fraction_of_one_are_said(tmp_path: Path) -> None
     with pytest.raises(SourceError) as caught:
         built()
     assert str(caught.value) == (
-        f"{tmp_path}/b.jsonl:2: the id 'a' is already that of {tmp_path}/a.jsonl:1; ids are unique"
+        f"{tmp_path}/b.jsonl:2: the id 'a' is already that of {tmp_path}/a.jsonl:1; ids must be unique"
     )
     (tmp_path / "b.jsonl").write_bytes(line(tools=["oka"]))
     with pytest.raises(SourceError) as caught:

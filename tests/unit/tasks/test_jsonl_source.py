@@ -51,7 +51,7 @@ def test_what_a_task_serialises_to_is_read_back(tmp_path: Path) -> None:
 BROKEN = [
     (b"{not json", "", "not JSON"),
     (b"\xff\xfe", "", "not UTF-8"),
-    (b"[1]", "", "a JSON object is wanted, this is a list"),
+    (b"[1]", "", "want a JSON object, got a list"),
     (b'{"id": "x"}', "instruction", "is missing"),
     (line("x", grader={"type": "ExactMatsch", "data": {}}).encode(), "grader.type", "use one of ExactMatch"),
     (line("x", grader={"type": "ExactMatch", "data": {}}).encode(), "grader.data.answer", "is missing"),
@@ -79,7 +79,7 @@ def test_each_mistake_is_placed(tmp_path: Path, broken: bytes, field: str, messa
 @pytest.mark.parametrize("content", [json.dumps([{"id": "a"}], indent=1).encode(), b"PK\x03\x04\n\xff\n\xfe\n"])
 def test_a_file_of_another_kind_is_one_message(tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "tasks.json").write_bytes(content)
-    with pytest.raises(SourceError, match="want JSON Lines, one object a line") as caught:
+    with pytest.raises(SourceError, match="want JSON Lines, one object per line") as caught:
         JSONLSource(name="mine", path=path)
     assert f"{path}:1: not JSON" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

@@ -94,7 +94,7 @@ async def test_an_answer_that_takes_for_ever_is_wrong_and_the_next_one_is_graded
     index = EVALUATING.index("simple_integration")
     task = source.task(index)
     grade = await judge(task, "9**9**9**9")
-    assert grade == Grade(0.0, 0.0, "the answer broke its grader: it used more than 4 CPU seconds")
+    assert grade == Grade(0.0, 0.0, "the answer made its grader fail: it used more than 4 CPU seconds")
     assert (await judge(task, task.grader.data["entry"]["answer"])).outcome == 1
     for name in ("countdown", "puzzle24"):  # no power in their grammar: not even tried
         assert (await judge(source.task(EVALUATING.index(name)), "9**9**9**9")).detail == ""
@@ -113,7 +113,7 @@ async def test_a_scorer_that_fails_on_its_own_answer_is_a_failure(judge: Judge) 
     for task, why in (
         (gym("no_such", answer="1"), "not registered"),
         (gym("prime_factorization", answer="two"), "on the task's own answer"),
-        (gym("chain_sum"), "wants an `answer`"),
+        (gym("chain_sum"), "needs an `answer`"),
         (gym("chain_sum", answer="1").model_copy(update={"grader": GraderSpec(type="Psychic")}), "no grader"),
     ):
         with pytest.raises(GraderFailure, match=why):
@@ -149,7 +149,7 @@ async def test_a_score_is_a_number_from_0_to_1_or_the_answer_is_wrong(
 ) -> None:
     grade = await judge(scripted(monkeypatch, "1", "sound"), score)
     assert (grade.score, grade.outcome) == (0.0, 0.0)
-    assert grade.detail.startswith("the answer broke its grader: ")
+    assert grade.detail.startswith("the answer made its grader fail: ")
     with pytest.raises(GraderFailure, match="own answer"):
         await judge(scripted(monkeypatch, "!exit", "broken"), score)
     with pytest.raises(GraderFailure, match=r"own answer 0\.5"):

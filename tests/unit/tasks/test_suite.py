@@ -160,7 +160,7 @@ def test_mistakes_are_said() -> None:
     with pytest.raises(SourceError) as caught:
         suite(tasks("b", 2), tasks("a", 3), tasks("a", 3))
     assert str(caught.value).splitlines() == [
-        f"a:{line}: the id 'a/{line - 1}' is already that of a:{line}; ids are unique" for line in (1, 2, 3)
+        f"a:{line}: the id 'a/{line - 1}' is already that of a:{line}; ids must be unique" for line in (1, 2, 3)
     ]
     with pytest.raises(SourceError, match="no training task is left in source b"):
         suite(tasks("a", 3), tasks("b", 3, split="heldOut"))

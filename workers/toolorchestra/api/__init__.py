@@ -1,7 +1,7 @@
-"""The custom resources, and the files that stay on one machine, as frozen pydantic models.
+"""The custom resources, and the kinds that are local files only, as frozen pydantic models.
 
 `load(paths)` reads YAML into a `Bundle` or raises one `ResourceError` with every mistake. Neither torch nor a
-Kubernetes client is imported here. Where to find what a training says:
+Kubernetes client is imported here. Where to find each part of a training:
 
 | YAML | attribute | module |
 | --- | --- | --- |

@@ -23,15 +23,15 @@ class Clip(Model):
     """Clipping of the ratio between policy and sampler."""
 
     low: Fraction = Decimal("0.2")
-    """The ratio is clipped below 1 − low."""
+    """The ratio is clipped at 1 − low."""
     high: Number = Decimal("0.28")
-    """The ratio is clipped above 1 + high."""
+    """The ratio is clipped at 1 + high."""
     dual: Number | None = None
-    """Dual clip: most that a token of negative advantage may count, as a multiple of it (10 in the released recipe)."""
+    """Dual clip: limit of the loss of a token with negative advantage, in multiples of the advantage (released: 10)."""
 
 
 class Mask(Model):
-    """Tokens whose ratio leaves the band are left out of the loss (IcePop)."""
+    """Tokens whose ratio is outside the band are excluded from the loss (IcePop)."""
 
     model_config = ruled(
         rule(
@@ -52,24 +52,24 @@ class KL(Model):
     """Penalty on the distance from the initial policy."""
 
     coefficient: Number = Decimal("0")
-    """Its weight in the loss; 0: no reference model is kept."""
+    """Weight in the loss; 0: no reference model is kept."""
     estimator: Literal["K1", "K2", "K3", "HalfDeltaSquared"] = "K3"
-    """Which estimate of the divergence."""
+    """Estimator of the divergence."""
 
 
 class Filters(Model):
-    """What is left out of the backward pass."""
+    """Groups and samples to exclude from the backward pass."""
 
     min_reward_std: Number = Decimal("0.1")
     """Groups whose rewards vary less are dropped; does not apply to combiner GDPO."""
     informative: Bool = False
-    """Keep a group if its outcome varies or any weighted component does."""
+    """Keep a group if its outcome or any weighted component varies."""
     require_format: Bool = True
-    """Leave out samples that are not in the required format."""
+    """Exclude samples that are not in the required format."""
     require_answer: Bool = True
-    """Leave out episodes without a valid answer."""
+    """Exclude episodes without a valid answer."""
     when_short: Literal["Refill", "Shrink"] = "Refill"
-    """A step with too few groups: sample more (at most three times groupsPerStep), or go on with fewer."""
+    """A step with too few groups: sample more (at most three times groupsPerStep), or train on fewer."""
 
 
 class LearningRateSchedule(Model):
@@ -78,54 +78,54 @@ class LearningRateSchedule(Model):
     warmup_steps: NonNegative = 0
     """Steps in which it rises linearly to learningRate."""
     decay: Literal["None", "Linear", "Cosine"] = "None"
-    """How it falls at the end."""
+    """How it decays at the end."""
     decay_steps: Count | None = None
-    """Length of the fall, in steps before the last; absent: everything after the warm-up."""
+    """Length of the decay in steps, ending at the last step; absent: all steps after the warm-up."""
     final_fraction: Fraction = Decimal("0")
-    """What it falls to, as a fraction of learningRate."""
+    """Final value, as a fraction of learningRate."""
 
 
 class Algorithm(Model):
-    """The reinforcement learning."""
+    """The reinforcement learning algorithm."""
 
     type: Literal["GRPO"] = "GRPO"
     """Advantages relative to the group."""
     steps: Count = 300
     """Optimizer steps."""
     group_size: Annotated[Count, Field(ge=2, le=1024)] = 8
-    """Episodes per task; at least 2, since an advantage is relative to siblings."""
+    """Episodes per task; at least 2, because an advantage is relative to siblings."""
     groups_per_step: Annotated[Count, Field(le=65536)] = 16
     """Groups that one step trains on."""
     learning_rate: Number = Decimal("0.000001")
-    """Learning rate of AdamW, at its highest."""
+    """Peak learning rate of AdamW."""
     learning_rate_schedule: LearningRateSchedule = Field(default_factory=LearningRateSchedule, json_schema_extra=PARENT)
     """How the learning rate changes over the steps."""
     clip: Clip = Field(default_factory=Clip, json_schema_extra=PARENT)
     """Clipping of the ratio."""
     mask: Mask | None = None
-    """Band of ratios that count; absent: all."""
+    """Band of ratios that count; absent: all ratios count."""
     objective: Annotated[str, PluginText(("Clipped", "TIS", "Decoupled"))] = "Clipped"
-    """Clipped, TIS, Decoupled: correction for the sampler's staleness and mismatch. Or a plug-in's package/Name."""
+    """Loss; it sets the correction for staleness and mismatch of the sampler. Or a plug-in's package/Name."""
     kl: KL = Field(default_factory=KL, json_schema_extra=PARENT)
     """Penalty on the distance from the initial policy."""
     entropy_coefficient: Number = Decimal("0")
     """Weight of the entropy bonus."""
     aggregation: Literal["TokenMean", "SequenceMean"] = "TokenMean"
-    """Mean of the loss over tokens, or over sequences first."""
+    """Mean of the loss over all tokens, or of the means per sequence."""
     max_gradient_norm: Number = Decimal("1")
-    """The gradient is scaled down to this norm."""
+    """A gradient with a larger norm is scaled down to this norm."""
     weight_decay: Number = Decimal("0")
     """Weight decay of AdamW."""
     tokens_per_micro_batch: Annotated[Count, Field(ge=16)] = 8192
-    """Tokens packed into one forward pass; a longer sequence travels alone."""
+    """Tokens packed into one forward pass; a longer sequence gets its own pass."""
     filters: Filters = Field(default_factory=Filters, json_schema_extra=PARENT)
-    """What is left out."""
+    """Groups and samples to exclude from training."""
     max_staleness: Annotated[NonNegative, Field(le=1000)] = 4
-    """Steps that a trained token's policy may be behind; 0: exactly synchronous."""
+    """Most steps by which the policy that sampled a token may be older; 0: fully synchronous."""
     on_stale: Literal["Wait", "Drop"] = "Wait"
-    """Episodes about to be too old: wait for them, or drop and sample anew (which favours short ones)."""
+    """Episodes that would become too old: wait for them, or drop them and sample again (which favours short ones)."""
     seed: NonNegative = 0
-    """Seed of everything that is drawn, but for the tokens that the policy samples."""
+    """Seed of all random choices except the tokens that the policy samples."""
 
 
 TraceSource = Annotated[
@@ -144,7 +144,7 @@ class WarmStart(Model):
     steps: Count = 200
     """Supervised steps."""
     source: TraceSource = "FormatTraces"
-    """FormatTraces: made by a naive router that knows the format only; or a URI of traces."""
+    """FormatTraces: generated by a naive router that only knows the format; or the URI of a file of traces."""
     learning_rate: Number = Decimal("0.00001")
     """Learning rate of the supervised steps."""
     batch_size: Annotated[Count, Field(le=65536)] = 32

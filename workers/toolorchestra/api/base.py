@@ -1,9 +1,9 @@
-"""What every resource is made of: the frozen, closed base model, and references shared by both kinds.
+"""The base of every resource: the frozen, closed base model, and reference types that both kinds share.
 
 Invariants
 - YAML is camelCase, attributes are snake_case; `USD` and `URI` stay upper case in YAML (`maxSpendUSD`, `exportURI`).
-- Unknown keys are refused. Absent means unset (None); a field with a default has it in the schema too, and every
-  parent that may be left out carries `default: {}`, so that the API server and these models fill in the same values.
+- Unknown keys are refused. Absent means unset (None). A field with a default has it in the schema too, and every
+  optional parent has `default: {}`, so that the API server and these models fill in the same values.
 - Rules over several fields are declared on the model that holds them (`toolorchestra.api.rules`).
 """
 
@@ -27,12 +27,12 @@ ApiVersion = Literal["toolorchestra.dev/v1alpha1"]
 
 
 def yaml_name(attribute: str) -> str:
-    """YAML key of an attribute: `max_spend_usd` → `maxSpendUSD`, `export_uri` → `exportURI`, `uri` → `uri`."""
+    """Return an attribute's YAML key: `max_spend_usd` → `maxSpendUSD`, `export_uri` → `exportURI`, `uri` → `uri`."""
     return re.sub(r"(?<=[a-z])(Usd|Uri)(?![a-z])", lambda match: match.group().upper(), to_camel(attribute))
 
 
 class Model(BaseModel):
-    """Base of everything: frozen, closed, read by YAML name; Python code may construct by attribute name too."""
+    """Base of all models: frozen, closed, read by YAML name. Python code may also construct by attribute name."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -46,20 +46,20 @@ class Model(BaseModel):
 
 
 OPEN = ConfigDict(extra="ignore")
-"""Of what the operator writes, and never a person: what another version of it has put in is passed over."""
+"""For what only the operator writes: unknown fields of another version of the operator are ignored."""
 
 PARENT: dict[str, Any] = {"default": {}}
-"""Schema of a parent that may be left out: an empty object, whose own fields' defaults then apply."""
+"""Schema of an optional parent: the default is an empty object, to which its fields' own defaults apply."""
 
 LIST_MAP: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Schema of a list of objects that are told apart by `name`; the rules refuse a name used twice."""
+"""Schema of a list of objects with the key `name`; a repeated name is refused."""
 
 LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
-"""Schema of a list of scalars, none twice."""
+"""Schema of a list of distinct scalars."""
 
 
 class SecretKeyRef(Model):
-    """A key of a Secret in the same namespace. On one machine an environment variable, named where it is missing."""
+    """A key of a Secret in the same namespace. On one machine an environment variable; an error names it if missing."""
 
     name: ObjectName
     """Name of the Secret."""
@@ -68,7 +68,7 @@ class SecretKeyRef(Model):
 
     @property
     def variable(self) -> str:
-        """The environment variable that carries it into a worker, and stands for it on one machine."""
+        """Environment variable that holds the value in a worker, and replaces the Secret on one machine."""
         return "SECRET_" + re.sub(r"[^A-Z0-9]", "_", f"{self.name}_{self.key}".upper())
 
 
@@ -94,7 +94,7 @@ class Resources(Model):
         rule(
             "[self.limits, self.requests].all(amounts, amounts.all(name,"
             " !name.contains('/') || string(amounts[name]).matches('^[0-9]+$')))",
-            "a resource with a slash in its name, such as a GPU, is a whole number without a unit",
+            "a resource with a slash in its name, such as a GPU, must be a whole number without a unit",
             check=_whole_numbers,
             defaulted=("limits", "requests"),
         )
@@ -109,35 +109,35 @@ class Resources(Model):
 
 
 class ComputeResources(Resources):
-    """Resources of a container that computes on a GPU, or alike, or on the CPU."""
+    """Resources of a container that computes on an accelerator, such as a GPU, or on the CPU."""
 
     accelerator: AcceleratorName | None = None
-    """Which of limits computes; or Claim (resourceClaims do), or None (the CPU); absent: a known name in limits."""
+    """Accelerator: a name in limits, Claim (of resourceClaims) or None (the CPU); absent: a known name in limits."""
 
 
 class LabelSelectorRequirement(Model):
     """One condition on a label."""
 
     key: Annotated[str, Field(min_length=1, max_length=317)]
-    """Label."""
+    """Label key."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How the label is compared with `values`."""
+    """How to compare the label with `values`."""
     values: Annotated[tuple[LabelValue, ...], Field(max_length=32)] = ()
     """Values for In and NotIn; empty for the others."""
 
 
 class LabelSelector(Model):
-    """Which objects, by their labels; everything given must hold, and an empty selector matches all."""
+    """Selects objects by their labels. All conditions must hold; an empty selector matches every object."""
 
     match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(
         default_factory=dict, json_schema_extra=PARENT
     )
-    """Labels with the values they must have."""
+    """Labels and the values that they must have."""
     match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=16)] = ()
     """Further conditions."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether an object with these labels is selected."""
+        """Return whether an object with these labels is selected."""
         if any(labels.get(key) != value for key, value in self.match_labels.items()):
             return False
         for requirement in self.match_expressions:

@@ -1,7 +1,7 @@
-"""A bundle: every resource of the given files, and what they say about each other.
+"""A bundle: all resources of the given files, and checks of their references to each other.
 
-Invariant: a bundle that `load` returned is consistent: names are unique by kind, every pool that is named is there, and
-every selector matches a pool.
+Invariant: a bundle that `load` returned is consistent: names are unique by kind, every named pool exists, and every
+selector matches a pool.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Bundle:
 
     @classmethod
     def of(cls, resources: Sequence[Resource]) -> Bundle:
-        """Sort resources by kind."""
+        """Return a bundle with the resources sorted by kind."""
         return cls(
             pools=tuple(one for one in resources if isinstance(one, ExpertPool)),
             trainings=tuple(one for one in resources if isinstance(one, OrchestratorTraining)),
@@ -52,11 +52,11 @@ class Bundle:
         )
 
     def pool(self, name: str) -> ExpertPool | None:
-        """The pool of that name, or None."""
+        """Return the pool of that name, or None."""
         return next((pool for pool in self.pools if pool.metadata.name == name), None)
 
     def experts(self, tools: Tools) -> tuple[ExpertPool, ...]:
-        """The pools that are experts under these tools: chosen by label or name, with a role that an episode uses."""
+        """Return the pools that these tools select by label or name, and that have a role that an episode uses."""
         chosen = tools.experts
         if chosen.selector is not None:
             return tuple(
@@ -68,7 +68,7 @@ class Bundle:
         return tuple(pool for pool in named if pool is not None)
 
     def training(self, name: str | None = None) -> OrchestratorTraining:
-        """The training of that name, or the only one; ResourceError where there is none, or more than one to choose."""
+        """Return the training of that name, or the only one. ResourceError: there is none, or a name is needed."""
         chosen = [one for one in self.trainings if name is None or one.metadata.name == name]
         if len(chosen) == 1:
             return chosen[0]
@@ -82,7 +82,7 @@ class Bundle:
         raise ResourceError([Mistake(file="the given files", message=message)])
 
     def findings(self, resource: Resource) -> Iterator[Finding]:
-        """What does not fit between a resource and the rest of the bundle: path in the resource, and what is right."""
+        """Yield where a resource contradicts the rest of the bundle: the path, and what would be right."""
         if isinstance(resource, OrchestratorTraining):
             spec = resource.spec
             yield from self._tools(spec.tools, ("spec", "tools"))
@@ -109,7 +109,7 @@ class Bundle:
     def _known_pools(self, name: str = "") -> str:
         names = [pool.metadata.name for pool in self.pools]
         if not names:
-            return "the files hold no ExpertPool: give the pools' file too"
+            return "the files contain no ExpertPool: give the pools' file too"
         return did_you_mean(name, names)
 
     def _auxiliary(self, models: AuxiliaryModels, path: Path) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ class Bundle:
         experts = self.experts(tools)
         if tools.experts.selector is not None and not experts:
             pools = "; ".join(f"{pool.metadata.name} ({_labels(pool)})" for pool in self.pools)
-            listed = f"the files hold {pools}" if pools else self._known_pools()
+            listed = f"the files contain {pools}" if pools else self._known_pools()
             yield (*path, "experts", "selector"), f"matches no ExpertPool with a role of an expert; {listed}"
             return
         names = {pool.metadata.name for pool in experts}

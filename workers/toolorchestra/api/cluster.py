@@ -1,4 +1,4 @@
-"""Where a training runs and keeps things: Ray, messaging, storage, checkpoints, telemetry. Stand-ins on one machine."""
+"""Infrastructure of a training: Ray, messaging, storage, checkpoints, export, telemetry, spending limit."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from toolorchestra.api.scalars import URI, URL, USD, Count, Fraction, Image, Nat
 
 
 class RayHead(Model):
-    """The head: the controller lives here."""
+    """The head's pod, which runs the controller."""
 
     resources: Resources = Field(default_factory=Resources, json_schema_extra=PARENT)
     """Resources of the head's pod."""
 
 
 class RayTrainers(Model):
-    """The trainers: one process group."""
+    """The trainers, which form one process group."""
 
     model_config = ruled(one_gpu_each())
 
     replicas: Annotated[Count, Field(le=1024)] = 1
-    """Trainer pods; they shard the model among them."""
+    """Trainer pods; each holds a shard of the model."""
     resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one trainer, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
@@ -39,11 +39,11 @@ class RayEngines(Model):
     model_config = ruled(gpus_match_shards())
 
     replicas: Annotated[Count, Field(le=1024)] = 1
-    """Engine pods; more of them make more episodes per hour."""
+    """Engine pods; more engines give more episodes per hour."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
-    """GPUs per engine; equals the GPU limit where there is one."""
+    """GPUs per engine; equals the GPU limit, if one is set."""
     start_timeout_seconds: Annotated[Count, Field(le=86400)] | None = None
-    """Most seconds of an engine's start, while it gets on; absent: 1800, and one more for every 50 MB of weights."""
+    """Most seconds of an engine's start, while it makes progress; absent: 1800, plus 1 per 50 MB of weights."""
     resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one engine, such as {limits: {nvidia.com/gpu: 1, memory: 64Gi}}."""
 
@@ -67,7 +67,7 @@ _NOTHING_ASKED = " && ".join(
 
 
 def sharing() -> list[dict[str, str]]:
-    """Rules: trainer and engine of one GPU go in pairs, and their pod is asked for once."""
+    """Return the rules of placement Shared: trainers and engines in pairs, and resources in one place only."""
     return [
         rule(
             f"{_APART} || (self.trainers.replicas == self.engines.replicas && self.engines.tensorParallelSize == 1)",
@@ -79,7 +79,7 @@ def sharing() -> list[dict[str, str]]:
         ),
         rule(
             f"{_APART} || !has(self.engines.resources) || ({_NOTHING_ASKED})",
-            "with placement Shared a trainer and its engine are one pod: ask for both in trainers.resources",
+            "with placement Shared a trainer and its engine are one pod: set both resources in trainers.resources",
             check=_asked_for_once,
             defaulted=("engines",),
             at="engines",
@@ -88,18 +88,18 @@ def sharing() -> list[dict[str, str]]:
 
 
 class Ray(Model):
-    """The training's Ray cluster; changes only while the training is suspended."""
+    """The training's Ray cluster; it may change only while the training is suspended."""
 
     model_config = ruled(immutable("provider", "modelCache", why=NEW_TRAINING), sharing())
 
     provider: Literal["Auto", "KubeRay", "Builtin"] = "Auto"
-    """Who makes the cluster; Auto: KubeRay where it is installed when the training is admitted."""
+    """Who creates the cluster; Auto: KubeRay, if it is installed when the training is admitted, else Builtin."""
     image: Image | None = None
-    """Image of all its pods, such as registry.example/toolorchestra-gpu:1; absent: the chart's, by GPU or not."""
+    """Image of all its pods, such as registry.example/toolorchestra-gpu:1; absent: the chart's image for GPU or CPU."""
     head: RayHead = Field(default_factory=RayHead, json_schema_extra=PARENT)
-    """The head's pod: the controller lives here. No GPU."""
+    """The head's pod, which runs the controller. No GPU."""
     trainers: RayTrainers = Field(default_factory=RayTrainers, json_schema_extra=PARENT)
-    """The pods that make the optimizer steps."""
+    """The pods that run the optimizer steps."""
     engines: RayEngines = Field(default_factory=RayEngines, json_schema_extra=PARENT)
     """The pods that serve the policy with vLLM to the rollout workers."""
     placement: Literal["Separate", "Shared"] | None = None
@@ -107,16 +107,16 @@ class Ray(Model):
     model_cache: Cache | None = None
     """Volume for the initial weights and compiled code; absent: none."""
     pod_template: Opaque | None = None
-    """Overlay on head, trainers and engines: tolerations, nodeSelector, …; the table is docs/podtemplate.md."""
+    """Overlay on head, trainers and engines: tolerations, nodeSelector, …; docs/podtemplate.md lists the fields."""
 
 
 class Messaging(Model):
-    """The NATS server; absent parts are the chart's."""
+    """The NATS server; what is absent is taken from the chart."""
 
     url: NatsURL | None = None
     """Server, such as nats://nats.messaging:4222; absent: the chart's."""
     controller_secret_ref: SecretKeyRef | None = None
-    """Secret with the whole URL that the controller uses, credentials included: nats://user:password@host:4222."""
+    """Secret with the controller's whole URL, including credentials: nats://user:password@host:4222."""
     worker_secret_ref: SecretKeyRef | None = None
     """The same for the rollout workers."""
     stream_replicas: Annotated[Count, Field(le=5)] | None = None
@@ -124,16 +124,16 @@ class Messaging(Model):
 
 
 class Storage(Model):
-    """Where checkpoints and the journal lie."""
+    """Where checkpoints and the journal are stored."""
 
     model_config = ruled(
         union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim", URI="uri"),
         immutable("type", "ephemeralClaim", "existingClaim", "uri", "secretRef", why=NEW_TRAINING),
-        immutable("retentionPolicy", why="it counted when the volume was made; what holds is the claim's owner"),
+        immutable("retentionPolicy", why="it had effect when the volume was made; now only the claim's owner counts"),
     )
 
     type: Literal["EphemeralClaim", "ExistingClaim", "URI"] = "EphemeralClaim"
-    """A volume made for the training, one that is there already, or an object store."""
+    """A new volume for the training, an existing volume, or an object store."""
     ephemeral_claim: EphemeralClaim | None = None
     """With type EphemeralClaim; absent: its defaults."""
     existing_claim: ExistingClaim | None = None
@@ -143,15 +143,15 @@ class Storage(Model):
     secret_ref: SecretKeyRef | None = None
     """Credentials of the object store."""
     retention_policy: Literal["Retain", "Delete"] = "Retain"
-    """Of a volume made for the training. Retain: it has no owner, so the model outlives the resource; another training
-    uses it by naming it (ExistingClaim)."""
+    """For a volume made for the training. Retain: it has no owner, so it stays when the resource is deleted; another
+    training can use it (ExistingClaim)."""
 
 
 class Checkpoint(Model):
-    """How often, and how many."""
+    """How often checkpoints are written, and how many are kept."""
 
     every_steps: Count = 10
-    """Steps between checkpoints: the most that a preemption loses."""
+    """Steps between checkpoints; a preemption loses at most so many steps."""
     keep: Annotated[Count, Field(le=1000)] = 3
     """Checkpoints kept; the last good and the best are always kept."""
 
@@ -180,4 +180,4 @@ class Limits(Model):
     """Limits of the whole run."""
 
     max_spend_usd: USD | None = None
-    """Most US dollars for everything paid, such as "500", checked before each call. Reached: the training pauses."""
+    """Most US dollars to pay in all, such as "500"; checked before each call. When reached, the training pauses."""

@@ -1,4 +1,4 @@
-"""Conditions of both kinds, what each says, and their reasons (`reasons.py`); docs/conditions.md is made from them."""
+"""The conditions of both kinds and their meanings. docs/conditions.md is generated from them and from `reasons.py`."""
 
 from __future__ import annotations
 
@@ -35,36 +35,34 @@ TRAINING_CONDITION_ORDER: tuple[TrainingConditionType, ...] = (
     "QuotaReserved",
     "Accepted",
 )
-"""Order in which a training's conditions are written, the most telling first: the Status column of `kubectl get` shows
-the first one that is True, so there is no phase to keep."""
+"""Order in which a training's conditions are written, the most important first. The Status column of `kubectl get`
+shows the first one that is True, so no phase is needed."""
 
 TRAINING_CONDITIONS: Mapping[TrainingConditionType, str] = {
-    "Accepted": "It can work as written and as the cluster is. `False`: nothing is made or changed; what runs is "
-    "supervised to its end all the same; it heals by itself when the cause goes.",
-    "QuotaReserved": "The queue that it names admitted it, or it names none. Nothing is started before.",
+    "Accepted": "The training can run as written, on this cluster. `False`: the operator makes and changes nothing, "
+    "but still supervises what runs. The condition becomes `True` by itself when the cause is gone.",
+    "QuotaReserved": "Its queue admitted it, or it names no queue. Nothing starts before that.",
     "MessagingReady": "Its streams, consumers and buckets exist on NATS.",
-    "ExpertsReady": "Every expert that it was admitted with is ready. `False` while it runs: episodes of those that "
-    "are out are deferred.",
-    "ClusterReady": "Head, trainers and engines of the present attempt are up.",
-    "Running": "Steps are being made. `False` with a reason of a pause: a person has to act.",
-    "Complete": "All steps are done and the model is exported. It stays so.",
-    "Failed": "It ended for good without being complete. It stays so: what is left are checkpoints, from which a new "
-    "training can start.",
-    "Suspended": "`spec.suspend` is true: compute is given back, or is about to be.",
+    "ExpertsReady": "Every expert that it was admitted with is ready. `False` while it runs: episodes that need an "
+    "unavailable expert are deferred.",
+    "ClusterReady": "Head, trainers and engines of the current attempt are ready.",
+    "Running": "The training makes steps. `False` with the reason of a pause: a person must act.",
+    "Complete": "All steps are done and the model is exported. Final.",
+    "Failed": "It ended without being complete. Final: its checkpoints stay, and a new training can start from them.",
+    "Suspended": "`spec.suspend` is true: compute is released, or is being released.",
 }
-"""What each condition of a training says."""
+"""Meaning of each condition of a training."""
 
 POOL_CONDITIONS: Mapping[PoolConditionType, str] = {
-    "Accepted": "It can work as written and as the cluster is. `False`: nothing is made or changed, replicas that "
-    "serve go on; it heals by itself when the cause goes.",
+    "Accepted": "The pool can run as written, on this cluster. `False`: the operator makes and changes nothing; "
+    "serving replicas continue. The condition becomes `True` by itself when the cause is gone.",
     "Progressing": "Replicas are being made or replaced.",
-    "Available": "At least `minAvailable` replicas are ready; of an endpoint: the probe answered.",
-    "Degraded": "Something stands in the way of a replica, or one is missing that no roll-out explains; of an "
-    "endpoint: the probe failed.",
-    "Routable": "The last probe of its URL answered; the message says how often it is asked.",
-    "Ready": "Accepted, available and routable: an expert that trainings may use.",
+    "Available": "At least `minAvailable` replicas are ready; for an endpoint: the probe was answered.",
+    "Degraded": "Something prevents a replica, or one is missing without a rollout; for an endpoint: the probe failed.",
+    "Routable": "The last probe of its URL was answered; the message says how often it is probed.",
+    "Ready": "Accepted, available and routable: trainings may use the expert.",
 }
-"""What each condition of a pool says."""
+"""Meaning of each condition of a pool."""
 
 CONDITION_LIST: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
@@ -72,8 +70,8 @@ CONDITION_LIST: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes
 _Word = Annotated[
     str, PatternText(r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "one word, as metav1.Condition has it", 316)
 ]
-"""No enum of the words that this version knows: a CRD of one version has to take what the operator of another writes,
-or no status could be written at all."""
+"""A pattern, not an enum of the known words: the CRD of one version must accept the conditions that the operator of
+another version writes. Otherwise no status could be written."""
 
 
 class Condition(Model):
@@ -82,14 +80,14 @@ class Condition(Model):
     model_config = OPEN
 
     type: _Word
-    """Which aspect; docs/conditions.md has all of them."""
+    """Which aspect; docs/conditions.md lists all."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition holds."""
     observed_generation: NonNegative = 0
-    """Generation of the spec that this was decided on."""
+    """Generation of the spec that the condition is about."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
     """When the status last changed."""
     reason: _Word
-    """Why, in one word of a closed list: docs/conditions.md."""
+    """Why, as one word of a fixed list: docs/conditions.md."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """Why, in words, and what to change."""
+    """Why, in a sentence, and what to change."""

@@ -1,7 +1,7 @@
-"""YAML files as documents of plain data, with the line of every key: read as `kubectl` reads them, but nothing silent.
+"""Read YAML files as documents of plain data, with the line of every key, as `kubectl` does but without silent changes.
 
-Where readers of YAML differ, or would quietly do something else than the API server (a key twice, a date, a key that is
-no string), it is a mistake here, or a plain string (`core_yaml`).
+Where YAML readers differ, or would silently differ from the API server (a repeated key, a date, a key that is not a
+string), the value is a mistake here, or a plain string (`core_yaml`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Document:
 
     @property
     def subject(self) -> str:
-        """`Kind/name`, as far as the document says."""
+        """`Kind/name`, as far as the document has them."""
         if not isinstance(self.data, Mapping):
             return ""
         metadata = self.data.get("metadata")
@@ -48,7 +48,7 @@ class Document:
         return "/".join(str(part) for part in (kind, name) if part)
 
     def mistake(self, path: Path, message: str) -> Mistake:
-        """A mistake at that path, on the line of the path or of its nearest parent that is there."""
+        """Return a mistake at that path. Its line is that of the path, or of the nearest parent that has a line."""
         line = next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
         return Mistake(
             file=self.file,
@@ -61,7 +61,7 @@ class Document:
 
 
 def files_of(paths: Sequence[FilePath | str]) -> tuple[list[FilePath], list[Mistake]]:
-    """The files behind paths; of a folder its `*.yaml` and `*.yml`, by name."""
+    """Return the files behind paths, and mistakes. A folder stands for its `*.yaml` and `*.yml`, sorted by name."""
     files: list[FilePath] = []
     mistakes: list[Mistake] = []
     for path in map(FilePath, paths):
@@ -78,7 +78,7 @@ def files_of(paths: Sequence[FilePath | str]) -> tuple[list[FilePath], list[Mist
 
 
 def read_documents(file: FilePath) -> tuple[list[Document], list[Mistake]]:
-    """All documents of a file; empty ones (`---` twice) are passed over, a file with none is a mistake."""
+    """Return all documents of a file, and mistakes. Empty documents are skipped; a file with none is a mistake."""
     try:
         text = read_text(file, most=MOST_BYTES)
     except FileRefused as error:
@@ -104,51 +104,51 @@ def read_documents(file: FilePath) -> tuple[list[Document], list[Mistake]]:
         mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: {_in_plain_words(error)}"))
     except yaml.reader.ReaderError as error:
         line, code = text.count("\n", 0, error.position) + 1, ord(text[error.position])
-        mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: it holds the character U+{code:04X}"))
+        mistakes.append(Mistake(file=str(file), line=line, message=f"not YAML: it contains the character U+{code:04X}"))
     if not documents and not mistakes:
-        mistakes.append(Mistake(file=str(file), message="the file holds no document"))
+        mistakes.append(Mistake(file=str(file), message="the file contains no document"))
     return documents, mistakes
 
 
 _UNLIKE = ("<block mapping start>", "<block sequence start>", "'-'", "'?'")
-"""What a parser finds where a line is not indented like its block."""
+"""Tokens that the parser reports where a line is not indented like its block."""
 
 
 def _in_plain_words(error: yaml.MarkedYAMLError) -> str:
-    """What a person did who gets this error: the parser's own words name its tokens."""
+    """Explain a parser's error by its usual cause; the parser itself names only its tokens."""
     problem, block, here = error.problem or "", error.context_mark, error.problem_mark
     if block and here and problem.startswith("expected <block end>") and any(one in problem for one in _UNLIKE):
         return (
             f"this line begins in column {here.column + 1}, its block (from line {block.line + 1} on) in column"
-            f" {block.column + 1}: mend the indentation, here or in the lines above"
+            f" {block.column + 1}: correct the indentation, here or in the lines above"
         )
     words = ", ".join(part for part in (error.context, problem, error.note) if part)
     if r"character '\t'" in problem:
         return f"{words}: indent with spaces, not with tabs"
     if problem.startswith("mapping values are not allowed"):
-        return f"{words}: a text with a colon and a space in it wants quotes; or the indentation is wrong"
+        return f"{words}: put text with a colon and a space in quotes; or the indentation is wrong"
     return words
 
 
 @dataclass
 class _Budget:
-    """How many more values a file may hold, once its aliases are written out."""
+    """How many more values a file may have, with its aliases expanded."""
 
     left: int
 
     def spend(self, node: yaml.Node, *, depth: int) -> None:
         self.left -= 1
         if self.left < 0:
-            problem = f"the file stands for more than {MOST_VALUES} values; aliases of aliases multiply"
+            problem = f"the file has more than {MOST_VALUES} values with its aliases expanded: use fewer aliases"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         if depth > MOST_DEPTH:
-            problem = f"nested deeper than {MOST_DEPTH} levels, aliases written out"
+            problem = f"nested deeper than {MOST_DEPTH} levels with its aliases expanded"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 @dataclass
 class _Reader:
-    """Turns the nodes of one document into plain data, noting lines and what is not JSON."""
+    """Converts the nodes of one document into plain data. Collects lines, and values that JSON does not have."""
 
     file: str
     index: int
@@ -163,10 +163,10 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if id(node) in self.open_nodes:
-            self._mistake(node, path, "an alias of the value it stands in: this never ends")
+            self._mistake(node, path, "an alias of a value that contains it: this never ends")
             return None
         if node.tag not in KNOWN_TAGS:
-            self._mistake(node, path, f"the tag {node.tag} is not read here: write a plain list or mapping")
+            self._mistake(node, path, f"the tag {node.tag} is not supported: write a plain list or mapping")
         self.open_nodes.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -192,7 +192,7 @@ class _Reader:
             key = self._key(key_node, path)
             if key in data:
                 first = self.lines[(*path, key)]
-                self._mistake(key_node, (*path, key), f"the key is there twice (first on line {first})")
+                self._mistake(key_node, (*path, key), f"the key is repeated (first on line {first}): remove one")
                 continue
             self.lines.setdefault((*path, key), key_node.start_mark.line + 1)
             data[key] = self.read(value_node, (*path, key))
@@ -213,11 +213,11 @@ class _Reader:
         return str(shown)
 
     def _merged(self, node: yaml.Node, path: Path) -> list[yaml.MappingNode]:
-        """The mappings that `<<` takes over; of a key that several have, the first one's value stands."""
+        """Return the mappings that `<<` merges. If several have a key, the first value counts."""
         found = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if all(isinstance(one, yaml.MappingNode) for one in found):
             return list(found)
-        self._mistake(node, path, "<< wants a mapping, or a list of mappings")
+        self._mistake(node, path, "<< needs a mapping, or a list of mappings")
         return []
 
     def _mistake(self, node: yaml.Node, path: Path, message: str) -> None:

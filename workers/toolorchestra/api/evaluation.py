@@ -1,4 +1,4 @@
-"""Evaluation: a suites × systems table. Local only (`orchestra eval -f`), no custom resource.
+"""Evaluation: a table of suites × systems. A local file (`orchestra eval -f`), not a custom resource.
 
 `evaluation.spec.{tasks, tools, suites, systems, models, reward, rollout, limits, turn_limits, repeats, seed, cassette,
 report}`; a system's `type` says which of `checkpoint`, `model`, `baseline` is set.
@@ -31,7 +31,7 @@ class CheckpointSystem(Model):
     uri: ModelURI
     """Hugging Face folder of the model."""
     price: TokenPrice
-    """What its own tokens cost."""
+    """Price of its own tokens."""
 
 
 class PoolSystem(Model):
@@ -42,12 +42,12 @@ class PoolSystem(Model):
 
 
 class BaselineSystem(Model):
-    """A rule instead of a model."""
+    """A fixed rule that chooses, instead of a model."""
 
     model_config = ruled(
         rule(
             "(self.name == 'Always') == has(self.pool)",
-            "baseline Always needs pool, and only Always has one",
+            "baseline Always needs pool, and no other baseline has one",
             check=lambda s: (s["name"] == "Always") == ("pool" in s),
             at="pool",
         )
@@ -56,7 +56,7 @@ class BaselineSystem(Model):
     name: Literal["Random", "Cheapest", "BestExpert", "Always", "Cascade", "Majority", "Oracle"]
     """Which rule."""
     pool: Name | None = None
-    """With Always: the pool that gets every task."""
+    """With Always: the pool that answers every task."""
 
 
 class System(Model):
@@ -82,27 +82,27 @@ class Cassette(Model):
     uri: URI
     """File of the recording."""
     mode: Literal["Record", "Replay", "ReplayOrRecord"] = "ReplayOrRecord"
-    """Record anew, replay only, or replay what is there and record the rest."""
+    """Record everything again, only replay, or replay the recorded calls and record the others."""
 
 
 class Report(Model):
-    """What is written."""
+    """The report files."""
 
     directory: Annotated[str, Field(min_length=1, max_length=1024)] = "evaluations"
     """Folder of the reports, one sub-folder per run."""
     formats: tuple[Literal["HTML", "JSON", "Markdown"], ...] = Field(
         default=("HTML", "JSON", "Markdown"), min_length=1, max_length=3, json_schema_extra=LIST_SET
     )
-    """Which files."""
+    """Formats to write."""
 
 
 class EvaluationSpec(Model):
-    """What is compared, on what."""
+    """The systems that are compared, and the suites."""
 
     tasks: Tasks
     """Where the suites' tasks come from."""
     tools: Tools
-    """What an episode may call."""
+    """Experts and functions that an episode may call."""
     suites: Annotated[tuple[Suite, ...], Field(min_length=1, max_length=32, json_schema_extra=LIST_MAP)]
     """The table's columns."""
     systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=64, json_schema_extra=LIST_MAP)]
@@ -110,7 +110,7 @@ class EvaluationSpec(Model):
     models: AuxiliaryModels = Field(default_factory=AuxiliaryModels, json_schema_extra=PARENT)
     """Judge and user simulator."""
     reward: Reward = Field(default_factory=Reward, json_schema_extra=PARENT)
-    """The reward that is reported."""
+    """The reward to report."""
     rollout: Rollout = Field(default_factory=Rollout, json_schema_extra=PARENT)
     """How episodes are run."""
     limits: Limits = Field(default_factory=Limits, json_schema_extra=PARENT)
@@ -124,7 +124,7 @@ class EvaluationSpec(Model):
     cassette: Cassette | None = None
     """Recording of expert calls; absent: none."""
     report: Report = Field(default_factory=Report, json_schema_extra=PARENT)
-    """What is written."""
+    """Report files to write."""
 
 
 class Evaluation(Resource):
@@ -134,4 +134,4 @@ class Evaluation(Resource):
     kind: Literal["Evaluation"]
     metadata: ObjectMeta
     spec: EvaluationSpec
-    """What is compared, on what."""
+    """The systems that are compared, and the suites."""

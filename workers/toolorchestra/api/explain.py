@@ -1,4 +1,4 @@
-"""What would be right, in words: validation errors of pydantic and gaps of the schema as messages for a person."""
+"""Explain validation errors of pydantic to a person: what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WANTING_TYPES = ("decimal_text", "pattern_text", "plugin_text", "quantity_text"
 
 
 def node_at(schema: Schema, path: Path) -> Schema:
-    """The schema of the value at a path; empty where the schema knows nothing of it."""
+    """Return the schema of the value at a path; empty if the schema does not have the path."""
     node: Any = schema
     for part in path:
         if isinstance(part, int):
@@ -30,7 +30,7 @@ def node_at(schema: Schema, path: Path) -> Schema:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean groupSize?`, or the known words where none is near."""
+    """Return `did you mean groupSize?`, or the known words if none is similar."""
     known = list(known)
     folded = {one.lower(): one for one in known}
     near = difflib.get_close_matches(word.lower().replace("_", "").replace("-", ""), folded, n=1, cutoff=0.6)
@@ -40,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a person would recognise it, cut short."""
+    """Return a short text by which a person recognises the value."""
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
@@ -52,7 +52,7 @@ def shown(value: Any) -> str:
 
 
 def explain(error: ErrorDetails, schema: Schema) -> str:
-    """One message for one error of pydantic, found at `error["loc"]` of data that should obey `schema`."""
+    """Return the message for one error of pydantic, at `error["loc"]` of data for `schema`."""
     path: Path = error["loc"]
     value, context, node = error["input"], error.get("ctx", {}), node_at(schema, path)
     match error["type"]:
@@ -76,7 +76,7 @@ def explain(error: ErrorDetails, schema: Schema) -> str:
         case "too_long":
             return f"want at most {context['max_length']} here, got {context['actual_length']}"
         case "string_too_short":
-            return "want some text, got none"
+            return "want some text, got an empty text"
         case "string_too_long":
             return f"want at most {context['max_length']} characters, got {len(value)}"
         case "string_pattern_mismatch":
@@ -100,7 +100,7 @@ def _wrong_choice(value: Any, known: list[str]) -> str:
 
 
 def _wrong_type(value: Any, node: Schema) -> str:
-    """What type is wanted, what was got, and the usual slip behind it."""
+    """Return the wanted type, the given value, and the usual cause."""
     match node.get("type"):
         case "integer":
             hint = " (without quotes)" if isinstance(value, str) and value.strip().lstrip("-").isdigit() else ""

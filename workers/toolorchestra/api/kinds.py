@@ -1,4 +1,4 @@
-"""The kinds there are: two custom resources, and three kinds of file that never leave the machine."""
+"""All kinds: two custom resources, and three kinds that are local files only."""
 
 from __future__ import annotations
 

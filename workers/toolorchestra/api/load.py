@@ -1,7 +1,7 @@
 """Load resources from YAML files: `load(paths) -> Bundle`, or a ResourceError with every mistake of every file.
 
-The files are read as `kubectl apply` reads them: several documents a file, any order, unknown keys refused. Nothing is
-spent, started or fetched here.
+The files are read as `kubectl apply` reads them: several documents per file, in any order; unknown keys are refused.
+Loading spends no money, starts nothing and downloads nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Loaded = list[tuple[Document, Resource]]
 def load(paths: Iterable[FilePath | str] | FilePath | str, *, resolve: bool = True) -> Bundle:
     """Read every document of these files and folders.
 
-    `resolve` also checks what resources say about each other (pools that are named or selected must be among the
-    files); switch it off to look at a file by itself.
+    `resolve` also checks references between resources: named or selected pools must be in the files. Set it to False to
+    read one file alone.
 
     Raises:
         ResourceError: with all mistakes of all files, in the files' order.
@@ -59,7 +59,7 @@ def load(paths: Iterable[FilePath | str] | FilePath | str, *, resolve: bool = Tr
 
 
 def read_resource(document: Document) -> tuple[Resource | None, list[Mistake]]:
-    """The resource in a document, or all that is wrong with it."""
+    """Return the resource in a document, or None and its mistakes."""
     if not isinstance(document.data, Mapping):
         return None, [document.mistake((), f"want a resource (apiVersion, kind, spec), got {shown(document.data)}")]
     kind = document.data.get("kind")
@@ -92,17 +92,17 @@ def _wrong_version(document: Document) -> list[Mistake]:
 
 
 def _mistakes(document: Document, data: Any, model: type[Resource], error: ValidationError) -> list[Mistake]:
-    """Everything that is wrong with a document that did not validate.
+    """Return every mistake of a document that did not validate.
 
-    Pydantic looks at rules over several fields only where all fields are right; so the rules are asked again over the
-    raw data, and what concerns a field that is reported already is left out.
+    Pydantic checks rules over several fields only if all fields are valid. So the rules are checked again on the raw
+    data; a violation at a field that is already reported is left out.
     """
     schema = structural_schema(model)
     found: dict[Path, str] = {}
     for details in error.errors(include_url=False):
         found.setdefault(details["loc"], explain(details, schema))
     for path, message in violations(schema, with_defaults(schema, data)):
-        wrong_type = (*path[:-1], "type") in found  # then which member belongs to it is anyone's guess
+        wrong_type = (*path[:-1], "type") in found  # then it is unclear which member is meant
         if not wrong_type and not any(_overlap(path, known) for known in found):
             found[path] = message
     return sorted(
@@ -112,7 +112,7 @@ def _mistakes(document: Document, data: Any, model: type[Resource], error: Valid
 
 
 def _overlap(one: Path, other: Path) -> bool:
-    """Whether one path is the other or lies in it."""
+    """Return whether one path equals the other, or contains it."""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
 
@@ -129,5 +129,6 @@ def _repeated_names(loaded: Loaded) -> list[Mistake]:
         if earlier is not document:
             place = earlier.mistake(("metadata", "name"), "")
             at = f"{place.file}:{place.line}" if place.line else place.file
-            mistakes.append(document.mistake(("metadata", "name"), f"the name is taken by {key[0]} at {at}"))
+            message = f"another {key[0]} has this name, at {at}: rename one"
+            mistakes.append(document.mistake(("metadata", "name"), message))
     return mistakes

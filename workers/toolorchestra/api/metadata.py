@@ -1,4 +1,4 @@
-"""Object metadata, as Kubernetes has it: what people write is typed, what the server writes passes through."""
+"""Object metadata of Kubernetes. Fields that people write are typed; those that the server writes stay as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ObjectMeta(Model):
     namespace: ObjectName | None = None
     """Namespace; on one machine it is ignored."""
     labels: dict[str, LabelValue] = Field(default_factory=dict)
-    """Labels, which selectors match."""
+    """Labels, for selectors."""
     annotations: dict[str, str] = Field(default_factory=dict)
     """Annotations."""
     uid: str | None = None

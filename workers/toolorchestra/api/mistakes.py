@@ -1,4 +1,4 @@
-"""What is wrong in the given files: all of it at once, each with its place and what would be right."""
+"""The mistakes in the given files: all at once, each with its place and what would be right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolorchestra.api.schema import Path
 
 
 def dotted(path: Path) -> str:
-    """`("spec", "tasks", "sources", 0, "type")` → `spec.tasks.sources[0].type`."""
+    """Convert `("spec", "tasks", "sources", 0, "type")` → `spec.tasks.sources[0].type`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -35,11 +35,11 @@ class Mistake:
 
 
 MOST_SHOWN = 20
-"""Lines of a message with many mistakes; the rest is counted."""
+"""Most lines of a message with many mistakes; the others are only counted."""
 
 
 def listed(lines: Sequence[str]) -> list[str]:
-    """The first lines, and how many more there are: what a person reads before mending the first ones."""
+    """Return the first lines, and how many more there are. Nobody reads more before correcting the first ones."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"… and {more} more"] if more > 0 else list(lines)
 

@@ -1,4 +1,4 @@
-"""Models by URI, prices in US dollars, and volumes: what pools and trainings share."""
+"""Types that pools and trainings share: models by URI, prices in US dollars, volumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolorchestra.api.scalars import USD, ModelURI, ObjectName, Quantity, Short
 
 
 class TokenPrice(Model):
-    """Price of a model's tokens, per million, in and out apart."""
+    """Price of a model's tokens, per million: one for input, one for output."""
 
     input_usd_per_million_tokens: USD
     """US dollars per million tokens read, such as "0.80"."""
@@ -22,7 +22,7 @@ class TokenPrice(Model):
 
 
 class ExpertPrice(TokenPrice):
-    """Price of an expert: its tokens, and a fixed amount per call."""
+    """Price of an expert: per token, and a fixed amount per call."""
 
     per_call_usd: USD = Decimal("0")
     """US dollars per call, such as "0.001"."""
@@ -40,7 +40,7 @@ class ModelSource(Model):
 
 
 class EphemeralClaim(Model):
-    """A volume that is made for the resource."""
+    """A volume that is created for the resource."""
 
     size: Quantity = "50Gi"
     """Size of the volume, such as 100Gi."""
@@ -53,7 +53,7 @@ class EphemeralClaim(Model):
 
 
 class ExistingClaim(Model):
-    """A volume that is there already."""
+    """A volume that exists already."""
 
     claim_name: ObjectName
     """Name of the PersistentVolumeClaim in the same namespace."""
@@ -62,12 +62,12 @@ class ExistingClaim(Model):
 
 
 class Cache(Model):
-    """A volume for weights and compiled code, so that a restart does not fetch and compile again."""
+    """A volume for weights and compiled code, so that a restart need not download and compile again."""
 
     model_config = ruled(*union(EphemeralClaim="ephemeralClaim?", ExistingClaim="existingClaim"))
 
     type: Literal["EphemeralClaim", "ExistingClaim"]
-    """Made for the resource, or there already."""
+    """A new volume for the resource, or an existing claim."""
     ephemeral_claim: EphemeralClaim | None = None
     """With type EphemeralClaim; absent: its defaults."""
     existing_claim: ExistingClaim | None = None

@@ -1,4 +1,4 @@
-"""ExpertPool: one expert, N interchangeable replicas; served by vLLM here, or an OpenAI-compatible endpoint elsewhere.
+"""ExpertPool: one expert with N identical replicas, served by vLLM here or by an OpenAI-compatible endpoint elsewhere.
 
 Read it as `pool.metadata.name`, `pool.spec.{roles, description, price, expected_latency_milliseconds, limits,
 parameters, type, vllm, endpoint, simulated}`. Invariants: `type` says which of `vllm`, `endpoint` is set; prices are
@@ -52,7 +52,7 @@ from toolorchestra.api.scalars import (
 Role = Literal["Search", "Reason", "Answer", "Call", "Judge", "UserSimulator", "Writer"]
 
 SECRET_LABEL: Final = ("toolorchestra.dev/secret-for", "pools")
-"""Of the Secrets that pools may refer to."""
+"""Label (key, value) of the Secrets that pools may refer to."""
 OWNED_FLAGS = (
     "--api-key",
     "--download-dir",
@@ -70,7 +70,7 @@ OWNED_FLAGS = (
 
 
 def _spellings(flag: str) -> str:
-    """The pattern of what vLLM takes for a flag: `_` for `-`, and, as argparse has it, any beginning of it."""
+    """Return the pattern of all texts that vLLM takes for a flag: `_` for `-`, and any prefix, as argparse allows."""
     dashes = len(flag) - len(flag.lstrip("-"))
     pattern = ""
     for character in reversed(flag[dashes:]):
@@ -79,20 +79,20 @@ def _spellings(flag: str) -> str:
 
 
 _SETS_OWNED = f"(?is)^({'|'.join(map(_spellings, OWNED_FLAGS))})([^-_a-z0-9].*)?$"
-"""An argument that is, or begins with, one of these flags: `--port`, `--port=1`, `--PORT 1`, `--po`. What begins with a
-letter, digit or dash more is another flag. RE2's and Python's syntax."""
+"""An argument that is, or begins with, one of these flags: `--port`, `--port=1`, `--PORT 1`, `--po`. A letter, digit or
+dash after the flag makes it another flag. The syntax is valid in RE2 and in Python."""
 
 OWNED_PARAMETERS = ("model", "messages", "tools", "n", "stream")
-"""Parameters of a request that the client sends, or must not: none of ours may be called so."""
+"""Parameters that the client itself sends, or must not send. `parameterNames` may not use these names."""
 
 RESERVED_NAMES = ("outcome", "cost", "latency", "policy")
-"""Names that mean something else in weights and price books, so no pool and no function may have them."""
+"""Names with a special meaning in weights and price books. No pool and no function may have them."""
 
 NEW_POOL = "make a new pool and point trainings at it"
 
 
 def gpus_match_shards() -> dict[str, str]:
-    """Rule: where a limit of an accelerator is given, it equals `tensorParallelSize` (one shard, one GPU)."""
+    """Return the rule: a limit of an accelerator, where given, equals `tensorParallelSize` (one shard per GPU)."""
     return _gpus_are(
         "string(self.tensorParallelSize)",
         lambda s: str(s["tensorParallelSize"]),
@@ -103,7 +103,7 @@ def gpus_match_shards() -> dict[str, str]:
 
 
 def one_gpu_each() -> dict[str, str]:
-    """Rule: where a limit of an accelerator is given, it is 1 (a trainer is one process, and computes on one GPU)."""
+    """Return the rule: a limit of an accelerator, where given, is 1 (a trainer is one process on one GPU)."""
     return _gpus_are(
         "'1'",
         lambda s: "1",
@@ -116,7 +116,10 @@ def one_gpu_each() -> dict[str, str]:
 def _gpus_are(
     cel: str, wanted: Callable[[Mapping[str, Any]], str], message: str, *, defaulted: tuple[str, ...], at: str
 ) -> dict[str, str]:
-    """Rule: every limit of an accelerator is as `cel` and `wanted` say. One that the spec names is the only one."""
+    """Return the rule: every limit of an accelerator equals `cel` (in CEL) and `wanted` (in Python).
+
+    If the spec names an accelerator, only that one counts.
+    """
     known = f"(name in {list(EXACT)} || name.startsWith('{MIG}'))"
     computes = f"(has(self.resources.accelerator) ? name == self.resources.accelerator : {known})"
 
@@ -136,22 +139,22 @@ def _gpus_are(
 
 
 class ExpertLimits(Model):
-    """What one call may ask for, and how much the expert takes at a time."""
+    """Limits of one call, and of all calls to the expert together."""
 
     max_output_tokens: Count = 8192
     """Most tokens that one call may write; its worst-case cost is reserved."""
     max_input_tokens: Count = 24000
     """Most tokens that one call may read."""
     max_concurrency: Count = 64
-    """Calls in flight, from all workers together."""
+    """Most calls at the same time, from all workers together."""
     requests_per_minute: Count | None = None
     """Calls per minute; absent: no limit."""
     tokens_per_minute: Count | None = None
-    """Tokens per minute, in and out; absent: no limit."""
+    """Tokens per minute, input and output; absent: no limit."""
 
 
 class SamplingParameters(Model):
-    """Sampling parameters sent with every call; absent: not sent, the server's default holds."""
+    """Sampling parameters of every call; absent: not sent, so the server's default applies."""
 
     temperature: Number | None = None
     """Temperature."""
@@ -160,7 +163,7 @@ class SamplingParameters(Model):
 
 
 class DescriptionKey(Model):
-    """A description kept elsewhere."""
+    """A description in a ConfigMap."""
 
     config_map_key_ref: ConfigMapKeyRef
     """Key of a ConfigMap that holds the text: its first 4096 characters."""
@@ -173,7 +176,7 @@ class VLLM(Model):
         gpus_match_shards(),
         rule(
             f"!self.extraArgs.exists(arg, arg.matches('{_SETS_OWNED}'))",
-            "extraArgs must not set what has a field of its own, in any spelling: " + " ".join(OWNED_FLAGS),
+            "extraArgs must not set a flag that has its own field, in any spelling: " + " ".join(OWNED_FLAGS),
             check=lambda s: not any(re.search(_SETS_OWNED, arg) for arg in s["extraArgs"]),
             at="extraArgs",
             defaulted=("extraArgs",),
@@ -184,44 +187,44 @@ class VLLM(Model):
     model: ModelSource
     """Weights to serve."""
     image: Image | None = None
-    """Image with vLLM; absent: the chart's, by GPU or not."""
+    """Image with vLLM; absent: the chart's image for GPU or CPU."""
     replicas: Replicas = 1
-    """Interchangeable servers; the scale sub-resource sets this."""
+    """Number of identical servers; the scale subresource sets this."""
     min_available: Replicas = 1
-    """Ready replicas below which the pool counts as out."""
+    """The pool counts as unavailable with fewer ready replicas than this."""
     tensor_parallel_size: Annotated[Count, Field(le=64)] = 1
-    """GPUs per replica; equals the GPU limit where there is one."""
+    """GPUs per replica; equals the GPU limit, if one is set."""
     max_model_len: Count | None = None
     """Context length in tokens; absent: the model's own."""
     extra_args: tuple[ShortText, ...] = Field(default=(), max_length=64)
-    """Further flags of vLLM, one string each; flags that have a field of their own are refused."""
+    """Further vLLM flags, one string each; a flag that has its own field is refused."""
     resources: ComputeResources = Field(default_factory=ComputeResources, json_schema_extra=PARENT)
     """Resources of one replica, such as {limits: {nvidia.com/gpu: 2, memory: 96Gi}}."""
     cache: Cache | None = None
-    """Volume for weights and compiled code; absent: none, every start fetches and compiles."""
+    """Volume for weights and compiled code; absent: none, so every start downloads and compiles."""
     shm_size: Quantity | None = None
-    """Size of /dev/shm, such as 8Gi, which counts as memory; absent: 1Gi, with shards 2Gi for each."""
+    """Size of /dev/shm, such as 8Gi; it counts as memory. Absent: 1Gi; with several shards 2Gi each."""
     drain_seconds: SecondsOrZero = 120
-    """Seconds that a replica that goes away may finish what it has."""
+    """Seconds in which a replica that is being removed may finish its requests."""
     queue_name: ObjectName | None = None
-    """Name of a LocalQueue of Kueue, put as a label on the Deployment; absent: none."""
+    """Name of a Kueue LocalQueue, set as a label on the Deployment; absent: none."""
     pod_template: Opaque | None = None
-    """Overlay on the pod: tolerations, nodeSelector, runtimeClassName, …; the table is docs/podtemplate.md."""
+    """Overlay on the pod: tolerations, nodeSelector, runtimeClassName, …; docs/podtemplate.md lists the fields."""
 
 
 class ParameterNames(Model):
-    """What the endpoint calls the parameters of a request, where it differs from OpenAI's chat completions."""
+    """The endpoint's names of request parameters, where they differ from OpenAI's chat completions."""
 
     model_config = ruled(
         rule(
             "self.maxTokens != self.temperature && self.maxTokens != self.topP && self.temperature != self.topP",
-            "each parameter has a name of its own",
+            "maxTokens, temperature and topP must have different names",
             check=lambda s: len({s["maxTokens"], s["temperature"], s["topP"]}) == 3,
             defaulted=("maxTokens", "temperature", "topP"),
         ),
         rule(
             f"[self.maxTokens, self.temperature, self.topP].all(name, !(name in {list(OWNED_PARAMETERS)}))",
-            f"these are parameters of their own: {', '.join(OWNED_PARAMETERS)}",
+            f"the client uses these names for other parameters: {', '.join(OWNED_PARAMETERS)}",
             check=lambda s: not {s["maxTokens"], s["temperature"], s["topP"]} & set(OWNED_PARAMETERS),
             defaulted=("maxTokens", "temperature", "topP"),
         ),
@@ -236,32 +239,32 @@ class ParameterNames(Model):
 
 
 class Endpoint(Model):
-    """An expert behind an OpenAI-compatible API that is there already."""
+    """An expert behind an existing OpenAI-compatible API."""
 
     model_config = ruled(
         rule(
             "!self.url.matches('/(chat/)?completions/?$')",
-            "give the base URL, without /chat/completions: it is added to every call",
+            "give the base URL without /chat/completions, which is added to every call",
             check=lambda s: not re.search(r"/(chat/)?completions/?$", s["url"]),
             at="url",
         )
     )
 
     url: BaseURL
-    """Base URL, /v1 included, such as https://api.example/v1; its host is one of the chart's `pools.allowedHosts`. Host
+    """Base URL with /v1, such as https://api.example/v1. The chart's `pools.allowedHosts` must list its host. Host
     `simulator`: the simulator, also on one machine."""
     model: ShortText
-    """Name of the model as the API knows it."""
+    """Name of the model in the API."""
     api_key_secret_ref: SecretKeyRef | None = None
     """Secret with the API key, a bearer token; absent: none is sent. Its label: toolorchestra.dev/secret-for=pools."""
     probe: Literal["Completion", "Models", "None"] = "Models"
-    """How the operator asks whether it answers: for one paid token (Completion), for the list of models, or not."""
+    """How the operator checks the endpoint: request one paid token (Completion), list the models, or no check."""
     parameter_names: ParameterNames = Field(default_factory=ParameterNames, json_schema_extra=PARENT)
-    """Names of request parameters where they differ."""
+    """Names of request parameters, where they differ from OpenAI's."""
 
 
 class ExpertPoolSpec(Model):
-    """What the expert is, costs and can take."""
+    """The expert: how it is served, its price and its limits."""
 
     model_config = ruled(
         union(VLLM="vllm", Endpoint="endpoint"),
@@ -273,7 +276,7 @@ class ExpertPoolSpec(Model):
         ),
         rule(
             "!self.simulated || self.type == 'Endpoint'",
-            "a simulated expert is an Endpoint: the simulator is a server like any other",
+            "simulated needs type Endpoint: the simulator is an HTTP server",
             check=lambda s: not s["simulated"] or s["type"] == "Endpoint",
             at="simulated",
             defaulted=("simulated",),
@@ -284,67 +287,68 @@ class ExpertPoolSpec(Model):
     roles: tuple[Role, ...] = Field(
         default=("Search", "Reason", "Answer", "Call"), min_length=1, max_length=7, json_schema_extra=LIST_SET
     )
-    """What the expert may be used for; without a role of an expert it is only a judge, simulator or writer."""
+    """What the expert may be used for. Without Search, Reason, Answer or Call it is only a judge, user simulator or
+    writer."""
     description: Text | None = None
-    """What it is good at, in a sentence or two: the policy reads this and chooses by it."""
+    """What it is good at, in one or two sentences. The policy reads this and chooses by it."""
     description_from: DescriptionKey | None = None
-    """The description, kept elsewhere."""
+    """Where else to read the description."""
     price: ExpertPrice
-    """What it costs, in US dollars; counts in every episode that calls it."""
+    """Price in US dollars; it counts in every episode that calls the expert."""
     expected_latency_milliseconds: Milliseconds
-    """Milliseconds that one call takes, as the policy is told before it is measured, such as 11000."""
+    """Expected milliseconds of one call, such as 11000; the policy is shown this number."""
     limits: ExpertLimits = Field(default_factory=ExpertLimits, json_schema_extra=PARENT)
-    """What one call may ask for, and how many calls it takes at a time."""
+    """Limits of one call, and of all calls together."""
     parameters: SamplingParameters = Field(default_factory=SamplingParameters, json_schema_extra=PARENT)
     """Sampling parameters of every call."""
     type: Literal["VLLM", "Endpoint"]
-    """Served here with vLLM, or an endpoint that is there already."""
+    """Served here with vLLM, or an existing endpoint."""
     vllm: VLLM | None = None
     """The model, its replicas and their resources; with type VLLM."""
     endpoint: Endpoint | None = None
     """URL, model and key of an OpenAI-compatible API; with type Endpoint."""
     simulated: Bool = False
-    """A stand-in: metering takes its reported service time, and every report says so."""
+    """The expert is simulated: its reported service time is used, and reports say so."""
 
 
 class MeasuredService(Model):
-    """What calls to the pool were measured to take."""
+    """Measured latency and errors of calls to the pool."""
 
     model_config = OPEN
 
     latency_milliseconds_p50: NonNegative | None = None
-    """Median service time of the calls that were answered lately, in ms."""
+    """Median service time of the recently answered calls, in ms."""
     latency_milliseconds_p99: NonNegative | None = None
     """Its 99th percentile, in ms."""
     error_rate: Fraction | None = None
-    """Share of the latest calls that were not answered."""
+    """Share of recent calls without an answer."""
     at: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
-    """Since when these are the figures."""
+    """When these values last changed."""
 
 
 class ExpertPoolStatus(Model):
-    """What the operator sees."""
+    """The state that the operator observed."""
 
     model_config = OPEN
 
     observed_generation: NonNegative | None = None
-    """Generation of the spec that this status is about."""
+    """Generation of the spec that this status describes."""
     replicas: NonNegative | None = None
     """Replicas that exist."""
     ready_replicas: NonNegative | None = None
     """Replicas that answer."""
     ready: ShortText | None = None
-    """Ready replicas of those wanted, such as 2/2; an endpoint counts as one."""
+    """Ready replicas out of the wanted ones, such as 2/2; an endpoint counts as one."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the pods, for autoscalers."""
     url: URL | None = None
-    """Where the expert is served, `/v1` included."""
+    """URL of the expert, with `/v1`."""
     served_model: ShortText | None = None
-    """Name under which the server knows the model."""
+    """Name of the model on the server."""
     measured: MeasuredService | None = None
-    """What calls were measured to take."""
+    """Measured latency and errors of calls."""
     conditions: tuple[Condition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
-    """State, aspect by aspect."""
+    """State, one condition per aspect."""
 
 
 class ExpertPool(Resource):
@@ -363,6 +367,6 @@ class ExpertPool(Resource):
     kind: Literal["ExpertPool"]
     metadata: ObjectMeta
     spec: ExpertPoolSpec
-    """Who serves the expert, what it costs, and what it can take."""
+    """How the expert is served, its price and its limits."""
     status: ExpertPoolStatus | None = None
-    """What the operator sees: address, replicas, conditions."""
+    """The observed state: address, replicas, conditions."""

@@ -1,7 +1,7 @@
-"""Why a condition has its status: the one closed list of both kinds.
+"""The reasons of conditions: one closed list for both kinds.
 
-`reference/explanations.py` says of each what it means and what to do. Tests hold it against what the operator's code
-writes.
+`reference/explanations.py` says what each reason means and what to do. Tests compare the list with the reasons that the
+operator's code writes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a condition has its status. Closed: a reason that is not here cannot be written."""
+    """Why a condition has its status. A reason that is not in this list cannot be written."""
 
     ACCEPTED = "Accepted"
     INVALID_SPEC = "InvalidSpec"

@@ -1,4 +1,4 @@
-"""Files that people hand us: read whole, but only regular ones, of a stated size, in UTF-8."""
+"""Read files that users give: only regular files, of limited size, in UTF-8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FileRefused(InputError):
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The file, open for reading bytes. A pipe or a device is refused before it is opened: it may never end.
+    """Return the file, open for reading bytes. A pipe or a device is refused before it is opened: it may never end.
 
     Raises:
         FileRefused: no such file, no permission, or not a regular file.
@@ -35,10 +35,10 @@ def _kind(mode: int) -> str:
 
 
 def read_text(path: Path, *, most: int) -> str:
-    """The file's text, without a byte order mark.
+    """Return the file's text without a byte order mark.
 
     Raises:
-        FileRefused: as `open_regular`, more than `most` bytes, or no UTF-8.
+        FileRefused: as `open_regular`, more than `most` bytes, or not UTF-8.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)

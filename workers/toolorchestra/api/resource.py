@@ -1,4 +1,4 @@
-"""A whole resource: its rules over several fields are checked here, from the same schema as the CRD's."""
+"""The base class of a whole resource. It checks the rules over several fields, from the same schema as the CRD's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolorchestra.api.schema import structural_schema, violations
 
 
 class Resource(Model):
-    """Base of every kind. Invariant: what exists obeys every rule that the API server would enforce on creation."""
+    """Base of every kind. Invariant: an instance obeys every rule that the API server enforces on creation."""
 
     @model_validator(mode="after")
     def _obeys_rules(self) -> Self:

@@ -18,7 +18,7 @@ from toolorchestra.api.scalars import URI, USD, Bool, Fraction, Milliseconds, Nu
 
 
 class Weights(Model):
-    """What the components are worth, from "0" to "1", where a task carries no preference; tools count 0."""
+    """Weights of the components, from "0" to "1", for a task without a preference; tools have weight 0."""
 
     model_config = ruled(
         rule(
@@ -30,7 +30,7 @@ class Weights(Model):
     )
 
     outcome: Number = Decimal("1")
-    """Weight of being right."""
+    """Weight of a right answer."""
     cost: Number = Decimal("0.3")
     """Weight of the episode's cost (nominal US dollars). "0": cost does not count."""
     latency: Number = Decimal("0.2")
@@ -38,7 +38,7 @@ class Weights(Model):
 
 
 class MinRange(Model):
-    """Ranges below which a component counts as the same for all siblings; absent: any difference counts."""
+    """If a component varies less than this among siblings, it counts as equal; absent: any difference counts."""
 
     cost_usd: USD | None = None
     """Siblings whose costs differ by less, in US dollars, count as equally cheap, such as "0.0001"."""
@@ -53,7 +53,7 @@ def _weights_are_fractions(s: Mapping[str, Any]) -> bool:
 
 
 class Reward(Model):
-    """How an episode's raw components (outcome, cost, latency, calls) become one number."""
+    """How an episode's raw components (outcome, cost, latency, calls) become one reward."""
 
     model_config = ruled(
         rule(
@@ -74,22 +74,22 @@ class Reward(Model):
     )
 
     combiner: Annotated[str, PluginText(("GDPO", "MinMaxDot", "WeightedSum"))] = "GDPO"
-    """GDPO: each component standardised over the group, then weighted. MinMaxDot: stretched to [0, 1], as published.
-    WeightedSum: raw dollars and seconds. Or a plug-in's package/Name."""
+    """GDPO: each component is standardised over the group, then weighted. MinMaxDot: scaled to [0, 1], as published.
+    WeightedSum: raw dollars and seconds, weighted. Or a plug-in's package/Name."""
     weights: Weights = Field(default_factory=Weights, json_schema_extra=PARENT)
-    """What being right, cheap and fast are worth; a task with a preference brings its own."""
+    """Weights of outcome, cost and latency; a task with a preference has its own."""
     latency: Literal["Service", "WallClock"] = "Service"
     """Service: generation and tools only; WallClock: queueing and pauses too, as published."""
     min_range: MinRange = Field(default_factory=MinRange, json_schema_extra=PARENT)
     """Differences too small to count."""
     gate: Bool = True
-    """GDPO: no right sibling ranks below a wrong one; false as published."""
+    """GDPO: no right sibling ranks below a wrong one. false: as published."""
 
 
 class Preferences(Model):
-    """Instructions such as "keep it private", each with its weight vector, appended to a share of the tasks."""
+    """Instructions such as "keep it private", each with its weights, appended to a share of the tasks."""
 
     uri: URI | None = None
-    """File of (instruction, weights) pairs; absent: made from templates over the tools' attributes."""
+    """File of (instruction, weights) pairs; absent: generated from templates and the tools' attributes."""
     fraction: Fraction = Decimal("0.5")
-    """Share of tasks that carry one."""
+    """Share of tasks with a preference."""

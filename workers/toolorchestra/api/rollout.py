@@ -19,7 +19,7 @@ class EpisodeBudget(Model):
     """Hard limits of one episode, checked before each call; absent: none."""
 
     max_usd: USD | None = None
-    """Most US dollars that one episode really pays, such as "2.00"."""
+    """Most US dollars that one episode may actually pay, such as "2.00"."""
     max_service_seconds: Seconds | None = None
     """Most seconds of generation and tools in one episode, queueing excluded."""
 
@@ -39,9 +39,9 @@ class Rollout(Model):
     )
 
     workers: Replicas = 2
-    """Pods (on one machine: processes) that run episodes; they need neither GPU nor torch."""
+    """Number of pods (on one machine: processes) that run episodes; they need neither GPU nor torch."""
     concurrency_per_worker: Annotated[Count, Field(le=4096)] = 32
-    """Episodes that one worker runs at a time. In flight: this times workers."""
+    """Episodes that one worker runs at the same time. All together: this times workers."""
     max_turns: Annotated[Count, Field(le=1000)] = 50
     """Generations of the policy after which an episode ends with outcome 0."""
     max_prompt_tokens: Count = 24000
@@ -49,10 +49,10 @@ class Rollout(Model):
     max_response_tokens: Count = 8000
     """Most tokens that the policy writes in one turn."""
     episode_timeout_seconds: Seconds = 1800
-    """Seconds of wall time after which an episode is given up, as a failure of infrastructure."""
+    """Seconds of wall time after which an episode is aborted as an infrastructure failure."""
     episode_budget: EpisodeBudget = Field(default_factory=EpisodeBudget, json_schema_extra=PARENT)
-    """Most that one episode may spend: US dollars, service seconds."""
+    """Limits of one episode: US dollars, service seconds."""
     resources: Resources | None = None
-    """Resources of one worker, such as {limits: {memory: 2Gi}}; absent, whole or in part: the chart's."""
+    """Resources of one worker, such as {limits: {memory: 2Gi}}; what is absent is taken from the chart."""
     pod_template: Opaque | None = None
-    """Overlay on the workers' pods: tolerations, nodeSelector, …; what it may set is a table in docs/podtemplate.md."""
+    """Overlay on the workers' pods: tolerations, nodeSelector, …; docs/podtemplate.md lists the fields."""

@@ -1,8 +1,8 @@
-"""Rules over several fields: one CEL expression for the API server and one Python check, side by side.
+"""Rules over several fields: each has one CEL expression for the API server and one equivalent Python check.
 
-A model declares its rules with `model_config = ruled(...)`. The check sees what CEL sees: the plain object in YAML
-names, defaults filled in, absent keys absent. Rules over `oldSelf` (immutability) have no check: only the API server
-knows the object's past.
+A model declares its rules with `model_config = ruled(...)`. The check gets the same input as CEL: the plain object with
+YAML names and defaults, without absent keys. Rules over `oldSelf` (immutability) have no check: only the API server
+knows the object's earlier state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 Check = Callable[[Mapping[str, Any]], bool]
 
-NEW_TRAINING = "make a new training (its model.uri may be what this one exported)"
+NEW_TRAINING = "make a new training (its model.uri may be the model that this one exported)"
 
 VALIDATIONS = "x-kubernetes-validations"
 
@@ -22,15 +22,15 @@ _checks: dict[str, Check] = {}
 
 
 def check_of(cel: str) -> Check | None:
-    """The Python check beside a CEL expression; None for a rule on the object's past."""
+    """Return the Python check of a CEL expression; None for a rule over `oldSelf`."""
     return _checks.get(cel)
 
 
 def rule(cel: str, message: str, *, check: Check, at: str = "", defaulted: tuple[str, ...] = ()) -> dict[str, str]:
-    """One rule. `at` is the field that the message is about, relative to the model that declares the rule.
+    """Return one rule. `at`: the field that the message is about, relative to the model that declares the rule.
 
-    `defaulted` names the fields it reads that have a default: the API server puts a parent's `default: {}` to the
-    rules as it stands, empty, so that the rule must hold where they are absent.
+    `defaulted`: the fields with a default that the rule reads. The API server evaluates rules on a parent's
+    `default: {}` while it is still empty, so the rule must hold without these fields.
     """
     guarded = "".join(f"!has(self.{field}) || " for field in defaulted) + (f"({cel})" if defaulted else cel)
     _checks[guarded] = check
@@ -38,15 +38,15 @@ def rule(cel: str, message: str, *, check: Check, at: str = "", defaulted: tuple
 
 
 def ruled(*rules: dict[str, str] | list[dict[str, str]]) -> ConfigDict:
-    """Model configuration that declares these rules."""
+    """Return a model configuration that declares these rules."""
     flat = [one for group in rules for one in (group if isinstance(group, list) else [group])]
     return ConfigDict(json_schema_extra={VALIDATIONS: [dict(one) for one in flat]})
 
 
 def union(**members: str) -> list[dict[str, str]]:
-    """Rules of a union by `type`: `union(VLLM="vllm", Endpoint="endpoint")`.
+    """Return the rules of a union by `type`: `union(VLLM="vllm", Endpoint="endpoint")`.
 
-    The member named by `type` must be there, unless it ends in `?`, and the other types' members must not.
+    The member of the given `type` is required, unless its name here ends in `?`. Members of other types are refused.
     """
     return [one for kind, member in members.items() for one in _member(kind, member)]
 
@@ -78,7 +78,7 @@ def _member(kind: str, member: str) -> list[dict[str, str]]:
 
 
 def immutable(*fields: str, why: str, unless: str = "") -> list[dict[str, str]]:
-    """Rules that refuse a change of these fields, their coming and their going; `unless` is a CEL way out."""
+    """Return rules that refuse to change, add or remove these fields. `unless`: a CEL condition that allows it."""
     return [
         {
             "rule": (f"{unless} || " if unless else "")

@@ -1,7 +1,7 @@
-"""Scalar types of the resources: each one Python type, one schema and one message, from one pattern.
+"""Scalar types of the resources. Each has one Python type, one schema and one error message, from one pattern.
 
-Invariant: nothing is coerced. Money, ratios and rates are decimal strings in YAML (no exponent) and `Decimal` in
-Python; durations and counts are strict integers; there is no float.
+Invariant: no value is converted to another type. Money, ratios and rates are decimal strings in YAML (no exponent) and
+`Decimal` in Python; durations and counts are strict integers; there is no float.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from toolorchestra.plugins import MOST_CHARACTERS, PATTERN
 
 
 def plain(value: Decimal) -> str:
-    """A decimal without exponent, as YAML and the API have it."""
+    """Return a decimal without exponent, as in YAML and in the API."""
     return format(value, "f")
 
 
 @dataclass(frozen=True)
 class DecimalText:
-    """`Annotated[Decimal, DecimalText(…)]`: a decimal string of that pattern; `want` says so to a person."""
+    """`Annotated[Decimal, DecimalText(…)]`: a decimal string of that pattern. `want` describes it in messages."""
 
     pattern: str
     want: str
@@ -60,7 +60,7 @@ class DecimalText:
 
 @dataclass(frozen=True)
 class PatternText:
-    """`Annotated[str, PatternText(…)]`: a string of that pattern; `want` says so to a person."""
+    """`Annotated[str, PatternText(…)]`: a string of that pattern. `want` describes it in messages."""
 
     pattern: str
     want: str
@@ -144,10 +144,10 @@ class QuantityText:
 
 @dataclass(frozen=True)
 class OpaqueObject:
-    """`Annotated[dict[str, Any], OpaqueObject()]`: an object whose inside is somebody else's schema."""
+    """`Annotated[dict[str, Any], OpaqueObject()]`: an object that another project's schema describes."""
 
     most_depth: int = 100
-    """Levels; whoever walks through it may do so by recursion."""
+    """Most levels, so that code may walk through the object by recursion."""
 
     def read(self, value: dict[str, Any]) -> dict[str, Any]:
         level: list[Any] = [value]
@@ -156,7 +156,7 @@ class OpaqueObject:
             level = [inner for inner in level if isinstance(inner, dict | list)]
             if not level:
                 return value
-        raise PydanticCustomError("deep_object", "it is nested more than {most} deep", {"most": self.most_depth})
+        raise PydanticCustomError("deep_object", "nested deeper than {most} levels", {"most": self.most_depth})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.read, handler(source))
@@ -242,7 +242,7 @@ AcceleratorName = Annotated[
     ),
 ]
 MOST_TEXT = 4096
-"""Characters of a `Text`."""
+"""Most characters of a `Text`."""
 Text = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 LongText = Annotated[str, Field(max_length=32768)]

@@ -1,7 +1,7 @@
-"""Structural OpenAPI schemas out of the models, and what a schema says about plain data: defaults and rules.
+"""Build structural OpenAPI schemas from the models, and apply their defaults and rules to plain data.
 
-What the API server does with a CRD's schema (fill in defaults, check the rules) is done here with the same schema, so
-that one machine and the cluster agree. Source of the structural rules:
+The API server fills in defaults and checks the rules of a CRD's schema. This module does the same with the same schema,
+so that one machine and the cluster agree. Source of the structural rules:
 https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
 """
 
@@ -25,7 +25,7 @@ _DROPPED = ("title", "additionalProperties", "propertyNames", "$defs", "const", 
 
 @functools.cache
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The model's schema without references, titles and nulls: what a CRD's `openAPIV3Schema` may hold."""
+    """Return the model's schema without references, titles and nulls, as a CRD's `openAPIV3Schema` requires."""
     raw = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(raw, raw.get("$defs", {}))
 
@@ -62,7 +62,7 @@ def _structural(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 
 def _rank(keyword: str) -> tuple[int, str]:
-    """A fixed order of keywords, so that the files do not depend on a library's: what it is first, its parts last."""
+    """Return a sort key, so that files do not depend on a library's order of keywords: type first, parts last."""
     parts = ("items", "additionalProperties", "required", "properties")
     if keyword in parts:
         return 2 + parts.index(keyword), keyword
@@ -70,10 +70,10 @@ def _rank(keyword: str) -> tuple[int, str]:
 
 
 def without_nulls(schema: Schema, data: Any) -> Any:
-    """A copy of the data without keys that have no value: the API server takes them for absent.
+    """Return a copy of the data without keys whose value is null: the API server treats them as absent.
 
-    Source: PruneNonNullableNullsWithoutDefaults in k8s.io/apiextensions-apiserver; a null that has a default gets it,
-    which comes to the same.
+    Source: PruneNonNullableNullsWithoutDefaults in k8s.io/apiextensions-apiserver. There, a null with a default gets
+    the default, which has the same result.
     """
     if isinstance(data, Mapping):
         known, rest = schema.get("properties", {}), schema.get("additionalProperties")
@@ -88,7 +88,7 @@ def without_nulls(schema: Schema, data: Any) -> Any:
 
 
 def with_defaults(schema: Schema, data: Any) -> Any:
-    """A copy of the data, which has no nulls, with the schema's defaults filled in."""
+    """Return a copy of the data with the schema's defaults filled in. The data must have no nulls."""
     if isinstance(data, Mapping):
         filled = dict(data)
         for name, sub in schema.get("properties", {}).items():
@@ -107,10 +107,10 @@ def _property(schema: Schema, key: str) -> Schema:
 
 
 def violations(schema: Schema, data: Any) -> list[tuple[Path, str]]:
-    """Rules that plain data (defaults filled in) breaks: where, and what would be right.
+    """Return the rules that plain data (with defaults) breaks: the path, and what would be right.
 
-    Data may be malformed elsewhere: a rule that cannot be judged because a field it reads has the wrong shape is
-    passed over, since that field has its own message.
+    A rule is skipped if it cannot be evaluated because a field that it reads is malformed: that field has its own
+    message.
     """
     return list(_violations(schema, data, ()))
 
@@ -138,7 +138,7 @@ def _holds(check: Any, data: Mapping[str, Any]) -> bool:
 
 
 def _repeated(schema: Schema, data: list[Any], path: Path) -> Iterator[tuple[Path, str]]:
-    """Items that a list-map or a set holds twice."""
+    """Yield the repeated items of a list-map or a set."""
     kind = schema.get("x-kubernetes-list-type")
     if kind not in ("map", "set"):
         return
@@ -151,5 +151,5 @@ def _repeated(schema: Schema, data: list[Any], path: Path) -> Iterator[tuple[Pat
         if identity in seen:
             where = (*path, index, keys[0]) if kind == "map" else (*path, index)
             name = identity[0] if kind == "map" else identity
-            yield where, f'"{name}" is there twice; each must differ'
+            yield where, f'"{name}" is repeated; each must be different'
         seen.append(identity)

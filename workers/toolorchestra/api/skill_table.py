@@ -1,7 +1,7 @@
-"""SkillTable: what simulated experts can do, how long they take and how they fail. Local only, no custom resource.
+"""SkillTable: the accuracy, latency and faults of simulated experts. A local file, not a custom resource.
 
 Read it as `table.spec.{seed, experts}`, `table.expert(model)`, and per expert `accuracy_of(topic)`,
-`tokens_out_of(topic)`, `tokens_in` (None: the prompt's own), `latency_milliseconds.{p50, p99}` and
+`tokens_out_of(topic)`, `tokens_in` (None: the prompt's real length), `latency_milliseconds.{p50, p99}` and
 `faults.{http500, http429, garbage, hang}` (fractions of calls, Decimals). `name` is the model that a request asks for:
 an Endpoint pool's `endpoint.model`.
 """
@@ -21,21 +21,21 @@ from toolorchestra.api.scalars import Count, Fraction, Milliseconds, NonNegative
 
 
 class Skill(Model):
-    """How good the expert is where no topic says otherwise."""
+    """Accuracy of the expert at topics that are not listed."""
 
     accuracy: Fraction
     """Share of tasks that it gets right."""
 
 
 class TopicSkill(Model):
-    """How good the expert is at one topic."""
+    """Accuracy of the expert at one topic."""
 
     topic: ShortText
-    """Topic of a task: for reasoning-gym its dataset."""
+    """Topic of a task; for reasoning-gym the name of the dataset."""
     accuracy: Fraction
     """Share of the topic's tasks that it gets right."""
     tokens_out: Count | None = None
-    """Tokens of an answer on this topic; absent: the expert's."""
+    """Tokens of an answer on this topic; absent: the expert's tokensOut."""
 
 
 class LatencyProfile(Model):
@@ -53,7 +53,7 @@ class LatencyProfile(Model):
     p50: Milliseconds
     """Median."""
     p99: Milliseconds
-    """99th percentile; equal to p50: always the same."""
+    """99th percentile; if equal to p50, every call takes that long."""
 
 
 class Faults(Model):
@@ -72,7 +72,7 @@ class Faults(Model):
     http429: Fraction = Decimal("0")
     """Answers 429 with Retry-After."""
     garbage: Fraction = Decimal("0")
-    """Answers 200 with what is no completion."""
+    """Answers 200 with a body that is not a completion."""
     hang: Fraction = Decimal("0")
     """Never answers."""
 
@@ -83,7 +83,7 @@ class SimulatedExpert(Model):
     name: ShortText
     """Model that requests ask for: an Endpoint pool's `endpoint.model`."""
     default: Skill
-    """Skill at every topic that is not listed."""
+    """Accuracy at every topic that is not listed."""
     topics: tuple[TopicSkill, ...] = Field(
         default=(),
         max_length=256,
@@ -93,7 +93,7 @@ class SimulatedExpert(Model):
     tokens_out: Count = 120
     """Tokens of an answer."""
     tokens_in: NonNegative | None = None
-    """Tokens that a prompt counts as; absent: as many as it has."""
+    """Prompt tokens to report; absent: the real number."""
     latency_milliseconds: LatencyProfile
     """Service time of one call."""
     faults: Faults = Field(default_factory=Faults, json_schema_extra=PARENT)
@@ -103,12 +103,12 @@ class SimulatedExpert(Model):
         return next((skill for skill in self.topics if skill.topic == topic), None)
 
     def accuracy_of(self, topic: str) -> Decimal:
-        """Share of that topic's tasks that the expert gets right."""
+        """Return the share of the topic's tasks that the expert gets right."""
         skill = self._topic(topic)
         return skill.accuracy if skill else self.default.accuracy
 
     def tokens_out_of(self, topic: str) -> int:
-        """Tokens of an answer on that topic."""
+        """Return the tokens of an answer on the topic."""
         skill = self._topic(topic)
         return (skill.tokens_out if skill else None) or self.tokens_out
 
@@ -117,13 +117,13 @@ class SkillTableSpec(Model):
     """The simulated experts."""
 
     seed: NonNegative = 0
-    """Seed of right and wrong, per (expert, task): siblings see a consistent world."""
+    """Seed that decides right or wrong per (expert, task), so that sibling episodes get consistent answers."""
     experts: Annotated[tuple[SimulatedExpert, ...], Field(min_length=1, max_length=256, json_schema_extra=LIST_MAP)]
     """The experts."""
 
 
 class SkillTable(Resource):
-    """What the simulator's experts can do."""
+    """Accuracy, latency and faults of the simulator's experts."""
 
     api_version: ApiVersion
     kind: Literal["SkillTable"]
@@ -132,5 +132,5 @@ class SkillTable(Resource):
     """The simulated experts."""
 
     def expert(self, model: str) -> SimulatedExpert | None:
-        """The expert that a request for this model reaches, or None."""
+        """Return the expert that a request for this model reaches, or None."""
         return next((expert for expert in self.spec.experts if expert.name == model), None)

@@ -1,4 +1,4 @@
-"""Status of an OrchestratorTraining: how far it is, what it cost, where its model lies."""
+"""Status of an OrchestratorTraining: its progress, its cost, and where its model is."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class TrainingMetrics(Model):
-    """Decimal strings; of the last step, where nothing else is said."""
+    """Metrics as decimal strings; of the last step, if nothing else is said."""
 
     model_config = OPEN
 
     reward: SignedNumber | None = None
-    """Mean reward at the last evaluation; before the first one of the last step, where the combiner has a mean."""
+    """Mean reward at the last evaluation; before the first evaluation of the last step, if the combiner has a mean."""
     accuracy: Fraction | None = None
-    """Share of right answers at the last evaluation; before the first one of the last step."""
+    """Share of right answers at the last evaluation; before the first evaluation of the last step."""
     usd_per_task: USD | None = None
-    """Nominal US dollars per task at the last evaluation; before the first one of the last step."""
+    """Nominal US dollars per task at the last evaluation; before the first evaluation of the last step."""
     service_seconds_per_task: Number | None = None
     """Service seconds per task."""
     staleness: Number | None = None
@@ -32,7 +32,7 @@ class TrainingMetrics(Model):
     tokens_per_second: Number | None = None
     """Trained tokens per second."""
     trainer_idle_fraction: Fraction | None = None
-    """Share of time that the trainer waited."""
+    """Share of time in which the trainer waited."""
 
 
 class CheckpointStatus(Model):
@@ -41,13 +41,13 @@ class CheckpointStatus(Model):
     model_config = OPEN
 
     step: NonNegative
-    """Its step."""
+    """Step of the checkpoint."""
     uri: Annotated[str, Field(max_length=1024)]
-    """Where it lies."""
+    """Location of the checkpoint."""
     time: Time
     """When it was committed."""
     digest: ShortText
-    """Digest of its manifest."""
+    """Digest of the manifest."""
 
 
 class ResolvedExpert(Model):
@@ -56,13 +56,13 @@ class ResolvedExpert(Model):
     model_config = OPEN
 
     name: Name
-    """Pool."""
+    """Name of the pool."""
     uid: ShortText
     """The pool's UID."""
     model: Annotated[str, Field(max_length=1024)]
-    """Model it serves."""
+    """Model that it serves."""
     price: ExpertPrice
-    """Its price."""
+    """Price of the expert."""
 
 
 class RayStatus(Model):
@@ -71,42 +71,42 @@ class RayStatus(Model):
     model_config = OPEN
 
     provider: Word
-    """Who made it, `KubeRay` or `Builtin`; stays for the training's life."""
+    """Who made the cluster, `KubeRay` or `Builtin`; it never changes for one training."""
     name: ShortText
-    """Its name."""
+    """Name of the cluster."""
     image: Image | None = None
-    """What its pods run."""
+    """Image of its pods."""
 
 
 class OrchestratorTrainingStatus(Model):
-    """What the operator sees, and what it must remember."""
+    """The state that the operator observed, and what it must remember."""
 
     model_config = OPEN
 
     observed_generation: NonNegative | None = None
-    """Generation of the spec that this status is about."""
+    """Generation of the spec that this status describes."""
     conditions: tuple[Condition, ...] = Field(default=(), max_length=16, json_schema_extra=CONDITION_LIST)
-    """State, aspect by aspect."""
+    """State, one condition per aspect."""
     attempt: NonNegative | None = None
     """Number of the current attempt."""
     step: NonNegative | None = None
     """Optimizer steps done."""
     policy_version: ShortText | None = None
-    """Version that the engines serve."""
+    """Policy version that the engines serve."""
     progress_percentage: Annotated[NonNegative, Field(le=100)] | None = None
-    """Steps done of those wanted."""
+    """Share of all steps that are done, in percent."""
     estimated_remaining_seconds: NonNegative | None = None
-    """How much longer, at the present pace."""
+    """Estimated remaining seconds at the current speed."""
     restarts: NonNegative | None = None
-    """Attempts that failed."""
+    """Failed attempts."""
     metrics: TrainingMetrics | None = None
     """The last step's metrics."""
     spent_usd: USD | None = None
-    """US dollars spent so far, everything paid counted."""
+    """US dollars paid so far, in all."""
     checkpoint: CheckpointStatus | None = None
     """The last committed checkpoint."""
     export_uri: Annotated[str, Field(max_length=1024)] | None = None
-    """Where the finished model lies."""
+    """Location of the finished model."""
     experts: tuple[ResolvedExpert, ...] = Field(default=(), max_length=256, json_schema_extra=LIST_MAP)
     """The experts, as resolved at admission."""
     ray: RayStatus | None = None

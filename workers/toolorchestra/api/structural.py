@@ -1,8 +1,8 @@
-"""Is a schema structural? The rules that the API server puts on a CRD's schema, as a checker.
+"""Check whether a schema is structural, by the rules of the API server for a CRD's schema.
 
 Source: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
-and the API reference of JSONSchemaProps. It checks the subset that our emitter could get wrong, and knows no more
-keywords than a CRD may use: an unknown one is an error.
+and the API reference of JSONSchemaProps. It checks the rules that our generator could break. It knows only the keywords
+that our CRDs use; any other keyword is an error.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ INT_OR_STRING = [{"type": "integer"}, {"type": "string"}]
 
 
 def structural_errors(schema: Schema, path: str = "") -> Iterator[str]:
-    """Everything that keeps a schema from being structural, each with its place."""
+    """Yield every violation of the structural rules, each with its path."""
     here = path or "."
     int_or_string = schema.get("x-kubernetes-int-or-string") is True
     known = VALUE_KEYWORDS | STRUCTURE_KEYWORDS | EXTENSIONS | ({"anyOf"} if int_or_string else set())
     for keyword in sorted(schema.keys() - known):
-        yield f"{here}: keyword {keyword} has no place in a structural schema"
+        yield f"{here}: keyword {keyword} is not allowed in a structural schema"
     yield from _type_errors(schema, here, int_or_string=int_or_string)
     yield from _list_errors(schema, here)
     yield from _default_errors(schema, here)
@@ -57,7 +57,7 @@ def structural_errors(schema: Schema, path: str = "") -> Iterator[str]:
         yield f"{here}: properties and additionalProperties exclude each other"
     for name in schema.get("required", ()):
         if name not in schema.get("properties", {}):
-            yield f"{here}: requires {name}, which it does not describe"
+            yield f"{here}: requires {name}, which is not among its properties"
     for name, sub in schema.get("properties", {}).items():
         yield from structural_errors(sub, f"{path}.{name}")
     if isinstance(schema.get("additionalProperties"), dict):
@@ -75,9 +75,9 @@ def _type_errors(schema: Schema, here: str, *, int_or_string: bool) -> Iterator[
     if kind not in TYPES:
         yield f"{here}: type is {kind!r}"
     if kind == "number":
-        yield f"{here}: floats have no place in our resources"
+        yield f"{here}: our resources have no floats"
     if kind == "array" and not isinstance(schema.get("items"), dict):
-        yield f"{here}: an array without items"
+        yield f"{here}: the array has no items"
     if isinstance(schema.get("additionalProperties"), bool):
         yield f"{here}: additionalProperties must be a schema (pruning is the default)"
     for keyword, wanted in (
@@ -98,11 +98,11 @@ def _list_errors(schema: Schema, here: str) -> Iterator[str]:
         yield f"{here}: list type {kind} on a {schema.get('type')}"
     items: dict[str, Any] = schema.get("items", {})
     if kind == "set" and items.get("type") not in ("string", "integer", "boolean"):
-        yield f"{here}: a set of something else than scalars"
+        yield f"{here}: the items of a set must be scalars"
     if kind == "map":
         for key in schema.get("x-kubernetes-list-map-keys") or [None]:
             if key not in items.get("required", ()) and "default" not in items.get("properties", {}).get(key, {}):
-                yield f"{here}: list-map key {key} is neither required nor has it a default"
+                yield f"{here}: list-map key {key} is not required and has no default"
 
 
 def _default_errors(schema: Schema, here: str) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _default_errors(schema: Schema, here: str) -> Iterator[str]:
         "string": (str,),
     }
     if default is None or not isinstance(default, fits.get(schema.get("type", ""), ())):
-        yield f"{here}: default {default!r} is no {schema.get('type')}"
+        yield f"{here}: default {default!r} is not of type {schema.get('type')}"
     if isinstance(default, dict):
         for name in schema.get("required", ()):
             if name not in default and "default" not in schema["properties"][name]:

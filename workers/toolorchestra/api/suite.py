@@ -1,6 +1,6 @@
-"""A suite of an evaluation: how many held-out tasks, under which aliases and prices.
+"""A suite of an evaluation: a number of held-out tasks, with aliases and prices.
 
-`evaluation.suites[i].{name, size, alias_names, price_books, tasks}`; what is absent is as in training.
+`evaluation.suites[i].{name, size, alias_names, price_books, tasks}`. What is absent is as in training.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Suite(Model):
     size: Count
     """Tasks drawn from the held-out split."""
     alias_names: AliasNames | None = None
-    """Words that serve as aliases here, such as ones never seen in training; absent: as in training."""
+    """Words used as aliases, for example some never seen in training; absent: as in training."""
     price_books: (
         Annotated[tuple[PriceBook, ...], Field(min_length=1, max_length=64, json_schema_extra=LIST_MAP)] | None
     ) = None
-    """Price schedules here, such as ones never seen in training; absent: as in training."""
+    """Price schedules, for example some never seen in training; absent: as in training."""
     tasks: Tasks | None = None
-    """Tasks of its own, all of them held out; absent: the training's held-out tasks."""
+    """The suite's own tasks, all held out; absent: the training's held-out tasks."""

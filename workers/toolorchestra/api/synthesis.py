@@ -1,4 +1,4 @@
-"""Synthesis: making function-calling tasks with verified solutions (ToolScale's pipeline). Local only.
+"""Synthesis: generates function-calling tasks with verified solutions (ToolScale's pipeline). A local file only.
 
 `synthesis.spec.{domain, tasks, evolution_rounds, golden_calls, proposer, filters, output, limits, seed}`.
 """
@@ -22,7 +22,7 @@ Stage = Literal["Schema", "Entries", "Tools", "Subsets", "Intents", "Tasks", "Ev
 
 
 class GoldenCalls(Model):
-    """How long a task's solution may be."""
+    """Number of calls in a task's solution."""
 
     model_config = ruled(
         rule(
@@ -40,57 +40,57 @@ class GoldenCalls(Model):
 
 
 class Proposer(Model):
-    """A model that proposes, stage by stage; every proposal is validated like a programmatic one."""
+    """A model that proposes data in some stages; every proposal is validated like a programmatic one."""
 
     pool: PoolRef
-    """The model."""
+    """Pool of the model."""
     stages: tuple[Stage, ...] = Field(
         default=("Intents", "Tasks", "Evolution"), max_length=7, json_schema_extra=LIST_SET
     )
-    """Stages that it proposes; the others are programmatic."""
+    """Stages in which the model proposes; the others are programmatic."""
 
 
 class SynthesisFilters(Model):
     """Which tasks are dropped."""
 
     pass_at: Annotated[NonNegative, Field(le=64)] = 8
-    """Drop what is unsolved in so many attempts; 0: not tried."""
+    """Drop tasks that are not solved in this many attempts; 0: no attempts."""
     solvable_without_action: Literal["Drop", "Keep"] = "Drop"
-    """Tasks that are solved by doing nothing."""
+    """What to do with tasks that are solved by doing nothing."""
     near_duplicate_percentage: Annotated[Count, Field(le=100)] = 85
-    """Drop tasks whose instructions are that similar to an earlier one's (MinHash)."""
+    """Drop tasks whose instructions are at least this similar to an earlier task's (MinHash), in percent."""
     contamination: tuple[URI, ...] = Field(default=(), max_length=32, json_schema_extra=LIST_SET)
-    """Suites whose tasks must not come back."""
+    """Suites whose tasks must not be generated again."""
 
 
 class Output(Model):
-    """Where the tasks go."""
+    """Where and how to write the tasks."""
 
     uri: URI
-    """File or folder."""
+    """File or folder to write."""
     format: Literal["Native", "ToolScale", "Tau2"] = "Native"
-    """This project's own, or a published format."""
+    """This project's format (Native), or a published one."""
 
 
 class SynthesisSpec(Model):
-    """What is made."""
+    """The domain, the number of tasks, and how they are made."""
 
     domain: DomainBundle
-    """Databases, tools and policy that the tasks are about."""
+    """Databases, tools and policy for the tasks."""
     tasks: Count = 200
-    """Tasks wanted after the filters."""
+    """Number of tasks to keep after the filters."""
     entries: Count = 200
-    """Entries in the generated database."""
+    """Number of entries in the generated database."""
     evolution_rounds: Annotated[NonNegative, Field(le=10)] = 1
-    """How often a task is made harder: more constraints, more entities, twists."""
+    """How many times a task is made harder: more constraints, more entities, complications."""
     golden_calls: GoldenCalls = Field(default_factory=GoldenCalls, json_schema_extra=PARENT)
-    """How long a solution may be."""
+    """Number of calls in a solution."""
     proposer: Proposer | None = None
     """A model that proposes; absent: every stage is programmatic."""
     filters: SynthesisFilters = Field(default_factory=SynthesisFilters, json_schema_extra=PARENT)
     """Which tasks are dropped."""
     output: Output
-    """Where the tasks go."""
+    """Where and how to write the tasks."""
     limits: Limits = Field(default_factory=Limits, json_schema_extra=PARENT)
     """Limits of the whole run."""
     seed: NonNegative = 0
@@ -98,10 +98,10 @@ class SynthesisSpec(Model):
 
 
 class Synthesis(Resource):
-    """Tasks made from a domain, with solutions found by executing."""
+    """Generates tasks from a domain, with solutions that were executed."""
 
     api_version: ApiVersion
     kind: Literal["Synthesis"]
     metadata: ObjectMeta
     spec: SynthesisSpec
-    """What is made."""
+    """The domain, the number of tasks, and how they are made."""

@@ -1,9 +1,9 @@
-"""`spec.tools`: which experts and functions an episode may see, and how that varies per instance.
+"""`spec.tools`: the experts and functions that an episode may see, and how they vary per instance.
 
 `tools.experts.{type, selector, names}`; `tools.functions[i].{name, type, price, web_search, retrieval,
 code_interpreter}`; `tools.randomize.{min_tools, price_books, aliases, alias_names}`, where a price book is `{name,
-prices: [{name, input_usd_per_million_tokens, …}]}`. A price that a book leaves out stays the tool's own; `policy`
-names the orchestrator itself.
+prices: [{name, input_usd_per_million_tokens, …}]}`. A price that is missing in a book stays the tool's own.
+`policy` means the orchestrator itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from toolorchestra.api.scalars import (
 
 
 class Experts(Model):
-    """Which pools are this training's experts; resolved when it is admitted."""
+    """The pools that are this training's experts; resolved when it is admitted."""
 
     model_config = ruled(
         union(Selector="selector", Names="names"),
@@ -49,14 +49,14 @@ class Experts(Model):
 
 
 class FunctionPrice(Model):
-    """Price of a function; absent parts are free."""
+    """Price of a function; what is absent costs nothing."""
 
     per_call_usd: USD = Decimal("0")
     """US dollars per call."""
     per_document_usd: USD = Decimal("0")
     """US dollars per document returned."""
     per_second_usd: USD = Decimal("0")
-    """US dollars per second of running."""
+    """US dollars per second of run time."""
 
 
 class WebSearch(Model):
@@ -65,22 +65,22 @@ class WebSearch(Model):
     provider: Word
     """Name of the provider's adapter."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """The provider's key."""
+    """Secret with the provider's API key."""
     max_documents: Annotated[Count, Field(le=100)] = 5
     """Most documents returned per call."""
 
 
 class RetrievalIndex(Model):
-    """A retriever of our own, over an index on a volume."""
+    """A retrieval server of this project, over an index on a volume."""
 
     uri: URI
     """Folder with the index and its documents."""
     replicas: Replicas = 1
-    """Servers."""
+    """Number of servers."""
     image: Image | None = None
-    """Its image; absent: the chart's."""
+    """Image of the servers; absent: the chart's."""
     pod_template: Opaque | None = None
-    """Overlay on its pods."""
+    """Overlay on the servers' pods."""
 
 
 class Retrieval(Model):
@@ -89,7 +89,7 @@ class Retrieval(Model):
     model_config = ruled(union(URL="url", Index="index"))
 
     type: Literal["URL", "Index"]
-    """A service that is there already, or one made from an index."""
+    """An existing service, or one made from an index."""
     url: URL | None = None
     """With type URL."""
     index: RetrievalIndex | None = None
@@ -104,13 +104,13 @@ class CodeInterpreter(Model):
     timeout_seconds: Annotated[Seconds, Field(le=3600)] = 60
     """Most seconds of one run."""
     memory_mebibytes: Annotated[Count, Field(le=65536)] = 512
-    """Most memory of one run."""
+    """Most memory of one run, in MiB."""
     runtime_class_name: Name | None = None
     """Runtime class of the sandbox's pods."""
 
 
 class Function(Model):
-    """A tool that is no model."""
+    """A tool that is not a model."""
 
     model_config = ruled(
         union(WebSearch="webSearch", Retrieval="retrieval", CodeInterpreter="codeInterpreter?"),
@@ -123,15 +123,15 @@ class Function(Model):
     )
 
     name: Name
-    """Name, also in price books and preferences; differs from every pool's."""
+    """Name, also in price books and preferences; no pool may have it."""
     type: Literal["WebSearch", "Retrieval", "CodeInterpreter"]
     """What it does."""
     description: Text | None = None
-    """What it is good for: the policy reads this. Absent: the type's own."""
+    """What it is good for; the policy reads this. Absent: the default text of the type."""
     price: FunctionPrice = Field(default_factory=FunctionPrice, json_schema_extra=PARENT)
     """What it costs."""
     expected_latency_milliseconds: Annotated[Count, Field(le=86_400_000)] | None = None
-    """Latency as the policy is told; absent: measured only."""
+    """Expected milliseconds of one call, which the policy sees; absent: only measured."""
     web_search: WebSearch | None = None
     """With type WebSearch."""
     retrieval: Retrieval | None = None
@@ -141,7 +141,7 @@ class Function(Model):
 
 
 class ToolPrice(Model):
-    """One tool's price in a price book; parts that are absent stay the tool's own."""
+    """One tool's price in a price book; what is absent stays the tool's own price."""
 
     name: Name
     """A pool, a function, or `policy` (the orchestrator itself)."""
@@ -154,28 +154,28 @@ class ToolPrice(Model):
     per_document_usd: USD | None = None
     """US dollars per document returned."""
     per_second_usd: USD | None = None
-    """US dollars per second of running."""
+    """US dollars per second of run time."""
 
 
 class PriceBook(Model):
-    """A price schedule that an instance may draw."""
+    """A price schedule that may be drawn for an instance."""
 
     name: Name
-    """Name of the schedule, stored with every episode that drew it."""
+    """Name of the schedule, stored with every episode that uses it."""
     prices: tuple[ToolPrice, ...] = Field(min_length=1, max_length=256, json_schema_extra=LIST_MAP)
-    """Prices by tool; a tool that is missing keeps its own."""
+    """Prices by tool; a tool that is not listed keeps its own price."""
 
 
 AliasNames = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=512, json_schema_extra=LIST_SET)]
 
 
 class Randomize(Model):
-    """What varies from instance to instance, so that the policy learns from descriptions and prices, not names."""
+    """What varies between instances, so that the policy learns from descriptions and prices, not from names."""
 
     model_config = ruled(
         rule(
             "!has(self.aliasNames) || self.aliases",
-            "aliasNames are only used where aliases is true",
+            "aliasNames need aliases: true",
             check=lambda s: "aliasNames" not in s or s["aliases"],
             at="aliasNames",
             defaulted=("aliases",),
@@ -183,21 +183,21 @@ class Randomize(Model):
     )
 
     min_tools: Count | None = None
-    """Fewest tools an instance sees, drawn at random; absent: always all."""
+    """Fewest tools of an instance, drawn at random; absent: always all."""
     price_books: tuple[PriceBook, ...] = Field(default=(), max_length=64, json_schema_extra=LIST_MAP)
-    """Schedules, one drawn per instance; empty: every tool's own price."""
+    """Price schedules; one is drawn per instance. Empty: every tool's own price."""
     aliases: Bool = True
     """Show experts under aliases that change per instance; false: under their pools' names."""
     alias_names: AliasNames | None = None
-    """Words that serve as aliases; absent: `answer-1`, `answer-2`, …"""
+    """Words used as aliases; absent: `answer-1`, `answer-2`, …"""
 
 
 class Tools(Model):
     """What an episode may call."""
 
     experts: Experts
-    """Which pools."""
+    """The pools that are experts."""
     functions: tuple[Function, ...] = Field(default=(), max_length=32, json_schema_extra=LIST_MAP)
-    """Tools that are no models."""
+    """Tools that are not models."""
     randomize: Randomize = Field(default_factory=Randomize, json_schema_extra=PARENT)
     """What varies per instance."""

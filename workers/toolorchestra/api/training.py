@@ -1,9 +1,10 @@
 """OrchestratorTraining: train one policy to orchestrate experts and tools.
 
 Read it as `training.metadata.name` and `training.spec.{model, init_from, warm_start, tasks, models, tools, preferences,
-reward, algorithm, rollout, limits, ray, messaging, storage, checkpoint, export, evaluation, telemetry, suspend, …}`;
-each part's attributes are announced in its module: `task_sources`, `toolset`, `reward`, `algorithm`, `rollout`,
-`cluster`, `suite`. Invariant: what a running attempt could not honour is immutable (docs/immutability.md).
+reward, algorithm, rollout, limits, ray, messaging, storage, checkpoint, export, evaluation, telemetry, suspend, …}`.
+The attributes of each part are documented in its module: `task_sources`, `toolset`, `reward`, `algorithm`, `rollout`,
+`cluster`, `suite`. Invariant: a field is immutable where a running attempt could not apply a change
+(docs/immutability.md).
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ class PolicyModel(ModelSource):
     """The orchestrator: the small model that is trained."""
 
     price: TokenPrice
-    """What its own tokens cost, in US dollars; they count in every episode's cost."""
+    """Price of its own tokens in US dollars; they count in every episode's cost."""
     head_precision: Literal["Compute", "Float32"] = "Compute"
-    """Of the output head, in trainers and engines alike. Compute: as the rest, bfloat16 on GPUs; Float32: their
-    probabilities are nearer to each other, for some memory and time."""
+    """Precision of the output head in trainers and engines. Compute: as the rest, bfloat16 on GPUs. Float32: their
+    probabilities differ less, at the cost of memory and time."""
 
 
 class EarlierTraining(Model):
     """A checkpoint of another training in the same namespace."""
 
     name: Name
-    """The training."""
+    """Name of the training."""
     checkpoint: Word = "best"
-    """`best`, `last`, or a step."""
+    """`best`, `last`, or a step number."""
 
 
 class InitFrom(Model):
@@ -79,7 +80,7 @@ class PoolRef(Model):
 
 
 class AuxiliaryModels(Model):
-    """Models that work for the training without being its experts; their cost is metered apart."""
+    """Models that the training uses but that are not its experts; their cost is counted separately."""
 
     judge: PoolRef | None = None
     """Grades free-form answers; absent: exact match only."""
@@ -88,7 +89,7 @@ class AuxiliaryModels(Model):
 
 
 class EvaluationSchedule(Model):
-    """Evaluation while training, on a pinned policy version."""
+    """Evaluation during training, on a pinned policy version."""
 
     every_steps: Count = 50
     """Steps between evaluations; the initial and the last policy are always evaluated."""
@@ -99,7 +100,7 @@ class EvaluationSchedule(Model):
 
 
 class OrchestratorTrainingSpec(Model):
-    """What is trained, on what, with what, and how."""
+    """The model, tasks, tools, algorithm and infrastructure of a training."""
 
     model_config = ruled(
         immutable(
@@ -124,7 +125,7 @@ class OrchestratorTrainingSpec(Model):
         immutable("ray", why="suspend the training first; the next attempt uses the change", unless="oldSelf.suspend"),
         rule(
             "self.algorithm.maxStaleness > 0 || self.algorithm.onStale == 'Wait'",
-            "with maxStaleness 0 nothing is ever stale: onStale Drop has nothing to drop",
+            "with maxStaleness 0 nothing becomes stale, so onStale must be Wait",
             check=lambda s: s["algorithm"]["maxStaleness"] > 0 or s["algorithm"]["onStale"] == "Wait",
             at="algorithm.onStale",
             defaulted=("algorithm",),
@@ -147,19 +148,19 @@ class OrchestratorTrainingSpec(Model):
     model: PolicyModel
     """The orchestrator: the small model that is trained."""
     init_from: InitFrom | None = None
-    """Checkpoint to start from instead of the model's own weights; absent: those."""
+    """Checkpoint to start from; absent: the model's own weights."""
     warm_start: WarmStart | None = None
-    """Supervised steps before the reinforcement learning, which teach the format; absent: none."""
+    """Supervised steps before the reinforcement learning, to teach the format; absent: none."""
     tasks: Tasks
-    """Tasks with graders: where they come from, and which share is held out."""
+    """Tasks with graders: their sources, and which share is held out."""
     models: AuxiliaryModels = Field(default_factory=AuxiliaryModels, json_schema_extra=PARENT)
-    """Models that grade answers or play the user; no experts, metered apart."""
+    """Models that grade answers or play the user; they are not experts, and their cost is counted separately."""
     tools: Tools
     """What an episode may call: experts (ExpertPools) and functions."""
     preferences: Preferences | None = None
-    """Instructions such as "keep it cheap", each with weights of its own; absent: none."""
+    """Instructions such as "keep it cheap", each with its own weights; absent: none."""
     reward: Reward = Field(default_factory=Reward, json_schema_extra=PARENT)
-    """How being right, cheap and fast become one number per episode."""
+    """How correctness, cost and latency become one reward per episode."""
     algorithm: Algorithm = Field(default_factory=Algorithm, json_schema_extra=PARENT)
     """The reinforcement learning: steps, groups, learning rate, loss, filters, staleness."""
     rollout: Rollout = Field(default_factory=Rollout, json_schema_extra=PARENT)
@@ -171,40 +172,40 @@ class OrchestratorTrainingSpec(Model):
     messaging: Messaging = Field(default_factory=Messaging, json_schema_extra=PARENT)
     """The NATS server; absent: the chart's."""
     storage: Storage = Field(default_factory=Storage, json_schema_extra=PARENT)
-    """The volume with checkpoints, journal, logs and the finished model."""
+    """The volume for checkpoints, journal, logs and the finished model."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, json_schema_extra=PARENT)
     """How often checkpoints are written, and how many are kept."""
     export: Export | None = None
-    """Where the finished model goes; absent: it stays in storage."""
+    """Where to export the finished model; absent: it stays in storage."""
     evaluation: EvaluationSchedule = Field(default_factory=EvaluationSchedule, json_schema_extra=PARENT)
     """How often, on which suites, and against which baselines the policy is evaluated."""
     telemetry: Telemetry = Field(default_factory=Telemetry, json_schema_extra=PARENT)
-    """OpenTelemetry traces: where they go, and how many."""
+    """OpenTelemetry traces: where to send them, and how many."""
     suspend: Bool = False
-    """true: write a checkpoint and give all compute back; false again: go on from there."""
+    """true: write a checkpoint and release all compute; false again: continue from there."""
     start_deadline_seconds: Seconds = 1800
-    """Most seconds from an attempt's start to its first evaluation or step, downloads and warm start included."""
+    """Most seconds from an attempt's start to its first evaluation or step, with downloads and warm start."""
     active_deadline_seconds: Seconds | None = None
-    """Most seconds since admission, suspended time included, such as 86400 (a day); absent: no limit."""
+    """Most seconds since admission, with suspended time, such as 86400 (a day); absent: no limit."""
     backoff_limit: Replicas = 3
-    """Restarts after failures of the program; more, and the training fails. An evicted or lost head never counts."""
+    """Most restarts after failures of the program; then the training fails. An evicted or lost head does not count."""
     keep_failed_seconds: SecondsOrZero = 600
-    """Seconds that the pods of a failed training stay for a look, GPUs included."""
+    """Seconds that the pods of a failed training are kept for debugging, with their GPUs."""
     ttl_seconds_after_finished: SecondsOrZero = 86400
-    """Seconds after which what is left of a finished training goes; the resource, its status and its volume stay."""
+    """Seconds after which a finished training's objects are deleted; the resource, its status and its volume stay."""
     queue_name: ObjectName | None = None
-    """Name of a LocalQueue of Kueue in the namespace; absent: quota is not awaited."""
+    """Name of a Kueue LocalQueue in the namespace; absent: the training does not wait for quota."""
     priority_class_name: ObjectName | None = None
-    """Name of the PriorityClass of all its pods."""
+    """PriorityClass of all its pods."""
 
 
 class OrchestratorTraining(Resource):
-    """A small model trained with reinforcement learning to route between experts and tools."""
+    """Trains a small model with reinforcement learning to choose between experts and tools."""
 
     api_version: ApiVersion
     kind: Literal["OrchestratorTraining"]
     metadata: ObjectMeta
     spec: OrchestratorTrainingSpec
-    """What is trained, on what, with what, and how."""
+    """The model, tasks, tools, algorithm and infrastructure."""
     status: OrchestratorTrainingStatus | None = None
-    """How far it is, written by the operator: step, metrics, spending, conditions."""
+    """Progress, written by the operator: step, metrics, spending, conditions."""

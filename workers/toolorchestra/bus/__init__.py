@@ -1,2 +1,3 @@
-"""How episodes travel: `protocol` (RolloutBus), `memory` and `nats` (its implementations), `streams` (JetStream as
-data). The bus carries opaque bytes in an `envelope`; nothing here knows what an order or a trace is."""
+"""The message bus for episodes: `protocol` (RolloutBus), `memory` and `nats` (implementations), `streams` (JetStream
+configuration). The bus carries opaque bytes in an `envelope`; no module here knows what an order or a trace is.
+"""

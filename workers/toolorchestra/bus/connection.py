@@ -1,8 +1,8 @@
-"""One NATS connection that outlives the broker's restarts: reconnects for ever, and sorts what goes wrong.
+"""One NATS connection that survives restarts of the broker: it reconnects without limit and classifies errors.
 
-Invariant: every failure leaves here as BusUnavailable (did not answer in time; try again later), BusGone (no such
-stream) or BusFull (refused by a limit). Anything else is a bug and propagates as it is. A cancellation is passed on,
-and closing ends within seconds, whatever state the broker is in.
+Invariant: every failure is raised as BusUnavailable (no answer in time; try again later), BusGone (no such stream) or
+BusFull (refused by a limit). Any other exception is a bug and is raised unchanged. A cancellation is passed on, and
+closing ends within seconds, whatever the state of the broker.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STORE_FAILED = 10077
-"""JSStreamStoreFailedF: `discard=new` answers with it, and with "maximum messages/bytes exceeded"."""
+"""JSStreamStoreFailedF: the error of `discard=new`, with the text "maximum messages/bytes exceeded"."""
 _NOT_FOUND = (10059, 10014)
 """JSStreamNotFoundErr, JSConsumerNotFoundErr."""
 _CLOSE_SECONDS = 0.5
-"""For each of the two steps of closing: a broker that answers takes milliseconds, one that hangs takes for ever."""
+"""Limit of each of the two steps of closing. A broker that works needs milliseconds; one that hangs never answers."""
 
 TRANSIENT: tuple[type[Exception], ...] = (
     TimeoutError,
@@ -44,31 +44,32 @@ TRANSIENT: tuple[type[Exception], ...] = (
     ServiceUnavailableError,
     ServerError,
 )
-"""What passes when the broker (or its JetStream, or a new leader) is back."""
+"""Errors that go away when the broker (or its JetStream, or a new leader) is back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds."""
+    """Time-outs in seconds."""
 
     connect: float = 10.0
     request: float = 5.0
-    """One attempt of a publish or a request."""
+    """Limit of one attempt of a publish or a request."""
     deadline: float = 120.0
-    """All attempts together, before BusUnavailable."""
+    """Limit of all attempts together; then BusUnavailable."""
     reconnect_wait: float = 0.25
 
 
 def is_full(error: Exception) -> bool:
-    """True for the refusal of a stream at its limit."""
+    """Return whether the error is the refusal of a stream at its limit."""
     return isinstance(error, APIError) and error.err_code == _STORE_FAILED and "maximum" in (error.description or "")
 
 
 async def unswallowed(work: Awaitable[T]) -> T:
-    """Await a call of nats-py so that a cancellation in between ends the caller too.
+    """Await a call of nats-py so that a cancellation during the call also ends the caller.
 
-    `asyncio.wait_for` (until Python 3.12), under every request, returns the answer that arrives together with the
-    cancellation and drops the cancellation; nats-py's flush drops any. A loop around such a call would never end.
+    nats-py loses cancellations. Every request uses `asyncio.wait_for`, which (until Python 3.12) drops a cancellation
+    that arrives together with the answer; its flush drops every cancellation. A loop around such a call would never
+    end.
     """
     task = asyncio.current_task()
     asked = task.cancelling() if task is not None else 0
@@ -80,8 +81,7 @@ async def unswallowed(work: Awaitable[T]) -> T:
 
 
 async def at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
-    """Await a step of closing. What does not end in time is cancelled and not waited for; the broker's errors do not
-    matter any more."""
+    """Await a step of closing. If it does not end in time, cancel it and go on. The broker's errors are ignored."""
     task = asyncio.create_task(work)
     task.add_done_callback(_noted)
     try:
@@ -97,12 +97,12 @@ def _noted(task: asyncio.Task[None]) -> None:
 
 
 class Connection:
-    """Made by `Connection.open`; `client` is nats-py's. `epoch` counts reconnects."""
+    """A connection, made by `Connection.open`. `client`: the client of nats-py; `epoch`: number of reconnects."""
 
     def __init__(self, client: Client, *, url: str, timeouts: Timeouts) -> None:
         self.client, self.timeouts = client, timeouts
         self.url = shown(url)
-        """For messages: without a user, a password or a token."""
+        """The URL for messages, without user, password or token."""
         self.js = client.jetstream(timeout=timeouts.request)
         self.epoch = 0
         self._up = asyncio.Event()
@@ -110,7 +110,7 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str, *, name: str, timeouts: Timeouts) -> Connection:
-        """Connect to `url` (or several, with commas); BusUnavailable: nothing answers within `timeouts.connect`."""
+        """Connect to `url` (or several URLs with commas). BusUnavailable: no answer within `timeouts.connect`."""
         client = Client()
         connection = cls(client, url=url, timeouts=timeouts)
 
@@ -152,7 +152,7 @@ class Connection:
         return connection
 
     async def wait_until_up(self, limit: float) -> bool:
-        """True: connected; False: not within `limit` seconds. BusUnavailable: closed for good."""
+        """Wait at most `limit` seconds for a connection; return whether there is one. BusUnavailable: it is closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await self._up.wait()
@@ -161,7 +161,7 @@ class Connection:
         return self._up.is_set()
 
     async def patiently(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until it works, the deadline passes, or trying again is pointless. Raises as the module says."""
+        """Repeat `attempt` until it works, the deadline passes, or an error is permanent. Raises as the module says."""
         give_up = asyncio.get_running_loop().time() + self.timeouts.deadline
         pause = self.timeouts.reconnect_wait
         while True:
@@ -173,7 +173,7 @@ class Connection:
                 if self.client.is_closed or asyncio.get_running_loop().time() + pause > give_up:
                     raise BusUnavailable(f"{what}: {self.url} did not answer in time ({error!r})") from error
             except NotFoundError as error:
-                if getattr(error, "err_code", None) in _NOT_FOUND:  # a missing key has none
+                if getattr(error, "err_code", None) in _NOT_FOUND:  # a missing key has no error code
                     raise BusGone(f"{what}: the training's streams do not exist at {self.url}") from error
                 raise
             except nats.errors.ConnectionClosedError as error:
@@ -182,10 +182,10 @@ class Connection:
             pause = min(2 * pause, 2.0)
 
     async def close(self) -> None:
-        """Send what is buffered, if the broker is there, and disconnect."""
+        """Send buffered data, if the broker is connected, and disconnect."""
         if self.client.is_closed:
             return
         if self.client.is_connected:
             await at_most(_CLOSE_SECONDS, self.client.flush())
-        # nats-py writes what is left and waits until the socket has taken it: a stopped broker's never does.
+        # nats-py writes the remaining data and waits for the socket. The socket of a stopped broker never takes it.
         await at_most(_CLOSE_SECONDS, self.client.close())

@@ -1,7 +1,7 @@
-"""The envelope: what every bus message looks like, whatever is inside. Versioned; the body is opaque bytes.
+"""The envelope: the versioned format of every bus message. Its body is opaque bytes.
 
-Invariants: `decode(*encode(e)) == e`; an envelope of another version is refused, never guessed; nothing of a body or a
-task id gets into a header or a subject.
+Invariants: `decode(*encode(e)) == e`; an envelope of another version is refused; nothing of a body or of a task id is
+copied into a header or a subject.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _MAX_REASON = 1000
 
 
 class EnvelopeError(BusError, ValueError):
-    """A message that is no envelope of this version."""
+    """A message that is not an envelope of this version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """One message. Raises EnvelopeError where id or purpose could not be a part of a subject.
+    """One message. EnvelopeError: id or purpose cannot be part of a subject.
 
-    `id` is the dispatch: the message id of a task and of its result. `content` names what the body is and in which
-    schema (such as `order/1`); the bus never looks. `reason` is for people and for the journal. `headers` holds W3C
-    trace context and nothing else; the bus adds the current context on sending where it is missing.
+    `id` is the dispatch: the message id of a task and of its result. `content` names the type and schema of the body
+    (such as `order/1`); the bus does not use it. `reason` is for people and for the journal. `headers` has only W3C
+    trace context; when sending, the bus adds the current context if there is none.
     """
 
     id: str
@@ -62,14 +62,14 @@ class Envelope:
 
 
 def without_body(envelope: Envelope, *, reason: str) -> Envelope:
-    """What the bus itself says about a task: its id, purpose and trace, and why."""
+    """Return a message of the bus itself about a task: with the task's id, purpose and trace, and the reason."""
     return replace(envelope, body=b"", content="", reason=reason)
 
 
 def unreadable(id_: str, *, purpose: str = "train", reason: str, body: bytes = b"") -> Envelope | None:
-    """What the bus tells of a message that is no envelope of this version; None where its id is none either.
+    """Return an envelope that reports a message in another format; None: the message has no valid id.
 
-    Its bytes travel under a content that no reader takes for its own.
+    The content of its body is `unreadable`, which no reader tries to read.
     """
     try:
         return Envelope(id=id_, purpose=purpose, body=body, content=UNREADABLE if body else "", reason=reason)
@@ -78,7 +78,7 @@ def unreadable(id_: str, *, purpose: str = "train", reason: str, body: bytes = b
 
 
 def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
-    """Headers (ASCII) and payload of a transport message."""
+    """Return the headers (ASCII) and the payload of a transport message."""
     headers = {
         VERSION_HEADER: str(ENVELOPE_VERSION),
         ID_HEADER: envelope.id,
@@ -90,7 +90,7 @@ def encode(envelope: Envelope) -> tuple[dict[str, str], bytes]:
 
 
 def decode(headers: Mapping[str, str] | None, body: bytes) -> Envelope:
-    """Read what `encode` wrote; EnvelopeError on anything else."""
+    """Return the envelope that `encode` wrote. EnvelopeError: anything else."""
     given = headers or {}
     version = given.get(VERSION_HEADER)
     if version != str(ENVELOPE_VERSION):

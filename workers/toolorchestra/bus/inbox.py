@@ -1,6 +1,7 @@
-"""What the controller has received and not yet acked: kept alive on the server, handed out once, in order of arrival.
+"""The controller's received messages without ack: kept alive on the server, returned once, in order of arrival.
 
-Invariant: a message is in the inbox from its first delivery until `forget`; redeliveries of it only renew its ack.
+Invariant: a message is in the inbox from its first delivery until `forget`. A redelivery only replaces the message to
+ack.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from toolorchestra.bus.streams import CONTROLLER
 _log = logging.getLogger(__name__)
 
 Read = Callable[[Msg, int], Awaitable[Received | None]]
-"""(message, token) → what it says; None: nothing worth telling, ack it."""
+"""(message, token) → its content; None: the message is of no use, ack it."""
 
 _BATCH = 64
 _EXPIRY = 5.0
 
 
 class Inbox:
-    """Fed by one pull loop per stream."""
+    """An inbox with one pull loop per stream."""
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
@@ -42,7 +43,7 @@ class Inbox:
         self._closed = False
 
     async def listen(self, connection: Connection, *, stream: str, read: Read) -> None:
-        """Start to pull from `stream`'s controller consumer. BusGone where it does not exist."""
+        """Start to pull from the controller's consumer of `stream`. BusGone: it does not exist."""
         pull = Pull(connection, stream=stream, consumer=CONTROLLER)
         info = await pull.bind()
         self._pulls.append(pull)
@@ -55,7 +56,7 @@ class Inbox:
             self._loops[-1].add_done_callback(self._ended)
 
     def _ended(self, loop: asyncio.Task[None]) -> None:
-        """A loop's failure is the reader's: it surfaces in `messages`."""
+        """Keep the error of a loop, so that `messages` raises it."""
         if not loop.cancelled():
             self._error = loop.exception()
             self._changed.set()
@@ -66,7 +67,7 @@ class Inbox:
                 try:
                     await self._take(msg, read)
                 except BusUnavailable as error:
-                    _log.warning("%s could not be read; it will come again: %s", msg.subject, error)
+                    _log.warning("%s could not be read; it will be delivered again: %s", msg.subject, error)
 
     async def _take(self, msg: Msg, read: Read) -> None:
         key = (msg.metadata.stream, msg.metadata.sequence.stream)
@@ -92,7 +93,7 @@ class Inbox:
                     await unswallowed(msg.in_progress())
 
     async def messages(self) -> AsyncIterator[Received]:
-        """What is unacked already, then what comes. Raises what stopped the loops; ends when closed."""
+        """Yield the messages without ack, then new ones. Raises the error that stopped a loop; ends when closed."""
         self._unseen = deque(self._unacked)
         while not self._closed:
             if self._unseen:
@@ -106,7 +107,7 @@ class Inbox:
                 await self._changed.wait()
 
     def forget(self, token: int) -> Msg | None:
-        """Take a message out, to be acked; None where it was acked already."""
+        """Remove a message and return it for its ack; None: it has its ack already."""
         held = self._unacked.pop(token, None)
         if held is None:
             return None
@@ -115,7 +116,7 @@ class Inbox:
         return msg
 
     async def close(self) -> None:
-        """Stop the loops and give back what is unacked, so that the next controller need not wait for it."""
+        """Stop the loops and nak the messages without ack, so that the next controller gets them at once."""
         self._closed = True
         self._changed.set()
         for loop in self._loops:

@@ -1,5 +1,6 @@
-"""RolloutBus in memory: one process, one event loop. For tests and for embedding; it keeps the contract's promises
-about redelivery, limits and duplicates, and loses everything with the process.
+"""RolloutBus in memory, for one process and one event loop: for tests and for embedding.
+
+Redelivery, limits and duplicates work as in the contract. All messages are lost when the process ends.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class _Watcher:
 
 
 class MemoryBus:
-    """See `RolloutBus`. `ack_wait` in seconds; `max_tasks` tasks at once, those being worked on included."""
+    """See `RolloutBus`. `ack_wait` in seconds; `max_tasks`: most tasks at once, with those in work."""
 
     def __init__(self, *, max_tasks: int = 10_000, ack_wait: float = 60.0, max_deliver: int = 3) -> None:
         self.max_tasks, self.ack_wait, self.max_deliver = max_tasks, ack_wait, max_deliver
@@ -113,7 +114,7 @@ class MemoryBus:
         self._tasks.pop(task.envelope.id, None)
 
     def _held(self, lease: Lease) -> _Task | None:
-        """The task, while this lease is the one that holds it."""
+        """Return the task of a lease; None: the lease has expired."""
         task = self._tasks.get(lease.envelope.id)
         return task if task is not None and task.lease is not None and task.lease.token == lease.token else None
 
@@ -144,7 +145,7 @@ class MemoryBus:
         self._check_open()
         same_id(lease, result)
         self._answer(kind, result)
-        # Whoever sends the result ends the task, even where the lease has expired: its redelivery would be for nothing.
+        # A result ends the task even if its lease has expired: a redelivery would be useless work.
         if (task := self._tasks.get(lease.envelope.id)) is not None:
             self._settle(task)
             if task.envelope.id in self._queue:
@@ -168,7 +169,7 @@ class MemoryBus:
         if task.id in self._submitted:
             return
         if len(self._tasks) >= self.max_tasks:
-            raise BusFull(f"{len(self._tasks)} tasks are queued, the limit is {self.max_tasks}")
+            raise BusFull(f"{len(self._tasks)} tasks are queued; the limit is {self.max_tasks}")
         self._submitted.add(task.id)
         self._tasks[task.id] = _Task(replace(task, headers=inject(task.headers)))
         self._queue.append(task.id)
@@ -195,7 +196,7 @@ class MemoryBus:
         return frozenset(received.envelope.id for received in self._results.values())
 
     async def results(self) -> AsyncIterator[Received]:
-        # What a former consumer has seen and not acked comes first, as after a controller's restart.
+        # Results that an earlier consumer got and did not ack come first, as after a restart of the controller.
         self._unseen = deque(self._results)
         while True:
             await self._until(lambda: bool(self._unseen))
@@ -262,11 +263,11 @@ class MemoryBus:
             raise BusUnavailable("the bus is closed")
 
     def _wake(self) -> None:
-        """Wake every waiter once; each looks for itself whether it was meant."""
+        """Wake every waiter once. Each waiter checks its own condition."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _until(self, ready: Callable[[], bool]) -> None:
-        """Return when `ready()` or closed."""
+        """Wait until `ready()` is true, or the bus is closed."""
         while not (self._closed or ready()):
             await self._changed.wait()

@@ -1,8 +1,8 @@
-"""Envelopes as messages of JetStream: stored, read and acknowledged. A large body is stored apart.
+"""Stores, reads and acknowledges envelopes as JetStream messages. A large body is stored separately.
 
-A large body belongs to the message that names it. It is removed with that message, or by its sender where the server
-surely holds no message that names it: `duplicate` is also what the repetition of a publish is told whose
-acknowledgement was lost, and then the message that stands is our own.
+A large body belongs to the message that names it. It is removed with that message, or by its sender if it is certain
+that no message on the server names it. The answer `duplicate` is not enough: the server also gives it when a publish is
+repeated after a lost acknowledgement, and then the stored message is our own.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _UNSETTLED: tuple[type[Exception], ...] = (BusError, PayloadDamaged, NotFoundErr
 
 
 class Messages:
-    """Of one connection. `payloads` names the store of the bodies that have more than `inline_bytes` bytes."""
+    """The messages of one connection. `payloads`: the bucket of bodies with more than `inline_bytes` bytes."""
 
     def __init__(self, connection: Connection, *, payloads: str, inline_bytes: int = INLINE_BYTES) -> None:
         self._connection, self._inline_bytes = connection, inline_bytes
         self._payloads = Payloads(connection, name=payloads)
         self.refused: set[str] = set()
-        """Message ids of which an attempt was refused, and no later one taken: whoever asks takes them out."""
+        """Message ids with a refused publish and no accepted one since. The caller removes ids after use."""
 
     async def publish(self, subject: str, envelope: Envelope, *, stream: str, message_id: str) -> PubAck:
-        """Store a message, its large body first. What the server surely did not take leaves no body behind."""
+        """Store a message, its large body first. If the server certainly refused the message, the body is removed."""
         headers, body = encode(replace(envelope, headers=inject(envelope.headers)))
         headers[Header.MSG_ID.value] = message_id
         payload = ""
@@ -53,7 +53,7 @@ class Messages:
             nonlocal unknown
             try:
                 return await self._connection.js.publish(subject, body, stream=stream, headers=dict(headers))
-            except Exception as error:  # whatever it was but a refusal, the server may have stored the message
+            except Exception as error:  # after any error but a refusal the server may have stored the message
                 if is_full(error):
                     self.refused.add(message_id)
                 else:
@@ -71,12 +71,12 @@ class Messages:
         return ack
 
     async def _is_named(self, payload: str, *, stream: str, sequence: int | None) -> bool:
-        """Does the message that stands in place of ours name this body? Where nobody can say: yes."""
-        if not sequence:  # the server is still busy with the message that stands
+        """Return whether the message stored instead of ours names this body. If this is not known: True."""
+        if not sequence:  # the server is still processing the stored message
             return True
         try:
             stands = await self._connection.patiently("look up", lambda: self._connection.js.get_msg(stream, sequence))
-        except NotFoundError:  # it was read and acknowledged: whoever did that removed the body that it named
+        except NotFoundError:  # it was read and acknowledged, and its reader removed its body
             return False
         except BusError:
             return True
@@ -87,7 +87,7 @@ class Messages:
             await self._payloads.remove(payload)
 
     async def read(self, msg: Msg) -> Envelope:
-        """The envelope, with its body from wherever it is."""
+        """Return the envelope, with its body from the message or from the bucket."""
         headers = msg.headers or {}
         envelope = decode(headers, msg.data)
         if (payload := headers.get(PAYLOAD_HEADER)) is not None:
@@ -96,9 +96,10 @@ class Messages:
         return envelope
 
     async def settle(self, msg: Msg) -> bool:
-        """Ack and wait for the server's word; without it the message comes again, which the ids make harmless.
+        """Ack a message and wait for the server's confirmation; return whether it came.
 
-        A server that was killed may have forgotten the delivery, and never answers its ack.
+        Without it the message may be delivered again, which is harmless because of the ids. A server that was killed
+        may have lost the delivery, and then never confirms the ack.
         """
         payload = (msg.headers or {}).get(PAYLOAD_HEADER)
         try:
@@ -107,6 +108,8 @@ class Messages:
                 if payload:
                     await self._payloads.remove(payload)
         except _UNSETTLED as error:
-            _log.warning("%s is done, but its message may come again: %s", msg.subject, error or type(error).__name__)
+            _log.warning(
+                "%s is done, but its message may be delivered again: %s", msg.subject, error or type(error).__name__
+            )
             return False
         return True

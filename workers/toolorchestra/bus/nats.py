@@ -1,15 +1,15 @@
-"""RolloutBus on NATS JetStream: the one place where the bus's promises meet nats-py.
+"""RolloutBus on NATS JetStream.
 
-How the promises are kept:
+How it fulfils the contract:
 
-- A result is published with its id and its PubAck awaited before the task is acked; a crash in between leads to a
-  second result, which the stream's duplicate window collapses or the journal recognises.
-- A refused task was not taken. A server may remember the id of a publish that it refused, and then answer its
-  repetition with `duplicate`; after a refusal such an answer is believed only where the task is really there. (After a
-  lost acknowledgement it is believed: the task may have been played and settled by then, and must not be played twice.)
+- A result is published with its id, and its PubAck is awaited before the task is acked. A crash between the two leads
+  to a second result, which the stream's duplicate window drops or the journal recognises.
+- A refused task is not queued. A server may remember the id of a publish that it refused, and answer `duplicate` when
+  the publish is repeated. After a refusal, such an answer counts only if the task is in the stream. (After a lost
+  acknowledgement it counts: the task may have been played and settled already, and must not be played twice.)
 - A large body belongs to the message that names it (messages.py).
-- The server redelivers to this very process when its loop hung: the lease or result that is held already is kept, with
-  the newer delivery's ack.
+- The server redelivers to the same process if its event loop was blocked. The process keeps its lease or result, and
+  acks the newer delivery.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from toolorchestra.bus.task_stream import TaskStream
 _log = logging.getLogger(__name__)
 
 _GIVE_BACK_SECONDS = 1.0
-"""What is not given back in this time comes again by itself, after its ack_wait."""
+"""Limit for giving messages back on close. The server redelivers the others after their ack_wait."""
 
 
 class NatsBus:
@@ -64,7 +64,7 @@ class NatsBus:
         self._max_deliver, self.ack_wait = 0, 0.0
         self._leased: dict[int, Msg] = {}
         self._unacked: set[int] = set()
-        """Tasks that are answered, but whose ack a restarted server did not understand: acked when they come again."""
+        """Answered tasks whose ack a restarted server did not confirm. They are acked when they are delivered again."""
         self._inbox: Inbox | None = None
 
     @classmethod
@@ -77,9 +77,9 @@ class NatsBus:
         timeouts: Timeouts | None = None,
         inline_bytes: int = INLINE_BYTES,
     ) -> NatsBus:
-        """Connect and bind. BusUnavailable: nothing answers at `url`; BusGone: nobody has made the streams of `uid`.
+        """Connect and bind. BusUnavailable: no answer at `url`; BusGone: the streams of `uid` do not exist.
 
-        `inline_bytes`: a larger body is stored apart from its message.
+        `inline_bytes`: a larger body is stored separately from its message.
         """
         connection = await Connection.open(url, name=name or f"toolorchestra-{uid}", timeouts=timeouts or Timeouts())
         async with AsyncExitStack() as unbound:
@@ -104,7 +104,9 @@ class NatsBus:
                 self._unacked.discard(token)
             return None
         if token in self._leased:
-            _log.warning("%s was delivered again while it is worked on here: heartbeats came too late", msg.subject)
+            _log.warning(
+                "%s was delivered again while this worker still runs it: heartbeats came too late", msg.subject
+            )
             self._leased[token] = msg
             return None
         try:
@@ -119,7 +121,7 @@ class NatsBus:
         return Lease(token=token, envelope=envelope, delivery=delivery, last=delivery >= self._max_deliver)
 
     async def _bury(self, msg: Msg, reason: str) -> None:
-        """A task that no worker can read is dead at once; its id is the subject's tail."""
+        """Report a task that no worker can read as dead. Its id is the end of the subject."""
         purpose, _, id_ = msg.subject.removeprefix(self._names.task_subject(purpose="", id_="")[:-1]).partition(".")
         _log.error("unreadable task %s: %s", id_, reason)
         if (dead := unreadable(id_, purpose=purpose, reason=reason)) is not None:
@@ -128,7 +130,7 @@ class NatsBus:
 
     async def heartbeat(self, lease: Lease) -> None:
         msg = self._leased.get(lease.token)
-        # While the broker is away its redelivery clock does not run, and buffered heartbeats would be worthless.
+        # While the broker is down, its redelivery timer does not run, and buffered heartbeats would be useless.
         if msg is not None and await self.connection.wait_until_up(0):
             await msg.in_progress()
 
@@ -160,14 +162,16 @@ class NatsBus:
         subject = names.task_subject(purpose=task.purpose, id_=task.id)
         ack = await self._messages.publish(subject, task, stream=names.tasks, message_id=task.id)
         if ack.duplicate and task.id in self._messages.refused and not await self.task_stream.holds(subject):
-            _log.info("%s: the server remembers a publish that it refused; sent under another message id", task.id)
+            _log.info(
+                "%s: the server remembers a publish that it refused; sending it under another message id", task.id
+            )
             await self._messages.publish(subject, task, stream=names.tasks, message_id=f"{task.id}~{uuid4().hex[:8]}")
         self._messages.refused.discard(task.id)
 
     async def cancel(self, ids: Iterable[str]) -> Withdrawn:
         numbers = await self.task_stream.numbers(ids)
         await self.task_stream.delete_all(numbers)
-        # Asked afterwards, since when nothing of it is delivered. A purge instead would move the consumer on.
+        # Asked after the deletion: from then on the tasks are not delivered. A purge would advance the consumer.
         unseen = await self.task_stream.beyond_delivered(numbers)
         return Withdrawn(unseen=unseen, seen=frozenset(numbers) - unseen)
 
@@ -195,7 +199,7 @@ class NatsBus:
             yield received
 
     async def _read_result(self, msg: Msg, token: int) -> Received | None:
-        """Whatever was published there: a message without so much as an id is told to the log and forgotten."""
+        """Read a result, whatever was published there. A message without a valid id is logged and dropped."""
         kind, id_ = self._names.result_parts(msg.subject)
         try:
             return Received(token=token, kind=ResultKind(kind), envelope=await self._messages.read(msg))
@@ -205,7 +209,7 @@ class NatsBus:
             return None if dead is None else Received(token=token, kind=ResultKind.DEAD, envelope=dead)
 
     async def _read_advisory(self, msg: Msg, token: int) -> Received | None:
-        """The backstop: a task whose last worker vanished stays in the stream, and the server says its number."""
+        """Read an advisory: a task whose last worker vanished stays in the stream; the server reports its number."""
         number = int(json.loads(msg.data)["stream_seq"])
         try:
             raw = await self.connection.patiently(

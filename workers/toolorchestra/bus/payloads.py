@@ -1,7 +1,7 @@
-"""Bodies that are too large for a message: stored in the training's object bucket, named in a header with their digest.
+"""Stores bodies that are too large for a message in the training's object bucket. A header has their name and digest.
 
-Invariant: a body comes back exactly as it was sent, or `PayloadDamaged` says why not. Each sending has an object of its
-own, so two workers' results of one dispatch never overwrite each other.
+Invariant: a body is read exactly as it was sent, or `PayloadDamaged` says why not. Each sending has its own object, so
+two workers' results of one dispatch never overwrite each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ATTEMPTS = 3
 
 
 class PayloadDamaged(BusError):
-    """The object is missing, incomplete or not what was sent."""
+    """The object is missing, incomplete or different from what was sent."""
 
 
 class Payloads:
@@ -39,7 +39,7 @@ class Payloads:
         self._store: ObjectStore | None = None
 
     async def stow(self, id_: str, body: bytes) -> str:
-        """Store `body`; returns the header that names it."""
+        """Store `body`, and return the header that names it."""
         if self._store is None:
             self._store = await self._connection.js.object_store(self._name)
         name = f"{id_}/{self._nuid.next().decode()}"
@@ -48,7 +48,7 @@ class Payloads:
         return json.dumps({"name": name, "nuid": info.nuid, "chunks": info.chunks, "sha256": digest})
 
     async def fetch(self, header: str) -> bytes:
-        """Read what `stow` stored. Raises PayloadDamaged, or a transient error of the connection."""
+        """Return the body that `stow` stored. Raises PayloadDamaged, or a transient error of the connection."""
         pointer = _parse(header)
         damage = ""
         for _ in range(_ATTEMPTS):
@@ -59,7 +59,7 @@ class Payloads:
                 continue
             if hashlib.sha256(body).hexdigest() == pointer["sha256"]:
                 return body
-            damage = "its digest is another's"
+            damage = "its digest does not match"
         raise PayloadDamaged(f"payload {pointer['name']}: {damage}")
 
     async def _read(self, *, nuid: str, chunks: int) -> bytes:
@@ -79,7 +79,7 @@ class Payloads:
                 await js.delete_consumer(stream, once.name)
 
     async def remove(self, header: str) -> None:
-        """Forget the object, chunks and all. (ObjectStore.delete would keep a marker for ever.)"""
+        """Remove the object with all its chunks. (ObjectStore.delete would keep a marker for ever.)"""
         pointer = _parse(header)
         encoded = base64.urlsafe_b64encode(pointer["name"].encode()).decode()
         for subject in (f"$O.{self._name}.C.{pointer['nuid']}", f"$O.{self._name}.M.{encoded}"):

@@ -1,9 +1,8 @@
-"""Pulling from a durable JetStream consumer, made safe: nothing that the server delivered is forgotten, and a request
-that a restart has swallowed is noticed.
+"""Pulls from a durable JetStream consumer. No delivered message is lost, and a request lost in a restart is detected.
 
-nats-py's own `fetch` waits for a whole batch or its time-out, and takes a deleted consumer for an empty one. Here a
-fetch is at most two requests: what is there now (`no_wait`), else one message within the expiry, watched by the
-server's idle heartbeats. https://docs.nats.io/reference/reference-protocols/nats_api_reference
+nats-py's own `fetch` waits for a whole batch or its time-out, and cannot tell a deleted consumer from an empty one.
+Here a fetch is at most two requests: the messages that are there now (`no_wait`), else one message within the expiry,
+with idle heartbeats of the server. https://docs.nats.io/reference/reference-protocols/nats_api_reference
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from toolorchestra.bus.protocol import BusGone
 _log = logging.getLogger(__name__)
 
 _NO_WAIT_PATIENCE = 2.0
-"""Seconds in which a `no_wait` request is answered, or it was lost."""
+"""Seconds to wait for the answer to a `no_wait` request; then it is taken for lost."""
 _HEARTBEAT = 1.0
 _NANOSECONDS = 1_000_000_000
 
 
 class Pull:
-    """One consumer, one inbox. Not for concurrent use."""
+    """Pulls from one consumer with one inbox. Not for concurrent use."""
 
     def __init__(self, connection: Connection, *, stream: str, consumer: str) -> None:
         self._connection, self._stream, self._consumer = connection, stream, consumer
@@ -39,7 +38,7 @@ class Pull:
         self._subscription: Any = None
 
     async def bind(self) -> ConsumerInfo:
-        """Check that the consumer exists (else BusGone) and open the inbox."""
+        """Check that the consumer exists, and open the inbox. BusGone: it does not exist."""
         info = await self._connection.patiently(f"bind to {self._stream}", self._info)
         client = self._connection.client
         self._prefix = client.new_inbox()
@@ -54,13 +53,13 @@ class Pull:
         self._arrived.put_nowait(msg)
 
     async def fetch(self, *, max_n: int, expiry: float) -> list[Msg]:
-        """Up to `max_n` messages; waits at most about `expiry` seconds for the first. BusGone: no such consumer."""
+        """Return up to `max_n` messages. Wait about `expiry` seconds for the first. BusGone: no such consumer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + expiry
-        # While the broker is away requests would pile up in the client and all be served at its return.
+        # While the broker is down, requests would collect in the client, and the broker would serve all of them later.
         if not await self._connection.wait_until_up(expiry):
             return []
-        # A cancelled or timed-out request may still have been served: those deliveries come first.
+        # The server may have served a request that was cancelled or timed out: its messages come first.
         messages = self._leftovers(max_n)
         if not messages:
             messages = await self._request({"batch": max_n, "no_wait": True}, silence=_NO_WAIT_PATIENCE)
@@ -80,7 +79,7 @@ class Pull:
         return messages
 
     async def _request(self, ask: dict[str, Any], *, silence: float) -> list[Msg]:
-        """Send one pull request and collect its answers; `silence` seconds without any: it was lost."""
+        """Send one pull request and return its messages. After `silence` seconds without an answer it is lost."""
         self._requests += 1
         reply = f"{self._prefix}.{self._requests}"
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
@@ -101,7 +100,7 @@ class Pull:
         return messages
 
     async def _ends(self, status: str, msg: Msg) -> bool:
-        """What a status means for the request: False for a heartbeat, True for its end; BusGone for no consumer."""
+        """Return whether a status ends the request. A heartbeat does not. BusGone: the consumer does not exist."""
         if status == "100":
             return False
         described = (msg.headers or {}).get("Description", "")
@@ -112,7 +111,7 @@ class Pull:
         return True
 
     async def _suspect(self) -> None:
-        """Nobody answered: the broker is restarting (wait for it a little), or the stream is gone (BusGone)."""
+        """Find out why there is no answer: the broker restarts (wait a little), or the stream is gone (BusGone)."""
         connection = self._connection
         if not await connection.wait_until_up(connection.timeouts.request):
             return
@@ -125,7 +124,7 @@ class Pull:
             await asyncio.sleep(connection.timeouts.reconnect_wait)
 
     async def close(self) -> None:
-        """Give back what has arrived and nobody fetched."""
+        """Give back messages that arrived and were not fetched."""
         for msg in self._leftovers(self._arrived.qsize()):
             await msg.nak()
         if self._subscription is not None:
@@ -133,5 +132,5 @@ class Pull:
 
 
 def _status(msg: Msg) -> str:
-    """The status of a control message; empty for a delivery."""
+    """Return the status of a control message; "" for a delivery."""
     return "" if not msg.headers or msg.data else msg.headers.get("Status", "")

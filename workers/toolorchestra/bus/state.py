@@ -13,18 +13,18 @@ from toolorchestra.bus.connection import Connection
 from toolorchestra.bus.protocol import BusGone, BusUnavailable, Change
 
 _LOOK_UP = 1.0
-"""Seconds after which a watcher without news checks whether the connection is still the one it was made on."""
+"""Seconds without a change after which a watcher checks whether its connection was replaced."""
 
 
 class State:
-    """The bucket `name`; see `toolorchestra.bus.protocol.KeyValue`."""
+    """The shared state in the bucket `name`; see `toolorchestra.bus.protocol.KeyValue`."""
 
     def __init__(self, connection: Connection, *, name: str) -> None:
         self._connection, self._name = connection, name
         self._bucket: KeyValue | None = None
 
     async def bind(self) -> None:
-        """Find the bucket; BusGone where it does not exist."""
+        """Open the bucket. BusGone: it does not exist."""
         try:
             self._bucket = await self._connection.patiently("bind", lambda: self._connection.js.key_value(self._name))
         except NotFoundError as error:
@@ -53,7 +53,7 @@ class State:
         pattern = f"{prefix}>" if not prefix or prefix.endswith(".") else prefix
         revisions: dict[str, int] = {}
         while not self._connection.client.is_closed:
-            # A restarted broker has forgotten the watcher's consumer: make a new one, and skip what was seen.
+            # A restarted broker has lost the watcher's consumer: make a new one, and skip revisions that were yielded.
             epoch = self._connection.epoch
             watcher = await self._connection.patiently(f"watch {prefix}", lambda: self._kv.watch(pattern))
             try:
@@ -68,7 +68,7 @@ class State:
 
 
 async def _next(watcher: Any) -> KeyValue.Entry | None:
-    """The next entry; None where there was none for a while, or at the end of the initial values."""
+    """Return the next entry; None: no change for a while, or the end of the initial values."""
     try:
         entry: KeyValue.Entry | None = await watcher.updates(timeout=_LOOK_UP)
     except nats.errors.TimeoutError:

@@ -1,16 +1,16 @@
-"""The bus on JetStream as data: streams, consumers, buckets and subjects of one training. Made by the operator or the
-local backend; workers and the controller only bind.
+"""The JetStream streams, consumers, buckets and subjects of one training. The operator or the local backend makes
+them; workers and the controller only bind to them.
 
-Everything is keyed by the training's short UID, so that two namespaces, or a delete and a re-create, never meet.
-Light: needs nats-py and nothing of ours that the operator does not have.
-TASKS is made first and removed last: where anything of a training is there, its marks (`StreamSettings.marks`) are.
+All names contain the training's short UID. So trainings in two namespaces, or before and after a delete and re-create,
+never share a stream. This module needs only nats-py, and modules that the operator's image has.
+TASKS is made first and removed last. So if any object of a training exists, its marks (`StreamSettings.marks`) do.
 
 | what | name | holds |
 | --- | --- | --- |
 | stream, work queue | `TO_<uid>_TASKS` | `to.<uid>.tasks.<purpose>.<id>`; refuses instead of dropping (`discard=new`) |
 | stream, work queue | `TO_<uid>_RESULTS` | `to.<uid>.results.<kind>.<id>` |
 | stream, work queue | `TO_<uid>_DEAD` | `to.<uid>.dead.<id>` |
-| stream, work queue | `TO_<uid>_ADVISORIES` | the server's word that a task's last delivery ran out |
+| stream, work queue | `TO_<uid>_ADVISORIES` | the server's advisory that the last delivery of a task expired |
 | key-value bucket | `TO_<uid>_STATE` | engines, progress, pause, allowances |
 | object bucket | `TO_<uid>_PAYLOADS` | bodies above 512 KB |
 """
@@ -44,27 +44,27 @@ _STREAM_NAME_IN_USE = 10058
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
-    """What a training may choose. Times in seconds."""
+    """Settings of a training's streams. Times in seconds."""
 
     replicas: int = 1
-    """1 on one machine, 3 in production."""
+    """Copies of each stream: 1 on one machine, 3 in production."""
     ack_wait: float = 60.0
-    """Silence of a worker after which its task is delivered again."""
+    """Time without a heartbeat of a worker after which its task is delivered again."""
     max_deliver: int = 3
     max_ack_pending: int = 1000
-    """Tasks leased at once by all workers: slots x 1.2."""
+    """Most tasks leased at once by all workers: slots x 1.2."""
     max_tasks: int = 100_000
     """Limit of TASKS: a margin and an alarm, not the admission bound."""
     result_ack_wait: float = 30.0
-    """How long a dead controller's results wait for the next controller."""
+    """Time after which the results of a dead controller are delivered to the next one."""
     duplicate_window: float = 600.0
     marks: tuple[tuple[str, str], ...] = ()
-    """Metadata of the streams: whose they are, where somebody will want to know."""
+    """Metadata of the streams, which says to whom they belong."""
 
 
 @dataclass(frozen=True)
 class StreamNames:
-    """Names and subjects of one training. ValueError where `uid` could not be a part of them."""
+    """Names and subjects of one training. ValueError: `uid` cannot be part of them."""
 
     uid: str
 
@@ -103,7 +103,7 @@ class StreamNames:
         return f"to.{self.uid}.results.{kind}.{id_}"
 
     def result_parts(self, subject: str) -> tuple[str, str]:
-        """Kind and id of what was published under a subject of RESULTS or DEAD, whoever did."""
+        """Return kind and id of a message from its subject in RESULTS or DEAD. They are not validated."""
         stream, _, rest = subject.removeprefix(f"to.{self.uid}.").partition(".")
         if stream == "dead":
             return "dead", rest
@@ -115,7 +115,7 @@ class StreamNames:
 
 
 def stream_configs(uid: str, settings: StreamSettings) -> list[StreamConfig]:
-    """The four streams."""
+    """Return the configurations of the four streams."""
     names = StreamNames(uid)
 
     def queue(name: str, subject: str, max_msgs: int = -1) -> StreamConfig:
@@ -141,7 +141,7 @@ def stream_configs(uid: str, settings: StreamSettings) -> list[StreamConfig]:
 
 
 def consumer_configs(uid: str, settings: StreamSettings) -> list[tuple[str, ConsumerConfig]]:
-    """The durable pull consumers, each with its stream's name."""
+    """Return the durable pull consumers, each with the name of its stream."""
     names = StreamNames(uid)
 
     def consumer(name: str, *, ack_wait: float, max_deliver: int, max_ack_pending: int) -> ConsumerConfig:
@@ -166,7 +166,7 @@ def consumer_configs(uid: str, settings: StreamSettings) -> list[tuple[str, Cons
 
 
 async def make_streams(js: JetStreamContext, *, uid: str, settings: StreamSettings | None = None) -> None:
-    """Create what is missing and update what differs. Idempotent; nothing in a stream is lost."""
+    """Create missing streams and buckets, and update those that differ. Idempotent; no message is lost."""
     chosen, names = settings or StreamSettings(), StreamNames(uid)
     for config in stream_configs(uid, chosen):
         try:
@@ -182,7 +182,7 @@ async def make_streams(js: JetStreamContext, *, uid: str, settings: StreamSettin
 
 
 async def remove_streams(js: JetStreamContext, *, uid: str) -> None:
-    """Delete the training's streams and buckets with all that is in them. Idempotent."""
+    """Delete the training's streams and buckets with their content. Idempotent."""
     names = StreamNames(uid)
     kept = [f"KV_{names.state}", f"OBJ_{names.payloads}", names.advisories, names.dead, names.results, names.tasks]
     for stream in kept:

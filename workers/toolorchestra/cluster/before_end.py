@@ -1,4 +1,4 @@
-"""A stable command: `python -m toolorchestra.cluster.before_end` is `pods/pre_stop.py`."""
+"""Stable command: `python -m toolorchestra.cluster.before_end` runs `pods/pre_stop.py`."""
 
 from toolorchestra.pods.pre_stop import main
 

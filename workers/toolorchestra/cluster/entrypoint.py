@@ -1,4 +1,4 @@
-"""A stable command: `python -m toolorchestra.cluster.entrypoint` is `pods/entrypoint.py`."""
+"""Stable command: `python -m toolorchestra.cluster.entrypoint` runs `pods/entrypoint.py`."""
 
 from toolorchestra.pods.entrypoint import main
 

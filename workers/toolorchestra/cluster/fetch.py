@@ -1,4 +1,4 @@
-"""A stable command: `python -m toolorchestra.cluster.fetch` is `pods/fetch.py`."""
+"""Stable command: `python -m toolorchestra.cluster.fetch` runs `pods/fetch.py`."""
 
 from toolorchestra.pods.fetch import main
 

@@ -1,4 +1,4 @@
-"""A stable command: `python -m toolorchestra.cluster.head` is `pods/head.py`."""
+"""Stable command: `python -m toolorchestra.cluster.head` runs `pods/head.py`."""
 
 from toolorchestra.pods.head import main
 

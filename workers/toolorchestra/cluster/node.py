@@ -1,4 +1,4 @@
-"""A stable command: `python -m toolorchestra.cluster.node` is `pods/node.py`."""
+"""Stable command: `python -m toolorchestra.cluster.node` runs `pods/node.py`."""
 
 from toolorchestra.pods.node import main
 

@@ -1,7 +1,7 @@
-"""The commands of pods: what the operator writes into templates, and an image of any release understands.
+"""Commands of pods: the operator writes them into pod templates, and the images of all releases support them.
 
-A template outlives the operator that wrote it, and the image that it names: an attempt keeps both. So these names stay,
-wherever the code behind them goes (`toolorchestra.cluster` holds the names, `toolorchestra.pods` the code).
+An attempt keeps its pod templates and its image while the operator is upgraded. So these names stay when the code moves
+(`toolorchestra.cluster` has the names, `toolorchestra.pods` the code).
 """
 
 from __future__ import annotations

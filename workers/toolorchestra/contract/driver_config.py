@@ -1,4 +1,4 @@
-"""What a driver is told by whoever starts it: the supervisor on one machine, the operator on a cluster."""
+"""Configuration of a driver, written by the supervisor on one machine or by the operator on a cluster."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class GpuMemory(BaseModel):
-    """How the memory of the GPUs is divided: what the plan (memory.py) found, as trainers and engines are told it."""
+    """How GPU memory is divided between trainers and engines, as planned by memory.py."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gradient_checkpointing: bool = False
-    """Of the trainers."""
+    """Whether trainers use gradient checkpointing."""
     keep_compute_weights: bool | None = None
-    """Of the trainers, through a step; None: as their GPU's size suggests."""
+    """Whether trainers keep the compute weights during a step; None: decided by the size of their GPU."""
     gpu_memory_utilization: float = 0.9
-    """The engine's share of a whole GPU."""
+    """An engine's share of a whole GPU, from 0 to 1."""
     kv_cache_bytes: int | None = None
-    """Of one GPU of an engine; None: vLLM takes what its share leaves it."""
+    """Bytes of KV cache on one GPU of an engine; None: vLLM uses the rest of its share."""
     eager: bool = False
-    """Engines without compiled code and CUDA graphs."""
+    """Whether engines run without compiled code and CUDA graphs."""
 
 
 class DriverConfig(BaseModel):
-    """`resources` are the resolved YAML files: one training and its pools.
+    """Configuration of one driver. `resources` are the resolved YAML files: one training and its pools.
 
     Fields that a newer operator or supervisor adds are ignored: images are upgraded after it.
     """
@@ -42,25 +42,25 @@ class DriverConfig(BaseModel):
     volumes: dict[str, Path] = Field(default_factory=dict)
     device: Literal["cpu", "cuda"] = "cpu"
     shared: bool = False
-    """A trainer and an engine on each GPU."""
+    """Whether each GPU has a trainer and an engine."""
     memory: GpuMemory | None = None
-    """Of the GPUs; None with CUDA: the driver asks a node how much there is, and plans."""
+    """Division of GPU memory. None with CUDA: the driver asks a node for its GPU memory, and plans."""
     snapshots: Path | None = None
-    """Where the snapshots of the weights lie, where trainers and engines share a machine; None: in the run's folder."""
+    """Folder of weight snapshots, if trainers and engines share a machine; None: in the run's folder."""
     cluster: bool = False
-    """Trainers and engines run on the Ray nodes made for them (`--resources` trainer, engine), and engines listen on
+    """Whether trainers and engines run on their own Ray nodes (`--resources` trainer, engine). Engines then listen on
     their node's address."""
     attempt: int = 1
-    """Which cluster this is of the training's, from 1; told back in the progress."""
+    """Number of the training's Ray cluster, from 1; the progress repeats it."""
     threads: int = 1
     """Torch threads of each trainer and OpenMP threads of each engine."""
 
     def told(self) -> str:
-        """As JSON, without what nobody set."""
+        """Return the configuration as JSON, without fields that were not set."""
         return self.model_dump_json(indent=1, exclude_unset=True)
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write the configuration as JSON."""
         path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod

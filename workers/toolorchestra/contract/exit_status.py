@@ -1,6 +1,6 @@
-"""Exit statuses of a driver: how a training's program ended, for whoever started it.
+"""Exit statuses of a driver: how a training's program ended.
 
-The supervisor of one machine, the pod of the head, Ray and the operator decide by them, and by nothing else.
+The supervisor on one machine, the head's pod, Ray and the operator decide by the exit status alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Final
 from toolorchestra.contract.progress import State
 
 PAUSED: Final = 75
-"""EX_TEMPFAIL: a person has to act, then it can be resumed."""
+"""EX_TEMPFAIL: a person must act; then the training can be resumed."""
 TRAINER_LOST: Final = 76
-"""A failure by the loss of a trainer: whoever knows why it is gone (its program's fault, or its node's) judges."""
+"""A trainer was lost. The process that knows the cause (the program or the node) decides whether it is a failure."""
 CANCELLED: Final = 130
-"""It was told to end, and wrote a checkpoint."""
+"""The driver was asked to end, and wrote a checkpoint."""
 KILLED: Final = 137
-"""SIGKILL ended it: a failure like any other (it may have been out of memory), unless Kubernetes ended its pod."""
+"""SIGKILL ended the driver: an ordinary failure (perhaps out of memory), unless Kubernetes ended its pod."""
 TERMINATED: Final = 143
-"""SIGTERM ended it before it could, as a shell says it."""
+"""SIGTERM ended the driver before it could end by itself; the status that a shell reports."""
 
 EXIT_CODES: Final[Mapping[State, int]] = {"Complete": 0, "Failed": 1, "Paused": PAUSED, "Cancelled": CANCELLED}

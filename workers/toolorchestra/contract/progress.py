@@ -1,7 +1,7 @@
-"""What a controller tells of its training while it lives, under one key of the training's bucket.
+"""The progress that a running controller publishes, under one key of the training's bucket.
 
-It is the content of `status.json`: a JSON object whose fields readers look up by name, and do without. `phase` says
-what is being done in one word; `message` is for people, and nothing is decided by it.
+Its content is that of `status.json`: a JSON object. Readers look up fields by name, and every field may be missing.
+`phase` is one word for the current activity; `message` is for people, and code never decides by it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Final, Literal, get_args
 PROGRESS_KEY: Final = "progress"
 
 State = Literal["Starting", "Running", "Complete", "Failed", "Paused", "Cancelled"]
-"""Of a run; the last four are ends."""
+"""State of a run; the last four are final."""
 Phase = Literal["Starting", "WarmStart", "Training", "Evaluating", "Ended"]
-"""What a controller is doing. Starting: nodes, engines and trainers come up."""
+"""What a controller is doing. Starting: nodes, engines and trainers start."""
 _PHASES: Final = frozenset(get_args(Phase))
 
 
 def phase_of(progress: Mapping[str, Any]) -> Phase | None:
-    """What the controller is doing; None: nothing that this reader knows."""
+    """Return what the controller is doing; None: a phase that this reader does not know."""
     if "phase" not in progress:
         return _phase_by_message(progress)
     found = progress["phase"]
@@ -27,7 +27,7 @@ def phase_of(progress: Mapping[str, Any]) -> Phase | None:
 
 
 def _phase_by_message(progress: Mapping[str, Any]) -> Phase | None:
-    """Of an attempt whose image is older than phases: it told them in its message only. To go with the next release."""
+    """Return the phase by the message: images older than `phase` have only that. Remove in the next release."""
     state, message = progress.get("state"), str(progress.get("message", ""))
     if state == "Running":
         return "Evaluating" if message.startswith("evaluating") else "Training"

@@ -1,4 +1,4 @@
-"""How a training's streams are sized: by the operator on a cluster, by the supervisor on one machine."""
+"""Size of a training's streams, for the operator on a cluster and the supervisor on one machine."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ LEAST_PENDING: Final = 16
 
 
 def leases(*, workers: int, concurrency: int) -> int:
-    """Orders that may be leased at once: one for every slot of every worker, and a little more."""
+    """Return how many orders may be leased at once: one per slot of every worker, plus 20 %, and at least 16."""
     return max(LEAST_PENDING, int(workers * concurrency * SLACK))

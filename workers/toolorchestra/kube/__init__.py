@@ -1,1 +1,1 @@
-"""The API server of Kubernetes, as operator and command line know it: kinds and errors. No client, no I/O."""
+"""Kinds and errors of the Kubernetes API, for operator and command line. No client, no I/O."""

@@ -1,4 +1,4 @@
-"""What the API server refuses, by what can be done about it."""
+"""Errors of the Kubernetes API, classified by what can be done about them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Final
 
 
 class ApiError(Exception):
-    """A request that failed. `resource`: what it was about, in words; `message`: the server's."""
+    """A failed request. `resource`: the object of the request, in words; `message`: the server's message."""
 
     transient: ClassVar[bool] = False
-    """Whether the same request may work a little later, without a change by anybody."""
+    """Whether the same request may succeed later without a change."""
 
     def __init__(
         self, message: str, *, verb: str, resource: str, code: int = 0, retry_after: float | None = None
@@ -18,33 +18,33 @@ class ApiError(Exception):
         super().__init__(f"cannot {verb} {resource}: {message}")
         self.message, self.verb, self.resource, self.code = message, verb, resource, code
         self.retry_after = retry_after
-        """Seconds, where the server named them."""
+        """Seconds to wait before a retry, if the server named them."""
 
 
 class NotFound(ApiError):
-    """What should hold the object is not there: its namespace."""
+    """The object, or the namespace that should hold it, does not exist."""
 
 
 class NotServed(ApiError):
-    """The server does not have the kind: its CRD is not installed, or not in this version."""
+    """The server does not serve the kind: its CRD is not installed, or does not have this version."""
 
 
 class Conflict(ApiError):
-    """The object is another than was thought (version, UID): look again, and decide again."""
+    """The object differs from what the caller expected (version, UID): read it again, and decide again."""
 
     transient = True
 
 
 class AlreadyExists(Conflict):
-    """There is an object of this name."""
+    """An object of this name exists."""
 
 
 class Forbidden(ApiError):
-    """Role-based access control, an admission plug-in or a quota says no; or the credentials do not (401)."""
+    """Role-based access control, an admission plug-in or a quota refuses; or the credentials are not valid (401)."""
 
 
 class Invalid(ApiError):
-    """The server does not accept what was sent. `field`: the first field that it names, or ""."""
+    """The server does not accept the object. `field`: the first field that it names, or ""."""
 
     def __init__(self, message: str, *, field: str = "", **about: Any) -> None:
         super().__init__(message, **about)
@@ -58,7 +58,7 @@ class Throttled(ApiError):
 
 
 class Unavailable(ApiError):
-    """No answer, or an answer that says that there is none: down, restarting, overloaded."""
+    """No answer, or a server error: the server is down, restarting or overloaded."""
 
     transient = True
 
@@ -68,19 +68,19 @@ class Terminating(ApiError):
 
 
 class Expired(ApiError):
-    """A list's next page, or a watch's version, is too old: start again."""
+    """The next page of a list, or the version of a watch, has expired: start again."""
 
     transient = True
 
 
 _CANNOT_READ: Final = ("failed to create typed patch object", "failed to convert new object")
-"""How server-side apply says, with a 500, that what was sent has the wrong types or an item twice: for good."""
+"""Beginnings of the 500 errors of server-side apply for wrong types or repeated items. Such errors are permanent."""
 
 
 def failure(
     code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: str, retry_after: float | None = None
 ) -> ApiError:
-    """The error of an answer that is no success. `answer`: its Status object, or its text."""
+    """Return the error for a failed request. `answer`: the server's Status object, or the text of its answer."""
     status: Mapping[str, Any] = answer if isinstance(answer, Mapping) else {}
     message = str(status.get("message") or (answer if isinstance(answer, str) else "") or f"HTTP {code}").strip()
     about: dict[str, Any] = {"verb": verb, "resource": resource, "code": code, "retry_after": retry_after}
@@ -100,7 +100,7 @@ def failure(
         case 401 | 403:
             return Forbidden(message, **about)
         case 422 if field == "metadata.uid":
-            return Conflict(message, **about)  # how the server says that an apply names another object's UID
+            return Conflict(message, **about)  # the server's error for an apply with another object's UID
         case 400 | 413 | 415 | 422:
             return Invalid(message, field=field, **about)
         case 500 if message.startswith(_CANNOT_READ):

@@ -1,6 +1,6 @@
-"""The kinds that the operator and the command line read or make, and where the API server has them.
+"""The kinds that the operator and the command line read or make, with their paths at the API server.
 
-No discovery is needed for what is known.
+These kinds need no API discovery.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Kind:
 
     @property
     def key(self) -> tuple[str, str]:
-        """`apiVersion` and `kind`, as objects name it."""
+        """`apiVersion` and `kind`, as in objects."""
         return self.api_version, self.name
 
     @property
     def group(self) -> str:
-        """ "" for the core group."""
+        """API group; "" for the core group."""
         return self.api_version.rpartition("/")[0]
 
     @property
@@ -39,7 +39,7 @@ class Kind:
 
     @property
     def resource(self) -> str:
-        """As RBAC and error messages call it: `pods`, `deployments.apps`."""
+        """Name in RBAC and in error messages: `pods`, `deployments.apps`."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
@@ -47,7 +47,7 @@ class Kind:
         return group_path(self.api_version)
 
     def path(self, *, namespace: str = "", name: str = "", part: str = "") -> str:
-        """Of a collection (`name` ""), an object, or its sub-resource (`part`)."""
+        """Return the path of a collection (`name` ""), of an object, or of its subresource (`part`)."""
         path = self.group_path
         if namespace and self.namespaced:
             path += f"/namespaces/{quote(namespace, safe='')}"
@@ -55,7 +55,7 @@ class Kind:
 
 
 def group_path(api_version: str) -> str:
-    """`v1` → `/api/v1`, `apps/v1` → `/apis/apps/v1`."""
+    """Return the path of an API version: `v1` → `/api/v1`, `apps/v1` → `/apis/apps/v1`."""
     return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
 
 
@@ -92,7 +92,7 @@ OLDER_WORKLOADS: Final = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 KINDS: Final[Mapping[tuple[str, str], Kind]] = {
     one.key: one for one in list(globals().values()) if isinstance(one, Kind)
 }
-"""All of these, by `apiVersion` and `kind`."""
+"""All kinds, by `apiVersion` and `kind`."""
 
 MADE: Final = (
     *(
@@ -108,4 +108,4 @@ MADE: Final = (
     ),
     RAY_JOBS,
 )
-"""Those that the operator makes: their schemas are wanted, where they are served."""
+"""Kinds that the operator makes. It reads their schemas, if the server has them."""

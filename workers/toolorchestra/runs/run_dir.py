@@ -1,18 +1,18 @@
-"""A run's folder: who writes what where. Everything a person or `orchestra` wants to know of a run is a file here.
+"""The folder of a run. It holds everything that a person or `orchestra` may want to know about the run.
 
-manifest.json        what runs: resources resolved, versions, seed, how it was started; a line per supervisor's life
-status.json          state, step, spend, engines: replaced atomically; what `orchestra status` prints
+manifest.json        what runs: resolved resources, versions, seed, how it was started; a line per supervisor start
+status.json          state, step, spend, engines; replaced atomically; `orchestra status` prints it
 metrics.jsonl        one line per step, and per step of the warm start
-events.jsonl         one line per thing that happened (incarnations, restarts, engines lost, evaluations, the end)
-journal/journal.bin  the ledger's truth (journal.py); journal.synced beside it: up to where it was fsynced
+events.jsonl         one line per event (incarnations, restarts, engines lost, evaluations, the end)
+journal/journal.bin  the ledger's journal (journal.py); journal.synced: up to where it is fsynced
 checkpoints/         step-NNNNNNNN/, each complete or absent; best.json names the best one (checkpoint.py)
-weights/             the snapshots that engines load; the newest two stay
+weights/             snapshots that engines load; the newest two are kept
 evaluations/         <suite>/<system>.traces, frames like the journal's
 evaluations-during/  the same for the policy at some steps: <suite>/policy-NNNNNN.traces
 export/              last/ and best/: Hugging Face folders
 logs/                one per process
 
-Beside them: what the supervisor tells its processes (resources.yaml, pools.json, driver.json, ray.json), nats/,
+Also here: the supervisor's configuration of its processes (resources.yaml, pools.json, driver.json, ray.json), nats/,
 supervisor.lock, and the report (report.json, report.html).
 """
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file's content so that a reader, or a kill, sees the old or the new one and nothing between."""
+    """Replace the file's content atomically: readers see the old or the new content, also after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w") as file:
@@ -42,20 +42,20 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class Unreadable(ValueError):
-    """A file of the run's folder does not read; the text says which, and what to do."""
+    """A file of the run's folder cannot be read. The text says which one, and what to do."""
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file. A line that a kill, a full disk or a power cut tore is left out, and said in the log."""
+    """Yield the rows of a JSONL file. Lines that a kill, a full disk or a power cut damaged are skipped and logged."""
     if path.exists():
         rows, torn = rows_of(path.read_bytes())
         if torn:
-            _log.warning("%s: %d torn lines are left out (a kill or a full disk)", path, torn)
+            _log.warning("%s: skipped %d incomplete lines (a kill or a full disk)", path, torn)
         yield from rows
 
 
 def rows_of(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The rows in whole lines, and how many lines are none. What follows the last newline counts as torn."""
+    """Return the rows, and how many lines are not rows. Bytes after the last newline count as such a line."""
     *lines, tail = content.split(b"\n")
     rows = [_row(line) for line in lines]
     return [row for row in rows if row is not None], rows.count(None) + bool(tail)
@@ -71,7 +71,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of one run, and the few ways of writing there."""
+    """Paths of one run, and the functions that write there."""
 
     root: Path
 
@@ -135,18 +135,18 @@ class RunDir:
         write_atomically(self.status, json.dumps(status, indent=1) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """The last status; empty before the first. Unreadable: it was written halfway."""
+        """Return the last status; empty before the first. Unreadable: the file is incomplete or damaged."""
         if not self.status.exists():
             return {}
-        return _read_object(self.status, remedy="remove it: it is written anew when the run goes on")
+        return _read_object(self.status, remedy="remove it: it is written again when the run continues")
 
     def read_manifest(self) -> dict[str, Any]:
-        """What the run is. Unreadable: it was written halfway."""
+        """Return the run's manifest. Unreadable: the file is incomplete or damaged."""
         return _read_object(self.manifest, remedy="restore it from a copy, or start a new run")
 
     @staticmethod
     def _append(path: Path, row: Mapping[str, Any]) -> None:
-        """One write for the whole line, after ending one that an earlier writer left torn."""
+        """Append a line in one write. If an earlier writer left an incomplete line, end it first."""
         path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
         with path.open("ab+", buffering=0) as file:
@@ -158,5 +158,5 @@ class RunDir:
 def _read_object(path: Path, *, remedy: str) -> dict[str, Any]:
     found = _row(path.read_bytes())
     if found is None:
-        raise Unreadable(f"{path}: holds no whole JSON object (written halfway, or damaged); {remedy}")
+        raise Unreadable(f"{path}: not a complete JSON object (written halfway, or damaged); {remedy}")
     return found

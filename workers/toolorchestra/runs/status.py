@@ -1,4 +1,4 @@
-"""A run's status: state, step, progress, money. What `orchestra status` and the live display read."""
+"""Writes a run's status: state, step, progress, spend. `orchestra status` and the live display read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PHASES: Mapping[State, Phase] = {"Starting": "Starting", "Running": "Training"}
 
 @dataclass
 class StatusWriter:
-    """Keeps status.json current. `steps` is the goal."""
+    """Keeps status.json up to date. `steps`: total number of steps."""
 
     run: RunDir
     steps: int
@@ -24,11 +24,11 @@ class StatusWriter:
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
     latest: dict[str, Any] = field(default_factory=dict[str, Any])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set with every change; whoever passes the status on clears it."""
+    """Set with every change; the reader that publishes the status clears it."""
 
     def set(self, state: State, *, phase: Phase | None = None, message: str = "", **fields: Any) -> None:
-        """Replace the state and merge further fields (step, spentUSD, metrics, engines, …). `phase` None: what the
-        state says of itself.
+        """Replace the state and merge further fields (step, spentUSD, metrics, engines, …). `phase` None: the default
+        phase of the state.
         """
         self.fields |= fields
         step = int(self.fields.get("step", 0))

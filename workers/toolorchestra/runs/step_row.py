@@ -1,8 +1,8 @@
-"""One line of metrics.jsonl as its readers take it: whatever was written there, what comes out of here breaks nobody.
+"""Validates a line of metrics.jsonl, so that readers can use it whatever was written there.
 
-Invariants of a sound row: `step` is a whole number; every figure is a finite number; every count lies in a mapping of
-finite numbers, which is there, empty, where the line had none; shares lie in [0, 1]; nothing else is in it. A key that
-a line lacks, or holds as something else, is left out: readers say so, they never fail on it.
+Invariants of a sound row: `step` is a whole number; every metric is a finite number; counts are in mappings of finite
+numbers, which are empty if the line had none; shares are clamped to [0, 1]; a row has nothing else. A key with a wrong
+value is left out: readers report it as missing, and never fail.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ MAPPINGS = ("calls", "endings", "groups_dropped", "seconds", "trainer_seconds", 
 TEXTS = ("version",)
 SHARES = ("accuracy", "clip_fraction", "trainer_idle_fraction", "valid_fraction")
 _MOST = 1e15
-"""Figures beyond it are broken, and arithmetic with them would be."""
+"""Numbers beyond this are taken for errors, so that arithmetic with a row stays safe."""
 
 SoundRow = dict[str, Any]
 
 
 def sound(row: object) -> SoundRow | None:
-    """The step's row; None where the line is none of a step (one of the warm start, say, or damaged)."""
+    """Return the row of a step; None if the line is not one (for example of the warm start, or damaged)."""
     if not isinstance(row, Mapping) or not _is_step(row.get("step")):
         return None
     found: SoundRow = {name: {} for name in MAPPINGS}
@@ -37,12 +37,12 @@ def sound(row: object) -> SoundRow | None:
 
 
 def sound_rows(rows: Iterable[object]) -> Iterator[SoundRow]:
-    """Those of steps."""
+    """Yield the sound rows of steps."""
     return (found for row in rows if (found := sound(row)) is not None)
 
 
 def trained(row: SoundRow) -> bool:
-    """Whether the step had anything to train on: it then has a loss."""
+    """Return whether the step had anything to train on; then the row has a loss."""
     return "loss" in row
 
 
@@ -51,4 +51,4 @@ def _is_step(value: object) -> bool:
 
 
 def _is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST  # not NaN either
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST  # NaN compares False

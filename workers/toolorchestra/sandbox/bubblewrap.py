@@ -1,7 +1,7 @@
-"""bubblewrap around the zygote, where a trial run succeeds: its own user, process, network and mount namespaces.
+"""Runs the zygote in bubblewrap, if a test run works: own user, process, network and mount namespaces.
 
-Not installed, or new namespaces forbidden (as in a pod under the RuntimeDefault profile): None with the reason, and the
-other protections stand alone.
+If bubblewrap is not installed, or new namespaces are forbidden (as in a pod with the RuntimeDefault profile), the
+reason is returned, and only the other protections are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TRIAL_SECONDS = 20.0
 
 
 async def command(python: str, *, environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """(what to put before the interpreter, why not): one of the two is empty."""
+    """Return (command prefix for the interpreter, reason why there is none): one of the two is empty."""
     program = shutil.which("bwrap")
     if program is None:
         return [], "not installed"
@@ -34,10 +34,10 @@ async def command(python: str, *, environment: Mapping[str, str]) -> tuple[list[
     except TimeoutError:
         trial.kill()
         await trial.wait()
-        return [], f"its trial run did not end in {_TRIAL_SECONDS:g} s"
+        return [], f"its test run did not end in {_TRIAL_SECONDS:g} s"
     if trial.returncode != 0:
         said = errors.decode(errors="replace").strip().splitlines()
-        return [], f"its trial run failed: {said[-1][:200] if said else f'status {trial.returncode}'}"
+        return [], f"its test run failed: {said[-1][:200] if said else f'status {trial.returncode}'}"
     return prefix, ""
 
 

@@ -1,4 +1,4 @@
-"""A forked child: one job after the other. Whatever a job does to it, only the child is lost."""
+"""A forked child, which runs one job after the other. A harmful job can destroy only its child."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolorchestra.sandbox.limits import JobClock, Limits, limit_child
 
 _DETAIL = 300
 _JOBS = 3
-"""The one descriptor that is left besides the standard ones, which lead to /dev/null."""
+"""The only open descriptor besides the standard ones, which are /dev/null."""
 
 
 def be_child(
@@ -25,7 +25,7 @@ def be_child(
     status = 1
     try:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != zygote:  # it died before we could ask, so no signal will come
+        if os.getppid() != zygote:  # the zygote ended before the prctl call, so no signal will come
             os._exit(1)
         connection = _alone_with(jobs)
         limit_child(limits, address_space=address_space)
@@ -40,7 +40,7 @@ def be_child(
 
 
 def _alone_with(jobs: socket.socket) -> socket.socket:
-    """Close everything else that was inherited."""
+    """Close all other inherited descriptors, and return the socket."""
     os.dup2(1, 2)
     os.dup2(jobs.detach(), _JOBS)
     os.closerange(_JOBS + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -56,7 +56,7 @@ def _serve(run: Callable[[Any], Any], connection: socket.socket, limits: Limits)
 
 
 def _reply(run: Callable[[Any], Any], body: bytes) -> bytes:
-    """The boundary of trust: whatever a job raises is its result, sent before the next one is begun."""
+    """Run a job and return its encoded result. Any exception of the job is its result (trust boundary)."""
     try:
         return encode({"value": run(parse(body))})
     except MemoryError:
@@ -68,5 +68,5 @@ def _reply(run: Callable[[Any], Any], body: bytes) -> bytes:
 def _clip(error: BaseException) -> str:
     try:
         return str(error)[:_DETAIL]
-    except Exception:  # a message that cannot be made is none
+    except Exception:  # an exception whose text raises has no text
         return ""

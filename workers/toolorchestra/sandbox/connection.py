@@ -1,11 +1,10 @@
-"""The worker's end of a child's connection: jobs go in one after the other, results come out in the same order.
+"""The worker's end of a child's connection: jobs are sent one after the other, results return in the same order.
 
-Several jobs may be on their way, so that a child that has the processor works through all of them and a worker that has
-it reads all their results: what waking up costs is shared. Results are set on futures by the loop's callbacks, without
-a coroutine, a timer or a task for each.
+Several jobs may be sent before the first result. So a child runs several jobs, and a worker reads several results, per
+wake-up, which costs less. The loop's callbacks set results on futures; there is no coroutine, timer or task per job.
 
-Invariants: only the first job of those on their way runs, so only it can be to blame for what happens; after a child
-broke, nothing that it sends is believed, and those behind the first are `Abandoned`, to be asked elsewhere.
+Invariants: only the first pending job runs, so only this job can be the cause of a failure. After a child failed,
+nothing that it sends is used, and the other pending jobs are `Abandoned`, to be run by another child.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from toolorchestra.sandbox.framing import NUMBER_BYTES, READ_BYTES, TooLong, add
 from toolorchestra.sandbox.limits import Limits
 from toolorchestra.sandbox.result import Broke, How, Result, is_sound, read_reply
 
-_NO_RESULT = Broke(How.OUTPUT, "what came back is no result")
+_NO_RESULT = Broke(How.OUTPUT, "its output is not a result")
 
 
 class Abandoned(SandboxError):
-    """The job did not run to its end, and not through its own fault."""
+    """The job did not end, and it is not the cause."""
 
 
 class Connection:
-    """`ask` as often as there is room for; `close` once."""
+    """A connection to one child. Call `ask` for each job, and `close` at the end."""
 
     def __init__(self, end: socket.socket, *, limits: Limits) -> None:
         self._socket = end
@@ -45,16 +44,19 @@ class Connection:
 
     @property
     def jobs(self) -> int:
-        """How many are on their way."""
+        """Number of pending jobs."""
         return len(self._asked)
 
     @property
     def waited(self) -> float:
-        """Seconds that the first job has had."""
+        """Seconds since the first pending job began; 0 without one."""
         return self._loop.time() - self._since if self._asked else 0.0
 
     def ask(self, body: bytes) -> asyncio.Future[Result]:
-        """The result of a job (`framing.encode`). Abandoned: it was not this job that broke the child, or closed it."""
+        """Send a job (`framing.encode`), and return the future of its result.
+
+        The future raises Abandoned if the child failed or the connection was closed, and this job is not the cause.
+        """
         result: asyncio.Future[Result] = self._loop.create_future()
         if not self._asked and not self._is_quiet():
             self._break(None)
@@ -69,7 +71,7 @@ class Connection:
         return result
 
     def close(self) -> None:
-        """Let go of it. Idempotent."""
+        """Close the connection and abandon its pending jobs. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -77,7 +79,7 @@ class Connection:
         self._socket.close()
 
     def _is_quiet(self) -> bool:
-        """Whether the child is there and has said nothing unasked: else the next job would be blamed for it."""
+        """Return whether the child lives and sent nothing unasked. Otherwise the next job would be blamed for it."""
         if self.broken:
             return False
         try:
@@ -89,8 +91,7 @@ class Connection:
         return False
 
     def _begin(self) -> None:
-        """The first job's seconds begin now. One timer serves all jobs: it outlives most, and then looks at the one
-        of now."""
+        """Start the time of the first job. One timer serves all jobs; it checks whichever job is first."""
         self._since = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_at(self._since + self._limits.wall_seconds, self._look_at_the_time)
@@ -106,7 +107,7 @@ class Connection:
             self._timer = self._loop.call_at(deadline, self._look_at_the_time)
 
     def _send(self, message: bytes) -> None:
-        """A child that does not read is caught by the timer, one that is gone by what reading says."""
+        """Send a message. The timer detects a child that does not read; reading detects one that has ended."""
         if not self._unsent:
             try:
                 sent = self._socket.send(message)
@@ -166,7 +167,7 @@ class Connection:
             self._begin()
 
     def _break(self, result: Result | None) -> None:
-        """The first job came out like this (None: it is not to blame either); nothing else comes out of this child."""
+        """Give the first job this result (None: abandon it too), abandon the others, and never use the child again."""
         if self.broken:
             return
         self.broken = True

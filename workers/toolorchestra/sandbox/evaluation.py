@@ -1,9 +1,8 @@
-"""A process in which text is never evaluated as code, though libraries call `eval` on it.
+"""Keeps a process from evaluating text as code, although libraries call `eval` on it.
 
-sympy's `parse_expr` and some of reasoning-gym's scorers evaluate what they are given. From `forbid_evaluation` on every
-code object that comes from text is looked at before it runs (the audit event `exec`, PEP 578): literals, arithmetic and
-calls of a fixed list of mathematical names may run, and nothing else, so that no code of an answer's ever does. The
-list holds for libraries that nobody looked at, too.
+sympy's `parse_expr` and some of reasoning-gym's scorers evaluate their input. After `forbid_evaluation`, every code
+object that comes from text is checked before it runs (audit event `exec`, PEP 578). Only literals, arithmetic and calls
+of a fixed list of mathematical names may run. So code in an answer never runs, whichever library evaluates it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from toolorchestra.sandbox.errors import SandboxError
 
 CONSTRUCTORS = frozenset({"Integer", "Float", "Rational", "Symbol", "Function"})
-"""What sympy's parser itself writes around numbers and names."""
+"""Names that sympy's parser itself writes around numbers and names."""
 FUNCTIONS = frozenset(
     (
         *("sqrt", "exp", "log", "ln", "Abs", "sign", "pi", "oo"),
@@ -27,9 +26,9 @@ FUNCTIONS = frozenset(
     )
 )
 _IMPORT = "from sympy import *"
-"""What the parser executes first, for its own names."""
+"""The statement that the parser executes first, to get its names."""
 _TRUSTED = frozenset({collections.__file__, dataclasses.__file__})
-"""Modules that write code for the classes of modules being imported."""
+"""Modules that generate code for classes during imports."""
 
 
 _REACHING = frozenset(
@@ -37,15 +36,15 @@ _REACHING = frozenset(
     for name in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "IMPORT_NAME", "IMPORT_FROM")
     if name in dis.opmap
 )
-"""Instructions that get from a value to something that was not written down."""
+"""Instructions that reach other objects from a value: attributes and imports."""
 
 
 class EvaluationRefused(SandboxError):
-    """Text was about to be evaluated that is more than arithmetic."""
+    """Text that is more than arithmetic was about to be evaluated."""
 
 
 def is_arithmetic(code: CodeType) -> bool:
-    """Only literals, operators, and calls of known mathematical names or of names of one letter (variables)."""
+    """Return whether the code has only literals, operators, and known mathematical or one-letter names (variables)."""
     if any(isinstance(constant, CodeType) for constant in code.co_consts):
         return False  # a lambda or a comprehension
     if not _REACHING.isdisjoint(code.co_code[::2]):
@@ -54,7 +53,7 @@ def is_arithmetic(code: CodeType) -> bool:
 
 
 def forbid_evaluation() -> None:
-    """For the rest of this process's life and its children's: EvaluationRefused where text is evaluated as code."""
+    """From now on, in this process and its children, raise EvaluationRefused when text is evaluated as code."""
     imported = compile(_IMPORT, "<string>", "exec").co_code
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
@@ -73,5 +72,5 @@ def forbid_evaluation() -> None:
 
 
 def _of_a_file(code: CodeType) -> bool:
-    """A module's, as imports run them."""
+    """Return whether the code is that of a module file, which imports run."""
     return not code.co_filename.startswith("<") or code.co_filename.startswith("<frozen ")

@@ -1,6 +1,6 @@
-"""Messages between worker and child: a length, the job's own number, then JSON.
+"""The format of messages between worker and child: a length, the job's number, then JSON.
 
-The number is drawn for each job and comes back with its result, so that a child cannot answer a job before it has it.
+The number is random for each job, and the result repeats it. So a child cannot answer a job before it receives it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ NUMBER_BYTES = 8
 READ_BYTES = 64 * 1024
 _HEADER = struct.Struct(f">I{NUMBER_BYTES}s")
 _ENCODER = json.JSONEncoder(allow_nan=False)
-"""Made once: `json.dumps` makes one for every call that asks for anything but its defaults."""
+"""Made once, because `json.dumps` with options makes an encoder per call."""
 
 
 class TooLong(SandboxError):
-    """A message longer than its reader takes."""
+    """A message is longer than its reader allows."""
 
 
 def encode(value: Any) -> bytes:
-    """A message's body, ASCII. TypeError, ValueError, RecursionError where the value is no JSON."""
+    """Return a message's body in ASCII. TypeError, ValueError, RecursionError: the value is not JSON."""
     return _ENCODER.encode(value).encode("ascii")
 
 
 def parse(body: bytes) -> Any:
-    """The value in a body. ValueError, RecursionError where there is none."""
+    """Return the value in a body. ValueError, RecursionError: the body is not JSON."""
     return json.loads(str(body, "ascii"))
 
 
 def address(body: bytes, number: bytes) -> bytes:
-    """The whole message."""
+    """Return the whole message: header and body."""
     return _HEADER.pack(len(body), number) + body
 
 
 def split(received: bytearray, *, at_most: int) -> tuple[bytes, bytes] | None:
-    """Take the first message's number and body off what was received; None: it is not there as a whole. TooLong."""
+    """Take the first message from the buffer; return its number and body. None: incomplete. May raise TooLong."""
     if len(received) < _HEADER.size:
         return None
     length, number = _HEADER.unpack_from(received)
@@ -54,7 +54,7 @@ def split(received: bytearray, *, at_most: int) -> tuple[bytes, bytes] | None:
 
 
 class Inbox:
-    """The child's end: messages one by one, though several may come together."""
+    """The child's end: returns messages one by one, also if several arrive together."""
 
     def __init__(self, connection: socket.socket, *, at_most: int) -> None:
         self._connection = connection
@@ -62,7 +62,7 @@ class Inbox:
         self._received = bytearray()
 
     def next(self) -> tuple[bytes, bytes]:
-        """The next message's number and body, waited for. EOFError: nobody is there. TooLong."""
+        """Wait for the next message; return its number and body. EOFError: the worker closed. May raise TooLong."""
         while (message := split(self._received, at_most=self._at_most)) is None:
             part = self._connection.recv(READ_BYTES)
             if not part:

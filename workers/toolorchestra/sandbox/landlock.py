@@ -1,6 +1,6 @@
-"""Landlock (landlock(7)) through its three system calls: a process may read some folders, and nothing else.
+"""Landlock (landlock(7)) through its three system calls: allows a process to read some folders, and nothing else.
 
-The kernel says which version it has; what that version does not know is left out of the rules.
+The kernel reports its version. Rules that this version does not support are left out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from toolorchestra.sandbox import linux
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-"""The same numbers on every architecture."""
+"""System call numbers, the same on all architectures."""
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _FILE_RIGHTS = ((1, 13), (2, 14), (3, 15), (5, 16))
-"""(version, how many rights on files it knows)."""
+"""(version, number of file rights that it supports)."""
 _NET_SINCE, _NET_RIGHTS = 4, 0b11
 _SCOPE_SINCE, _SCOPES = 6, 0b11
 
@@ -34,15 +34,16 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """The kernel's Landlock version, from 1. OSError where it has none, or a filter refuses the call."""
+    """Return the kernel's Landlock version, from 1. OSError: it has none, or a seccomp filter refuses the call."""
     return linux.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
 
 
 def allow_only(readable: Iterable[Path], *, writable_files: Iterable[Path] = ()) -> int:
-    """From here on this process and its children read only beneath `readable`, write only `writable_files`, and
-    neither bind nor connect TCP, nor signal or reach processes outside. Needs no_new_privs. The version that held.
+    """Restrict this process and its children, and return the Landlock version used.
 
-    Folders that do not exist are left out. OSError where it cannot be.
+    They can read only below `readable` and write only `writable_files`. As far as the version supports it, they cannot
+    bind or connect TCP, and cannot signal or connect to processes outside. Needs no_new_privs. Folders that do not
+    exist are skipped. OSError: the kernel refuses.
     """
     known = version()
     files = max(count for since, count in _FILE_RIGHTS if since <= known)

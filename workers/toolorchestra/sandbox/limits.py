@@ -1,4 +1,4 @@
-"""What one job, and one child, may use."""
+"""Resource limits of one job and of one child."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ _MEGABYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds and bytes. CPU time decides before wall time: a slow machine is not the job's fault."""
+    """Limits in seconds and bytes. CPU time is the main limit, because a slow machine is not the job's fault."""
 
     cpu_seconds: int = 10
     wall_seconds: float = 120.0
     memory_bytes: int = 512 * _MEGABYTE
-    """Address space above what the zygote uses once it is warm."""
+    """Address space beyond that of the warm zygote."""
     output_bytes: int = 64 * 1024
-    """Of one result."""
+    """Most bytes of one result."""
     input_bytes: int = 16 * _MEGABYTE
-    """Of one job: a longer one is not sent."""
+    """Most bytes of one job; a longer one is not sent."""
     open_files: int = 32
     jobs_per_child: int = 5_000
-    """Then a fresh one is forked: what libraries cache does not grow for ever. A fork, and what the first jobs make
-    anew, cost about a hundred times a job."""
+    """Jobs after which a new child is forked, so that the caches of libraries do not grow without limit. A fork, with
+    the caches that the first jobs fill again, costs about as much as a hundred jobs."""
 
     @property
     def lifetime_cpu_seconds(self) -> int:
-        """What a child can use in all, whatever its code does to the limit of one job."""
+        """Most CPU seconds of a child in all, even if its code changes the limit of one job."""
         return self.jobs_per_child * self.cpu_seconds
 
 
 def limit_child(limits: Limits, *, address_space: int) -> None:
-    """Bind this process. `address_space`: bytes that it had before its first job. Processes are bounded by the second
-    seccomp filter too, because the kernel counts them per user and not at all for root."""
+    """Set the limits of this process. `address_space`: its bytes before the first job.
+
+    The second seccomp filter also forbids new processes, because the kernel counts processes per user, and for root not
+    at all.
+    """
     memory = address_space + limits.memory_bytes
     hard = {
         resource.RLIMIT_AS: memory,
@@ -52,14 +55,14 @@ def limit_child(limits: Limits, *, address_space: int) -> None:
 
 
 class JobClock:
-    """Gives each job of this process its CPU seconds. Past them the kernel sends SIGXCPU, whoever holds the GIL."""
+    """Gives each job of this process its CPU seconds. Then the kernel sends SIGXCPU, whoever holds the GIL."""
 
     def __init__(self, limits: Limits) -> None:
         self._seconds = limits.cpu_seconds
         self._soft = -1
 
     def start(self) -> None:
-        """The next job's seconds begin now. The kernel counts whole ones, and is told where they have changed."""
+        """Start the CPU time of the next job. The kernel counts whole seconds; the limit is set only if it changed."""
         soft = int(time.process_time()) + 1 + self._seconds
         if soft != self._soft:
             _, hard = resource.getrlimit(resource.RLIMIT_CPU)

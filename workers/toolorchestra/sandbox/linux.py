@@ -1,4 +1,4 @@
-"""The few Linux calls that Python's standard library lacks: prctl(2), and system calls by number."""
+"""Linux calls that Python's standard library does not have: prctl(2), and system calls by number."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _LIBC.syscall.restype = ctypes.c_long
 
 
 def prctl(option: int, *arguments: int | ctypes.c_void_p) -> int:
-    """prctl(2); OSError where the kernel refuses."""
+    """Call prctl(2). OSError: the kernel refuses."""
     padded = [*arguments, *([0] * (4 - len(arguments)))]
     return _checked(_LIBC.prctl(option, *(_word(each) for each in padded)))
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """A system call by number; OSError where the kernel refuses."""
+    """Make a system call by number. OSError: the kernel refuses."""
     return _checked(_LIBC.syscall(ctypes.c_long(number), *arguments))
 
 
 def machine() -> str:
-    """`x86_64`, `aarch64`, …"""
+    """Return the machine type: `x86_64`, `aarch64`, …"""
     return platform.machine()
 
 
 def why(error: OSError) -> str:
-    """An OSError's name for a person: `EPERM`."""
+    """Return the name of an OSError's code, such as `EPERM`."""
     return errno.errorcode.get(error.errno or 0, str(error))
 
 

@@ -1,4 +1,4 @@
-"""Giving up what a process could become or reach through its privileges: capabilities(7), no_new_privs."""
+"""Gives up the privileges of a process: capabilities(7), no_new_privs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class _Data(ctypes.Structure):
 
 
 def forbid_new_privileges() -> None:
-    """No exec from here on gains anything (setuid, file capabilities). OSError where the kernel refuses."""
+    """Set no_new_privs: an exec gains no privileges (setuid, file capabilities). OSError: the kernel refuses."""
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Give all capabilities up, also those that a root user's exec would bring back. OSError where it cannot be."""
+    """Drop all capabilities, also those that an exec as root would restore. OSError: it is not possible."""
     number = _CAPSET.get(linux.machine())
     if number is None:
         raise OSError(f"no number of capset(2) for {linux.machine()}")
     for capability in range(64):
         try:
             linux.prctl(linux.PR_CAPBSET_DROP, capability)
-        except OSError:  # past the last one, or no right to drop: then there is nothing in the sets to lose either
+        except OSError:  # after the last capability, or no right to drop: then the sets are empty anyway
             break
     linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
     header = _Header(version=_CAPABILITY_VERSION_3, pid=0)

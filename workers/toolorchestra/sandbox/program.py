@@ -1,4 +1,4 @@
-"""What a sandbox runs."""
+"""The program that a sandbox runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Program:
-    """`run` and `warm` as `module:function`. Both are the project's own; only the values given to `run` are untrusted.
+    """`run` and `warm` as `module:function`. Both are code of this project; only the input of `run` is untrusted.
 
-    `run` takes one JSON value and returns one; `warm` is called once, before the first child is forked: imports, and
-    whatever else every job needs.
+    `run` takes one JSON value and returns one. `warm` is called once, before the first child is forked: it imports and
+    prepares what every job needs.
     """
 
     run: str

@@ -1,7 +1,7 @@
-"""What keeps a zygote and its children in: put up one by one, each with its own word on whether it holds.
+"""Protections of a zygote and its children. Each is set up separately, and reported as held or missing.
 
-The zygote does this before it imports what it will run. What cannot be put up is named with the reason, never hidden;
-its environment, its limits and its being another process hold everywhere.
+The zygote sets them up before it imports the program. A protection that cannot be set up is reported with the reason.
+The empty environment, the limits and the separate process work everywhere.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ LANDLOCK, SECCOMP = "Landlock", "seccomp"
 
 @dataclass(frozen=True)
 class Protections:
-    """`held`: what holds, in words; `missing`: what does not, and why."""
+    """`held`: names of the active protections; `missing`: name → reason of those that are not active."""
 
     held: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def weak(self) -> bool:
-        """Nothing but a subprocess and its limits: neither the network nor the file system is closed."""
+        """Whether there is only a subprocess with limits: neither network nor file system are protected."""
         return SECCOMP in self.missing and LANDLOCK in self.missing and BUBBLEWRAP in self.missing
 
     def __str__(self) -> str:
-        lines = f"holds: {', '.join(self.held)}"
+        lines = f"active: {', '.join(self.held)}"
         if self.missing:
-            lines += f"; does not: {', '.join(f'{name} ({reason})' for name, reason in self.missing.items())}"
+            lines += f"; missing: {', '.join(f'{name} ({reason})' for name, reason in self.missing.items())}"
         return lines
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Protections:
-        """What `dump` wrote."""
+        """Read the value of `dump`."""
         return cls(held=tuple(value["held"]), missing=dict(value["missing"]))
 
     def dump(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the protections as a JSON value."""
         return {"held": list(self.held), "missing": dict(self.missing)}
 
 
 def readable_paths(modules: Iterable[str]) -> Sequence[Path]:
-    """Where Python's own code and its libraries lie (`modules`: the zygote's search path); nothing of a run, of a home
-    or of the system's state."""
+    """Return the paths of Python's own code and its libraries. `modules`: the zygote's search path.
+
+    They have no data of a run, of a home folder or of the system's state.
+    """
     folders = {Path(each).resolve() for each in (*modules, sys.base_prefix, sys.prefix) if each}
     system = [Path(each) for each in ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo")]
     devices = [Path(each) for each in ("/dev/null", "/dev/urandom", "/dev/zero")]
@@ -57,7 +59,7 @@ def readable_paths(modules: Iterable[str]) -> Sequence[Path]:
 
 
 def put_up(*, outside: Protections) -> Protections:
-    """Protect this process and every child of it. `outside`: what whoever started it knows (bubblewrap)."""
+    """Protect this process and all its children. `outside`: the protections around this process (bubblewrap)."""
     held, missing = [*ALWAYS, *outside.held], dict(outside.missing)
 
     def attempt(name: str, how: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""How a job came out."""
+"""The result of a job."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from toolorchestra.sandbox.limits import Limits
 
 
 class How(StrEnum):
-    """How a job broke."""
+    """How a job failed."""
 
     TIME = "time"
     MEMORY = "memory"
     CRASH = "crash"
     RAISED = "raised"
     OUTPUT = "output"
-    """What came back is too long, or no result."""
+    """The output is too long, or not a result."""
     INPUT = "input"
-    """Too long to be sent."""
+    """The job is too long to be sent, or not JSON."""
 
 
 @dataclass(frozen=True)
 class Returned:
-    """The job came to its end. Untrusted text had a hand in `value`, some JSON: check it."""
+    """The job ended normally. `value` is JSON that untrusted text may have influenced: check it."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Broke:
-    """The job did not come to its end; `detail` says why, for a person."""
+    """The job failed. `detail` says why, for people."""
 
     how: How
     detail: str
@@ -43,12 +43,12 @@ Result = Returned | Broke
 
 
 def is_sound(result: Result) -> bool:
-    """Whether a child may go on after it: its job came to an end, or only raised."""
+    """Return whether the child may run more jobs: its job ended, or only raised an exception."""
     return not isinstance(result, Broke) or result.how is How.RAISED
 
 
 def read_reply(reply: Any) -> Result:
-    """A child's reply, whatever it is."""
+    """Return the result in a child's reply. Any value is accepted."""
     match reply:
         case {"value": value}:
             return Returned(value)
@@ -57,21 +57,21 @@ def read_reply(reply: Any) -> Result:
         case {"raised": str(said)}:
             return Broke(How.RAISED, f"it raised {said[:400]}")
         case _:
-            return Broke(How.OUTPUT, "what came back is no result")
+            return Broke(How.OUTPUT, "its output is not a result")
 
 
 def read_status(status: int, *, limits: Limits) -> Broke:
-    """A dead child's wait status."""
+    """Return the failure for the wait status of an ended child."""
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGXCPU:
         return Broke(How.TIME, f"it used more than {limits.cpu_seconds} CPU seconds")
     if code < 0:
-        return Broke(How.CRASH, f"its process died of {_named(-code)}")
+        return Broke(How.CRASH, f"its process was ended by {_named(-code)}")
     return Broke(How.CRASH, f"its process ended with status {code}")
 
 
 def _named(number: int) -> str:
-    """Real-time signals have no names, and a timer of the job's own can end its process with one."""
+    """Return a signal's name. Real-time signals have none, and a timer that a job sets can send one."""
     try:
         return signal.Signals(number).name
     except ValueError:

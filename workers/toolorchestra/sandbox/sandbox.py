@@ -1,4 +1,4 @@
-"""The worker's side: `Sandbox.run` gives a job to a warm child and says how it came out."""
+"""The worker's side of the sandbox: `Sandbox.run` gives a job to a warm child and returns the result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from toolorchestra.sandbox.zygote_process import ZygoteProcess
 __all__ = ["Sandbox", "SandboxError"]
 
 _AHEAD = 8
-"""Jobs on their way to one child, the one that it works on among them."""
+"""Most pending jobs of one child, with the running one."""
 _SLOW_SECONDS = 0.05
-"""A child whose job has taken longer is given another one only where no other child has room."""
+"""A child whose job takes longer gets another job only if no other child has room."""
 
 
 @dataclass
@@ -30,47 +30,47 @@ class _Child:
     connection: Connection
     jobs_left: int
     end: asyncio.Task[int] | None = None
-    """Its wait status, asked for once."""
+    """Task that ends the child and returns its wait status; made once."""
 
 
 class Sandbox:
-    """A zygote and at most `children` children of it, made when they are needed and kept warm.
+    """A zygote and at most `children` warm children, started when needed.
 
-    A child that works is given further jobs before another one is woken or made: jobs are short, waking up is not.
+    A busy child gets further jobs before another child is woken or made, because waking costs more than a short job.
 
-    For one event loop. The first `run` starts what `start` has not; a zygote that died is started again by the next.
+    For one event loop. `run` starts the zygote if it is not running, also after it ended.
     """
 
     def __init__(self, program: Program, *, limits: Limits | None = None, children: int = 2) -> None:
         self._program = program
         self._limits = limits or Limits()
         self._most = children
-        # Whoever is in this room finds a child with room, or one can be forked.
+        # Inside this semaphore, a child has room, or a new child may be forked.
         self._room = asyncio.Semaphore(children * _AHEAD)
         self._apart = asyncio.Lock()
         self._forking = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._children: list[_Child] = []
-        """Those that take further jobs."""
+        """Children that take further jobs."""
         self._leaving: list[_Child] = []
-        """Those that do not, but still have some."""
+        """Children that take no further jobs, but still have pending ones."""
         self._closed = False
 
     async def start(self) -> Protections:
-        """Start the zygote; what protects it. It imports nothing before the first job. SandboxError: it cannot run."""
+        """Start the zygote; return its protections. It imports nothing before the first job. SandboxError: it fails."""
         return (await self._running()).protections
 
     async def run(self, job: Any, *, fresh: bool = False) -> Result:
-        """A job's result, however the job behaves. `fresh`: by a child that sees no other job.
+        """Return a job's result, whatever the job does. `fresh`: run it in a child that runs no other job.
 
         Raises:
-            SandboxError: the sandbox itself does not work; the job is not to blame.
+            SandboxError: the sandbox itself does not work; the job is not the cause.
         """
         try:
             body = encode(job)
         except (ValueError, RecursionError):
-            return Broke(How.INPUT, "it is no JSON")
+            return Broke(How.INPUT, "it is not JSON")
         if len(body) > self._limits.input_bytes:
             return Broke(How.INPUT, f"it is {len(body)} bytes long, more than {self._limits.input_bytes}")
         if not fresh:
@@ -85,8 +85,9 @@ class Sandbox:
                     continue
 
     async def _among_others(self, body: bytes) -> Result | None:
-        """By a warm child. None: it broke after it had worked for somebody else, whose thread, timer or late words may
-        have done it. A job is blamed by a child alone that has worked for nobody before."""
+        """Run a job in a warm child. None: the child failed, and earlier jobs in it may be the cause (thread, timer,
+        late output). Only the failure of a child that ran no job before is evidence against the job.
+        """
         while True:
             try:
                 child = self._with_room() or await self._another()
@@ -103,12 +104,12 @@ class Sandbox:
             self._forget()
 
     def pids(self) -> tuple[int, ...]:
-        """The zygote and the children that wait for a job, for measurements."""
+        """Return the pids of the zygote and of idle children, for measurements."""
         idle = (child.pid for child in self._children if not child.connection.jobs and not child.connection.broken)
         return (*((self._zygote.pid,) if self._zygote else ()), *idle)
 
     def busy_pids(self) -> tuple[int, ...]:
-        """The children that work on a job."""
+        """Return the pids of children with a pending job."""
         return tuple(child.pid for child in (*self._children, *self._leaving) if child.connection.jobs)
 
     async def _running(self) -> ZygoteProcess:
@@ -130,7 +131,7 @@ class Sandbox:
             self._zygote = None
 
     def _with_room(self) -> _Child | None:
-        """The busiest child that is not full, if its job is not a slow one; else the least busy."""
+        """Return the busiest child that has room and no slow job; else the least busy one; None: fork another child."""
         if self._zygote is None or not self._zygote.alive:
             return None
         free = [child for child in self._children if child.connection.jobs < _AHEAD and not child.connection.broken]
@@ -145,10 +146,10 @@ class Sandbox:
 
     async def _another(self) -> _Child:
         async with self._forking:
-            if (child := self._with_room()) is not None:  # somebody else's, meanwhile
+            if (child := self._with_room()) is not None:  # another task made one meanwhile
                 return child
             await self._running()
-            for child in [each for each in self._children if each.connection.broken]:  # it ended without a job
+            for child in [each for each in self._children if each.connection.broken]:  # these ended without a job
                 await self._end(child)
             child = await self._fork(jobs=self._limits.jobs_per_child)
             self._children.append(child)
@@ -160,14 +161,14 @@ class Sandbox:
         return _Child(zygote, pid, Connection(connection, limits=self._limits), jobs)
 
     async def _ask(self, child: _Child, body: bytes) -> Result:
-        """Whoever's job breaks a child ends it, or whoever gave it its last one."""
+        """Run a job in a child. End the child if the job failed, or was its last."""
         child.jobs_left -= 1
         last = child.jobs_left == 0
         if last:
             self._leave(child)
         try:
             result = await child.connection.ask(body)
-        except asyncio.CancelledError:  # its answer would be taken for the next one's
+        except asyncio.CancelledError:  # its answer would be taken for that of the next job
             await self._end(child)
             raise
         if is_sound(result) and not last:

@@ -1,8 +1,8 @@
-"""Two seccomp filters (seccomp(2)), written as classic BPF: one for zygote and children, one for children alone.
+"""Two seccomp filters (seccomp(2)) as classic BPF: one for zygote and children, one only for children.
 
-What is refused is listed, and every system call newer than the list is refused too. Refused calls fail with EPERM, so
-that a library which asks for less goes on; another architecture's calls kill the process. A filter can be added to but
-never taken away.
+The refused calls are listed; every system call newer than the list is refused too. Refused calls fail with EPERM, so
+that a library that can do without them continues. Calls of another architecture kill the process. Filters can be added
+but never removed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from toolorchestra.sandbox import linux
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""AUDIT_ARCH_… and the column of the tables below."""
+"""Machine → AUDIT_ARCH_… and its column in the tables below."""
 _X32 = 0x4000_0000
 """Calls of the x32 ABI on x86_64: the same calls under other numbers."""
 _NEWEST = 462
-"""mseal (Linux 6.10): what came later was not looked at."""
+"""mseal (Linux 6.10): later calls were not reviewed."""
 
 _ALLOW, _KILL = 0x7FFF_0000, 0x8000_0000
 _ERRNO = 0x0005_0000
@@ -132,7 +132,7 @@ KERNEL: _Calls = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
-"""memfd: memory that no limit of the process counts."""
+"""Calls that change the kernel or the machine. memfd: memory that no limit of the process counts."""
 FILE_ATTRIBUTES: _Calls = {
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -153,23 +153,23 @@ FILE_ATTRIBUTES: _Calls = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
 }
-"""What Landlock does not govern."""
+"""Changes of files that Landlock does not restrict."""
 OF_ITSELF_ONLY: _Calls = {"prlimit64": (302, 261)}
-"""Allowed on the calling process (first argument 0), refused on any other."""
+"""Calls that are allowed on the calling process (first argument 0) and refused on any other."""
 
 SIGNALS_OF_FILES: dict[str, tuple[int | None, int | None, tuple[int, ...]]] = {
     "fcntl": (72, 25, (8, 10, 15, 1024, 1026)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
     "ioctl": (16, 29, (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
 }
-"""Calls whose second argument is a command, of which these are refused: the kernel would send any signal to any process
-of the same user once its own descriptor can be read, and no call to kill(2) is made."""
+"""Calls whose second argument is a command, with the refused commands. With them the kernel sends any signal to any
+process of the same user when a descriptor becomes readable, without a call of kill(2)."""
 WATCHES: _Calls = {
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "sync": (162, 81),
     "syncfs": (306, 267),
 }
-"""Landlock does not govern who watches a folder's names; a sync holds up everyone who writes."""
+"""Landlock does not restrict watching the names in a folder. A sync delays all writers on the machine."""
 
 ZYGOTE = SOCKETS | OTHER_PROCESSES | PROGRAMS | NAMESPACES | KERNEL | FILE_ATTRIBUTES | WATCHES
 CHILD: _Calls = {
@@ -186,17 +186,17 @@ CHILD: _Calls = {
     "setsid": (112, 157),
     "setpgid": (109, 154),
 }
-"""The zygote forks and ends its children; they may do neither, nor take themselves out of what ends them with it: the
-signal at its death (prctl) and its process group."""
+"""Calls that only the zygote needs, to fork and end children. Children may do neither. They also may not remove what
+ends them with the zygote: the parent-death signal (prctl) and the process group."""
 
 
 def install_zygote_filter() -> None:
-    """No sockets, no programs, no reach into other processes. Needs no_new_privs. OSError where it cannot be."""
+    """Forbid sockets, programs and access to other processes. Needs no_new_privs. OSError: the kernel refuses."""
     _install(_program(ZYGOTE, of_itself=OF_ITSELF_ONLY, commands=SIGNALS_OF_FILES, newest=_NEWEST))
 
 
 def install_child_filter() -> None:
-    """No processes, no threads, no signals, on top of the zygote's filter."""
+    """Forbid processes, threads and signals, in addition to the zygote's filter."""
     _install(_program(CHILD))
 
 
@@ -223,11 +223,11 @@ def _program(
             code += _refuse_if(_JUMP_EQUAL, number)
     for *numbers, ours in (commands or {}).values():
         if (number := numbers[column]) is not None:
-            looks = [_instruction(_LOAD, _SECOND_ARGUMENT)]  # the kernel looks at its lower half only
+            checks = [_instruction(_LOAD, _SECOND_ARGUMENT)]  # the kernel uses only its lower half
             for command in ours:
-                looks += _refuse_if(_JUMP_EQUAL, command)
-            looks.append(_instruction(_RETURN, _ALLOW))
-            code += [_instruction(_JUMP_EQUAL, number, no=len(looks)), *looks]
+                checks += _refuse_if(_JUMP_EQUAL, command)
+            checks.append(_instruction(_RETURN, _ALLOW))
+            code += [_instruction(_JUMP_EQUAL, number, no=len(checks)), *checks]
     for calls in (of_itself or {}).values():
         if (number := calls[column]) is not None:
             code += [
@@ -248,7 +248,7 @@ def _refuse_if(jump: int, value: int) -> list[bytes]:
 
 
 def _instruction(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
-    """struct sock_filter. `yes` and `no`: instructions to skip after a comparison."""
+    """Return a struct sock_filter. `yes` and `no`: instructions to skip after a comparison."""
     return struct.pack("=HBBI", code, yes, no, value)
 
 

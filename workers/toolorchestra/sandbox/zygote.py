@@ -1,16 +1,16 @@
-"""The zygote: a fresh interpreter that protects itself, imports a program once and forks children that share it.
+"""The zygote: a new interpreter that protects itself, imports a program once and forks children that share its memory.
 
-It never sees a job: a child's connection goes from the worker through it to the child. Requests on its control socket,
-one at a time, each with one answer:
+It never sees a job: it only passes the socket between worker and child. Requests on its control socket, one at a time,
+each with one answer:
 
 | request | answer |
 | --- | --- |
 | (its start) | `{"protections": …}` |
 | `{"do": "warm"}` | `{}`, once the program is imported, or `{"error": …}` |
 | `{"do": "fork"}` with a descriptor | `{"pid": …}` |
-| `{"do": "end", "pid": …}` | `{"status": …}`: killed if it lived, reaped; the wait status |
+| `{"do": "end", "pid": …}` | `{"status": …}`: the wait status, after killing and reaping the child |
 
-It ends when the control socket closes, and the kernel ends it with the worker.
+It ends when the control socket closes. The kernel ends it when the worker ends.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Zygote:
-    """`settings`: `run` and `warm` as `module:function`, `limits`, `outside` (protections put up by the worker)."""
+    """The zygote. `settings`: `run` and `warm` as `module:function`, `limits`, `outside` (protections around it)."""
 
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
         self._control = control
         self._settings = settings
         self._limits = Limits(**settings["limits"])
-        # Open before Landlock closes /proc; reading it later gives the figures of then.
+        # Opened before Landlock closes /proc. Reading it later gives the values of that time.
         self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        # A child that a job wakes shall not push the worker off its core: it goes on sending, and jobs collect.
+        # A child that a job wakes should not preempt the worker, which continues to send jobs meanwhile.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        with contextlib.suppress(OSError):  # where memory runs out, the kernel shall take a child and not the worker
+        with contextlib.suppress(OSError):  # if memory runs out, the kernel should kill a child and not the worker
             Path("/proc/self/oom_score_adj").write_text("1000")
         self._protections = put_up(outside=Protections.read(settings["outside"]))
         self._run: Callable[[Any], Any] | None = None
         self._address_space = 0
 
     def serve(self) -> None:
-        """Until the worker is gone."""
+        """Serve requests until the worker closes the control socket."""
         self._answer({"protections": self._protections.dump()})
         while True:
             message, descriptors, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 1)
@@ -77,9 +77,9 @@ class Zygote:
             if (warm := self._settings["warm"]) is not None:
                 _named(warm)()
             self._run = _named(self._settings["run"])
-        except Exception as error:  # told to the worker, which cannot look into this process
+        except Exception as error:  # reported to the worker, which cannot see into this process
             return {"error": f"{type(error).__name__}: {error}"[:2000]}
-        # What is alive now is shared with every child: the collector must not touch it there.
+        # Children share the objects that exist now: their garbage collector must not touch them.
         gc.collect()
         gc.freeze()
         self._address_space = int(os.pread(self._memory, 256, 0).split()[0]) * _PAGE
@@ -87,7 +87,7 @@ class Zygote:
 
     def _fork(self, jobs: socket.socket) -> int:
         if self._run is None:
-            raise RuntimeError("the worker asks for a child before it warmed the zygote")
+            raise RuntimeError("the worker requests a child before the zygote is warm")
         zygote = os.getpid()
         if (pid := os.fork()) == 0:
             be_child(
@@ -103,7 +103,7 @@ class Zygote:
 
 
 def _end(pid: int) -> int:
-    """Kill and reap a child. It cannot have been reaped before, so the number is still its own."""
+    """Kill and reap a child, and return its wait status. It was not reaped before, so the pid is still its own."""
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return status
@@ -116,7 +116,7 @@ def _named(reference: str) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """`python -m toolorchestra.sandbox.zygote CONTROL-FD`; the first message is its settings."""
+    """Run `python -m toolorchestra.sandbox.zygote CONTROL-FD`. The first message has the settings."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     control = socket.socket(fileno=int(sys.argv[1]))
     message = control.recv(CONTROL_BYTES)

@@ -1,4 +1,4 @@
-"""The worker's handle on its zygote: start it, ask it for children, end it."""
+"""The worker's handle of its zygote: start it, fork and end children, end it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from toolorchestra.sandbox.zygote import CONTROL_BYTES
 
 START_SECONDS = 60.0
 WARM_SECONDS = 300.0
-"""Imports, on a machine that is busy."""
+"""Time-out of the imports, on a busy machine."""
 _ASK_SECONDS = 60.0
 _LAST_WORDS = 2000
 _PYTHON = os.path.realpath(sys.executable)
-"""The interpreter itself: a virtual environment's name for it may lead anywhere, and its folders are named apart."""
+"""Real path of the interpreter. In a virtual environment it is a link; the folders are passed separately."""
 
 
 def clean_environment() -> dict[str, str]:
-    """All that a zygote inherits: where Python's modules are. Numeric libraries shall not start threads.
+    """Return the whole environment of a zygote: where Python's modules are, and settings against numeric threads.
 
-    The folder that this process was started in is left out, though Python looks for modules there: runs lie in it.
+    The working folder of this process is left out, although Python searches it for modules, because runs are in it.
     """
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     package, here = Path(toolorchestra.__file__).parents[1], Path.cwd()
@@ -53,7 +53,7 @@ def clean_environment() -> dict[str, str]:
 
 
 class ZygoteProcess:
-    """A running zygote. Requests are answered one at a time."""
+    """A running zygote. It answers one request at a time."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
         self._process, self._control, self._errors = process, control, errors
@@ -63,7 +63,7 @@ class ZygoteProcess:
 
     @classmethod
     async def start(cls, program: Program, *, limits: Limits) -> ZygoteProcess:
-        """A protected zygote that has imported nothing yet. SandboxError where it does not come up."""
+        """Start a protected zygote, which has imported nothing yet. SandboxError: it does not start."""
         prefix, why_not = await bubblewrap.command(_PYTHON, environment=clean_environment())
         outside = Protections((), {BUBBLEWRAP: why_not}) if why_not else Protections((BUBBLEWRAP,))
         zygote = cls.spawn(prefix)
@@ -82,7 +82,7 @@ class ZygoteProcess:
 
     @classmethod
     def spawn(cls, prefix: Sequence[str]) -> ZygoteProcess:
-        """The process alone, behind `prefix`; it waits for its settings."""
+        """Start only the process, with the command `prefix`. It waits for its settings."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         with theirs:
@@ -94,7 +94,7 @@ class ZygoteProcess:
                 env=clean_environment(),
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # a terminal's Ctrl-C is the worker's: it still grades what it finishes
+                start_new_session=True,  # Ctrl-C in a terminal is for the worker, which still grades what it ends
             )
         ours.setblocking(False)
         return cls(process, ours, errors)
@@ -108,10 +108,10 @@ class ZygoteProcess:
         return self._process.pid
 
     async def fork(self) -> tuple[int, socket.socket]:
-        """A new child: its process id as the zygote knows it, and the connection for its jobs."""
+        """Fork a child. Return its pid in the zygote's namespace, and the socket for its jobs."""
         if not self._warm:
             if error := (await self._ask({"do": "warm"}, WARM_SECONDS)).get("error"):
-                raise SandboxError(f"the sandbox cannot import what it is to run: {error}")
+                raise SandboxError(f"the sandbox cannot import its program: {error}")
             self._warm = True
         ours, theirs = socket.socketpair()
         with theirs:
@@ -123,11 +123,11 @@ class ZygoteProcess:
         return int(answer["pid"]), ours
 
     async def end(self, pid: int) -> int:
-        """Kill a child where it still lives; its wait status."""
+        """Kill a child if it still runs, and return its wait status."""
         return int((await self._ask({"do": "end", "pid": pid}, _ASK_SECONDS))["status"])
 
     def kill(self) -> None:
-        """End the zygote and with it every child: the kernel kills them with their parent. Idempotent."""
+        """End the zygote and all its children, which the kernel kills with their parent. Idempotent."""
         self._control.close()
         self._errors.close()
         with contextlib.suppress(ProcessLookupError):
@@ -135,7 +135,7 @@ class ZygoteProcess:
         self._process.wait()
 
     async def _ask(self, request: Mapping[str, Any], seconds: float, *, descriptor: int | None = None) -> Any:
-        # Never cut off, however often its caller is: an answer that nobody waits for would be taken for the next one's.
+        # Completed even if the caller is cancelled: an unread answer would be taken for that of the next request.
         return await _to_its_end(self._in_turn(request, seconds, descriptor))
 
     async def _in_turn(self, request: Mapping[str, Any], seconds: float, descriptor: int | None) -> Any:
@@ -158,7 +158,7 @@ class ZygoteProcess:
         return json.loads(answer)
 
     def _words(self) -> str:
-        """What it wrote last, for the message."""
+        """Return what the zygote wrote last to stderr, for the message."""
         if self._errors.closed:
             return ""
         self._errors.seek(max(0, os.fstat(self._errors.fileno()).st_size - _LAST_WORDS))
@@ -167,12 +167,12 @@ class ZygoteProcess:
 
 
 async def _to_its_end(work: Any) -> Any:
-    """Await `work` also where the caller is cancelled; the cancellation is raised afterwards."""
+    """Await `work` to its end even if the caller is cancelled; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # seen: the cancellation says more
+            task.exception()  # retrieved, so that it is not logged; the cancellation is raised instead
         raise

@@ -1,6 +1,6 @@
-r"""The final answer in a reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it.
+r"""Extracts the final answer of a reply: the last `\boxed{…}`, else the last `<answer>…</answer>`, else all of it.
 
-What a model thinks aloud is no part of its reply: `<think>…</think>` goes first (`without_thinking`).
+Reasoning is not part of the reply: `<think>…</think>` is removed first (`without_thinking`).
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 
 _TOKEN = re.compile(r"\\{1,2}f?boxed\s*(\{)|\\.|[{}]", re.DOTALL)
-"""A box's beginning (group 1; some models write two backslashes), an escaped character, a brace."""
+"""The beginning of a box (group 1; some models write two backslashes), an escaped character, or a brace."""
 _ANSWER_OPEN, _ANSWER_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 
 
 def extract_answer(reply: str) -> str:
-    r"""The answer that a model means, stripped of white space.
+    r"""Return the answer in a reply, without white space at its ends.
 
-    Braces inside `\boxed{…}` are balanced, `\{` and `\}` counting as text. A box that is never closed is not an answer:
-    the last *closed* one counts. Nothing inside `<think>` counts. Pure and total: any text gives some text, possibly
+    Braces inside `\boxed{…}` are balanced; `\{` and `\}` count as text. A box that is never closed does not count: the
+    last *closed* box is used. Text inside `<think>` does not count. Pure and total: every text gives a text, possibly
     empty, in time linear in its length.
     """
     said = without_thinking(reply)
@@ -29,14 +29,14 @@ def extract_answer(reply: str) -> str:
 
 
 def without_thinking(reply: str) -> str:
-    """The reply without its thoughts: `<think>…</think>`; one that is never closed reaches to the end, one that is
-    never opened (the chat template did) begins at the start."""
+    """Return the reply without reasoning, `<think>…</think>`. An element that is never closed ends with the reply; one
+    that is never opened (the chat template did) begins with it."""
     kept: list[str] = []
     depth = end = 0
     for tag in _THINK.finditer(reply):
         if tag[1]:
             if depth == 0:
-                kept.clear()  # opened before the reply begins: all so far was thought
+                kept.clear()  # opened before the reply: all text so far is reasoning
             depth = max(0, depth - 1)
         else:
             if depth == 0:
@@ -49,9 +49,9 @@ def without_thinking(reply: str) -> str:
 
 
 def _last_boxed(text: str) -> str | None:
-    """The contents of the closed box that begins last: one pass, with a stack of what is open."""
+    """Return the content of the closed box that begins last. One pass, with a stack of open braces."""
     best: tuple[int, int] | None = None
-    open_braces: list[int | None] = []  # where a box's contents begin; None for any other brace
+    open_braces: list[int | None] = []  # where the content of a box begins; None for other braces
     for token in _TOKEN.finditer(text):
         if token[1] or token[0] == "{":
             open_braces.append(token.end() if token[1] else None)
@@ -63,7 +63,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _last_tagged(text: str) -> str | None:
-    """The contents of the last `<answer>` that is closed."""
+    """Return the content of the last closed `<answer>`."""
     last, position = None, 0
     while (opened := _ANSWER_OPEN.search(text, position)) and (closed := _ANSWER_CLOSE.search(text, opened.end())):
         last, position = text[opened.end() : closed.start()], closed.end()

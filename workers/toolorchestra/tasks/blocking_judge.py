@@ -1,4 +1,4 @@
-"""A judge for code that is not on an event loop: checks before a run."""
+"""A judge for code outside an event loop, such as the checks before a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolorchestra.tasks.task import Task
 
 
 class BlockingJudge:
-    """A context that grades, one answer after the other.
+    """A context manager that grades one answer after the other.
 
-    Its event loop and its processes live in a thread of their own, so that it may be used from anywhere; they are
-    started by the first answer that needs a sandbox.
+    It runs an event loop in its own thread, so that any code may use it. The first answer that needs a sandbox starts
+    the thread and the processes.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class BlockingJudge:
         self._loop.close()
 
     def __call__(self, task: Task, answer: str) -> Grade:
-        """Grade an answer. GraderFailure as `Judge`."""
+        """Grade an answer. GraderFailure: as in `Judge`."""
         if compares(grader_of(task)):
             return grade(task, answer)
         if self._loop is None:

@@ -1,4 +1,4 @@
-"""The suite of a training, from `spec.tasks`."""
+"""Builds the suite of a training from `spec.tasks`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError, 
 from toolorchestra.tasks.suite import Suite, WeightedSource
 
 OpenURI = Callable[[str], Path]
-"""Where a `pvc://`, `s3://` or `file://` URI lies on this machine."""
+"""Function from a `pvc://`, `s3://` or `file://` URI to its path on this machine."""
 
 
 def build_suite(
@@ -28,14 +28,14 @@ def build_suite(
     skip_invalid: bool = False,
     evaluation: bool = False,
 ) -> Suite:
-    """All sources opened and checked, before anything is spent; what is wrong with all of them is said at once.
+    """Open and check all sources before the run spends money. The error has the mistakes of all sources.
 
-    `tools`: the names that a task may give, None: not checked. `references`: grade every task's own answer.
-    `evaluation`: these are an evaluation suite's own tasks, all of them held out.
+    `tools`: tool names that tasks may use; None: not checked. `references`: grade every task's own answer.
+    `evaluation`: these are an evaluation suite's own tasks, all held out.
 
     Raises:
         TaskFileError: malformed lines only, of one or several files.
-        SourceError: anything else (with the malformed lines, where there are some too).
+        SourceError: other mistakes, together with malformed lines if there are any.
     """
     sources: list[WeightedSource] = []
     errors: list[SourceError] = []
@@ -57,10 +57,10 @@ def build_suite(
 def open_source(
     spec: SourceSpec, *, open_uri: OpenURI, checks: LineChecks | None = None, skip_invalid: bool = False
 ) -> TaskSource:
-    """One source of `spec.tasks.sources`. SourceError where it cannot be used."""
+    """Open one source of `spec.tasks.sources`. SourceError: it cannot be used."""
     if spec.jsonl is not None:
         if spec.jsonl.format != "Native":
-            raise SourceError(f"source {spec.name}: format {spec.jsonl.format} is not read as yet; convert to Native")
+            raise SourceError(f"source {spec.name}: format {spec.jsonl.format} is not supported yet; convert to Native")
         return JSONLSource(name=spec.name, path=open_uri(spec.jsonl.uri), checks=checks, skip_invalid=skip_invalid)
     if spec.reasoning_gym is not None:
         gym = spec.reasoning_gym

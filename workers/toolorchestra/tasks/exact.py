@@ -1,4 +1,4 @@
-"""Graders by comparison: text that must be equal once normalised, numbers that must be close."""
+"""Graders that compare: texts must be equal after normalisation, numbers must be close."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from toolorchestra.tasks.task import Task
 
 MAX_WORDS = 500
-"""A longer answer is wrong: it names every candidate (method.md §4)."""
+"""A longer answer is wrong: it could list every candidate (method.md §4)."""
 
 _MAX_NUMBER = 1_000
-"""Characters of a number."""
+"""Most characters of a number."""
 _MAX_EXPONENT = 400
-"""An absurd exponent would cost gigabytes as an exact fraction; no answer needs it."""
+"""Largest exponent. A huge one would need gigabytes as an exact fraction, and no answer needs it."""
 
 _MAX_MARKS = 30
-"""Combining marks in a row."""
+"""Most combining marks in a row."""
 
 _ARTICLE = re.compile(r"^(a|an|the)\s+")
 _EDGES = " \t\n\"'`$*.,;:!"
@@ -33,7 +33,7 @@ class _Data(BaseModel):
 
 
 class ExactMatchData(_Data):
-    """`answer`: the right text, or several that are equally right."""
+    """Data of `ExactMatch`. `answer`: the right text, or several texts that are all right."""
 
     answer: str | tuple[str, ...] = Field(min_length=1)
 
@@ -42,7 +42,7 @@ class ExactMatchData(_Data):
     def _sayable(cls, answer: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for text in (answer,) if isinstance(answer, str) else answer:
             if not normalise(text):
-                raise ValueError("a right answer is empty once normalised: give some text")
+                raise ValueError("a right answer is empty after normalisation: give some text")
             if len(text.split()) > MAX_WORDS:
                 raise ValueError(f"a right answer has more than {MAX_WORDS} words, which is always wrong: shorten it")
         return answer
@@ -55,7 +55,7 @@ class ExactMatchData(_Data):
 def _usable(number: Decimal) -> Decimal:
     if not _is_usable(number):
         bounds = f"between 1e-{_MAX_EXPONENT} and 1e{_MAX_EXPONENT}"
-        raise ValueError(f"wants a number of at most {_MAX_NUMBER} digits, {bounds}")
+        raise ValueError(f"want a number of at most {_MAX_NUMBER} digits, {bounds}")
     return number
 
 
@@ -63,7 +63,7 @@ _Number = Annotated[Decimal, AfterValidator(_usable)]
 
 
 class NumericData(_Data):
-    """Right where |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
+    """Data of `Numeric`. Right: |given - answer| ≤ max(absoluteTolerance, relativeTolerance × |answer|)."""
 
     answer: _Number = Field(allow_inf_nan=False)
     absoluteTolerance: _Number = Field(default=Decimal(0), ge=0, allow_inf_nan=False)
@@ -71,9 +71,9 @@ class NumericData(_Data):
 
 
 def normalise(text: str) -> str:
-    """Fold what never matters: Unicode form, case, runs of white space, one leading article, marks at the edges.
+    """Remove differences that never matter: Unicode form, case, white space, a leading article, marks at the ends.
 
-    A leading minus and inner punctuation stay: `-5` is not `5` and `1.5` is not `15`.
+    A leading minus and inner punctuation stay: `-5` is not `5`, and `1.5` is not `15`.
     """
     composed = unicodedata.normalize("NFKC", text) if _is_stream_safe(text) else text
     folded = composed.casefold()
@@ -82,8 +82,10 @@ def normalise(text: str) -> str:
 
 
 def _is_stream_safe(text: str) -> bool:
-    """No more marks on one letter than Unicode's stream-safe text has (UAX #15 §13): ordering them takes quadratic
-    time, and no language writes more."""
+    """Return whether no letter has more marks than in Unicode's stream-safe text (UAX #15 §13).
+
+    Ordering the marks of a letter takes quadratic time, and no language uses more.
+    """
     if text.isascii():
         return True
     run = 0
@@ -95,7 +97,7 @@ def _is_stream_safe(text: str) -> bool:
 
 
 class ExactMatch:
-    """1 where the normalised answer equals a right one, else 0. Empty or over-long answers are wrong."""
+    """Grader: 1 if the normalised answer equals a right one, else 0. Empty and too long answers are wrong."""
 
     def check(self, data: Mapping[str, Any]) -> None:
         ExactMatchData.model_validate(data)
@@ -113,7 +115,7 @@ class ExactMatch:
 
 
 class Numeric:
-    """1 where the answer is a number close enough to the right one, else 0."""
+    """Grader: 1 if the answer is a number close enough to the right one, else 0."""
 
     def check(self, data: Mapping[str, Any]) -> None:
         NumericData.model_validate(data)
@@ -132,7 +134,7 @@ class Numeric:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number a text is: `1,234.5`, `$12`, `3/4`, `1e3`, `−5`; None where it is none. A per cent sign is dropped."""
+    """Return the number in a text: `1,234.5`, `$12`, `3/4`, `1e3`, `−5`; None: it is not one. A % sign is dropped."""
     plain = text.strip(_EDGES + "%").replace(",", "").replace("\N{MINUS SIGN}", "-").replace(" ", "")
     if len(plain) > _MAX_NUMBER:
         return None
@@ -152,7 +154,7 @@ def _decimal(text: str) -> Decimal | None:
 
 
 def _is_usable(number: Decimal) -> bool:
-    """Finite, and cheap as an exact fraction. Zero may be written with any exponent that is."""
+    """Return whether a number is finite and its exact fraction is small. Zero too needs a small exponent."""
     if not number.is_finite():
         return False
     digits = len(number.as_tuple().digits)

@@ -1,4 +1,4 @@
-"""`file://` URIs: paths with whatever a URI cannot hold as `%XX` (RFC 8089). A relative one counts from a folder."""
+"""`file://` URIs: paths in which characters that a URI cannot have are `%XX` (RFC 8089). They may be relative."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ SCHEME = "file://"
 
 
 def path_of(uri: str) -> Path:
-    """The path of a `file://` URI, relative where it is."""
+    """Return the path of a `file://` URI; a relative URI gives a relative path."""
     return Path(unquote(uri.removeprefix(SCHEME)))
 
 
 def absolute(uri: str, *, folder: Path) -> str:
-    """The same file, named so that it is found from anywhere. Other URIs, and absolute ones, stay as they are."""
+    """Return the absolute URI of a relative `file://` URI. Other URIs are returned unchanged."""
     if not uri.startswith(SCHEME) or path_of(uri).is_absolute():
         return uri
     return SCHEME + quote(str((folder / path_of(uri)).resolve()))
 
 
 def relative(uri: str, *, folder: str) -> str:
-    """For people: a file below `folder` without the folder."""
+    """Return the URI without `folder` if the file is below it, for messages."""
     head = f"{SCHEME}{quote(folder)}/"
     return SCHEME + uri.removeprefix(head) if folder and uri.startswith(head) else uri
 
 
 def all_absolute(document: Any, *, folder: Path) -> Any:
-    """A document of JSON with every relative `file://` URI in it made absolute."""
+    """Return a JSON document in which every relative `file://` URI is absolute."""
     if isinstance(document, dict):
         return {key: all_absolute(value, folder=folder) for key, value in document.items()}
     if isinstance(document, list):

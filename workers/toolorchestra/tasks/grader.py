@@ -1,10 +1,11 @@
-"""Graders: functions of (task, final answer text) that say how right the answer is.
+"""Graders: functions of (task, final answer text) that score the answer.
 
-A score lies in [0, 1]; the outcome is 1 where it reaches `RIGHT` and 0 elsewhere. A grader that cannot do its work
-raises `GraderFailure`: an infrastructure failure, never a bad outcome (episodes.md, "How it ends").
+A score lies in [0, 1]; the outcome is 1 if the score reaches `RIGHT`, else 0. A grader that cannot work raises
+`GraderFailure`: an infrastructure failure, never a bad outcome (episodes.md, "How it ends").
 
-Two kinds: one that compares (`Comparing`: linear in the answer, no more than a few milliseconds) runs in the caller's
-process, here; one that runs other people's code on the answer (`Sandboxed`) never does, see `tasks/judge.py`.
+There are two kinds. A grader that only compares (`Comparing`: linear in the answer, at most a few milliseconds) runs in
+the caller's process. A grader that runs other people's code on the answer (`Sandboxed`) runs in a sandbox only, see
+`tasks/judge.py`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from toolorchestra.tasks.gym import ReasoningGymGrader
 from toolorchestra.tasks.task import GraderSpec, Task
 
 RIGHT = 0.99
-"""The least score that counts as right. Partial credit of a dataset's scorer does not."""
+"""Lowest score that counts as right. Partial credit of a dataset's scorer is below it."""
 MAX_ANSWER = 100_000
-"""Characters. A longer answer is wrong, and no grader sees it."""
+"""Most characters of an answer. A longer answer is wrong, and no grader sees it."""
 
 
 class GraderFailure(TaskError):
-    """The grader itself failed on this task: the episode is not scored."""
+    """The grader itself failed on this task, so the episode is not scored."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """`score` in [0, 1] as the grader gave it, `outcome` 0 or 1; `detail` where the answer broke the grader."""
+    """The grade of an answer: `score` in [0, 1], `outcome` 0 or 1; `detail` if the answer made the grader fail."""
 
     score: float
     outcome: float
@@ -49,27 +50,27 @@ class Grader(Protocol):
     """One kind of grader. Stateless: `data` is the task's `grader.data`."""
 
     def check(self, data: Mapping[str, Any]) -> None:
-        """Raise pydantic's ValidationError where the data is not what this grader needs."""
+        """Raise pydantic's ValidationError if the data is not valid for this grader."""
 
     def reference(self, data: Mapping[str, Any]) -> str | None:
-        """A right answer as text, None where the grader knows none. Only simulators and oracles may see it."""
+        """Return a right answer as text; None: the grader knows none. Only simulators and oracles may see it."""
 
 
 class Comparing(Grader, Protocol):
-    """Compares, in time linear in the answer's length, and evaluates nothing."""
+    """A grader that compares, in time linear in the answer's length, and evaluates nothing."""
 
     def score(self, task: Task, answer: str) -> float:
-        """Score in [0, 1] of an extracted answer."""
+        """Return the score in [0, 1] of an extracted answer."""
 
 
 class Sandboxed(Grader, Protocol):
-    """Scores in a sandbox: `program` takes what `job` makes and returns a score."""
+    """A grader that runs in a sandbox: `program` takes the value of `job` and returns a score."""
 
     @property
     def program(self) -> Program: ...
 
     def job(self, task: Task, answer: str) -> Any:
-        """What the program is given, as JSON."""
+        """Return the input of the program, as JSON."""
 
 
 GRADERS: dict[str, Comparing | Sandboxed] = {
@@ -84,12 +85,12 @@ GraderMaker = Callable[[], Comparing | Sandboxed]
 
 
 def compares(grader: Comparing | Sandboxed) -> TypeGuard[Comparing]:
-    """Asked for every answer: `isinstance` of a protocol would cost more than most comparisons do."""
+    """Return whether a grader compares. It runs for every answer; `isinstance` of a protocol would be too slow."""
     return hasattr(grader, "score")
 
 
 def is_sandboxed(grader: Comparing | Sandboxed) -> TypeGuard[Sandboxed]:
-    """The other kind."""
+    """Return whether a grader runs in a sandbox."""
     return hasattr(grader, "program")
 
 
@@ -132,15 +133,15 @@ def _plugin(name: str) -> Comparing | Sandboxed:
 
 
 def grade(task: Task, answer: str | None) -> Grade:
-    """Grade an extracted answer (see `answer.extract_answer`) by comparison; None, no answer, is wrong.
+    """Grade an extracted answer (see `answer.extract_answer`) by comparison. None (no answer) is wrong.
 
     Raises:
-        GraderFailure: unknown grader, broken grader data, a grader that raised or left [0, 1], or one that needs a
-            sandbox (then use `judge.Judge`).
+        GraderFailure: unknown grader, invalid grader data, an exception in the grader, a score outside [0, 1], or a
+            grader that needs a sandbox (use `judge.Judge`).
     """
     grader = grader_of(task)
     if not compares(grader):
-        raise GraderFailure(f"task {task.id}: {task.grader.type} grades in a sandbox only (tasks/judge.py)")
+        raise GraderFailure(f"task {task.id}: {task.grader.type} needs a sandbox (tasks/judge.py)")
     if answer is None or len(answer) > MAX_ANSWER:
         return WRONG
     try:
@@ -153,17 +154,17 @@ def grade(task: Task, answer: str | None) -> Grade:
 
 
 def is_score(value: object) -> bool:
-    """A number in [0, 1]: no NaN, no boolean."""
+    """Return whether the value is a number in [0, 1]. NaN and booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
 
 
 def grade_of(score: float) -> Grade:
-    """The grade of a valid score."""
+    """Return the grade of a valid score."""
     return Grade(score=score, outcome=1.0 if score >= RIGHT else 0.0)
 
 
 def check_grader(spec: GraderSpec) -> list[tuple[str, str]]:
-    """What is wrong with a grader spec, as (dotted field, message); empty where it can be used."""
+    """Return what is wrong with a grader spec, as (dotted field, message); empty: nothing."""
     try:
         grader = grader_named(spec.type)
     except UnknownGrader as error:
@@ -186,7 +187,7 @@ def _words(kind: str, message: str) -> str:
 
 
 def reference_answer(task: Task) -> str | None:
-    """A right answer of the task, None where its grader knows none or is not here (for simulators, oracles only)."""
+    """Return a right answer of the task; None: its grader knows none. For simulators and oracles only."""
     try:
         grader = grader_named(task.grader.type)
     except (UnknownGrader, PluginError):

@@ -1,8 +1,8 @@
-"""Grading by a reasoning-gym dataset's own scorer, from the entry that the task carries.
+"""Grades with a reasoning-gym dataset's own scorer, from the entry in the task.
 
-Some scorers evaluate the answer (sympy's `parse_expr`, plain `eval`), and some answers take one hours: so an answer is
-scored in a sandbox alone (`SANDBOXED`), where text is never evaluated beyond arithmetic. reasoning-gym is imported on
-first use: it takes seconds, and only sandboxes and sources need it.
+Some scorers evaluate the answer (sympy's `parse_expr`, plain `eval`), and for some answers they need hours. So answers
+are scored in a sandbox only (`SANDBOXED`), where text is evaluated only if it is arithmetic. reasoning-gym is imported
+on first use: the import takes seconds, and only sandboxes and sources need it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from toolorchestra.tasks.task import Task
 SANDBOXED = Program(run="toolorchestra.tasks.gym:score", warm="toolorchestra.tasks.gym:warm")
 
 _ARITHMETIC_ANSWERS = frozenset({"countdown", "puzzle24"})
-"""Answers that are an expression of whole numbers, whose scorers look for the numbers in the text: `0x1F`, `True` or
-`1_0` are numbers that they do not see, so that any target could be reached with them."""
+"""Datasets whose answer is an expression of whole numbers. Their scorers search the text for numbers, but do not find
+`0x1F`, `True` or `1_0`; with these an answer could reach any target."""
 _ARITHMETIC = re.compile(r"[0-9+\-*/() \t\n]*")
 _POWERS = ("**", "//")
 
@@ -36,7 +36,7 @@ Scorer = Callable[[str | None, dict[str, Any]], float]
 
 
 class GymData(BaseModel):
-    """`entry` is the dataset's item without its question (that is the task's instruction)."""
+    """Data of the grader. `entry`: the dataset's item without its question, which is the task's instruction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,14 +46,14 @@ class GymData(BaseModel):
     @field_validator("entry")
     @classmethod
     def _has_an_answer(cls, entry: dict[str, Any]) -> dict[str, Any]:
-        """Without one nobody could tell a broken scorer from a broken answer."""
+        """Require an answer: it tells whether the scorer or a given answer is at fault."""
         if not isinstance(entry.get("answer"), str):
-            raise ValueError("wants an `answer` that is text: the scorer is tried on it")
+            raise ValueError("needs an `answer` that is text, to test the scorer with it")
         return entry
 
 
 def load_factory() -> Any:
-    """reasoning-gym's registry: imported late (it takes seconds), without the syntax warnings of what it depends on."""
+    """Return reasoning-gym's registry. The import takes seconds, and syntax warnings of its dependencies are hidden."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         import reasoning_gym.factory as factory
@@ -62,13 +62,13 @@ def load_factory() -> Any:
 
 @cache
 def scorer(dataset: str) -> Scorer:
-    """`score_answer` of a dataset with its default configuration; ValueError on an unknown name."""
+    """Return `score_answer` of a dataset with its default configuration. ValueError: unknown dataset."""
     score: Scorer = load_factory().get_score_answer_fn(dataset)
     return score
 
 
 class _StandIns(MetaPathFinder, Loader):
-    """Modules of the drawing libraries whose every name is a mock."""
+    """Replaces the modules of the drawing libraries by modules in which every name is a mock."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in ("matplotlib", "mpl_toolkits"):
@@ -80,10 +80,10 @@ class _StandIns(MetaPathFinder, Loader):
 
 
 def warm() -> None:
-    """Before the first job of a sandbox: what every job needs, and from then on no text becomes code.
+    """Import what every job needs, and forbid the evaluation of text, before the first job of a sandbox.
 
-    A library of reasoning-gym's imports matplotlib, which wants a folder to write and takes half of the memory. No
-    scorer draws: stand-ins take its place, in this process alone.
+    A dependency of reasoning-gym imports matplotlib, which needs a writable folder and half of the memory. No scorer
+    draws, so mock modules replace it, in this process only.
     """
     sys.meta_path.insert(0, _StandIns())
     load_factory()
@@ -91,11 +91,11 @@ def warm() -> None:
 
 
 def score(job: dict[str, Any]) -> float:
-    """The dataset's score of an answer: `{"dataset", "entry", "answer"}`.
+    """Return the dataset's score of an answer; the job is `{"dataset", "entry", "answer"}`.
 
-    Some scorers raise on text that they cannot read (`prime_factorization` on anything but factors). That is the
-    answer's fault as long as the scorer accepts the entry's own answer, and only then: a scorer that fails on both
-    is broken, and says so.
+    Some scorers raise on text that they cannot read (`prime_factorization` on anything but factors). If the scorer
+    works on the entry's own answer, the given answer is at fault and scores 0. If it raises there too, the scorer is
+    broken, and its exception is raised.
     """
     dataset, entry, answer = job["dataset"], job["entry"], job["answer"]
     if dataset in _ARITHMETIC_ANSWERS and not is_arithmetic(answer):
@@ -109,12 +109,12 @@ def score(job: dict[str, Any]) -> float:
 
 
 def is_arithmetic(answer: str) -> bool:
-    """Whole numbers, `+ - * /` and parentheses, and nothing else."""
+    """Return whether the answer has only whole numbers, `+ - * /`, parentheses and white space."""
     return _ARITHMETIC.fullmatch(answer) is not None and not any(power in answer for power in _POWERS)
 
 
 class ReasoningGymGrader:
-    """The dataset's own scorer, in a sandbox."""
+    """The grader that runs the dataset's own scorer in a sandbox."""
 
     program = SANDBOXED
 

@@ -1,7 +1,7 @@
-"""A line of JSON as plain data that can travel: bounded in depth and numbers, and all of its text is text.
+"""Reads a line of JSON as plain data that can be stored and sent: bounded in depth and numbers, with valid text.
 
-What JSON lets through and a run does not survive (numbers beyond 64 bits, NaN, half a surrogate pair, a key twice,
-thousands of nested lists) is refused here, by name, before anything is spent.
+JSON allows some values that would break a run: numbers beyond 64 bits, NaN, half a surrogate pair, a repeated key,
+thousands of nested lists. They are refused here with a clear message, before the run spends money.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from toolorchestra.tasks.errors import TaskError
 
 MOST_BYTES = 4 << 20
-"""Longest line."""
+"""Most bytes of a line."""
 MOST_DEPTH = 32
 """Deepest nesting of lists and objects."""
 _MOST_INT = 1 << 63
 
 
 class LineRefused(TaskError, ValueError):
-    """The line is no JSON that can be used. The text says what is wrong and what would be right."""
+    """The line is not usable JSON. The text says what is wrong and what would be right."""
 
 
 def read_json(line: bytes) -> Any:
-    """The value in a line; its text may still be unsound (`unsound`). LineRefused where there is none."""
+    """Return the value in a line; check its texts with `unsound`. LineRefused: the line is not usable JSON."""
     try:
         return json.loads(
             line.decode("utf-8-sig"),
@@ -43,7 +43,7 @@ def read_json(line: bytes) -> Any:
 
 
 def unsound(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """What cannot be stored, sent or rendered in a value: (dotted path, what is wrong)."""
+    """Yield the parts of a value that cannot be stored, sent or rendered: (dotted path, what is wrong)."""
     if depth > MOST_DEPTH:
         yield path, f"nested deeper than {MOST_DEPTH} levels"
     elif isinstance(value, str):
@@ -62,12 +62,12 @@ def unsound(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, s
 
 def _unsound_text(text: str) -> str | None:
     if "\0" in text:
-        return "holds a NUL (\\u0000): take it out"
+        return "contains a NUL (\\u0000): remove it"
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = ord(text[error.start])
-        return f"holds half of a surrogate pair (\\u{half:04x}): write both halves, or the character itself"
+        return f"contains half of a surrogate pair (\\u{half:04x}): write both halves, or the character itself"
     return None
 
 
@@ -76,7 +76,7 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise LineRefused(f"the key {json.dumps(twice)} is there twice")
+        raise LineRefused(f"the key {json.dumps(twice)} is repeated: remove one")
     return found
 
 
@@ -94,7 +94,7 @@ def _real(text: str) -> float:
 
 
 def _constant(text: str) -> float:
-    raise LineRefused(f"{text} is no JSON: there is no such number")
+    raise LineRefused(f"{text} is not JSON, which has no such number")
 
 
 def _cut(text: str) -> str:

@@ -1,7 +1,8 @@
-"""Tasks from a JSON Lines file in our native format: each line is a `Task` (docs/tasks.md).
+"""Tasks from a JSON Lines file in the native format: each line is a `Task` (docs/tasks.md).
 
-The whole file is checked when the source is built, before anything is spent: all mistakes of all lines at once, and
-every task's own answer is graded. Tasks are read again by byte offset, so a large file costs 16 bytes a line.
+The whole file is checked when the source is built, before the run spends money: all mistakes of all lines are reported
+together, and every task's own answer is graded. Tasks are read again by byte offset, so a file needs 16 bytes of memory
+per line.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ from toolorchestra.tasks.source import LineProblem, SourceError, TaskFileError
 from toolorchestra.tasks.task import GraderSpec, Task
 
 MOST_PROBLEMS = 1000
-"""A file with more mistakes is not read further."""
+"""Most mistakes; then the rest of a file is not read."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LineChecks:
-    """What is checked beyond a line's own form. `tools`: names that a task may give, None: any. `references`: grade
-    every task's own answer."""
+    """Checks beyond the form of a line. `tools`: names that a task may use; None: any. `references`: grade every task's
+    own answer."""
 
     tools: Collection[str] | None = None
     references: bool = True
 
 
 class JSONLSource:
-    """The tasks of one file, in its order; blank lines do not count.
+    """The tasks of one file, in its order, without blank lines.
 
-    `skipped` lists what was left out under `skip_invalid`; its lines are `{problem.line for problem in skipped}`.
+    `skipped` lists the problems that `skip_invalid` ignored; the lines are `{problem.line for problem in skipped}`.
 
     Raises:
         TaskFileError: malformed lines, unless `skip_invalid`.
-        SourceError: the file cannot be read or holds no task.
+        SourceError: the file cannot be read, or contains no task.
     """
 
     def __init__(self, *, name: str, path: Path, checks: LineChecks | None = None, skip_invalid: bool = False) -> None:
@@ -64,22 +65,22 @@ class JSONLSource:
         if problems and not skip_invalid:
             if len(problems) > 1 and begins != b"{" and not self._offsets and not any(p.field for p in problems):
                 raise SourceError(
-                    f"source {name}: {path}: no line is a JSON object: want JSON Lines, one object a line (of a list,"
-                    f" `jq -c '.[]'` makes them). The first: {problems[0]}"
+                    f"source {name}: {path}: no line is a JSON object: want JSON Lines, one object per line"
+                    f" (`jq -c '.[]'` makes them of a list). The first: {problems[0]}"
                 )
             raise TaskFileError(tuple(problems))
         if not self._offsets:
-            raise SourceError(f"source {name}: {path} holds no valid task")
+            raise SourceError(f"source {name}: {path} contains no valid task")
         self.skipped: tuple[LineProblem, ...] = tuple(problems)
 
     def _read(self, file: BinaryIO, *, most_problems: int | None) -> list[LineProblem]:
-        """Note where the valid tasks are; what is wrong with the others."""
+        """Record the offsets of the valid tasks; return the problems of the others."""
         with BlockingJudge() as judge:
             references = References(judge) if self._checks.references else None
             problems = self._checked_lines(file, references=references, most_problems=most_problems)
         if references is not None and references.ungraded:
             _log.warning(
-                "%s: the answers of %d tasks were not graded: it took too long", self._path, references.ungraded
+                "%s: the answers of %d tasks were not graded: grading took too long", self._path, references.ungraded
             )
         return problems
 
@@ -91,14 +92,14 @@ class JSONLSource:
         for number, (offset, line) in enumerate(_lines(file), start=1):
             task, found = _checked(line, name=self._name, checks=self._checks, references=references)
             if task is not None and task.id in seen:
-                found = [("id", f"{task.id!r} is already the id of line {seen[task.id]}; ids are unique")]
+                found = [("id", f"{task.id!r} is already the id of line {seen[task.id]}; ids must be unique")]
             elif task is not None:
                 seen[task.id] = number
                 self._offsets.append(offset)
                 self._numbers.append(number)
             problems += [LineProblem(str(self._path), number, *one) for one in found]
             if most_problems is not None and len(problems) >= most_problems:
-                message = f"{len(problems)} mistakes up to here: the rest of the file was not read"
+                message = f"{len(problems)} mistakes so far: the rest of the file was not read"
                 return [*problems, LineProblem(str(self._path), number, "", message)]
         return problems
 
@@ -108,7 +109,7 @@ class JSONLSource:
 
     @property
     def skipped_lines(self) -> int:
-        """How many lines `skip_invalid` left out."""
+        """Number of lines that `skip_invalid` skipped."""
         return len({problem.line for problem in self.skipped})
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class JSONLSource:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Offset and bytes of every line; None for one that is too long to be read."""
+    """Yield offset and bytes of every line; None instead of the bytes of a line that is too long."""
     offset = 0
     while line := file.readline(MOST_BYTES + 1):
         length, whole = len(line), len(line) <= MOST_BYTES
@@ -142,9 +143,9 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
 def _checked(
     line: bytes | None, *, name: str, checks: LineChecks, references: References | None
 ) -> tuple[Task | None, list[tuple[str, str]]]:
-    """A line's task, or everything that is wrong with it; neither for a blank line."""
+    """Return a line's task, or its problems; neither for a blank line."""
     if line is None:
-        return None, [("", f"longer than {MOST_BYTES >> 20} MiB: one task a line, and none this long")]
+        return None, [("", f"longer than {MOST_BYTES >> 20} MiB: write one task per line, and a shorter one")]
     if not line.strip():
         return None, []
     task, problems = parse_line(line, name=name)
@@ -154,8 +155,8 @@ def _checked(
 
 
 def parse_line(line: bytes, *, name: str) -> tuple[Task | None, list[tuple[str, str]]]:
-    """One line as a task, or everything wrong with it as (dotted field, message); the field is empty where the line is
-    no JSON object. `source` is always the source's own name."""
+    """Return the task of a line, or its problems as (dotted field, message). The field is empty if the line is not a
+    JSON object. The task's `source` is always `name`."""
     try:
         fields = read_json(line)
     except LineRefused as error:
@@ -163,7 +164,7 @@ def parse_line(line: bytes, *, name: str) -> tuple[Task | None, list[tuple[str, 
     if problems := list(unsound(fields)):
         return None, problems
     if not isinstance(fields, dict):
-        return None, [("", f"a JSON object is wanted, this is {_json_type(fields)}")]
+        return None, [("", f"want a JSON object, got {_json_type(fields)}")]
     try:
         task = Task.model_validate({**fields, "source": name})
     except ValidationError as error:
@@ -186,7 +187,7 @@ def _own_problems(task: Task) -> list[tuple[str, str]]:
         (field, "is empty; give some text") for field in ("id", "instruction") if not getattr(task, field).strip()
     ]
     if task.tools == ():
-        problems.append(("tools", "is empty, so nobody could answer; name some, or leave it out for all"))
+        problems.append(("tools", "is empty, so no tool could answer; name some, or leave tools out for all"))
     return problems + check_grader(task.grader)
 
 
@@ -201,7 +202,7 @@ def _unknown_tools(task: Task, known: Collection[str] | None) -> list[tuple[str,
 
 
 def _explain(error: Any, fields: dict[str, Any]) -> tuple[str, str]:
-    """pydantic's error as (dotted field, what is wrong and what would be right)."""
+    """Return pydantic's error as (dotted field, what is wrong and what would be right)."""
     field = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
     if kind == "missing":

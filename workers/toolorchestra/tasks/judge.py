@@ -1,11 +1,11 @@
-"""Judging an answer, whichever grader the task has: comparison here, everything else in a sandbox.
+"""Grades an answer with the task's grader: comparisons in this process, everything else in a sandbox.
 
 Invariants:
-- Text of an answer is never run, parsed or evaluated by a scorer in this process.
-- An answer that makes its grader time out, crash, run out of memory or return nonsense is wrong: grade 0, and its
-  `detail` says how. It is the answer's fault as long as the grader, in a fresh process, accepts the task's own
-  reference; where it does not, that is `GraderFailure`. What was found sound is remembered.
-- A sandbox that does not work is `GraderFailure`: there is no other way to grade.
+- No scorer runs, parses or evaluates the text of an answer in this process.
+- If an answer makes its grader time out, crash, run out of memory or return an invalid score, the answer is wrong: it
+  gets grade 0, and `detail` says why. This holds only if the grader, in a fresh process, accepts the task's own
+  reference; if not, GraderFailure is raised. The judge remembers tasks whose grader passed this test.
+- If the sandbox does not work, GraderFailure is raised: there is no other way to grade.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from toolorchestra.tasks.grader import (
 from toolorchestra.tasks.task import Task
 
 _REMEMBERED = 10_000
-"""Tasks whose grader was found sound."""
+"""Most remembered tasks whose grader accepted their reference."""
 
 
 class Judge:
-    """Grades answers; one event loop. `close` ends its processes."""
+    """Grades answers, on one event loop. `close` ends its processes."""
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -48,15 +48,15 @@ class Judge:
         self._sound: dict[str, None] = {}
 
     async def start(self) -> Mapping[str, Protections]:
-        """Start what grades outside this process, before it is needed: what protects it, by grader. SandboxError."""
+        """Start the sandboxes in advance. Return their protections by grader. SandboxError: one does not work."""
         isolated = {name: grader for name, grader in GRADERS.items() if is_sandboxed(grader)}
         return {name: await self._sandbox(grader).start() for name, grader in isolated.items()}
 
     async def __call__(self, task: Task, answer: str | None) -> Grade:
-        """Grade an extracted answer; None, no answer, is wrong.
+        """Grade an extracted answer. None (no answer) is wrong.
 
         Raises:
-            GraderFailure: unknown grader, broken data, a grader that fails on the task's own reference, no sandbox.
+            GraderFailure: unknown grader, invalid data, a grader that fails on the task's own reference, no sandbox.
         """
         grader = grader_of(task)
         if not is_sandboxed(grader):
@@ -67,7 +67,7 @@ class Judge:
         if isinstance(result, Returned) and is_score(result.value):
             return grade_of(float(result.value))
         await self._require_sound(task, grader)
-        return Grade(score=0.0, outcome=0.0, detail=f"the answer broke its grader: {_how(result)}")
+        return Grade(score=0.0, outcome=0.0, detail=f"the answer made its grader fail: {_how(result)}")
 
     async def close(self) -> None:
         """End every process. Idempotent."""
@@ -91,13 +91,13 @@ class Judge:
             raise GraderFailure(f"task {task.id}: {error}") from error
 
     async def _require_sound(self, task: Task, grader: Sandboxed) -> None:
-        """GraderFailure where the grader fails on the task's own reference."""
+        """Raise GraderFailure if the grader fails on the task's own reference."""
         key = hashlib.sha256(task.grader.model_dump_json().encode()).hexdigest()
         if key in self._sound:
             return
         reference = grader.reference(task.grader.data)
         if reference is None:
-            raise GraderFailure(f"task {task.id}: {task.grader.type} failed, and has no answer to be tried on")
+            raise GraderFailure(f"task {task.id}: {task.grader.type} failed, and has no answer to test it with")
         result = await self._run(task, grader, reference.strip(), fresh=True)
         if not (isinstance(result, Returned) and is_score(result.value)):
             raise GraderFailure(f"task {task.id}: {task.grader.type} fails on the task's own answer: {_how(result)}")
@@ -111,4 +111,4 @@ class Judge:
 def _how(result: Any) -> str:
     if isinstance(result, Broke):
         return result.detail
-    return f"its score is {str(result.value)[:80]!r}, no number from 0 to 1"
+    return f"its score is {str(result.value)[:80]!r}, not a number from 0 to 1"

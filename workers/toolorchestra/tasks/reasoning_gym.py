@@ -1,6 +1,6 @@
 """Tasks from reasoning-gym's procedural datasets. Index i is item i // n of dataset i % n, so topics alternate.
 
-Item k of a dataset depends on (seed, k) and the dataset's configuration alone, which is what makes a cursor an int.
+Item k of a dataset depends only on (seed, k) and on the dataset's configuration. So an int is enough as a cursor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from toolorchestra.tasks.task import GraderSpec, Task, TaskKind
 
 
 class ReasoningGymSource:
-    """`size` tasks over all `datasets`, mixed evenly; a task's id is `dataset/seed/index`, its topic the dataset.
+    """`size` tasks over all `datasets`, in equal parts. A task's id is `dataset/seed/index`, its topic the dataset.
 
-    `configs` maps a dataset's name to keyword arguments of its own configuration class, passed through unread.
+    `configs` maps a dataset's name to keyword arguments of its configuration class, which are passed on unchecked.
 
     Raises:
-        SourceError: unknown dataset or configuration, or a dataset whose stored entries its own scorer cannot grade.
+        SourceError: unknown dataset or configuration, or a dataset whose scorer cannot grade its own entries.
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class ReasoningGymSource:
         self._name, self._size, self._seed, self._kind = name, size, seed, kind
         self._names = tuple(dict.fromkeys(datasets))
         if not self._names or size < len(self._names):
-            raise SourceError(f"source {name}: needs at least one dataset, and a size of at least one task each")
+            raise SourceError(f"source {name}: needs at least one dataset, and a size of at least one task per dataset")
         configs = configs or {}
         stray = sorted(set(configs) - set(self._names))
         if stray:
-            raise SourceError(f"source {name}: configuration for {', '.join(stray)}, not among the source's datasets")
+            raise SourceError(
+                f"source {name}: configuration for {', '.join(stray)}, which is not among the source's datasets"
+            )
         each = -(-size // len(self._names))
         self._datasets = [_create(name, dataset, each, seed, configs.get(dataset, {})) for dataset in self._names]
         for index in range(len(self._names)):
@@ -63,7 +65,7 @@ class ReasoningGymSource:
             raise IndexError(index)
         item, which = divmod(index, len(self._names))
         dataset, entry = self._names[which], self._datasets[which][item]
-        # Through JSON once, so that a task that travelled over the bus is graded exactly as one that did not.
+        # Converted to JSON and back, so that grading does not depend on whether the task was sent over the bus.
         stored = json.loads(json.dumps({key: value for key, value in entry.items() if key != "question"}, default=str))
         return Task(
             id=f"{dataset}/{self._seed}/{item}",
@@ -91,9 +93,9 @@ def _create(source: str, dataset: str, size: int, seed: int, config: Mapping[str
 
 
 def _check_gradable(source: str, task: Task) -> None:
-    """Before anything is spent: the stored entry must be enough for the scorer to accept its own answer.
+    """Check, before the run spends money, that the scorer accepts the stored entry's own answer.
 
-    In this process: both come from the dataset itself, a moment ago.
+    This runs in this process, because entry and answer were just made by the dataset itself.
     """
     answer = task.grader.data["entry"].get("answer")
     try:

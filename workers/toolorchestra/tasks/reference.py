@@ -1,8 +1,8 @@
-"""Every task's own answer is graded before anything is spent: a task that no answer solves would only cost money.
+"""Grades every task's own answer before the run spends money: a task that no answer can solve would only cost money.
 
-Invariant: this is the one place where a task file's reference is graded. Plain graders take microseconds;
-reasoning-gym's scorers and plug-ins are other people's code: all of them together get `left` seconds; what is left over
-then is counted, not graded. A plug-in may know no answer: its tasks are taken as they are.
+Invariant: only this module grades a task file's references. Comparing graders take microseconds. reasoning-gym's
+scorers are other people's code: they run in the sandbox, for at most `left` seconds in all. The remaining tasks are
+counted but not graded.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Finding = tuple[str, str]
 
 @dataclass
 class References:
-    """Grades tasks' own answers with `judge`. `left`: seconds that other people's graders may still take;
-    `ungraded`: how many of their tasks came after that."""
+    """Grades tasks' own answers with `judge`. `left`: seconds that reasoning-gym's scorers may still use; `ungraded`:
+    number of their tasks that were not graded after that."""
 
     judge: BlockingJudge
     left: float = 60.0
     ungraded: int = 0
 
     def finding(self, task: Task) -> Finding | None:
-        """What is wrong with a task whose grader's data is well-formed; None where its own answer is right."""
+        """Return what is wrong with a task whose grader data is valid; None: its own answer is right."""
         if is_plugin(task.grader.type):
             return self._of_plugin(task)
         if task.grader.type != "ReasoningGym":
@@ -62,7 +62,7 @@ class References:
     def _graded(self, task: Task, *, field: str) -> Finding | None:
         answer = reference_answer(task)
         if answer is None:
-            return field, "holds no text to grade the task by: give the dataset's own answer"
+            return field, "contains no text to grade the task by: give the dataset's own answer"
         try:
             right = self.judge(task, answer.strip()).outcome == 1
         except GraderFailure as error:

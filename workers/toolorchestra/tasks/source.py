@@ -1,6 +1,6 @@
-"""A source yields tasks deterministically: the same construction gives the same task at the same index, always.
+"""Task sources, which are deterministic: a source built with the same arguments has the same task at the same index.
 
-So a *cursor* into a source is an int, and nothing about the order of draws has to be stored.
+So a *cursor* into a source is an int, and the order of draws need not be stored.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class TaskSource(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the source in the training's YAML; every task carries it."""
+        """Name of the source in the training's YAML; every task has it."""
 
     def __len__(self) -> int: ...
 
     def task(self, index: int) -> Task:
-        """The task at `index`; IndexError outside the range."""
+        """Return the task at `index`. IndexError: outside the range."""
 
     def place(self, index: int) -> str:
-        """Where that task is written, for messages: `file:line`, or the source's name."""
+        """Return where the task is defined, for messages: `file:line`, or the source's name."""
 
 
 class SourceMaker(Protocol):
@@ -42,18 +42,18 @@ class SourceError(TaskError):
 
 
 MOST_SHOWN_TEXT = 400
-"""Characters shown of one message."""
+"""Most characters that are shown of one message."""
 
 
 @dataclass(frozen=True)
 class LineProblem:
-    """One thing wrong in a file of tasks."""
+    """One problem in a file of tasks."""
 
     file: str
     line: int
-    """Counted from 1."""
+    """Line number, from 1."""
     field: str
-    """Dotted path in the line's JSON; empty where the line itself is no JSON object."""
+    """Dotted path in the line's JSON; empty if the line is not a JSON object."""
     message: str
     """What is wrong and what would be right."""
 
@@ -63,13 +63,13 @@ class LineProblem:
 
 
 def printable(text: str) -> str:
-    """The text on one line of a terminal, whatever a file put into it."""
+    """Return the text on one line that is safe for a terminal."""
     shown = text if len(text) <= MOST_SHOWN_TEXT else text[: MOST_SHOWN_TEXT - 1] + "…"
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
 class TaskFileError(SourceError):
-    """A file of tasks has malformed lines; `problems` holds all of them, in order."""
+    """A file of tasks has malformed lines. `problems` has all of them, in order."""
 
     def __init__(self, problems: tuple[LineProblem, ...]) -> None:
         self.problems = problems

@@ -1,7 +1,7 @@
 """A suite: sources mixed by weight, split into training and held-out tasks.
 
-Invariants: the split of a task depends on its text alone, not on order, size, seed or the other sources, so the same
-problem is never in both splits even where a source draws it twice; `train_task` is a pure function of its cursor.
+Invariants: the split of a task depends only on its text, not on order, size, seed or other sources. So the same problem
+is never in both splits, even if a source has it twice. `train_task` is a pure function of its cursor.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class _Place:
 
 
 class Suite:
-    """The tasks of a training; with `held_out_fraction` 1 those of an evaluation, and there is no training stream.
+    """The tasks of a training. With `held_out_fraction` 1: the tasks of an evaluation, without a training stream.
 
     Raises:
-        SourceError: no source, a weight that is not positive, two tasks of one id, or a source without training tasks.
+        SourceError: no source, a weight that is not positive, a repeated task id, or a source without training tasks.
     """
 
     def __init__(self, *, sources: Sequence[WeightedSource], held_out_fraction: Decimal, seed: int) -> None:
         if not sources or any(s.weight <= 0 for s in sources):
             raise SourceError("a suite needs at least one source, each with a weight above 0")
         if not 0 <= held_out_fraction <= 1:
-            raise SourceError(f"heldOutFraction is {held_out_fraction}; it lies in [0, 1]")
+            raise SourceError(f"heldOutFraction is {held_out_fraction}; it must be in [0, 1]")
         self._sources = [s.source for s in sources]
         self._seed = seed
         self._block = _slots([s.weight for s in sources])
         self._train: list[list[int]] = [[] for _ in sources]
         held_out: dict[str, dict[bytes, _Place]] = defaultdict(dict)
         ids: dict[str, int] = {}
-        """Numbers of tasks, counted over all sources."""
+        """Task id → number of the task, counted over all sources."""
         kinds: set[TaskKind] = set()
         number = -1
         repeated: list[str] = []
@@ -68,10 +68,10 @@ class Suite:
                 kinds.add(task.kind)
                 if (first := ids.setdefault(task.id, number)) != number:
                     taken = f"the id {task.id!r} is already that of {self._place_of(first)}"
-                    repeated.append(printable(f"{source.place(index)}: {taken}; ids are unique"))
+                    repeated.append(printable(f"{source.place(index)}: {taken}; ids must be unique"))
                 digest = _digest(task)
                 if is_held_out(task, held_out_fraction):
-                    # One place per text: a problem drawn twice would count twice in an evaluation.
+                    # One place per text: a problem that a source has twice would count twice in an evaluation.
                     held_out[task.topic].setdefault(digest, _Place(which, index))
                 else:
                     self._train[which].append(index)
@@ -83,7 +83,7 @@ class Suite:
                 f"no training task is left in source {', '.join(empty)}: lower heldOutFraction, or add tasks"
             )
         self.kinds = frozenset(kinds)
-        """Kinds of all tasks, held out or not."""
+        """Kinds of all tasks, of both splits."""
         self._held_out = _by_turns([[topic[d] for d in sorted(topic)] for _, topic in sorted(held_out.items())])
         self._order = lru_cache(maxsize=2 * len(self._sources))(self._epoch_order)
         self._mix = lru_cache(maxsize=4)(self._block_order)
@@ -99,9 +99,9 @@ class Suite:
         return len(self._held_out)
 
     def train_task(self, cursor: int) -> Task:
-        """Task number `cursor` of the infinite training stream; every source is shuffled anew each epoch.
+        """Return task number `cursor` of the infinite training stream. Every source is shuffled again in each epoch.
 
-        IndexError where all tasks are held out.
+        IndexError: all tasks are held out.
         """
         if not self.train_size:
             raise IndexError("all tasks of this suite are held out")
@@ -113,14 +113,14 @@ class Suite:
         return self._task(_Place(which, self._order(which, epoch)[position]), held_out=False)
 
     def held_out(self, n: int) -> list[Task]:
-        """The first `n` held-out tasks, topics in turn; fewer where the suite holds out fewer (`held_out_size`).
+        """Return the first `n` held-out tasks, one topic after the other in turn; fewer if there are fewer.
 
-        A prefix of a longer list is the shorter one, so evaluations of two sizes are comparable.
+        A shorter list is a prefix of a longer one, so evaluations of two sizes are comparable.
         """
         return [self._task(place, held_out=True) for place in self._held_out[:n]]
 
     def _place_of(self, number: int) -> str:
-        """Where the task of that number is written, counted over all sources."""
+        """Return where the task of that number is defined. The number counts over all sources."""
         for source in self._sources:
             if number < len(source):
                 return source.place(number)
@@ -143,9 +143,9 @@ class Suite:
 
 
 def is_held_out(task: Task, fraction: Decimal) -> bool:
-    """Whether a task is held out: what the task itself says (`split: heldOut`), else its text's hash decides.
+    """Return whether a task is held out: by its own `split` if it has one, else by the hash of its text.
 
-    A fraction of 1 holds out everything, whatever a task says.
+    A fraction of 1 holds out every task, whatever its `split`.
     """
     if fraction < 1 and "split" in task.model_fields_set:
         return task.split == "heldOut"
@@ -158,7 +158,7 @@ def _digest(task: Task) -> bytes:
 
 
 def _slots(weights: Sequence[Decimal]) -> list[int]:
-    """Source numbers of one block of the stream, in exact proportion to the weights (rounded to 1/1000 of the sum)."""
+    """Return the source numbers of one block of the stream, in proportion to the weights (to 1/1000 of the sum)."""
     total = sum(weights)
     shares = [max(Fraction(w / total).limit_denominator(1000), Fraction(1, 1000)) for w in weights]
     size = lcm(*(share.denominator for share in shares))
@@ -169,5 +169,5 @@ def _slots(weights: Sequence[Decimal]) -> list[int]:
 
 
 def _by_turns(topics: Sequence[Sequence[_Place]]) -> list[_Place]:
-    """One of each topic, then the next of each, until all are used."""
+    """Return the first task of each topic, then the second of each, until all are used."""
     return [place for row in zip_longest(*topics) for place in row if place is not None]

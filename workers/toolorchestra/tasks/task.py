@@ -1,4 +1,4 @@
-"""A task: one problem with its grader. Frozen data; sources make it, graders judge it, episodes attempt it."""
+"""A task: one problem with its grader, as frozen data. Sources make tasks, episodes attempt them, graders grade."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TaskKind = Literal["QA", "Chat"]
-"""The kind decides the episode mode: `QA` rebuilds each prompt from memory slots, `Chat` grows one conversation."""
+"""Kind of a task, which sets the episode mode: `QA` rebuilds each prompt from memory slots, `Chat` extends one
+conversation."""
 
 Split = Literal["train", "heldOut"]
 """Which part of a suite a task belongs to; one that does not say is put there by its text's hash."""
 
 
 class GraderSpec(BaseModel):
-    """Which grader judges the task, and the data it needs (the right answer lives here, never in the prompt)."""
+    """The grader of the task, and its data. The right answer is in this data, never in the prompt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,7 +25,7 @@ class GraderSpec(BaseModel):
 
 
 class Task(BaseModel):
-    """One problem. `id` is unique within a suite and stable over runs of one seed."""
+    """One problem. `id` is unique in a suite, and the same in all runs with one seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,10 +34,10 @@ class Task(BaseModel):
     instruction: str
     context: str | None = None
     tools: tuple[str, ...] | None = None
-    """Names of the pools and functions this task may use; None means all."""
+    """Names of the pools and functions that the task may use; None: all."""
     grader: GraderSpec
     source: str
     """Name of the source in the training's YAML."""
     topic: str = ""
-    """Dataset or category; reports break results down by it. Never shown to the policy."""
+    """Dataset or category, by which reports group results. Never shown to the policy."""
     split: Split = "train"

@@ -1,2 +1,4 @@
-"""Traces and logs. Library code needs only `spans`, `names` and `propagation` (OpenTelemetry's API); the SDK is set up
-by a process's entry point through `setup.configure` and `logs.configure_logs`."""
+"""Traces, metrics and logs. Library code needs only OpenTelemetry's API: `spans`, `names`, `propagation`, `metrics`.
+
+The entry point of a process sets up the SDK with `setup.configure`, and logging with `logs.configure_logs`.
+"""

@@ -1,7 +1,7 @@
-"""What set-up raises."""
+"""The error of the telemetry set-up."""
 
 from __future__ import annotations
 
 
 class TelemetryError(ValueError):
-    """A variable that cannot be obeyed; the message names it and what would be right."""
+    """An environment variable has an invalid value. The message names the variable and what would be right."""

@@ -1,4 +1,4 @@
-"""Exporters of our own: spans as lines of JSON in a file, and as a tree that a person can read on a terminal."""
+"""Our own span exporters: JSON lines in a file, and a readable tree on a terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 _MAX_TRACES = 1000
-"""Unfinished trees that the console keeps before it drops the oldest."""
+"""Most unfinished trees that the console keeps; then it drops the oldest."""
 
 
 class JsonlSpanExporter(SpanExporter):
-    """One span per line (the SDK's own JSON form). Several processes may append to one file: a line is one write."""
+    """Writes a span per line, in the SDK's JSON form. Several processes may append to a file: a line is one write."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class JsonlSpanExporter(SpanExporter):
 
 
 class TreeSpanExporter(SpanExporter):
-    """Prints a process's part of a trace when its topmost span ends: indented, with durations and attributes."""
+    """Prints a process's part of a trace when its root span there ends: indented, with durations and attributes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

@@ -1,6 +1,6 @@
-"""Which spans are made at all: `off`, `default` (the tree of an episode), `per_turn` (turns too), `all`.
+"""Which spans are created: `off`, `default` (the tree of an episode), `per_turn` (also turns), `all`.
 
-From `TOOLORCHESTRA_SPANS`, read once per process by `toolorchestra.telemetry.setup.configure`, or set here.
+`toolorchestra.telemetry.setup.configure` reads the group from `TOOLORCHESTRA_SPANS`, once per process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ SPANS_VARIABLE = "TOOLORCHESTRA_SPANS"
 
 
 class SpanGroup(IntEnum):
-    """Each includes the ones before it."""
+    """Groups of spans. Each group includes the groups before it."""
 
     OFF = 0
     DEFAULT = 1
@@ -20,7 +20,7 @@ class SpanGroup(IntEnum):
 
     @classmethod
     def parse(cls, text: str) -> SpanGroup:
-        """ValueError names the choices."""
+        """Return the group of that name. ValueError names the choices."""
         try:
             return cls[text.strip().upper().replace("-", "_")]
         except KeyError:
@@ -32,7 +32,7 @@ _enabled = SpanGroup.DEFAULT
 
 
 def enable(group: SpanGroup) -> None:
-    """Make the spans of `group` and below, from now on."""
+    """From now on, create the spans of `group` and of the groups before it."""
     global _enabled
     _enabled = group
 

@@ -1,7 +1,7 @@
-"""Logging: the standard library's, as JSON in pods and readable on a terminal, joined to traces, without secrets.
+"""Sets up the standard library's logging: JSON in pods, readable text on a terminal, with trace ids, without secrets.
 
-Secrets are taken out of the finished text, whatever put them there (a URL, a header, an exception's message): the
-values of environment variables whose names say that they are secret, and what looks like a key.
+Secrets are removed from the finished text, wherever they come from (a URL, a header, an exception's message). Secrets
+are the values of environment variables with a secret's name, and texts that look like a key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Format = Literal["auto", "json", "text"]
 
 _SECRET_NAME = re.compile(r"^SECRET_|(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _MIN_SECRET = 6
-"""Shorter values would take ordinary words out of the text."""
+"""Shortest value that is removed. Shorter ones could be ordinary words."""
 _PATTERNS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 ***"),
     (re.compile(r"://[^/\s:@]+(:[^/\s@]*)?@"), "://***@"),
@@ -37,14 +37,14 @@ _PATTERNS = (
 
 
 class Redactor:
-    """Takes secrets out of text. `secrets` are literal values."""
+    """Replaces secrets in text by `***`. `secrets` are literal values."""
 
     def __init__(self, secrets: list[str]) -> None:
         self._secrets = sorted((s for s in set(secrets) if len(s) >= _MIN_SECRET), key=len, reverse=True)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
-        """Knows the values of variables such as `OPENAI_API_KEY`, and of all `SECRET_…`, whatever their keys' names."""
+        """Return a redactor for the values of variables such as `OPENAI_API_KEY`, and of all variables `SECRET_…`."""
         return cls([value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)])
 
     def __call__(self, text: str) -> str:
@@ -56,7 +56,7 @@ class Redactor:
 
 
 class TraceFilter(logging.Filter):
-    """Adds `trace_id` and `span_id` of the current span to every record; empty without one."""
+    """Adds `trace_id` and `span_id` of the current span to every record; "" without a span."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         context = trace.get_current_span().get_span_context()
@@ -66,7 +66,7 @@ class TraceFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line."""
+    """Formats a record as one JSON object per line."""
 
     def __init__(self, *, service: str, redact: Redactor) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people."""
+    """Formats a record as text for people."""
 
     def __init__(self, *, service: str, redact: Redactor) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {service.replace('%', '%%')} %(name)s: %(message)s", "%H:%M:%S")
@@ -97,7 +97,7 @@ class TextFormatter(logging.Formatter):
         return visible(self._redact(super().format(record)))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """One record, one line: what an expert says cannot look like another record. A traceback follows in lines."""
+        """Put the message on one line, so that no text in it looks like another record. A traceback keeps its lines."""
         return super().formatMessage(record).replace("\n", "\\n")
 
 
@@ -109,7 +109,7 @@ def configure_logs(
     stream: TextIO | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> logging.Handler:
-    """Send the root logger's records to `stream` (stderr), replacing what an earlier call set up.
+    """Send the root logger's records to `stream` (default: stderr). Replaces the handler of an earlier call.
 
     `auto` (the default; `TOOLORCHESTRA_LOG_FORMAT`) is JSON in a pod and text elsewhere.
     TelemetryError: unknown format.

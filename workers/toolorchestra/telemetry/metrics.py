@@ -1,8 +1,8 @@
-"""Every metric of a run and of a worker, and the one object that writes them.
+"""The catalogue of all metrics of a run and of a worker, and the recorder that writes them.
 
-Invariants: an instrument is in the catalogue or does not exist; a measurement carries exactly its instrument's labels;
-`Recorder.write` neither blocks nor raises for whatever it is given, because a run never fails over its figures. These
-need OpenTelemetry's API alone; telemetry/metrics_setup.py decides where the figures go.
+Invariants: every instrument is in the catalogue; a measurement has exactly the labels of its instrument;
+`Recorder.write` never blocks and never raises, because a run must not fail because of its metrics. This module needs
+only OpenTelemetry's API; telemetry/metrics_setup.py decides where metrics are exported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
 
 @dataclass(frozen=True)
 class Instrument:
-    """One metric. `unit` as in UCUM, in braces where it is only a word; `labels` besides the training's name."""
+    """One metric. `unit` as in UCUM, a word in braces where UCUM has none; `labels` besides `training`."""
 
     name: str
     kind: Kind
@@ -38,17 +38,17 @@ class Instrument:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     training: bool = True
-    """Carries the label `training`; a worker knows no name, its resource does."""
+    """Whether it has the label `training`. A worker does not know the name; its OpenTelemetry resource has it."""
 
     @property
     def prometheus(self) -> str:
-        """Its name at Prometheus, as the exporter makes it (a histogram's, without `_bucket`, `_count`, `_sum`)."""
+        """The exporter's name of the metric in Prometheus; for a histogram without `_bucket`, `_count`, `_sum`."""
         name = self.name.replace(".", "_") + ("_seconds" if self.unit == "s" else "")
         return f"{name}_total" if self.kind == "counter" else name
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Names of its series at Prometheus."""
+        """Names of its time series in Prometheus."""
         if self.kind != "histogram":
             return (self.prometheus,)
         return tuple(f"{self.prometheus}_{part}" for part in ("bucket", "count", "sum"))
@@ -56,7 +56,7 @@ class Instrument:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One value for an instrument: to add, to set or to observe, as its kind has it."""
+    """One value for an instrument. It is added, set or observed, by the instrument's kind."""
 
     instrument: Instrument
     value: float
@@ -78,7 +78,7 @@ RESULTS = Instrument(
     names.METRIC_RESULTS,
     "counter",
     "{result}",
-    "results by ending and by what the ledger made of them: `accepted`, `failed`, `deferred`, `late`, `duplicate`",
+    "results by ending and by the ledger's decision: `accepted`, `failed`, `deferred`, `late`, `duplicate`",
     (names.LABEL_PURPOSE, names.LABEL_ENDING, names.LABEL_OUTCOME),
 )
 ISSUES = Instrument(
@@ -95,7 +95,7 @@ DEAD_LETTERS = Instrument(
     names.METRIC_DEAD_LETTERS,
     "counter",
     "{message}",
-    "orders that broke a worker, or that workers lost",
+    "orders that crashed a worker, or whose workers vanished",
 )
 EPISODE_TIME = Instrument(
     names.METRIC_EPISODE_TIME,
@@ -139,7 +139,7 @@ WASTED_TOKENS = Instrument(
     names.METRIC_WASTED_TOKENS,
     "counter",
     "{token}",
-    "tokens that the policy sampled for them",
+    "tokens that the policy sampled for such results",
     (names.LABEL_OUTCOME,),
 )
 
@@ -149,14 +149,14 @@ USD = Instrument(
     names.METRIC_USD,
     "counter",
     "{USD}",
-    "US dollars by pool (`policy` too): `nominal` after the price book, `actual` as billed",
+    "US dollars by pool (and `policy`): `nominal` by the price book, `actual` as billed",
     (names.LABEL_POOL, names.LABEL_PRICE, names.LABEL_PURPOSE),
 )
 SPEND = Instrument(
     names.METRIC_SPEND,
     "gauge",
     "{USD}",
-    "US dollars of the whole run, earlier incarnations and unknown bills included: `settled`, `reserved`",
+    "US dollars of the whole run, with earlier incarnations and unknown bills: `settled`, `reserved`",
     (names.LABEL_STATE,),
 )
 CAP = Instrument(names.METRIC_CAP, "gauge", "{USD}", "`spec.limits.maxSpendUSD`, where it is set")
@@ -164,7 +164,7 @@ TOKENS = Instrument(
     names.METRIC_TOKENS,
     "counter",
     "{token}",
-    "tokens by pool (`policy` too): `prompt`, `completion`",
+    "tokens by pool (and `policy`): `prompt`, `completion`",
     (names.LABEL_POOL, names.LABEL_KIND, names.LABEL_PURPOSE),
 )
 
@@ -177,10 +177,12 @@ STEPS = Instrument(
     "steps of this incarnation: `train`, `empty` (nothing to train on), `warm` (warm start)",
     (names.LABEL_KIND,),
 )
-STEP = Instrument(names.METRIC_STEP, "gauge", "", "the last step, which is the policy's version in service")
+STEP = Instrument(names.METRIC_STEP, "gauge", "", "the last step, whose policy version is served")
 STEPS_GOAL = Instrument(names.METRIC_STEPS_GOAL, "gauge", "", "the step at which training is complete")
-INCARNATION = Instrument(names.METRIC_INCARNATION, "gauge", "", "which life of the controller this is, from 0")
-STEP_TIME = Instrument(names.METRIC_STEP_TIME, "histogram", "s", "one step, from its wait on", (), _STEP_SECONDS)
+INCARNATION = Instrument(names.METRIC_INCARNATION, "gauge", "", "number of this incarnation of the controller, from 0")
+STEP_TIME = Instrument(
+    names.METRIC_STEP_TIME, "histogram", "s", "one step, with its wait for episodes", (), _STEP_SECONDS
+)
 PHASE_TIME = Instrument(
     names.METRIC_PHASE_TIME,
     "counter",
@@ -190,25 +192,34 @@ PHASE_TIME = Instrument(
 )
 IDLE = Instrument(names.METRIC_IDLE, "gauge", "", "share of the last step in which the trainers waited for episodes")
 PAUSE = Instrument(
-    names.METRIC_PAUSE, "histogram", "s", "no engine took requests while new weights were put in", (), _SECONDS
+    names.METRIC_PAUSE,
+    "histogram",
+    "s",
+    "no engine takes requests while new weights are loaded",
+    (),
+    _SECONDS,
 )
 TRAINED_EPISODES = Instrument(names.METRIC_TRAINED_EPISODES, "counter", "{episode}", "episodes that steps consumed")
 TRAINED_GROUPS = Instrument(names.METRIC_TRAINED_GROUPS, "counter", "{group}", "groups that steps consumed")
 DROPPED_GROUPS = Instrument(
-    names.METRIC_DROPPED_GROUPS, "counter", "{group}", "groups that left untrained, by reason", (names.LABEL_OUTCOME,)
+    names.METRIC_DROPPED_GROUPS,
+    "counter",
+    "{group}",
+    "groups dropped without training, by reason",
+    (names.LABEL_OUTCOME,),
 )
 TRAINER_TOKENS = Instrument(
-    names.METRIC_TRAINER_TOKENS, "counter", "{token}", "tokens through the trained model, prompts included, no padding"
+    names.METRIC_TRAINER_TOKENS, "counter", "{token}", "tokens through the trained model, with prompts, without padding"
 )
 TRAINED_TOKENS = Instrument(
-    names.METRIC_TRAINED_TOKENS, "counter", "{token}", "tokens of them that the loss is taken over"
+    names.METRIC_TRAINED_TOKENS, "counter", "{token}", "those of these tokens that count in the loss"
 )
-FORKS = Instrument(names.METRIC_FORKS, "counter", "{sample}", "samples begun anew because a prompt's prefix broke")
+FORKS = Instrument(names.METRIC_FORKS, "counter", "{sample}", "samples begun anew because a prompt's prefix changed")
 STALENESS = Instrument(
     names.METRIC_STALENESS,
     "histogram",
     "{version}",
-    "versions behind, of trained episodes' oldest token",
+    "by how many versions the oldest token of a trained episode is behind",
     (),
     _VERSIONS,
 )
@@ -226,9 +237,9 @@ TRAIN: Mapping[str, Instrument] = {
     "clip_fraction": _train("clip.fraction", "share of clipped tokens"),
     "mismatch_k3": _train("mismatch.k3", "KL(engine || trainer) under the same weights, nats per token"),
     "mismatch_rms": _train("mismatch.rms", "root mean square of their log-ratio, nats"),
-    "mismatch_tokens": _train("mismatch.tokens", "tokens that these two are taken over", "{token}"),
+    "mismatch_tokens": _train("mismatch.tokens", "tokens over which these two are computed", "{token}"),
 }
-"""By the key of a line in metrics.jsonl; a step whose line lacks one leaves it as it was."""
+"""Instruments by the key of a line in metrics.jsonl. A missing key leaves the metric unchanged."""
 
 EVALUATION: Mapping[str, Instrument] = {
     "step": _evaluation("step", "step of the policy"),
@@ -237,12 +248,12 @@ EVALUATION: Mapping[str, Instrument] = {
     "nominalUSDPerTask": _evaluation("nominal.usd", "nominal US dollars per task", "{USD}"),
     "tasks": _evaluation("tasks", "tasks that were scored", "{task}"),
 }
-"""By the key of the status' `evaluation`."""
+"""Instruments by the key of the status' `evaluation`."""
 
-# ── how it stands ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── current state ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 QUEUE = Instrument(
-    names.METRIC_QUEUE, "gauge", "{message}", "on the bus: `queued`, `leased`, `results`", (names.LABEL_STATE,)
+    names.METRIC_QUEUE, "gauge", "{message}", "messages on the bus: `queued`, `leased`, `results`", (names.LABEL_STATE,)
 )
 REDELIVERED = Instrument(
     names.METRIC_REDELIVERED, "gauge", "{message}", "leased tasks that were delivered more than once"
@@ -254,17 +265,17 @@ OPEN_EPISODES = Instrument(
     names.METRIC_OPEN_EPISODES,
     "gauge",
     "{episode}",
-    "episodes without a result: `live` (sent), `deferred` (an expert is out), `waiting` (the cap has no room)",
+    "episodes without a result: `live` (sent), `deferred` (an expert is unavailable), `waiting` (for the spend cap)",
     (names.LABEL_STATE,),
 )
-OLDEST = Instrument(names.METRIC_OLDEST, "gauge", "s", "since when the oldest live one has been out")
+OLDEST = Instrument(names.METRIC_OLDEST, "gauge", "s", "age of the oldest live episode")
 EXPERT_OUT = Instrument(
-    names.METRIC_EXPERT_OUT, "gauge", "", "1: episodes wait for this expert; 0: they did", (names.LABEL_POOL,)
+    names.METRIC_EXPERT_OUT, "gauge", "", "1: episodes wait for this expert; 0: no longer", (names.LABEL_POOL,)
 )
 ENGINES = Instrument(
     names.METRIC_ENGINES, "gauge", "{engine}", "engines: `starting`, `ready`, `restarting`", (names.LABEL_STATE,)
 )
-LOOP_LAG = Instrument(names.METRIC_LOOP_LAG, "gauge", "s", "how late the controller's event loop ran at worst, lately")
+LOOP_LAG = Instrument(names.METRIC_LOOP_LAG, "gauge", "s", "largest recent delay of the controller's event loop")
 
 CONTROLLER: tuple[Instrument, ...] = (
     *(RESULTS, ISSUES, EXCLUDED, DEAD_LETTERS, EPISODE_TIME, TURN_TIME, CALLS, CALL_TIME, WASTED, WASTED_TOKENS),
@@ -296,18 +307,18 @@ WORKER_FORKS = Instrument(
     names.METRIC_WORKER_FORKS,
     "counter",
     "{sample}",
-    "samples begun anew because a prompt's prefix broke",
+    "samples begun anew because a prompt's prefix changed",
     training=False,
 )
 WORKER_REDELIVERIES = Instrument(
     names.METRIC_WORKER_REDELIVERIES,
     "counter",
     "{delivery}",
-    "tasks leased that had been delivered before",
+    "leased tasks that had been delivered before",
     training=False,
 )
 WORKER_LOOP_LAG = Instrument(
-    names.METRIC_WORKER_LOOP_LAG, "gauge", "s", "how late the worker's event loop runs", training=False
+    names.METRIC_WORKER_LOOP_LAG, "gauge", "s", "delay of the worker's event loop", training=False
 )
 
 WORKER: tuple[Instrument, ...] = (
@@ -316,7 +327,7 @@ WORKER: tuple[Instrument, ...] = (
 
 
 class Recorder:
-    """Writes measurements to instruments of `meter`; to none without one. `training` is the label of all of them."""
+    """Writes measurements to instruments of `meter`, or nowhere if there is none. `training`: label of all."""
 
     def __init__(self, meter: Meter | None = None, *, training: str | None = None) -> None:
         self.on = meter is not None
@@ -326,16 +337,16 @@ class Recorder:
         self._failed: set[str] = set()
 
     def write(self, read: Callable[P, Iterable[Measurement]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Write what `read` makes of a record. `read` is not even called where nothing is exported."""
+        """Write the measurements that `read` returns. If nothing is exported, `read` is not called."""
         if not self.on:
             return
         try:
             for measurement in read(*args, **kwargs):
                 self._write(measurement)
-        except Exception as error:  # figures are not worth a run: said once per kind, then they are missing
+        except Exception as error:  # a run must not fail because of metrics: log each kind of error once
             if (kind := type(error).__name__) not in self._failed:
                 self._failed.add(kind)
-                _log.warning("metrics are missing some figures", exc_info=error)
+                _log.warning("some metrics could not be recorded", exc_info=error)
 
     def _write(self, measurement: Measurement) -> None:
         writer = self._writers.get(measurement.instrument)
@@ -345,7 +356,7 @@ class Recorder:
 
 
 def writer_of(instrument: Instrument, meter: Meter) -> Callable[[float, Mapping[str, AttributeValue]], None]:
-    """(value, labels) → written; makes the instrument."""
+    """Create the instrument, and return the function (value, labels) that writes to it."""
     name, unit, description = instrument.name, instrument.unit, instrument.description
     match instrument.kind:
         case "counter":
@@ -359,7 +370,7 @@ def writer_of(instrument: Instrument, meter: Meter) -> Callable[[float, Mapping[
 
 
 def table(instruments: Iterable[Instrument]) -> str:
-    """The catalogue in Markdown, as docs/telemetry.md shows it."""
+    """Return the catalogue as a Markdown table, as docs/telemetry.md shows it."""
     lines = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
     lines += [f"| `{i.prometheus}` | {i.kind} | {', '.join(i.labels)} | {i.description} |" for i in instruments]
     return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""Where metrics go, from the standard environment variables. Without any: nowhere.
+"""Sets up the export of metrics by the standard environment variables. Without them, nothing is exported.
 
 | variable | meaning |
 | --- | --- |
-| `OTEL_SDK_DISABLED` | `true`: nothing at all |
+| `OTEL_SDK_DISABLED` | `true`: no telemetry |
 | `OTEL_METRICS_EXPORTER` | `none` (default), `otlp`, `console` (JSON on stderr), `prometheus`; several with commas |
-| `OTEL_EXPORTER_PROMETHEUS_HOST`, `_PORT` | where `prometheus` listens: 127.0.0.1, 9464 (0: any that is free) |
+| `OTEL_EXPORTER_PROMETHEUS_HOST`, `_PORT` | where `prometheus` listens: 127.0.0.1, 9464 (0: any free port) |
 | `OTEL_METRIC_EXPORT_INTERVAL`, `_TIMEOUT` | milliseconds between two exports (60000), and for one (30000) |
 | `OTEL_EXPORTER_OTLP_*` | the collector, as the SDK reads them; `http/protobuf` only |
 
@@ -34,14 +34,14 @@ EXPORTER_VARIABLE = "OTEL_METRICS_EXPORTER"
 HOST_VARIABLE, PORT_VARIABLE = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
 INTERVAL_VARIABLE, TIMEOUT_VARIABLE = "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT"
 SHUTDOWN_MILLISECONDS = 5_000
-"""For the last export: a collector that is away must not keep a finished process."""
+"""Time-out of the last export: an unreachable collector must not delay the end of a process."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MetricsPlan:
-    """The variables, read and checked. No exporter: nothing is set up."""
+    """The environment variables, read and checked. Without an exporter, nothing is set up."""
 
     exporters: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -51,7 +51,11 @@ class MetricsPlan:
 
     @classmethod
     def parse(cls, env: Mapping[str, str], *, scraped: bool) -> MetricsPlan:
-        """TelemetryError for the first variable that is wrong. `scraped` False: `prometheus` is left to others."""
+        """Read the variables. `scraped` False: ignore `prometheus`, which another process serves.
+
+        Raises:
+            TelemetryError: the first variable with a wrong value.
+        """
         asked = [part.strip() for part in (env.get(EXPORTER_VARIABLE) or "none").split(",")]
         if unknown := [part for part in asked if part not in EXPORTERS]:
             raise TelemetryError(f"{EXPORTER_VARIABLE}={','.join(unknown)!r}: want {', '.join(EXPORTERS)}")
@@ -68,7 +72,7 @@ class MetricsPlan:
         return cls() if env.get("OTEL_SDK_DISABLED", "").lower() == "true" else plan
 
     def check_port(self) -> None:
-        """TelemetryError where `prometheus` could not listen now."""
+        """Raise TelemetryError if `prometheus` could not listen on its port now."""
         if "prometheus" not in self.exporters or self.port == 0:
             return
         try:
@@ -80,7 +84,7 @@ class MetricsPlan:
             raise self.cannot_listen(error) from error
 
     def cannot_listen(self, error: OSError) -> TelemetryError:
-        """What to say of it."""
+        """Return the error for a port on which Prometheus' endpoint cannot listen."""
         why = error.strerror or str(error)
         return TelemetryError(
             f"{HOST_VARIABLE}={self.host}, {PORT_VARIABLE}={self.port}: cannot serve metrics there ({why});"
@@ -98,24 +102,24 @@ def _number(env: Mapping[str, str], variable: str, default: int, *, lowest: int,
 
 @dataclass(frozen=True)
 class Metrics:
-    """What was set up. `address`: where Prometheus' text is served."""
+    """The metrics that were set up. `address`: host and port of the Prometheus endpoint."""
 
     provider: MeterProvider
     address: tuple[str, int] | None = None
     _closers: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def shutdown(self) -> None:
-        """Export the last figures and stop. Never raises: a run that is complete does not fail over them."""
+        """Export the last metrics and stop. Never raises: a complete run must not fail because of metrics."""
         try:
             self.provider.shutdown(timeout_millis=SHUTDOWN_MILLISECONDS)
-        except Exception as error:  # the SDK raises where an exporter was too slow for the others to have their turn
+        except Exception as error:  # the SDK raises if one exporter used up the time of the others
             _log.warning("the last metrics were not exported: %s", error)
         for close in self._closers:
             close()
 
 
 def start(plan: MetricsPlan, *, resource: Resource) -> Metrics | None:
-    """Set it up; None where the plan has no exporter. TelemetryError where an exporter cannot start."""
+    """Set up the exporters. None: the plan has none. TelemetryError: an exporter cannot start."""
     if not plan.exporters:
         return None
     from opentelemetry.sdk.metrics import MeterProvider
@@ -158,7 +162,7 @@ def _periodic(plan: MetricsPlan, exporter: MetricExporter) -> MetricReader:
 
 
 def _serve(plan: MetricsPlan) -> tuple[MetricReader, tuple[str, int], Callable[[], None]]:
-    """A reader that is read by scrapes, on a thread of its own."""
+    """Serve Prometheus' endpoint on its own thread. Return the reader, the address, and a function that stops it."""
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
         from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server

@@ -1,14 +1,15 @@
-"""All names of spans, metrics and attributes, in one module: the GenAI conventions are unstable, none is a contract.
+"""All names of spans, metrics and attributes. They are in one module because the GenAI conventions are not yet stable.
 
-`gen_ai.*` follow https://opentelemetry.io/docs/specs/semconv/gen-ai/ ; what it has no word for is `toolorchestra.*`.
-Prompts, completions and task texts are never attributes: the trace id joins a span with the stored trace.
+`gen_ai.*` names follow https://opentelemetry.io/docs/specs/semconv/gen-ai/ ; names that it does not have are
+`toolorchestra.*`. No name is a contract. Prompts, completions and task texts are never attributes: the trace id joins a
+span with the stored trace.
 """
 
 from __future__ import annotations
 
 INSTRUMENTATION = "toolorchestra"
 
-# Spans. `chat` and `execute_tool` are completed with the model's or the tool's name.
+# Spans. The model's or the tool's name is appended to `chat` and `execute_tool`.
 EPISODE = "episode"
 INVOKE_AGENT = "invoke_agent"
 TURN = "turn"
@@ -18,7 +19,7 @@ GRADE = "grade"
 TRAIN_STEP = "train_step"
 RECONCILE = "reconcile"
 
-# Who and what.
+# Identity of what a span is about.
 TRAINING = "toolorchestra.training"
 TASK = "toolorchestra.task"
 GROUP = "toolorchestra.group"
@@ -32,9 +33,9 @@ TURN_NUMBER = "toolorchestra.turn"
 STEP = "toolorchestra.step"
 NAMESPACE = "k8s.namespace.name"
 ACTIONS = "toolorchestra.actions"
-"""Kinds of what a reconcile's plan did, in order."""
+"""Kinds of the actions of a reconcile's plan, in order."""
 
-# How it went.
+# Outcome.
 POLICY_VERSION = "toolorchestra.policy_version"
 STALENESS = "toolorchestra.staleness"
 ENDING = "toolorchestra.ending"
@@ -60,7 +61,7 @@ SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
 
-# Metrics of a run's controller; telemetry/metrics.py says what each of them is.
+# Metrics of a run's controller; telemetry/metrics.py describes them.
 METRIC_RESULTS = "toolorchestra.results"
 METRIC_ISSUES = "toolorchestra.issues"
 METRIC_EXCLUDED = "toolorchestra.episodes.excluded"
@@ -91,9 +92,9 @@ METRIC_DROPPED_GROUPS = "toolorchestra.dropped.groups"
 METRIC_FORKS = "toolorchestra.forks"
 METRIC_STALENESS = "toolorchestra.staleness"
 METRIC_TRAIN = "toolorchestra.train"
-"""Prefix of one gauge per figure of a step."""
+"""Prefix of one gauge per metric of a step."""
 METRIC_EVALUATION = "toolorchestra.evaluation"
-"""Prefix of one gauge per figure of an evaluation."""
+"""Prefix of one gauge per metric of an evaluation."""
 METRIC_QUEUE = "toolorchestra.queue.messages"
 METRIC_REDELIVERED = "toolorchestra.queue.redelivered"
 METRIC_GROUPS = "toolorchestra.groups"

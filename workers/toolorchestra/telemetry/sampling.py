@@ -1,7 +1,7 @@
-"""Sampling decided per group: siblings are all recorded or none, in every process and after every restart.
+"""Samples traces per group: all siblings are recorded or none, in every process and after every restart.
 
 Invariant: the decision is a pure function of (training, group, ratio). Children follow their parent; a root without a
-group (a trainer step) is always recorded, for there are few.
+group (a trainer step) is always recorded, because there are few.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from toolorchestra.telemetry import names
 
 
 def sampled(*, training: str, group: int, ratio: float) -> bool:
-    """Whether the episodes of a group are recorded at `ratio` (0 to 1)."""
+    """Return whether the episodes of a group are recorded at `ratio` (0 to 1)."""
     digest = hashlib.sha256(f"{training}/{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < ratio * 2**64
 
 
 class GroupSampler(Sampler):
-    """For roots; wrap it into ParentBased for the rest."""
+    """Sampler of root spans. Wrap it into ParentBased for the other spans."""
 
     def __init__(self, ratio: float) -> None:
         self._ratio = ratio

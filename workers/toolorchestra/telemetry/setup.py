@@ -1,8 +1,8 @@
-"""Telemetry is set up here and nowhere else, from the standard environment variables. Without any: nothing is exported.
+"""Sets up telemetry by the standard environment variables. Without them, nothing is exported.
 
 | variable | meaning |
 | --- | --- |
-| `OTEL_SDK_DISABLED` | `true`: nothing at all |
+| `OTEL_SDK_DISABLED` | `true`: no telemetry |
 | `OTEL_TRACES_EXPORTER` | `none` (default), `console`, `jsonl`, `memory`, `otlp`; several with commas |
 | `OTEL_EXPORTER_OTLP_*` | the collector, as the SDK reads them; `http/protobuf` only |
 | `OTEL_TRACES_SAMPLER_ARG` | share of *groups* that are recorded, 0 to 1 |
@@ -10,7 +10,7 @@
 | `TOOLORCHESTRA_TRACES_FILE` | where `jsonl` writes |
 | `TOOLORCHESTRA_SPANS` | `off`, `default`, `per_turn`, `all` |
 
-Those of metrics are in telemetry/metrics_setup.py.
+The variables of metrics are in telemetry/metrics_setup.py.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -47,7 +47,7 @@ __all__ = ["Telemetry", "TelemetryError", "check", "configure"]
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What was set up. `memory` holds the finished spans where the memory exporter was asked for."""
+    """The telemetry that was set up. `memory` holds the finished spans if the memory exporter is on."""
 
     exporters: tuple[str, ...] = ()
     provider: TracerProvider | None = None
@@ -56,11 +56,11 @@ class Telemetry:
 
     @property
     def meter(self) -> Meter | None:
-        """What to measure with; None where no metrics are exported."""
+        """Meter of the process; None if no metrics are exported."""
         return None if self.metrics is None else self.metrics.provider.get_meter(INSTRUMENTATION)
 
     def shutdown(self) -> None:
-        """Export what is finished and stop. Call it before the process ends."""
+        """Export the finished spans and metrics, and stop. Call it before the process ends."""
         if self.provider is not None:
             self.provider.shutdown()
         if self.metrics is not None:
@@ -68,7 +68,7 @@ class Telemetry:
 
 
 def check(environ: Mapping[str, str] | None = None) -> None:
-    """Whether a run's controller could obey the variables now: TelemetryError where not. Sets nothing up."""
+    """Raise TelemetryError if a run's controller could not use the variables now. Sets nothing up."""
     env = os.environ if environ is None else environ
     _group(env)
     _exporters(env)
@@ -84,10 +84,10 @@ def configure(
     install: bool = True,
     scraped: bool = False,
 ) -> Telemetry:
-    """Set up tracing and metrics for this process; `install=False` leaves the global providers alone (for tests).
+    """Set up tracing and metrics for this process. `install=False` keeps the global providers (for tests).
 
-    `scraped`: this is the process that serves `OTEL_METRICS_EXPORTER=prometheus`; of a run, its controller alone.
-    Raises TelemetryError before anything is set up.
+    `scraped`: this process serves `OTEL_METRICS_EXPORTER=prometheus`; in a run only the controller does.
+    TelemetryError is raised before anything is set up.
     """
     env = os.environ if environ is None else environ
     group = _group(env)
@@ -113,7 +113,7 @@ def configure(
 def _resource(env: Mapping[str, str], *, service: str, attributes: Mapping[str, str]) -> Resource:
     from opentelemetry.sdk.resources import Resource
 
-    # Workers of a training share their service's name: without an instance a collector mixes their counters up.
+    # All workers of a training have the same service name. Without an instance id a collector would mix their counters.
     instance = {"service.instance.id": f"{socket.gethostname()}-{os.getpid()}"}
     if "service.instance.id=" in env.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         instance = {}

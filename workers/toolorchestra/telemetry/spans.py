@@ -1,4 +1,4 @@
-"""The span tree of an episode, as functions: what each process calls, and what each span must carry.
+"""Functions that create the spans of an episode, with the attributes that each span must have.
 
     episode                      controller, from submit to accepted
     └─ invoke_agent              worker, one per dispatch; its parent comes with the bus message
@@ -28,17 +28,17 @@ Value = str | bool | int | float | Decimal | Sequence[str] | None
 
 
 def tracer() -> Tracer:
-    """The project's tracer; does nothing until an SDK is set up."""
+    """Return the project's tracer. It does nothing until an SDK is set up."""
     return trace.get_tracer(names.INSTRUMENTATION)
 
 
 def attributes(values: Mapping[str, Value]) -> dict[str, AttributeValue]:
-    """Attributes without the unknown (None) ones; dollars as floats."""
+    """Return the attributes without unknown (None) values; dollars as floats."""
     return {k: float(v) if isinstance(v, Decimal) else v for k, v in values.items() if v is not None}
 
 
 def annotate(span: Span, values: Mapping[str, Value]) -> None:
-    """Set what became known."""
+    """Set attributes of a span that is being recorded."""
     if span.is_recording():
         span.set_attributes(attributes(values))
 
@@ -59,7 +59,7 @@ def span(
     group: SpanGroup = SpanGroup.DEFAULT,
     parent: Context | None = None,
 ) -> Iterator[Span]:
-    """A current span, or (where its group is off) none: the outer span stays current."""
+    """Start a span and make it current. If its group is off, the outer span stays current."""
     if not enabled(group):
         yield INVALID_SPAN
         return
@@ -82,9 +82,9 @@ def span(
 
 
 def start_episode(*, training: str, task: str, group: int, sample: int) -> Span:
-    """Open the root span of an episode. It is nobody's child and not current: the controller keeps it until the end.
+    """Open the root span of an episode. It has no parent and is not current: the controller keeps it until the end.
 
-    Whether it is recorded is decided by (training, group), so that siblings are all seen or none.
+    (training, group) decides whether it is recorded, so that all siblings are recorded or none.
     """
     if not enabled(SpanGroup.DEFAULT):
         return INVALID_SPAN
@@ -93,7 +93,7 @@ def start_episode(*, training: str, task: str, group: int, sample: int) -> Span:
 
 
 def headers_of(root: Span) -> dict[str, str]:
-    """Trace headers that make a receiver's spans children of `root`: for a task's envelope, or a Ray call."""
+    """Return trace headers that make a receiver's spans children of `root`: for a task's envelope, or a Ray call."""
     return inject(ctx=trace.set_span_in_context(root, Context()))
 
 
@@ -111,7 +111,7 @@ def end_episode(
     actual_usd: Decimal | None = None,
     failed: bool = False,
 ) -> None:
-    """Close the root with the episode's outcome. `failed` is for infrastructure; a wrong answer is no error."""
+    """Close the root span with the episode's outcome. `failed`: infrastructure failed; a wrong answer is no error."""
     values: dict[str, Value] = {
         names.ENDING: ending,
         names.ISSUE: dispatch,
@@ -130,7 +130,7 @@ def end_episode(
 
 @contextmanager
 def train_step_span(*, training: str, step: int, episodes: Sequence[Mapping[str, str]] = ()) -> Iterator[Span]:
-    """A trainer step: a trace of its own that links to the episodes it consumed (their trace headers)."""
+    """Start the span of a trainer step: its own trace, with links to the episodes it consumed (their trace headers)."""
     if not enabled(SpanGroup.DEFAULT):
         yield INVALID_SPAN
         return
@@ -157,7 +157,7 @@ def agent_span(
     delivery: int | None = None,
     system: str = "policy",
 ) -> Iterator[Span]:
-    """One dispatch on a worker; `headers` are the task envelope's."""
+    """Start the span of one dispatch on a worker. `headers`: those of the task's envelope."""
     values: dict[str, Value] = {
         names.OPERATION: names.INVOKE_AGENT,
         names.AGENT_NAME: system,
@@ -171,7 +171,7 @@ def agent_span(
 
 @contextmanager
 def turn_span(*, turn: int) -> Iterator[Span]:
-    """One generation and its tool calls (group `per_turn`)."""
+    """Start the span of one generation and its tool calls (group `per_turn`)."""
     with span(names.TURN, {names.TURN_NUMBER: turn}, group=SpanGroup.PER_TURN) as made:
         yield made
 
@@ -180,7 +180,7 @@ def turn_span(*, turn: int) -> Iterator[Span]:
 def chat_span(
     *, model: str, pool: str | None = None, address: str | None = None, port: int | None = None
 ) -> Iterator[Span]:
-    """One call of a model over HTTP. Put `inject()` into the request's headers inside, `end_chat` at its end."""
+    """Start a span of a model call over HTTP. Inside, add `inject()` to the request's headers; end with `end_chat`."""
     values: dict[str, Value] = {
         names.OPERATION: names.CHAT,
         names.REQUEST_MODEL: model,
@@ -203,7 +203,7 @@ def end_chat(
     actual_usd: Decimal | None = None,
     service_seconds: float | None = None,
 ) -> None:
-    """What the answer cost."""
+    """Set the tokens, cost and time of the answer."""
     values: dict[str, Value] = {
         names.INPUT_TOKENS: input_tokens,
         names.OUTPUT_TOKENS: output_tokens,
@@ -218,7 +218,7 @@ def end_chat(
 
 @contextmanager
 def tool_span(*, tool: str, call_id: str | None = None, alias: str | None = None) -> Iterator[Span]:
-    """One tool call. `tool` is the real name; `alias` what the episode calls it."""
+    """Start the span of one tool call. `tool`: the real name; `alias`: the name in the episode."""
     values: dict[str, Value] = {
         names.OPERATION: names.EXECUTE_TOOL,
         names.TOOL_NAME: tool,
@@ -231,6 +231,6 @@ def tool_span(*, tool: str, call_id: str | None = None, alias: str | None = None
 
 @contextmanager
 def grade_span(*, grader: str) -> Iterator[Span]:
-    """Grading; set `names.SCORE` when it is known."""
+    """Start the span of a grading. Set `names.SCORE` when the score is known."""
     with span(names.GRADE, {names.GRADER: grader}) as made:
         yield made

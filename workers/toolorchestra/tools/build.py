@@ -1,4 +1,4 @@
-"""Catalogue and sampler of a training, from its resources."""
+"""Builds catalogue and sampler of a training from its resources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolorchestra.tools.view import Price
 
 
 def price_of(price: TokenPrice | ExpertPrice) -> Price:
-    """A resource's price as the ledgers use it."""
+    """Convert a resource's price to the type that the ledgers use."""
     return Price(
         input_usd_per_million_tokens=price.input_usd_per_million_tokens,
         output_usd_per_million_tokens=price.output_usd_per_million_tokens,
@@ -25,12 +25,12 @@ def price_of(price: TokenPrice | ExpertPrice) -> Price:
 
 
 def build_catalog(pools: Iterable[ExpertPool], *, descriptions: Mapping[str, str] | None = None) -> Catalog:
-    """The catalogue of the pools that may answer; a judge or a user simulator is no tool.
+    """Return the catalogue of the pools with role Answer. A judge or a user simulator is not a tool.
 
-    `descriptions` by pool name stand in for `descriptionFrom`, and win over the pool's own.
+    `descriptions`: texts of `descriptionFrom` by pool name; they override the pool's own description.
 
     Raises:
-        CatalogError: no pool may answer, or one has no description.
+        CatalogError: no pool has role Answer, or a pool has no description.
     """
     descriptions = descriptions or {}
     experts = []
@@ -56,14 +56,14 @@ def build_catalog(pools: Iterable[ExpertPool], *, descriptions: Mapping[str, str
 def build_sampler(
     catalog: Catalog, tools: Tools, *, policy_price: Price, suite: EvaluationSuite | None = None
 ) -> ViewSampler:
-    """The sampler that `spec.tools` describes; price books and aliases of an evaluation suite win over its own.
+    """Return the sampler for `spec.tools`. Price books and aliases of an evaluation suite override those of the spec.
 
     Raises:
-        CatalogError: the randomisation does not fit the catalogue, or functions are asked for.
+        CatalogError: the randomisation does not fit the catalogue, or the spec has functions.
     """
     if tools.functions:
         names = ", ".join(function.name for function in tools.functions)
-        raise CatalogError(f"spec.tools.functions: {names}: only experts can be tools as yet; leave functions out")
+        raise CatalogError(f"spec.tools.functions: {names}: functions are not supported yet; leave them out")
     randomize = tools.randomize
     price_books = (suite.price_books if suite else None) or randomize.price_books
     alias_names = (suite.alias_names if suite else None) or randomize.alias_names

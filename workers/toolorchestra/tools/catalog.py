@@ -1,4 +1,4 @@
-"""The catalogue: every tool that a training may show, and what is true of it before any randomisation."""
+"""The catalogue: all tools that a training may show, with their real properties before randomisation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class CatalogError(ToolError):
 
 @dataclass(frozen=True)
 class ExpertTool:
-    """An expert as its pool declares it. `roles` are the pool's: `Search`, `Reason`, `Answer`, …"""
+    """An expert as its pool declares it. `roles`: those of the pool: `Search`, `Reason`, `Answer`, …"""
 
     name: str
     """Name of the pool: the key of ledgers, price books and preferences."""
     description: str
     price: Price
     latency_ms: int
-    """Expected, of one call."""
+    """Expected latency of one call, in ms."""
     roles: frozenset[str] = frozenset({ANSWER})
 
     @property
@@ -42,7 +42,7 @@ class ToolRefused(ToolError):
 
 
 class FunctionTool(Protocol):
-    """A tool that is no model: search, retrieval, code, a function of the domain."""
+    """Interface of tools that are not models (search, retrieval, code, domain functions)."""
 
     @property
     def name(self) -> str: ...
@@ -52,14 +52,14 @@ class FunctionTool(Protocol):
         """JSON schema of the function, in OpenAI's form."""
 
     async def execute(self, arguments: Mapping[str, Any]) -> str:
-        """Run it; the text is the observation. ToolRefused where the arguments are at fault."""
+        """Run the function, and return the observation as text."""
 
 
 class Catalog:
-    """Experts by name, in the order given.
+    """Experts by name, in the given order.
 
     Raises:
-        CatalogError: no expert, two of one name, or none that may answer.
+        CatalogError: no expert, two experts of one name, or none with role Answer.
     """
 
     def __init__(self, experts: Sequence[ExpertTool]) -> None:
@@ -81,10 +81,10 @@ class Catalog:
         return tuple(self._experts)
 
     def only(self, names: Collection[str] | None) -> Catalog:
-        """The catalogue of a task that names its tools; None: all of them.
+        """Return the catalogue of the named tools; None: all tools.
 
         Raises:
-            CatalogError: a name that the catalogue does not hold.
+            CatalogError: the catalogue does not have a name.
         """
         if names is None:
             return self

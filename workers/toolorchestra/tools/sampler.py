@@ -1,7 +1,8 @@
-"""The sampler draws what one group of episodes sees of the tools: subset, price book, aliases, order.
+"""Samples the view of the tools for one group of episodes: subset, price book, aliases, order.
 
-Invariants: a view is a pure function of the random source's state and the arguments; aliases are distinct; at least
-one expert of every view may answer, so an instance is always solvable; ledger names never change, only aliases do.
+Invariants: a view is a pure function of the random generator's state and the arguments; aliases are distinct; at least
+one expert of every view has role Answer, so an instance can always be answered; randomisation changes aliases, never
+the names in ledgers.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ _ALIAS_STEM: Final = "answer"
 class ViewSampler:
     """Draws instances from a catalogue.
 
-    `min_tools` None: always all tools; else a subset whose size is uniform between it and all of them.
+    `min_tools` None: always all tools; else a subset with a uniform size between it and all tools.
     `price_books` empty: every tool's own price, under the book's name `own`.
-    `aliases` False: experts are seen under their pools' names (their order is drawn all the same, for a policy must
-    not learn positions). `alias_names`: words to draw aliases from; None: `answer-1`, `answer-2`, …, dealt at random.
+    `aliases` False: experts have their pools' names. (Their order is still random, because a policy must not learn
+    positions.) `alias_names`: words to draw aliases from; None: `answer-1`, `answer-2`, …, in random order.
 
     Raises:
-        CatalogError: `min_tools` beyond the catalogue, or fewer distinct alias names than tools.
+        CatalogError: `min_tools` exceeds the catalogue, fewer distinct alias names than tools, or a price book with an
+            unknown tool.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class ViewSampler:
         for book in price_books:
             stray = sorted(set(book.prices) - known)
             if stray:
-                raise CatalogError(f"price book {book.name} prices {', '.join(stray)}, which is no tool here")
+                raise CatalogError(
+                    f"price book {book.name} has prices for {', '.join(stray)}, which is not a tool of this training"
+                )
         self._catalog, self._policy_price, self._min_tools = catalog, policy_price, min_tools
         self._books = tuple(price_books) or (PriceBook(name=OWN),)
         self._aliases, self._alias_names = aliases, names
@@ -56,10 +60,10 @@ class ViewSampler:
     def sample(
         self, rng: random.Random, *, tools: Collection[str] | None = None, preference: Preference | None = None
     ) -> InstanceView:
-        """One instance. `tools`: the task's own subset, within which the draw is made.
+        """Draw one instance. `tools`: the task's own subset, from which the tools are drawn.
 
         Raises:
-            CatalogError: `tools` names what is not there, or nothing that may answer.
+            CatalogError: `tools` has an unknown name, or no expert with role Answer.
         """
         catalog = self._catalog.only(tools)
         experts = _subset(catalog, min_tools=self._min_tools, rng=rng)
@@ -82,7 +86,7 @@ class ViewSampler:
         )
 
     def full(self, *, preference: Preference | None = None) -> InstanceView:
-        """Everything, at its own price, under its own name, in the catalogue's order: for baselines and displays."""
+        """Return all experts with their own prices and names, in the catalogue's order: for baselines and displays."""
         experts = tuple(
             ExpertView(alias=e.name, pool=e.name, description=e.description, price=e.price, latency_ms=e.latency_ms)
             for e in self._catalog
@@ -97,7 +101,7 @@ class ViewSampler:
 
 
 def _subset(catalog: Catalog, *, min_tools: int | None, rng: random.Random) -> list[ExpertTool]:
-    """A random subset that holds someone who may answer: one such expert is drawn first, the others from the rest."""
+    """Draw a random subset with an expert that may answer: draw such an expert first, the others from the rest."""
     experts = list(catalog)
     if min_tools is None:
         return experts

@@ -1,4 +1,4 @@
-"""What one group of episodes sees of the tools: a subset, a price schedule, aliases. Stored with every trace."""
+"""The view of the tools for one group of episodes: a subset, prices, aliases. Stored with every trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Price(BaseModel):
-    """Prices in US dollars; tokens are priced per million, in and out apart."""
+    """Prices in US dollars: per million input tokens, per million output tokens, and per call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,7 +18,7 @@ class Price(BaseModel):
     per_call_usd: Decimal = Decimal(0)
 
     def of(self, *, tokens_in: int, tokens_out: int, calls: int = 1) -> Decimal:
-        """Dollars for that many tokens and calls."""
+        """Return the US dollars for that many tokens and calls."""
         million = Decimal(1_000_000)
         return (
             self.input_usd_per_million_tokens * tokens_in / million
@@ -28,10 +28,10 @@ class Price(BaseModel):
 
 
 class Preference(BaseModel):
-    """An instruction appended to the task, and the weight vector that goes with it.
+    """An instruction that is appended to the task, and its weights.
 
-    `weights` is keyed by pool or function name and by the reserved names `outcome`, `cost`, `latency`;
-    each weight lies in [0, 1], and one is above 0 (method.md §3).
+    Keys of `weights`: pool and function names, and the reserved names `outcome`, `cost`, `latency`. Each weight lies in
+    [0, 1], and at least one is above 0 (method.md §3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class Preference(BaseModel):
 
 
 class ExpertView(BaseModel):
-    """One expert as an episode sees it: `alias` in prompts, `pool` in ledgers."""
+    """One expert in an episode: `alias` is its name in prompts, `pool` its name in ledgers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +60,7 @@ class ExpertView(BaseModel):
 
 
 class InstanceView(BaseModel):
-    """The instance's tools. Siblings of a group share one view."""
+    """The tools of an instance. All siblings of a group share one view."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,5 +70,5 @@ class InstanceView(BaseModel):
     preference: Preference | None = None
 
     def expert(self, alias: str) -> ExpertView | None:
-        """The expert behind an alias, or None where the episode knows no such alias."""
+        """Return the expert with an alias; None: the view has no such alias."""
         return next((e for e in self.experts if e.alias == alias), None)

@@ -1,4 +1,4 @@
-"""docs/conditions.md: every condition of both kinds and every reason, out of `conditions.py` and `explanations.py`."""
+"""Generates docs/conditions.md: all conditions and reasons, from `conditions.py` and `explanations.py`."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from toolorchestra.api.reference.page import GENERATED, escaped
 INTRO = f"""# Conditions and their reasons
 
 {GENERATED}
-Both kinds tell how they are by conditions, as `metav1.Condition`, and have no phase. `kubectl describe` shows them,
-each with a *reason* out of the closed list below and a *message* that says what was seen: the field, the scheduler's
-words, the last line of a container. Wait for one in a script:
+Both kinds report their state as conditions (`metav1.Condition`), and have no phase. `kubectl describe` shows them. Each
+has a *reason* from the fixed list below, and a *message* with the details: the field, the scheduler's message, the last
+line of a container. Wait for a condition in a script:
 
 ```sh
 kubectl wait ot/demo --for=condition=Complete --timeout=6h
 kubectl wait xp --all --for=condition=Ready
 ```
 
-A condition that changes is also an event (`kubectl events --for ot/demo`). `observedGeneration` says which generation
-of the spec it is about. Whatever its cause, a condition heals within a resync (5 minutes by default) when the cause is
-gone; nothing has to be restarted. By symptom instead of by reason: [troubleshooting.md](troubleshooting.md).
+Each change of a condition is also an event (`kubectl events --for ot/demo`). `observedGeneration` says which generation
+of the spec the condition is about. When the cause is gone, the condition changes within a resync (5 minutes by
+default); nothing has to be restarted. To search by symptom, see [troubleshooting.md](troubleshooting.md).
 """
 
 TRAININGS = """## Of an OrchestratorTraining
 
-Written with the most telling first: {order}.
-The Status column of `kubectl get ot` is the first that is `True`. While `Accepted` is `False` the other conditions stay
-as they were last.
+The most important condition comes first: {order}.
+The Status column of `kubectl get ot` shows the first one that is `True`. While `Accepted` is `False`, the other
+conditions keep their last status.
 """
 
 POOLS = """## Of an ExpertPool
 
-Always all of them. Of a pool that is refused before anything can be seen those that would tell of it are `Unknown`.
+A pool always has all of them. If a pool is refused before it can be observed, the conditions about its state are
+`Unknown`.
 """
 
 REASONS = """## Every reason
 
-In alphabetical order, with the conditions that it is written on.
+In alphabetical order, with the conditions that can have the reason.
 """
 
 
 def conditions_page() -> str:
-    """The page, in Markdown."""
+    """Return the page in Markdown."""
     return "\n".join(
         [
             INTRO,
@@ -53,7 +54,7 @@ def conditions_page() -> str:
             POOLS,
             *_meanings(POOL_CONDITIONS.items()),
             REASONS,
-            "| reason | on | what has happened | what to do |",
+            "| reason | on | what happened | what to do |",
             "| --- | --- | --- | --- |",
             *(_row(reason) for reason in sorted(Reason)),
             "",
@@ -63,7 +64,7 @@ def conditions_page() -> str:
 
 def _meanings(conditions: Iterable[tuple[str, str]]) -> list[str]:
     rows = (f"| `{kind}` | {escaped(text)} |" for kind, text in conditions)
-    return ["| condition | says |", "| --- | --- |", *rows, ""]
+    return ["| condition | meaning |", "| --- | --- |", *rows, ""]
 
 
 def _row(reason: Reason) -> str:

@@ -1,4 +1,4 @@
-"""The docs' pages that are made from the models: every field, every condition and reason, what may change."""
+"""Generates pages of the docs from the models: every field, every condition and reason, what may change."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from toolorchestra.api.schema import Schema, structural_schema
 RESOURCES_INTRO = f"""# Resources, field by field
 
 {GENERATED}
-Everything is `apiVersion: {API_VERSION}`. Two kinds are custom resources; three more are files that stay on
-one machine. `kubectl apply -f x.yaml` and `orchestra train -f x.yaml` read the same YAML, with the same defaults and
+Every resource has `apiVersion: {API_VERSION}`. Two kinds are custom resources; the other three are local files
+only. `kubectl apply -f x.yaml` and `orchestra train -f x.yaml` read the same YAML, with the same defaults and
 the same checks.
 
-- Scalars are those of YAML 1.2's core schema. What readers of YAML take for different things is refused with its line:
-  `on`, `off`, `yes` and `no`, `1:30`, `0777`, `0o17`, `1_000`; write them plainly or in quotes. So are keys that are
-  there twice, tags, numbers that JSON does not have, files of more than 2 MiB, more than 64 levels, and aliases that
-  stand for more than 200,000 values. A date is text.
-- Money, ratios and rates are decimal strings (`"0.25"`), never numbers, without exponent. Durations are integers with
+- Scalars follow the core schema of YAML 1.2. Scalars that YAML readers interpret differently are refused, with their
+  line: `on`, `off`, `yes` and `no`, `1:30`, `0777`, `0o17`, `1_000`; write them plainly or in quotes. Also refused are
+  repeated keys, tags, numbers that JSON does not have, files of more than 2 MiB, more than 64 levels, and aliases that
+  expand to more than 200,000 values. A date is text.
+- Money, ratios and rates are decimal strings (`"0.25"`) without exponent, never numbers. Durations are integers, with
   the unit in the name.
-- Absent means unset. A field with a default need not be given, nor its parent.
-- Unknown keys are refused: by `orchestra` always, with a suggestion; by `kubectl` with its strict validation, the
-  default (a client that switches it off sees unknown keys pruned).
-- A union says which member holds in `type`; the members of other types must be absent.
-- What may change later is in [immutability.md](immutability.md), what a status says in [conditions.md](conditions.md).
-  Full examples of every kind are in `examples/`.
+- Absent means unset. A field with a default is optional, and so is its parent.
+- Unknown keys are refused. `orchestra` always does so, with a suggestion. `kubectl` does so with its strict validation,
+  which is the default; without it, the API server removes unknown keys.
+- In a union, `type` says which member counts; the members of other types must be absent.
+- [immutability.md](immutability.md) says what may change later, [conditions.md](conditions.md) what a status means.
+  `examples/` has full examples of every kind.
 """
 
 
 def reference_files() -> dict[str, str]:
-    """File name → Markdown of the generated pages."""
+    """Return file name → Markdown of the generated pages."""
     return {"resources.md": _resources(), "conditions.md": conditions_page(), "immutability.md": changes_page()}
 
 
@@ -54,7 +54,7 @@ def _kind(kind: type[Resource], schema: Schema) -> str:
     facts = FACTS.get(kind)
     lines = [f"## {kind.__name__}" + (f" (`{facts.short}`)" if facts else ""), "", schema["description"]]
     if facts is None:
-        lines[-1] += " Not a custom resource: a file for one machine."
+        lines[-1] += " A local file, not a custom resource."
     lines += ["", *_fields("spec", schema["properties"]["spec"])]
     if "status" in schema["properties"]:
         lines += ["", "The operator writes the status:", "", *_fields("status", schema["properties"]["status"])]
@@ -110,12 +110,12 @@ def _type(schema: Schema) -> str:
 
 
 def _maximum(high: int | None) -> str:
-    """An upper bound that a person could meet; the others only keep numbers in their types."""
+    """Return an upper bound that matters to people. Larger bounds only keep numbers in their types."""
     return f", ≤ {high}" if high is not None and high <= 10_000 else ""
 
 
 def _rules(schema: Schema, path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, message) of every rule but those on the object's past."""
+    """Yield (path, message) of every rule except those over `oldSelf`."""
     for declared in schema.get(VALIDATIONS, ()):
         if "oldSelf" not in declared["rule"]:
             yield (path + declared.get("fieldPath", "")).lstrip("."), declared["message"]
