@@ -1,11 +1,11 @@
-"""The Kubernetes API as the operator uses it: JSON over the official client's connection, failures by type.
+"""The Kubernetes API as the operator uses it: JSON over the official client's connection; failures by type.
 
 Invariants
-- What is not there is None, False or an empty list; what the server refuses is an error of `kube.errors`; nothing is
+- A missing object is None, False or an empty list; what the server refuses is an error of `kube.errors`. Nothing is
   retried here, and every request ends within `timeout` seconds.
 - Paths come from a table; only kinds outside it are discovered. Schemas are fetched once, and again when their hash
   changes.
-- Writes are strict (unknown fields are refused; of a status by the second try passed over) and carry the field
+- Writes are strict (unknown fields are refused; the second attempt to write a status ignores them) and carry the field
   manager's name.
 """
 
@@ -40,17 +40,17 @@ _log = logging.getLogger(__name__)
 Objects = list[Json]
 
 _APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
-"""With its character set the client sends a text as it is, which this one has to be: see `json_in_yaml`."""
+"""With the character set, the client sends a text unchanged, which this text needs: see `json_in_yaml`."""
 _MERGE: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
 _FRESH: Final = 60.0
-"""Seconds for which what is served, and the hashes of the schemas, are not asked again."""
+"""Seconds for which the served kinds and the hashes of the schemas are not requested again."""
 _FINALIZER_TRIES: Final = 5
 _OPENAPI: Final = Ref("v1", "OpenAPI", "", "v3")
 
 
 class ApiServer:
-    """One API server, as one user. Close it, or use it as a context."""
+    """One API server, as one user. Close it, or use it as a context manager."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ApiServer:
     ) -> None:
         self._transport = Transport(configuration, timeout=timeout, user_agent=user_agent, count=count)
         self.cluster = _identity(configuration)
-        """Tells this cluster from others; "" where it shows no certificate authority of its own."""
+        """Identifies this cluster; "" if it shows no certificate authority of its own."""
         url = urlsplit(configuration.host)
         self.address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
         """Host and port."""
@@ -74,7 +74,7 @@ class ApiServer:
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None, **options: Any) -> Self:
-        """As the user of `kubeconfig`; None: as the pod's service account, outside a cluster as $KUBECONFIG says."""
+        """Connect as the user of `kubeconfig`; None: as the pod's service account, outside a cluster by $KUBECONFIG."""
         configuration = Configuration()
         if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -97,7 +97,7 @@ class ApiServer:
         await self._transport.close()
 
     async def get(self, ref: Ref) -> Json | None:
-        """The object; None: there is none (also where its kind is not served)."""
+        """Return the object; None: it does not exist (or its kind is not served)."""
         try:
             return await self._transport.request("get", "GET", await self._path(ref), about=ref)
         except (NotFound, NotServed):
@@ -106,9 +106,10 @@ class ApiServer:
     async def list(
         self, api_version: str, kind: str, *, namespace: str = "", labels: str = "", fields: str = "", chunk: int = 500
     ) -> Objects:
-        """All objects that the selectors (`a=b,c`) match, `chunk` a request; `namespace` "": of all namespaces.
+        """Return all objects that the selectors (`a=b,c`) match, `chunk` per request; `namespace` "": of all
+        namespaces.
 
-        Expired: the list took so long that its version is gone.
+        Expired: the list took so long that its version no longer exists.
         """
         about = Ref(api_version, kind, namespace, "*")
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(chunk)}
@@ -117,7 +118,7 @@ class ApiServer:
             path = await self._path(about, collection=True)
             while True:
                 page = await self._transport.request("list", "GET", path, about=about, **query)
-                # The items of a list do not say what they are.
+                # The items of a list have no apiVersion and kind.
                 found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
                 query["continue"] = page["metadata"].get("continue", "")
                 if not query["continue"]:
@@ -126,7 +127,7 @@ class ApiServer:
             return []
 
     async def apply(self, manifest: Manifest, *, force: bool = True, dry_run: bool = False) -> Json:
-        """Server-side apply; the object as it is then. With `metadata.uid`: only to that object, else Conflict."""
+        """Apply on the server side; return the result. With `metadata.uid`: only to that object, else Conflict."""
         ref = Ref.of(manifest)
         query = {"fieldManager": MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
         if dry_run:
@@ -137,7 +138,7 @@ class ApiServer:
         )
 
     async def create(self, manifest: Manifest) -> Json:
-        """The new object. AlreadyExists: there is one of this name."""
+        """Create the object and return it. AlreadyExists: there is one of this name."""
         ref = Ref.of(manifest)
         path = await self._path(ref, collection=True)
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
@@ -146,7 +147,7 @@ class ApiServer:
     async def delete(
         self, ref: Ref, *, uid: str, propagation: Literal["Background", "Foreground", "Orphan"] = "Background"
     ) -> bool:
-        """Ask for the end of the object that has this UID. False: it is gone; another may have its name."""
+        """Delete the object that has this UID. False: it is gone; another object may have its name."""
         options = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
         try:
             await self._transport.request("delete", "DELETE", await self._path(ref), about=ref, body=options)
@@ -159,11 +160,12 @@ class ApiServer:
         return True
 
     async def patch_status(self, ref: Ref, status: Manifest, *, uid: str = "", version: str = "") -> Json | None:
-        """Make `status` the whole status of the object; None: it is gone (with `uid`: that one is). Where the CRD is
-        an older one, as much of it as that takes.
+        """Make `status` the complete status of the object; None: the object (with `uid`: that object) is gone. If the
+        CRD is older, write the part that it accepts.
 
-        A JSON patch, in one request: `add` replaces what is there. Apply would leave what another manager put in, a
-        merge patch needs a null for each field that goes; and only a JSON patch can `test` the UID and the version.
+        It is a JSON patch in one request: `add` replaces the old status. An apply would keep what another manager
+        added, and a merge patch needs a null for each field to remove; only a JSON patch can `test` the UID and the
+        version.
 
         Raises:
             Conflict: with `version`, its resourceVersion is another.
@@ -177,7 +179,7 @@ class ApiServer:
             if version and live["metadata"]["resourceVersion"] != version:
                 raise Conflict("it has changed", verb="patch", resource=named(ref)) from error
             answer = await self._put_status(ref, reworded(status), uid=uid, version=version, strict=False)
-            _log.warning("the status of %s was written in other words, since its CRD is an older one: %s", ref, error)
+            _log.warning("the status of %s was changed to what its older CRD accepts: %s", ref, error)
             return answer
 
     async def _put_status(self, ref: Ref, status: Manifest, *, uid: str, version: str, strict: bool) -> Json | None:
@@ -194,9 +196,9 @@ class ApiServer:
             return None
 
     async def set_finalizer(self, ref: Ref, present: bool, *, name: str = FINALIZER, uid: str = "") -> Json | None:
-        """Add or take away a finalizer; the object as it is then. None: it is gone (with `uid`: that one is).
+        """Add or remove a finalizer; return the object after it. None: the object (with `uid`: that object) is gone.
 
-        Others' finalizers are kept: it is written against the version that was read, and again if that changed.
+        Other finalizers are kept: the write names the version that was read, and is repeated if that changed.
         """
         for left in reversed(range(_FINALIZER_TRIES)):
             live = await self.get(ref)
@@ -217,14 +219,14 @@ class ApiServer:
             except Conflict:
                 if not left:
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     async def served(self, api_version: str, kind: str) -> bool:
-        """Whether the server has the kind; asked at most once a minute."""
+        """Return whether the server has the kind; it is asked at most once a minute."""
         return kind in await self._group(api_version)
 
     async def openapi(self) -> Schemas:
-        """The schemas of the kinds that are made, as far as they are served."""
+        """Return the schemas of the kinds that the operator creates, if they are served."""
         async with self._fetching:
             now = self._clock()
             if self._schemas and now - self._schemas[0] < _FRESH:
@@ -251,7 +253,7 @@ class ApiServer:
         return kind.path(namespace=ref.namespace, name=name, part=part)
 
     async def _group(self, api_version: str) -> Mapping[str, Kind]:
-        """The kinds of a group's version, by discovery."""
+        """Return the kinds of a group's version, by discovery."""
         asked, kinds = self._discovered.get(api_version, (float("-inf"), {}))
         if self._clock() - asked < _FRESH:
             return kinds
@@ -270,8 +272,8 @@ class ApiServer:
 
 
 def _identity(configuration: Configuration) -> str:
-    """Of the authority that signs for the API server and of its address: inside of clusters the latter is always the
-    same, and the former may be a public one."""
+    """Return a digest of the certificate authority that signs for the API server, and of the server's address. Both are
+    needed: inside of clusters the address is always the same, and the authority may be a public one."""
     authority = getattr(configuration, "ssl_ca_cert", None)
     if not authority:
         return ""

@@ -1,11 +1,12 @@
-"""How a no-op is known: what we would apply, compared with what is there, in the fields that are ours.
+"""Finds out whether an apply would change anything: compares the wanted object with the live one, in our fields.
 
 Invariants
-- Pure. `differences` is empty where a forced server-side apply of `wanted` would change no value of the object.
-- Ours is what `wanted` names, and what managedFields says that we applied before. Other fields are never looked at, so
-  that a second manager's additions, and what the server fills in by itself, are no difference.
-- Compared as the server does: list-maps by their keys, sets by value, atomic values whole (with the server's defaults
-  filled in on both sides), quantities by amount, null as absence, an empty list or map as absence.
+- Pure. `differences` is empty if a forced server-side apply of `wanted` would change no value of the object.
+- Our fields are those that `wanted` names, and those that we applied before (managedFields). Other fields are never
+  read, so that additions of a second manager, and values that the server fills in, are no difference.
+- Values are compared as the server compares them: list-maps by their keys, sets by value, atomic values as a whole
+  (with the server's defaults filled in on both sides), quantities by amount; null, an empty list and an empty map as
+  absent.
 - The values of Secrets are never shown.
 """
 
@@ -34,11 +35,11 @@ _NOT_COMPARED: Final = ("apiVersion", "kind", "metadata", "status")
 _ABSENT: Final = object()
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_]+")
 _SHOWN: Final = 80
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 
 
 def normal(manifest: Manifest) -> dict[str, Any]:
-    """A manifest as it is sent and compared: no nulls, a Secret's `stringData` as the `data` that the server makes."""
+    """Return a manifest as it is sent and compared: no nulls, a Secret's `stringData` as the server's `data`."""
     cleaned: dict[str, Any] = _without_nulls(manifest)
     if cleaned.get("kind") == "Secret" and "stringData" in cleaned:
         encoded = {key: base64.b64encode(text.encode()).decode() for key, text in cleaned.pop("stringData").items()}
@@ -47,7 +48,8 @@ def normal(manifest: Manifest) -> dict[str, Any]:
 
 
 def differences(wanted: Manifest, live: Manifest, *, manager: str, schemas: Schemas) -> tuple[str, ...]:
-    """What applying `wanted` as `manager` would change of `live`: JSON paths, each with what differs. Empty: nothing.
+    """Return what applying `wanted` as `manager` would change in `live`: JSON paths, each with the difference. Empty:
+    nothing.
 
     LookupError: `schemas` does not have the kind.
     """
@@ -72,20 +74,21 @@ def differences(wanted: Manifest, live: Manifest, *, manager: str, schemas: Sche
 
 
 def canonical(value: Any, schema: Schema) -> Any:
-    """One form for all spellings of a value: equal exactly where the server holds them equal."""
+    """Return one form for all spellings of a value: equal exactly if the server considers them equal."""
     return _canonical(with_defaults(_without_nulls(value), schema), schema)
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Walks wanted, live, schema and the tree of what we own together.
+    """Walks through wanted, live, schema and the tree of our fields together.
 
-    `owned` None: not ours yet. A path that is ours and absent from the live object was dropped by the server because
-    it says nothing (false, 0, "", {}), not by somebody: removal by another takes a path away from its owner.
+    `owned` None: we do not own it yet. A path that we own and that is absent from the live object was dropped by the
+    server because its value is empty (false, 0, "", {}), not by somebody: a removal by another manager ends our
+    ownership of the path.
     """
 
     show: bool
-    """False: no values in the messages."""
+    """False: messages contain no values."""
 
     def value(self, wanted: Any, live: Any, schema: Schema, owned: FieldTree | None, path: str) -> Iterator[str]:
         if wanted is _ABSENT:
@@ -106,7 +109,7 @@ class _Comparison:
     def struct(
         self, wanted: Manifest, live: Manifest, schema: Schema, owned: FieldTree | None, path: str
     ) -> Iterator[str]:
-        """Field by field: those that are wanted, and those that we own."""
+        """Compare field by field: the wanted fields, and those that we own."""
         tree = owned or {}
         for name in dict.fromkeys((*wanted, *field_names(tree))):
             there = live.get(name)
@@ -121,7 +124,7 @@ class _Comparison:
     def _keyed(
         self, wanted: Sequence[Any], live: list[Any], schema: Schema, owned: FieldTree, path: str
     ) -> Iterator[str]:
-        """A list-map: items matched by key, in any order."""
+        """Compare a list-map: items are matched by key, in any order."""
         there = {_key(item, schema): item for item in reversed(live) if isinstance(item, Mapping)}
         ours = {_key(fields, schema): tree for fields, tree in item_keys(owned).values()}
         seen = set()
@@ -141,7 +144,7 @@ class _Comparison:
     def _set(
         self, wanted: Sequence[Any], live: list[Any], schema: Schema, owned: FieldTree, path: str
     ) -> Iterator[str]:
-        """A set: values, in any order."""
+        """Compare a set: values, in any order."""
         want, there, ours = (
             {_json(_canonical(value, schema.item)): value for value in values}
             for values in (wanted, live, set_values(owned))
@@ -150,7 +153,7 @@ class _Comparison:
         yield from (f"{path}[{self._shown(value)}]: no longer wanted" for key, value in ours.items() if key not in want)
 
     def _whole(self, wanted: Any, live: Any, schema: Schema, owned: FieldTree | None, path: str) -> Iterator[str]:
-        """A scalar, or an atomic list or map."""
+        """Compare a scalar, or an atomic list or map, as a whole."""
         if live is _ABSENT:
             dropped = owned is not None and not wanted
             if not dropped and _means_something(wanted, schema):
@@ -176,17 +179,17 @@ def _canonical(value: Any, schema: Schema) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(item, schema.item) for item in value]
     if isinstance(value, bool):
-        return ("bool", value)  # Python holds True == 1
+        return ("bool", value)  # in Python, True == 1
     if schema.quantity:
         try:
             return ("amount", amount(value))
         except ValueError:
-            return value  # for the server to refuse, with the field's name
+            return value  # the server refuses it, and names the field
     return value
 
 
 def _means_something(value: Any, schema: Schema) -> bool:
-    """False for a value that the server does not tell from none: [], an empty map, a struct that is {} by default."""
+    """Return False for a value that the server treats as absent: [], an empty map, a struct that is {} by default."""
     if isinstance(value, Mapping) and not value:
         return schema.is_struct and schema.default is NO_DEFAULT
     return bool(value != [])
@@ -197,7 +200,7 @@ def _has_keys(items: Sequence[Any], schema: Schema) -> bool:
 
 
 def _key(item: Mapping[str, Any], schema: Schema) -> tuple[tuple[str, str], ...]:
-    """What tells an item of a list-map from the others: its key fields, defaults filled in."""
+    """Return what identifies an item of a list-map: its key fields, with defaults filled in."""
     found = []
     for name in schema.keys:
         field = schema.item.child(name)
@@ -222,7 +225,7 @@ def _json(value: Any) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Without the fields of maps and structs that are null."""
+    """Return the value without the null fields of its maps and structs."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):

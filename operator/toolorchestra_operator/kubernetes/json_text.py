@@ -1,7 +1,7 @@
-"""The API server's JSON, however deep: it takes objects of ten thousand levels, and Python reads fewer than a thousand.
+"""Reads the API server's JSON at any depth: the server accepts ten thousand levels, Python's decoder below a thousand.
 
-One tenant's object would otherwise end every list and watch that it is in. What is deeper than `MOST_DEPTH` is read as
-null; the models refuse a spec long before (`OpaqueObject`), so that nothing is ever made of what was cut.
+Otherwise one tenant's object would end every list and watch that contains it. Values deeper than `MOST_DEPTH` are read
+as null. The models refuse such a spec at a much lower depth (`OpaqueObject`), so that no object is made from cut data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TOKENS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
 
 def decoded(text: str | bytes) -> Any:
-    """The value. ValueError: it is no JSON."""
+    """Return the value. ValueError: it is not JSON."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -23,7 +23,7 @@ def decoded(text: str | bytes) -> Any:
 
 
 def shallow(text: bytes) -> bytes:
-    """The JSON, with null for what is nested deeper than `MOST_DEPTH`; as it is where nothing can be."""
+    """Return the JSON with null for what is nested deeper than `MOST_DEPTH`; unchanged if nothing can be that deep."""
     if text.count(b"{") + text.count(b"[") <= MOST_DEPTH:
         return text
     kept, start, depth = list[bytes](), 0, 0

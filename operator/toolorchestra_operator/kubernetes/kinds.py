@@ -1,4 +1,4 @@
-"""The kinds that decisions name, as objects do: `apiVersion` and `kind`."""
+"""The kinds that decisions use, as objects name them: `apiVersion` and `kind`."""
 
 from __future__ import annotations
 

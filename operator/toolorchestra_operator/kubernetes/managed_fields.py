@@ -1,7 +1,7 @@
-"""Whose a field is: `metadata.managedFields` of a live object, as trees.
+"""Who owns a field: `metadata.managedFields` of a live object, as trees.
 
-Invariant, from server-side apply: a path is among the fields that a manager applied as long as it has the value that
-the manager last applied (as the server stores it). Whoever else changes or removes the value takes the path away.
+Invariant, from server-side apply: a path belongs to the fields that a manager applied as long as it has the value that
+the manager last applied (as the server stores it). Another writer that changes or removes the value ends the ownership.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 from toolorchestra_operator.kubernetes.manifest import Manifest
 
 FieldTree = Mapping[str, Any]
-"""fieldsV1: `f:<field>`, `k:<JSON of the key fields>`, `v:<JSON of the value>`, each with a tree; `.` is itself."""
+"""fieldsV1: `f:<field>`, `k:<JSON of the key fields>`, `v:<JSON of the value>`, each with a tree; `.` is the node."""
 
 
 def applied_fields(live: Manifest, manager: str) -> FieldTree:
-    """What `manager` owns by apply, sub-resources apart. Empty: it never applied this object, or owns nothing more."""
+    """Return what `manager` owns by apply, without sub-resources. Empty: it never applied the object, or owns
+    nothing."""
     found: dict[str, Any] = {}
     for entry in live.get("metadata", {}).get("managedFields") or ():
         if entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource"):
@@ -26,17 +27,17 @@ def applied_fields(live: Manifest, manager: str) -> FieldTree:
 
 
 def item_keys(tree: FieldTree) -> dict[str, tuple[dict[str, Any], FieldTree]]:
-    """The items of a list-map that a tree names: `k:…` → (its key fields, its own tree)."""
+    """Return the items of a list-map that a tree names: `k:…` → (its key fields, its own tree)."""
     return {step: (json.loads(step[2:]), inner) for step, inner in tree.items() if step.startswith("k:")}
 
 
 def set_values(tree: FieldTree) -> list[Any]:
-    """The values of a set that a tree names."""
+    """Return the values of a set that a tree names."""
     return [json.loads(step[2:]) for step in tree if step.startswith("v:")]
 
 
 def field_names(tree: FieldTree) -> list[str]:
-    """The fields of a struct or map that a tree names."""
+    """Return the fields of a struct or map that a tree names."""
     return [step[2:] for step in tree if step.startswith("f:")]
 
 

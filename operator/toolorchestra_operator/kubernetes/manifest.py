@@ -1,4 +1,4 @@
-"""Kubernetes objects as JSON, and how they are referred to."""
+"""Kubernetes objects as JSON, and references to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Manifest = Mapping[str, Any]
-"""One object, or what is wanted of one, as the API server's JSON."""
+"""One object, live or wanted, as the API server's JSON."""
 
 
 ParentKind = Literal["OrchestratorTraining", "ExpertPool"]
@@ -15,7 +15,8 @@ ParentKind = Literal["OrchestratorTraining", "ExpertPool"]
 
 @dataclass(frozen=True, order=True)
 class Ref:
-    """One object: `apps/v1`, `Deployment`, namespace, name. `namespace` is "" for what has none."""
+    """A reference to one object: `apps/v1`, `Deployment`, namespace, name. `namespace` is "" for a cluster-scoped
+    one."""
 
     api_version: str
     kind: str
@@ -24,7 +25,7 @@ class Ref:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Ref:
-        """What a manifest is about."""
+        """Return the reference to a manifest's object."""
         metadata = manifest["metadata"]
         return cls(manifest["apiVersion"], manifest["kind"], metadata.get("namespace", ""), metadata["name"])
 
@@ -34,7 +35,7 @@ class Ref:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A parent: what the queue holds, and what one reconcile is about."""
+    """A parent's kind, namespace and name: an entry of the queue, and the subject of one reconcile."""
 
     kind: ParentKind
     namespace: str
@@ -45,6 +46,6 @@ class Key:
 
 
 def part(value: Any, name: str) -> Mapping[str, Any]:
-    """The object under a name, of whatever JSON; empty where there is none."""
+    """Return the object under `name` in any JSON value; empty if there is none."""
     found = value.get(name) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -1,7 +1,8 @@
-"""A status in the words of CRDs that are older than the operator: those of the release that listed every reason. Pure.
+"""Changes a status to what older CRDs accept: those of the release that listed every reason. Pure.
 
-`helm upgrade` brings both; with `crds.enabled=false`, or a CRD that somebody else keeps, the operator comes first. Such
-CRDs refuse the whole status for one word, so that nothing at all would be said. Later CRDs take any word.
+`helm upgrade` installs both; with `crds.enabled=false`, or with CRDs that somebody else manages, the operator may be
+newer. Such CRDs refuse the whole status because of one unknown word, and nothing would be reported. Later CRDs accept
+any word.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ TYPES: Final = frozenset(_TYPES.split())
 
 
 def reworded(status: Manifest) -> dict[str, Any]:
-    """With a known reason where one is new, which the message then begins with; without conditions of a new type."""
+    """Return the status with a known reason for each new one, which then starts the message; without conditions of a
+    new type."""
     conditions = [_reworded(one) for one in status.get("conditions") or () if one["type"] in TYPES]
     return {**status, "conditions": conditions}
 

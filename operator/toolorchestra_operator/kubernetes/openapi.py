@@ -1,9 +1,10 @@
-"""What the API server says about the shape of objects: its OpenAPI v3 documents, reduced to what comparing needs.
+"""The shape of objects, from the API server's OpenAPI v3 documents, reduced to what a comparison needs.
 
 Invariants
-- A `Schemas` is a value: built once from documents, never changed; a server whose documents changed gets a new one.
-- A schema says what server-side apply says (structured-merge-diff): lists are atomic unless `x-kubernetes-list-type` or
-  a merge strategy says otherwise, maps and structs are granular unless `x-kubernetes-map-type: atomic`.
+- A `Schemas` is a value: built once from documents, never changed; if the server's documents change, a new one is
+  built.
+- A schema follows server-side apply (structured-merge-diff): lists are atomic unless `x-kubernetes-list-type` or a
+  merge strategy says otherwise, maps and structs are granular unless `x-kubernetes-map-type: atomic`.
 - What a document does not describe (free-form values, recursive types) is `UNTYPED`: maps granular, lists atomic.
 """
 
@@ -25,29 +26,29 @@ UNDECLARED_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "core.v1.ServiceAccountTokenProjection": {"expirationSeconds": 3600},
     "batch.v1.PodFailurePolicyOnPodConditionsPattern": {"status": "True"},
 }
-"""Defaults that the server fills in, but its OpenAPI does not tell, inside values that are compared whole (atomic lists
-and maps). Elsewhere such a field is nobody's and is not looked at."""
+"""Defaults that the server fills in but does not publish in its OpenAPI, inside values that are compared as a whole
+(atomic lists and maps). Elsewhere such a field belongs to nobody and is not compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Schema:
-    """One node. `fields` of a struct, `values` of a map, `items` of a list; all empty for a scalar."""
+    """One node of a schema. A struct has `fields`, a map `values`, a list `items`; a scalar has none of them."""
 
     fields: Mapping[str, Schema] = field(default_factory=dict)
     values: Schema | None = None
     items: Schema | None = None
     list_type: ListType = "atomic"
     keys: tuple[str, ...] = ()
-    """Fields that tell the items of a list apart, where `list_type` is map."""
+    """Fields that identify the items of a list, if `list_type` is map."""
     atomic: bool = False
-    """A map or struct that has one owner, and is compared whole."""
+    """True: a map or struct that has one owner and is compared as a whole."""
     quantity: bool = False
     default: Any = NO_DEFAULT
     type: str = ""
-    """JSON's, of a scalar; "": what has fields, values or items, and what may be anything."""
+    """The JSON type of a scalar; "": a node with fields, values or items, or one that may be anything."""
 
     def child(self, name: str) -> Schema:
-        """The schema of a field, or of a map's value."""
+        """Return the schema of a field, or of a map's value."""
         return self.fields.get(name) or self.values or UNTYPED
 
     @property
@@ -57,7 +58,7 @@ class Schema:
 
     @property
     def is_struct(self) -> bool:
-        """Whether {} means something else than no value."""
+        """Whether {} differs from an absent value."""
         return bool(self.fields)
 
 
@@ -72,7 +73,7 @@ class Schemas:
 
     @classmethod
     def of(cls, documents: Iterable[Mapping[str, Any]], *, kinds: Iterable[tuple[str, str]] | None = None) -> Schemas:
-        """From OpenAPI v3 documents. `kinds` (apiVersion, kind): only these, to save memory; None: all."""
+        """Build schemas of OpenAPI v3 documents. `kinds` (apiVersion, kind): only these, to save memory; None: all."""
         wanted = None if kinds is None else frozenset(kinds)
         known: dict[tuple[str, str], Schema] = {}
         for document in documents:
@@ -89,7 +90,7 @@ class Schemas:
         return about in self._known
 
     def schema(self, api_version: str, kind: str) -> Schema:
-        """LookupError: the server does not serve it, or its documents were not asked for."""
+        """Return a kind's schema. LookupError: the server does not serve it, or its documents were not requested."""
         try:
             return self._known[api_version, kind]
         except KeyError:
@@ -97,12 +98,12 @@ class Schemas:
 
 
 def api_version(group: str, version: str) -> str:
-    """`apps`, `v1` → `apps/v1`; the core group has no name."""
+    """Return the API version: `apps`, `v1` → `apps/v1`; the core group has no name."""
     return f"{group}/{version}" if group else version
 
 
 def with_defaults(value: Any, schema: Schema) -> Any:
-    """`value` with every default of the schema filled in, at every depth, as the server does on a write."""
+    """Return `value` with every default of the schema filled in, at every depth, as the server does on a write."""
     if isinstance(value, Mapping):
         filled = {key: with_defaults(inner, schema.child(key)) for key, inner in value.items()}
         for name, child in schema.fields.items():
@@ -115,7 +116,7 @@ def with_defaults(value: Any, schema: Schema) -> Any:
 
 
 class _Builder:
-    """Turns the components of one document into schemas; each component once."""
+    """Builds the schemas of one document's components, each component once."""
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
         self._components = components
@@ -123,7 +124,7 @@ class _Builder:
 
     def component(self, name: str) -> Schema:
         if name not in self._built:
-            self._built[name] = UNTYPED  # what a type finds of itself inside itself
+            self._built[name] = UNTYPED  # what a recursive type finds inside itself
             raw = self._components.get(name, {})
             undeclared = UNDECLARED_DEFAULTS.get(name.removeprefix(_CORE), {}) if name.startswith(_CORE) else {}
             self._built[name] = self._schema(raw, undeclared) if not name.endswith(".Quantity") else _QUANTITY
@@ -152,7 +153,7 @@ class _Builder:
 
     @staticmethod
     def _referred(target: Schema, raw: Mapping[str, Any]) -> Schema:
-        """A reference: its target, with what is said beside the reference."""
+        """Return the schema of a reference: its target, with what is declared beside the reference."""
         return Schema(
             fields=target.fields,
             values=target.values,
@@ -161,7 +162,7 @@ class _Builder:
             keys=target.keys,
             atomic=raw.get("x-kubernetes-map-type", "atomic" if target.atomic else "granular") == "atomic",
             quantity=target.quantity,
-            # A quantity's `{}` is how a Go struct without a value is published; no such default is ever filled in.
+            # A quantity's `{}` is how an empty Go struct is published; the server never fills in such a default.
             default=NO_DEFAULT if target.quantity else raw.get("default", target.default),
             type=target.type,
         )
@@ -172,13 +173,15 @@ _QUANTITY: Final = Schema(quantity=True)
 
 
 def _is_quantity(raw: Mapping[str, Any]) -> bool:
-    """Custom resources tell a quantity by its pattern; a port or a percentage (int-or-string) has none."""
+    """Return whether a schema is a quantity. Custom resources mark one by its pattern; a port or a percentage
+    (int-or-string) has none."""
     signed_number = str(raw.get("pattern", "")).startswith("^(\\+|-)?((")
     return raw.get("format") == "quantity" or bool(raw.get("x-kubernetes-int-or-string") and signed_number)
 
 
 def _list_type(raw: Mapping[str, Any]) -> tuple[ListType, tuple[str, ...]]:
-    """As kube-openapi's schemaconv decides: the list type first, then the older merge strategy."""
+    """Return the list type and keys, as kube-openapi's schemaconv: the list type first, then the older merge
+    strategy."""
     match raw.get("x-kubernetes-list-type"):
         case "map":
             return "map", tuple(raw.get("x-kubernetes-list-map-keys", ()))

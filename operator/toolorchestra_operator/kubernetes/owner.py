@@ -1,4 +1,4 @@
-"""Who owns what the operator makes: a parent's identity, and what its objects say of it in their metadata."""
+"""A parent's identity, and the metadata by which it owns the objects that the operator creates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from toolorchestra_operator.kubernetes.manifest import Manifest
 
 @dataclass(frozen=True, order=True)
 class Owner:
-    """One parent."""
+    """One parent as owner of objects."""
 
     about: ClassVar[tuple[str, str]]
-    """Its API version and kind."""
+    """The parent's API version and kind."""
 
     name: str
     namespace: str
@@ -27,7 +27,7 @@ class Owner:
         return cls(metadata["name"], metadata["namespace"], metadata["uid"])
 
     def owned(self, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Metadata of an object that Kubernetes deletes after its parent."""
+        """Return the metadata of an object that Kubernetes deletes after its parent."""
         api_version, kind = self.about
         reference = {"apiVersion": api_version, "kind": kind, "name": self.name, "uid": self.uid}
         return {
@@ -39,7 +39,7 @@ class Owner:
 
 
 def our_labels(component: str) -> dict[str, str]:
-    """What every object and pod carries that the operator makes."""
+    """Return the labels of every object and pod that the operator creates."""
     return {
         "app.kubernetes.io/name": "toolorchestra",
         "app.kubernetes.io/component": component,

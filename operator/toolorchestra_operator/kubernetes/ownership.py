@@ -1,7 +1,7 @@
-"""Whose an object is: asked before anything that has one of our names is read, changed or deleted. Pure.
+"""Who owns an object: checked before an object with one of our names is read, changed or deleted. Pure.
 
-A parent's own is what its UID controls. A volume that outlives its parent has no owner; an annotation says whom it was
-made for. A name says nothing: others may use it, and so did an earlier parent.
+A parent owns the objects whose controlling owner has its UID. A volume that is kept after its parent has no owner; an
+annotation says for which parent it was created. A name proves nothing: others may use it, and so may an earlier parent.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, Final
 from toolorchestra_operator.kubernetes.manifest import Manifest
 
 MADE_FOR: Final = "toolorchestra.dev/made-for"
-"""Annotation of what is made without an owner: the UID of the parent that it was made for."""
+"""Annotation of an object without an owner: the UID of the parent that it was created for."""
 
 
 def controller(live: Manifest) -> Mapping[str, Any]:
-    """The reference to the owner that controls it; empty where nobody does."""
+    """Return the reference to the controlling owner; empty if there is none."""
     owners: list[Mapping[str, Any]] = live["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def owner_uid(manifest: Manifest) -> str | None:
-    """The UID of the parent whose own it is; None: nobody's."""
+    """Return the UID of the parent that owns the object; None: no parent does."""
     if uid := controller(manifest).get("uid"):
         return str(uid)
     found = (manifest["metadata"].get("annotations") or {}).get(MADE_FOR)
@@ -30,9 +30,9 @@ def owner_uid(manifest: Manifest) -> str | None:
 
 
 def owner_in_words(live: Manifest) -> str:
-    """For a message."""
+    """Return the owner as text, for a message."""
     owner = controller(live)
     if owner:
         return f"{owner['kind']} {owner['name']} ({owner['uid']})"
     made_for = owner_uid(live)
-    return f"an earlier resource ({made_for}), which left it" if made_for else "nobody of ours"
+    return f"an earlier resource ({made_for}), which left it" if made_for else "no resource of this operator"

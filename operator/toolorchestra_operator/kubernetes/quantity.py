@@ -1,4 +1,4 @@
-"""Kubernetes quantities as numbers: "1", "1000m" and "1e0" are one amount, and compare as one."""
+"""Kubernetes quantities as numbers: "1", "1000m" and "1e0" are one amount, and are equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NANO = Decimal("1e-9")
 
 
 def amount(quantity: str | int | float) -> Decimal:
-    """The amount of a quantity, rounded up to nanos as the API server does. ValueError: not a quantity."""
+    """Return the amount of a quantity, rounded up to nanos as the API server does. ValueError: not a quantity."""
     text = str(quantity)
     spelled = _QUANTITY.fullmatch(text)
     if not spelled or (spelled["exponent"] and spelled[3]):

@@ -1,7 +1,7 @@
-"""Whether a piece of an object that a person wrote has the shape that the API server's schema asks for. Pure.
+"""Checks whether a part of an object that a person wrote matches the API server's schema. Pure.
 
-The server says so too, but only when the object is made: of an object that is made late, or of many, it would be told
-in the middle. What a schema does not describe may be anything.
+The server checks it too, but only when the object is created: for an object that is created late, or for one of many,
+the error would come in the middle of an attempt. What a schema does not describe may be anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toolorchestra_operator.kubernetes.quantity import amount
 
 
 def misshapen(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    """Every mistake, with its path."""
+    """Yield every error, with its path."""
     if value is None:
         return
     if schema.fields:

@@ -1,4 +1,4 @@
-"""One HTTP request to the API server by the official client's connection, and how it ended."""
+"""One HTTP request to the API server over the official client's connection, and its result."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from toolorchestra_operator.kubernetes.manifest import Ref
 
 Json = dict[str, Any]
 Count = Callable[[str, str, str], None]
-"""Told every request: verb, kind, HTTP code ("timeout" or "unreachable" where there was no answer)."""
+"""Called for every request: verb, kind, HTTP code ("timeout" or "unreachable" if there was no answer)."""
 
 
 def uncounted(verb: str, kind: str, code: str) -> None:
-    """Nobody counts."""
+    """Count nothing."""
 
 
 class Transport:
-    """Authenticates, sends, reads. Every request ends within `timeout` seconds."""
+    """Authenticates, sends, and reads. Every request ends within `timeout` seconds."""
 
     def __init__(self, configuration: Configuration, *, timeout: float, user_agent: str, count: Count) -> None:
         self._client = ApiClient(configuration)
@@ -46,9 +46,9 @@ class Transport:
         content: str = "application/json",
         **query: str,
     ) -> Json:
-        """The answer's JSON. `path` may have a query of its own; parameters that are "" are left out.
+        """Send a request; return the answer's JSON. `path` may have its own query; parameters that are "" are left out.
 
-        Raises: as `toolorchestra.kube.errors` says.
+        Raises: the errors of `toolorchestra.kube.errors`.
         """
         path, _, own = path.partition("?")
         code, resource = "unreachable", named(about)
@@ -80,12 +80,12 @@ class Transport:
 
 
 def named(ref: Ref) -> str:
-    """An object in an error's words."""
+    """Return the text for an object in an error message."""
     return f"{ref} ({ref.api_version})"
 
 
 def _answer(text: bytes) -> Json | str:
-    """JSON where it is an object; proxies, and paths that are not served, answer with text."""
+    """Return the JSON if it is an object, else the text: proxies, and paths that are not served, answer with text."""
     try:
         parsed = decoded(text)
     except ValueError:

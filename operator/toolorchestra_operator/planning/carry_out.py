@@ -1,13 +1,14 @@
 """Carries a plan out: its actions in order, then the status.
 
 Invariants
-- The first action that fails ends it, with the status unwritten; carried out again, what is done stays done. Only a
-  deletion that is refused lets the others be tried, of streams too: one missing right keeps nothing else.
-- Nothing is taken from anybody: an object that is there and not this parent's own (`ownership`) is left alone
-  (`NameTaken`), also one that nobody owns. Nothing is ever adopted.
-- What is gone is never written to: deletes, finalizers and the status name the UID that was seen.
-- What was decided about an older state of the parent is not done (Conflict): of two operators that overlap for a moment
-  the slower one looks again, instead of making an attempt anew that the other has ended.
+- The first action that fails ends the plan, and the status is not written. When the plan is carried out again, finished
+  actions stay finished. Only a refused deletion (also of streams) lets the others continue, so that one missing right
+  does not keep the other objects.
+- Nothing is taken over: an existing object that is not this parent's own (`ownership`) is not changed (`NameTaken`),
+  even if it has no owner. Nothing is ever adopted.
+- A new object of an old name is never written to: deletes, finalizers and the status name the UID that was observed.
+- A decision about an older state of the parent is not carried out (Conflict): if two operators overlap for a moment,
+  the slower one reconciles again, instead of creating an attempt again that the other has ended.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from toolorchestra_operator.planning.plan import (
 
 _log = logging.getLogger(__name__)
 _NO_VERSION: Final = "1"
-"""The first of the API server's store, and so no object's: an apply that names it makes an object, or is a Conflict."""
+"""The store's first version, which no object can have: an apply with it creates the object, or is a Conflict."""
 
 
 class Objects(Protocol):
-    """What it needs of `ApiServer`, which has it."""
+    """The part of `ApiServer` that carrying out needs."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
@@ -56,7 +57,7 @@ class Objects(Protocol):
 
 
 class NameTaken(OperatorError):
-    """An object that the plan wants to make is there already, and is not the parent's."""
+    """An object that the plan wants to create exists already and is not the parent's."""
 
     def __init__(self, ref: Ref, owner: str) -> None:
         super().__init__(f"{ref} is there already and belongs to {owner}: delete it, or wait until it is gone")
@@ -73,10 +74,10 @@ async def carry_out(
     uid: str = "",
     version: str = "",
 ) -> None:
-    """Do what `plan` says. `uid`: the parent's; with it, nothing is written to another object of the parent's name.
-    `version`: the parent's resourceVersion as it was decided on; with it, nothing is done about one that has changed.
+    """Carry out `plan`. `uid`: the parent's; with it, nothing is written to another object of the parent's name.
+    `version`: the resourceVersion of the parent that the plan is about; with it, nothing is done if the parent changed.
 
-    Raises: ApiError, NameTaken, MessagingUnreachable: the action that failed; those before it are done.
+    Raises: ApiError, NameTaken, MessagingUnreachable: an action failed; those before it are done.
     """
     refused: Forbidden | None = None
     if version and not all(isinstance(action, Emit) for action in plan.actions):
@@ -102,7 +103,7 @@ async def carry_out(
 async def _check_unchanged(parent: Ref, version: str, *, api: Objects) -> None:
     live = await api.get(parent)
     if live is None or live["metadata"]["resourceVersion"] != version:
-        raise Conflict("it was changed, or is gone, since it was looked at", verb="get", resource=str(parent))
+        raise Conflict("it was changed or deleted since it was observed", verb="get", resource=str(parent))
 
 
 async def _do(
@@ -130,7 +131,8 @@ async def _do(
 
 
 async def _apply(manifest: Manifest, *, api: Objects) -> None:
-    """Apply to our object, or to none: what was looked at goes along, so that nothing comes in between."""
+    """Apply to our object, or create it. The apply names what was observed, so that a change in between is a
+    Conflict."""
     ref = Ref.of(manifest)
     live = await api.get(ref)
     if live is None:
@@ -140,7 +142,7 @@ async def _apply(manifest: Manifest, *, api: Objects) -> None:
     metadata = {**manifest["metadata"], "uid": live["metadata"]["uid"]}
     applied = await api.apply({**manifest, "metadata": metadata})
     if applied["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]:
-        _log.info("applied %s, and nothing changed: it differed in nothing that the server keeps", ref)
+        _log.info("applied %s, but the server kept no change", ref)
 
 
 async def _create(manifest: Manifest, *, api: Objects) -> None:
@@ -150,12 +152,12 @@ async def _create(manifest: Manifest, *, api: Objects) -> None:
     except AlreadyExists as error:
         live = await api.get(ref)
         if live is None:
-            raise Conflict("it was there, and is gone", verb="create", resource=str(ref)) from error
+            raise Conflict("it existed, and was deleted meanwhile", verb="create", resource=str(ref)) from error
         _check_own(manifest, live)
 
 
 def _check_own(manifest: Manifest, live: Manifest) -> None:
-    """NameTaken: what is there is not the object that is wanted, but another's, or nobody's."""
+    """Raise NameTaken if the existing object is not the wanted one, but another owner's or nobody's."""
     wanted = owner_uid(manifest)
     if wanted is None or owner_uid(live) != wanted:
         raise NameTaken(Ref.of(manifest), owner_in_words(live))

@@ -1,4 +1,4 @@
-"""A volume that is made for a resource, as the claim for it. Pure."""
+"""The PersistentVolumeClaim of a volume that the operator creates for a resource. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolorchestra.api.model import EphemeralClaim
 
 
 def claim(wanted: EphemeralClaim | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The PersistentVolumeClaim; None wants the defaults."""
+    """Return the PersistentVolumeClaim; `wanted` None: with the defaults."""
     wanted = wanted or EphemeralClaim()
     spec: dict[str, Any] = {
         "accessModes": list(wanted.access_modes),

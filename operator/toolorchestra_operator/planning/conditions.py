@@ -1,8 +1,8 @@
-"""Conditions as Kubernetes has them: built from the closed list of reasons, merged with what was written before.
+"""Kubernetes conditions: built from the closed list of reasons, and merged with those that were written before.
 
-Invariants: `lastTransitionTime` moves only when `status` does; a condition that is no longer said stays as it was; the
-order is the one that the Status column reads; every message, whoever's words are in it, is cut here to what the API
-server takes, in a condition as in its event.
+Invariants: `lastTransitionTime` changes only with `status`; a condition that is not in the new list is kept unchanged;
+the order is that of the Status column; every message is cut here to the length that the API server accepts, in a
+condition and in its event.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from toolorchestra_operator.planning.plan import Emit
 Status = Literal["True", "False", "Unknown"]
 Condition = Mapping[str, Any]
 MESSAGE_LENGTH = 4000
-"""Characters of a condition's message. The CRDs take 32,768, a person reads less."""
+"""Most characters of a condition's message. The CRDs allow 32,768; a person reads less."""
 NOTE_BYTES = 1024
-"""Of an event's note; events.k8s.io/v1 takes no more."""
+"""Most bytes of an event's note; events.k8s.io/v1 accepts no more."""
 
 _POOL_ORDER = ("Ready", "Routable", "Available", "Degraded", "Progressing", "Accepted")
 _ORDER = {kind: place for place, kind in enumerate((*TRAINING_CONDITION_ORDER, *_POOL_ORDER))}
@@ -29,16 +29,16 @@ _EXPECTED = (
     *(Reason.CLUSTER_STARTING, Reason.WARM_STARTING, Reason.EVALUATING, Reason.STEPS_DONE),
     *(Reason.SUSPENDING, Reason.SUSPENDED_BY_USER, Reason.QUOTA_PENDING, Reason.STREAMS_PENDING),
 )
-"""Why something is not so on the way to a good end, or because a person wants it: nothing to warn of."""
+"""Reasons of a condition that is not True in normal operation, or because a person wants it: no warning."""
 
 
 def condition(kind: str, status: Status, reason: Reason, message: str = "") -> dict[str, Any]:
-    """One aspect, as it is now."""
+    """Return one condition, as it is now."""
     return {"type": kind, "status": status, "reason": str(reason), "message": cut(message)}
 
 
 def cut(message: str) -> str:
-    """As much of it as a condition holds, and a word about the rest."""
+    """Return the message, cut to the length of a condition, with a note about the cut."""
     if len(message) <= MESSAGE_LENGTH:
         return message
     rest = "… (cut)"
@@ -46,14 +46,14 @@ def cut(message: str) -> str:
 
 
 def note(message: str) -> str:
-    """As much of it as an event holds."""
+    """Return the message, cut to the length of an event's note."""
     return message.encode()[:NOTE_BYTES].decode(errors="ignore")
 
 
 def merged(
     old: Sequence[Condition], new: Sequence[Condition], *, now: datetime, generation: int
 ) -> tuple[dict[str, Any], ...]:
-    """The whole list to write: what is said now, over what was said before."""
+    """Return the complete list to write: the new conditions, merged over the old ones."""
     before = {one["type"]: one for one in old}
     found = {kind: dict(one) for kind, one in before.items()}
     for one in new:
@@ -71,19 +71,19 @@ def merged(
 
 
 def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> tuple[Emit, ...]:
-    """The events of a change: a status that is another, or, while it is not True, another reason."""
+    """Return the events of a change: for a status that changed, or, while it is not True, for a reason that changed."""
     before = {one["type"]: one for one in old}
     return tuple(_event(one) for one in new if _changed(before.get(one["type"]), one))
 
 
 def timestamp(moment: datetime) -> str:
-    """RFC 3339 in seconds, as the API server writes it. `moment` is in UTC."""
+    """Return the time as RFC 3339 in seconds, as the API server writes it. `moment` is in UTC."""
     return moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
 def _changed(last: Condition | None, one: Condition) -> bool:
     if last is None or last["status"] != one["status"]:
-        # That something is not so yet, and never was, is no news.
+        # A condition that is not yet True, and never was, is no event.
         return last is not None or one["status"] == "True" or one["type"] == "Accepted"
     return bool(one["status"] != "True" and last["reason"] != one["reason"])
 

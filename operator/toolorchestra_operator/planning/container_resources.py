@@ -1,4 +1,4 @@
-"""What a container asks for: what the spec says, and the chart's amounts where the spec is silent. Pure.
+"""Resources of a container: the spec's, and the chart's defaults for what the spec leaves out. Pure.
 
 Under a ResourceQuota a pod is refused unless each of its containers, init containers too, has a request and a limit of
 every resource that the quota counts.
@@ -19,7 +19,7 @@ _NOTHING: Final = Resources()
 
 
 class DefaultResources(BaseModel):
-    """The chart's `defaultResources`, by the kind of pod."""
+    """The chart's `defaultResources`, by kind of pod."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,8 +31,8 @@ class DefaultResources(BaseModel):
 
 
 def filled(wanted: Resources, default: Resources = _NOTHING) -> dict[str, Any]:
-    """A container's `resources`. What the spec says of a resource is not contradicted: a limit that it leaves out is
-    never below its request, a request that it leaves out is its limit, as Kubernetes has it."""
+    """Return a container's `resources`. The spec takes precedence: a limit that is filled in is never below the spec's
+    request, and a missing request beside the spec's limit equals that limit, as in Kubernetes."""
     limits, requests = dict(wanted.limits), dict(wanted.requests)
     for name in dict.fromkeys((*default.requests, *default.limits)):
         limit, request = limits.get(name), requests.get(name)
@@ -46,7 +46,7 @@ def filled(wanted: Resources, default: Resources = _NOTHING) -> dict[str, Any]:
 
 
 def of_preparation(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """An init container's, given the main one's: the pod has them anyway. Devices are not needed for it."""
+    """Return an init container's resources, from the main one's, which the pod reserves anyway; without devices."""
     found = {
         kind: {name: amount for name, amount in resources[kind].items() if "/" not in name}
         for kind in ("limits", "requests")

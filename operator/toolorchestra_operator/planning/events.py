@@ -1,4 +1,4 @@
-"""Kubernetes events about our resources, posted on transitions. News, not state: losing one changes nothing."""
+"""Kubernetes events about our resources, posted on transitions. They are not state: a lost event changes nothing."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SAME_SECONDS: Final = 600.0
 
 
 class Creates(Protocol):
-    """What it needs of `ApiServer`, which has it."""
+    """The part of `ApiServer` that posting needs."""
 
     async def create(self, manifest: Manifest) -> dict[str, Any]: ...
 
 
 @dataclass
 class Events:
-    """Posts through the API server. One and the same event is not repeated within ten minutes: a plan that fails
-    half-way is carried out again, from its beginning; nor by an operator that was started meanwhile, because its name
-    says what it tells of (`event`)."""
+    """Posts events through the API server. The same event is not repeated within ten minutes, although a plan that
+    fails half-way is carried out again from its beginning. An operator that was started meanwhile does not repeat it
+    either, because the event's name identifies its content (`event`)."""
 
     api: Creates
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -43,14 +43,14 @@ class Events:
     _posted: OrderedDict[tuple[str, Emit], float] = field(default_factory=OrderedDict[tuple[str, Emit], float])
 
     async def post(self, emit: Emit, *, about: Manifest) -> None:
-        """Post one event on `about`, a live object; that it cannot be posted is only logged."""
+        """Post one event about `about`, a live object; a failure is only logged."""
         key, at = (about["metadata"]["uid"], emit), self.clock()
         if at - self._posted.get(key, float("-inf")) < _SAME_SECONDS:
             return
         try:
             await self.api.create(event(emit, about=about, now=self.now(), instance=self.instance))
         except AlreadyExists:
-            pass  # by the operator before this one, or by one that is about to end
+            pass  # by the previous operator, or by one that is about to end
         except ApiError as error:
             _log.warning("an event was not posted (%s: %s): %s", emit.reason, emit.message, error)
             return
@@ -61,10 +61,10 @@ class Events:
 
 
 def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manifest:
-    """The events.k8s.io/v1 Event. `now` is in UTC. Cluster-scoped objects have their events in `default`.
+    """Return the events.k8s.io/v1 Event. `now` is in UTC. Events of cluster-scoped objects are in `default`.
 
-    Its name is made from the object, its condition of before, and what that became: operators that overlap see other
-    messages and other conditions for a moment, and tell of one transition once.
+    The name is made from the object, its previous condition, and its new one. Operators that overlap may see other
+    messages and other conditions for a moment, but report one transition once.
     """
     metadata: Mapping[str, Any] = about["metadata"]
     became, _, _ = emit.message.partition(":")
@@ -95,7 +95,7 @@ def event(emit: Emit, *, about: Manifest, now: datetime, instance: str) -> Manif
 
 
 def _before(about: Manifest, became: str) -> list[Any] | None:
-    """What the condition was that `became` (`Running=True`) is about."""
+    """Return the previous condition of the type that `became` (`Running=True`) names."""
     kind = became.partition("=")[0]
     for one in (about.get("status") or {}).get("conditions") or ():
         if one["type"] == kind:

@@ -1,4 +1,4 @@
-"""What a resource refers to and the operator does not make: Secrets, ConfigMaps, claims, storage classes."""
+"""What a resource refers to and the operator does not create: Secrets, ConfigMaps, claims, storage classes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _REASONS: Final[Mapping[str, Reason]] = {
 
 
 _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
-"""What else a spec calls an object (it may be cut out of a URI) is none, and no path to ask for."""
+"""An object's name. Any other text in a spec (it may be cut out of a URI) is no name, and no path to request."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """An object, and the key in it ("": any), that the field at `path` refers to."""
+    """An object, and its key ("": any), to which the field at `path` refers."""
 
     path: str
     ref: Ref
     key: str = ""
     label: tuple[str, str] | None = None
-    """That it has to carry: whoever may change it agrees."""
+    """A label that the object must have: it shows that someone who may change the object agrees."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Missing:
 
 
 class NeedsReader(Protocol):
-    """What reads one object."""
+    """Reads one object."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
@@ -53,14 +53,14 @@ def storage_class(name: str) -> Ref:
 
 
 def missing(need: Need, live: Manifest | None) -> Missing | None:
-    """What is wrong with `need`, given what is there; None: it is met."""
+    """Return what is wrong with `need`, given the live object; None: the need is met."""
     ref, reason = need.ref, _REASONS[need.ref.kind]
     where = f" in namespace {ref.namespace}" if ref.namespace else ""
     if live is None:
-        return Missing(reason, f"{need.path}: there is no {ref.kind} {ref.name}{where}: make it, or name another")
+        return Missing(reason, f"{need.path}: there is no {ref.kind} {ref.name}{where}: create it, or name another")
     if need.label and (live["metadata"].get("labels") or {}).get(need.label[0]) != need.label[1]:
         label = "=".join(need.label)
-        remedy = f"whoever may change it can agree: kubectl label -n {ref.namespace} secret/{ref.name} {label}"
+        remedy = f"someone who may change it can allow it: kubectl label -n {ref.namespace} secret/{ref.name} {label}"
         return Missing(Reason.SECRET_NOT_ALLOWED, f"{need.path}: {ref.kind} {ref.name}{where} has no {label}; {remedy}")
     if need.key and need.key not in keys(live):
         return Missing(reason, f"{need.path}: {ref.kind} {ref.name}{where} has no key {need.key}: add it")
@@ -68,7 +68,7 @@ def missing(need: Need, live: Manifest | None) -> Missing | None:
 
 
 async def look(api: NeedsReader, needs: Iterable[Need]) -> tuple[tuple[Missing, ...], dict[Ref, Manifest]]:
-    """What is needed and not there; and what is."""
+    """Return the needs that are not met, and the live objects by their reference."""
     held: dict[Ref, Manifest] = {}
     lacking = []
     for need in needs:
@@ -77,7 +77,7 @@ async def look(api: NeedsReader, needs: Iterable[Need]) -> tuple[tuple[Missing, 
         except Forbidden:
             if need.ref.namespace:
                 raise
-            continue  # an operator of some namespaces may not see storage classes: the claim will tell
+            continue  # an operator of some namespaces may not read storage classes: the claim shows the error
         if live is not None:
             held[need.ref] = live
         if (found := missing(need, live)) is not None:
@@ -86,5 +86,5 @@ async def look(api: NeedsReader, needs: Iterable[Need]) -> tuple[tuple[Missing, 
 
 
 def keys(live: Manifest) -> Mapping[str, Any]:
-    """The keys of a Secret or a ConfigMap."""
+    """Return the keys of a Secret or a ConfigMap."""
     return {**(live.get("data") or {}), **(live.get("binaryData") or {})}

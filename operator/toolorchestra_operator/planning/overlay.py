@@ -1,13 +1,14 @@
-"""What a `podTemplate` overlay may add to a pod template that the operator made, and how it is merged.
+"""The merge of a `podTemplate` overlay into a pod template of the operator, and what an overlay may contain.
 
 Invariants
-- Pure. What the operator set stays as it is: an overlay adds, and replaces only what this table calls `replace`.
-- Closed: a field that is not in the table is refused with its path, so that an overlay is obeyed whole or not at all.
-- What would undo a promise of the operator's (command, image, ports, probes, the service account's token, root) is not
-  in the table.
-- What lets a pod out of itself (the node's files, network and processes, capabilities) is beyond the restricted pod
-  security standard: it is refused, unless the namespace is one that the operator's settings trust with it.
-- Nobody has looked at an overlay before: whatever JSON it is, it is merged or refused.
+- Pure. What the operator set is kept: an overlay adds, and replaces only what the merge table calls `replace`.
+- Closed: a field that is not in the table is refused with its path, so that an overlay takes effect completely or not
+  at all.
+- The table has no field that could break a guarantee of the operator (command, image, ports, probes, the service
+  account's token, root).
+- What gives a pod access beyond itself (the node's files, network and processes, capabilities) goes beyond the
+  restricted pod security standard. It is refused, unless the operator's settings trust the namespace.
+- An overlay is unchecked input: whatever JSON it is, it is merged or refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from toolorchestra_operator.kubernetes.shape import misshapen
 
 @dataclass(frozen=True)
 class Rejected:
-    """The overlay cannot be obeyed: every mistake, with its path."""
+    """The overlay is refused: every error, with its path."""
 
     messages: tuple[str, ...]
 
@@ -34,32 +35,32 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Merge:
-    """How one field is merged. `keys` tell a list's items apart; `may` looks at one value and says what is wrong."""
+    """How one field is merged. `keys` identify a list's items; `may` checks one value and returns what is wrong."""
 
     how: str
-    """add: new keys, or new items; fields: as the sub-table says; replace: the overlay's value."""
+    """add: new keys, or new items; fields: by the sub-table; replace: by the overlay's value."""
     keys: tuple[str, ...] = ()
     fields: Mapping[str, Merge] = field(default_factory=dict[str, "Merge"])
     may: Callable[[Any], str] = lambda value: ""
     weakens: Callable[[Any], str] = lambda value: ""
-    """What of a value is refused where the namespace is not trusted."""
+    """Returns what is refused in a value if the namespace is not trusted."""
 
     @property
     def limit(self) -> str:
-        """What `may` refuses, in words; empty: nothing."""
+        """What `may` refuses, as text; empty: nothing."""
         return (self.may.__doc__ or "").rstrip(".")
 
     @property
     def trust(self) -> str:
-        """What needs a trusted namespace, in words; empty: nothing."""
+        """What needs a trusted namespace, as text; empty: nothing."""
         return (self.weakens.__doc__ or "").rstrip(".")
 
 
 RESERVED_LABELS: Final = ("app.kubernetes.io/", "toolorchestra.dev/", "kueue.x-k8s.io/")
 RESERVED_VARIABLES: Final = ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
-"""Variables that decide who may do what; an overlay may not even add them."""
+"""Environment variables that control access; an overlay may not even add them."""
 MOST_BYTES: Final = 65_536
-"""Of an overlay, as JSON."""
+"""Most bytes of an overlay, as JSON."""
 
 
 VOLUME_TYPES: Final = (
@@ -73,13 +74,13 @@ VOLUME_TYPES: Final = (
     "projected",
     "secret",
 )
-"""Of the restricted pod security standard, and images. The others reach the node, or a network storage past it."""
+"""Volume types of the restricted standard, and images. Others reach the node, or mount network storage directly."""
 WEAKENING_ANNOTATIONS: Final = (
     "container.apparmor.security.beta.kubernetes.io/",
     "container.seccomp.security.alpha.kubernetes.io/",
     "seccomp.security.alpha.kubernetes.io/",
 )
-"""Prefixes by which older kubelets are told to do without a profile."""
+"""Prefixes of the annotations that make older kubelets run a container without a profile."""
 _CAPABILITIES: Final = ("NET_BIND_SERVICE",)
 _SELINUX_TYPES: Final = ("container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 
@@ -137,7 +138,7 @@ def _annotations(name: Any) -> str:
 
 
 _BEYOND: Final = (
-    "weakens the pod (it is beyond the restricted pod security standard): take it out, or have this namespace put into "
+    "weakens the pod (it is beyond the restricted pod security standard): remove it, or add this namespace to "
     "the chart's privilegedNamespaces"
 )
 _TRUSTED: Final = Merge("replace", weakens=_any)
@@ -204,13 +205,13 @@ TABLE: Final = Merge(
         ),
     },
 )
-"""The merge table; the docs' table is made from it (`merge_table`). Of the containers only the main one."""
+"""The merge table; the table in the docs is made from it (`merge_table`). Of the containers, only the main one."""
 
 
 def overlaid(
     template: Manifest, overlay: Manifest | None, *, container: str, path: str = "podTemplate", trusted: bool = False
 ) -> dict[str, Any] | Rejected:
-    """`template` with `overlay` merged in; `container` names its main container, `path` is the overlay's.
+    """Return `template` with `overlay` merged in; `container` names its main container, `path` is the overlay's.
 
     `trusted`: the namespace may weaken its pods.
     """
@@ -220,10 +221,11 @@ def overlaid(
 
 
 def shape_mistakes(overlay: Manifest | None, schemas: Schemas, *, path: str) -> tuple[str, ...]:
-    """What of it is of another type than the API server's schema of pod templates says, or in no schema; or that it is
-    too long: it is merged and compared at every look, and remembered in an annotation (of 256 KiB at most, with all).
+    """Return the errors of an overlay against the API server's schema of pod templates: wrong types and unknown fields.
+    An overlay that is too long is an error too: every reconcile merges and compares it, and an annotation stores it (of
+    256 KiB at most for all annotations).
 
-    What the operator owns is refused anyway, and more plainly, by `overlaid`.
+    `overlaid` refuses the operator's own fields anyway, with a clearer message.
     """
     if (size := len(json.dumps(overlay).encode())) > MOST_BYTES:
         return (f"{path}: it has {size:,} bytes as JSON, and at most {MOST_BYTES:,} are taken",)
@@ -232,7 +234,7 @@ def shape_mistakes(overlay: Manifest | None, schemas: Schemas, *, path: str) -> 
 
 
 def claims_devices(overlay: Any) -> bool:
-    """Whether it claims devices; whatever JSON it is."""
+    """Return whether the overlay, which may be any JSON, claims devices."""
     spec = part(overlay, "spec")
     return bool(spec.get("resourceClaims")) or any(
         part(one, "resources").get("claims") for one in _objects(spec.get("containers"))
@@ -240,9 +242,9 @@ def claims_devices(overlay: Any) -> bool:
 
 
 def with_claims(template: dict[str, Any], *, container: str, used: bool) -> dict[str, Any]:
-    """The pod's claims are its main container's, which may name some of them itself; a pod without use gets none.
+    """Give the pod's claims to its main container, which may name some of them itself; `used` False: remove them.
 
-    One overlay is for several kinds of pods, of which not all compute: a device that the head held would be lost.
+    One overlay serves several kinds of pods, and not all of them compute: a device that the head held would be unused.
     """
     spec = dict(template["spec"])
     if not (claims := spec.get("resourceClaims")):
@@ -257,7 +259,7 @@ def with_claims(template: dict[str, Any], *, container: str, used: bool) -> dict
 
 
 def _privileged(template: dict[str, Any]) -> dict[str, Any]:
-    """The API server refuses a privileged container that may not get privileges."""
+    """Allow privilege escalation in a privileged container; the API server refuses it otherwise."""
     for container in template["spec"]["containers"]:
         if part(container, "securityContext").get("privileged"):
             container["securityContext"].pop("allowPrivilegeEscalation", None)
@@ -265,7 +267,7 @@ def _privileged(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_table() -> tuple[tuple[str, str, Merge], ...]:
-    """(path, how, the rule) of everything that an overlay may set."""
+    """Return (path, how, the rule) of everything that an overlay may set."""
     return tuple(_rows(TABLE.fields, ""))
 
 
@@ -281,7 +283,7 @@ def _rows(fields: Mapping[str, Merge], path: str) -> Iterator[tuple[str, str, Me
 
 @dataclass
 class _Walk:
-    """One merge; collects the mistakes."""
+    """One merge, which collects the errors."""
 
     container: str
     trusted: bool
@@ -291,7 +293,7 @@ class _Walk:
         self.mistakes.append(f"{path}: {message}")
 
     def refused(self, merge: Merge, value: Any) -> str:
-        """What is wrong with one value, or with an item or a key of one; empty: nothing."""
+        """Return what is wrong with one value, or with an item or a key of one; empty: nothing."""
         return merge.may(value) or ("" if self.trusted else merge.weakens(value))
 
     def struct(self, base: Manifest, overlay: Any, fields: Mapping[str, Merge], path: str) -> dict[str, Any]:
@@ -303,7 +305,7 @@ class _Walk:
             here = f"{path}.{name}"
             if name not in fields:
                 may = ", ".join(known for known in fields if known != "name")
-                self.wrong(here, f"the operator sets this, or nobody may; what may be set here: {may}")
+                self.wrong(here, f"the operator sets this field, or nobody can; fields that can be set here: {may}")
                 continue
             merged[name] = self.field(base.get(name), value, fields[name], here)
         return merged
@@ -345,7 +347,7 @@ class _Walk:
             self.wrong(path, "a map is wanted")
             return base
         merged = list(base)
-        there = {_text(item, merge) for item in base}  # of texts: a spec has room for a hundred thousand items
+        there = {_text(item, merge) for item in base}  # texts are fast to look up: a list may have 100,000 items
         for index, item in enumerate(added):
             here = f"{path}[{index}]"
             if merge.keys and not isinstance(item, Mapping):
@@ -376,7 +378,7 @@ class _Walk:
 
 
 def _without_nulls(value: Any) -> Any:
-    """What is written with no value is not written: the API server drops it too, and would differ for ever."""
+    """Remove fields without a value: the API server removes them too, so that they would always be a difference."""
     if isinstance(value, Mapping):
         return {name: _without_nulls(one) for name, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
@@ -387,6 +389,6 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _text(item: Any, merge: Merge) -> str:
-    """What tells an item of a list from the others."""
+    """Return the text that identifies an item of a list."""
     keyed = merge.keys and isinstance(item, Mapping)
     return json.dumps([item.get(key) for key in merge.keys] if keyed else item, sort_keys=True)

@@ -1,11 +1,11 @@
-"""What one reconcile decided: frozen actions, in order, and the whole status.
+"""The result of one reconcile: frozen actions, in order, and the complete status.
 
 Invariants
-- A plan is made by a pure function of (parent, observed, now). Carried out, the next one is empty.
-- Every action is idempotent, so that an operator killed between two of them loses and doubles nothing: `Apply` and
-  `Create` name their object, `Delete` names the UID that was seen, stream actions may be repeated.
-- Actions are carried out in order; the first that fails ends the plan, and the key is tried again with back-off. The
-  status is written last, so it never promises what was not done.
+- A plan is made by a pure function of (parent, observed, now). After it is carried out, the next plan is empty.
+- Every action is idempotent, so that an operator killed between two of them loses and repeats nothing: `Apply` and
+  `Create` name their object, `Delete` names the UID that was observed, stream actions may be repeated.
+- Actions are carried out in order. The first that fails ends the plan, and the key is retried with back-off. The status
+  is written last, so that it never reports what was not done.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of the fields that we own. A reconciler plans it only where the object differs."""
+    """Server-side apply of the fields that we own. A reconciler plans it only if the object differs."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Create:
-    """Create once and never touch again: Jobs and RayJobs of an attempt. That it is there already is a success."""
+    """Create the object once and never change it: Jobs and RayJobs of an attempt. An existing object is a success."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete the object with this UID (another of its name is another object). That it is gone is a success."""
+    """Delete the object with this UID (one of the same name is another object). If it is gone, that is a success."""
 
     ref: Ref
     uid: str
@@ -59,7 +59,7 @@ class RemoveStreams:
 
 @dataclass(frozen=True)
 class SetFinalizer:
-    """Add (`present`) or take away our finalizer on the parent."""
+    """Add (`present`) or remove our finalizer on the parent."""
 
     present: bool
 
@@ -78,14 +78,14 @@ Action = Apply | Create | Delete | MakeStreams | RemoveStreams | SetFinalizer | 
 
 @dataclass(frozen=True)
 class Plan:
-    """`status` None: leave it as it is (also where it would not change)."""
+    """The actions, and the status; `status` None: do not write it (also if it would not change)."""
 
     actions: tuple[Action, ...] = ()
     status: Manifest | None = None
     requeue_after: float | None = None
-    """Seconds after which to look again though nothing happened; None: at the resync."""
+    """Seconds until the next reconcile if no event comes; None: at the resync."""
 
     @property
     def empty(self) -> bool:
-        """Whether carrying it out would write anything."""
+        """Return whether carrying it out would write nothing."""
         return not self.actions and self.status is None

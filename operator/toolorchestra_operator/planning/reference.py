@@ -1,4 +1,4 @@
-"""docs/podtemplate.md: what an overlay may set, out of the table by which it is merged."""
+"""docs/podtemplate.md: what an overlay may set, generated from the merge table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolorchestra_operator.planning.overlay import (
 INTRO = f"""# Overlays on pods
 
 {GENERATED}
-`podTemplate` is a piece of a pod template that is merged into the pods which the operator makes. There are three:
+`podTemplate` is a part of a pod template that is merged into the pods which the operator creates. There are three:
 
 | field | pods | main container |
 | --- | --- | --- |
@@ -33,29 +33,32 @@ podTemplate:
       env: [{{name: HTTPS_PROXY, value: "http://proxy.example:3128"}}]
 ```
 
-What the operator sets stays as it is: an overlay adds, and replaces only what the table calls so. It is obeyed whole
-or not at all: a field that is not in the table is refused with its path (`Accepted=False`, `InvalidPodTemplate`), and
-nothing is made. Images, commands, ports, probes, resources, root and service account tokens are not in it. An
-overlay has at most 64 KiB as JSON. The API server's own checks come after: pod security, quotas.
+What the operator sets is kept: an overlay adds, and replaces only where the table says *replace*. It takes effect
+completely or not at all: a field that is not in the table is refused with its path (`Accepted=False`,
+`InvalidPodTemplate`), and nothing is created. Images, commands, ports, probes, resources, root and service account
+tokens are not in the table. An overlay has at most 64 KiB as JSON. The API server's own checks (pod security, quotas)
+come after.
 
-**add**: further keys or items; one that the operator has set, or that is there twice, is refused. Items of a list are
-told apart by the fields that are named. **replace**: the overlay's value holds. Types and names of fields are held
-against the API server's own schema of pods, before anything is made.
+- **add**: new keys or items. One that the operator has set, or that occurs twice, is refused. The fields in the table
+  identify the items of a list.
+- **replace**: the overlay's value is used.
 
-**Trust.** What lets a pod out of itself, beyond the restricted pod security standard, is refused: the node's files
-(`hostPath`) and network storage that pods mount past Kubernetes, the node's network, processes and IPC, capabilities,
-`privileged`. A person who may write a training is not thereby a person who may own a node. Where that is wanted, for
-RDMA say, the chart's `privilegedNamespaces` names the namespaces whose overlays may do it; the namespace's own pod
-security has to allow it too.
+Types and names of fields are checked against the API server's own schema of pods, before anything is created.
 
-**Devices.** `resourceClaims` of `spec.ray.podTemplate` go to trainers and engines, not to the head, and each container
-gets all of them (a pool's and the workers' may name some themselves). Say in `resources.accelerator` whether they
+**Trust.** What goes beyond the restricted pod security standard, and gives a pod access to more than itself, is
+refused: the node's files (`hostPath`), network storage that pods mount without Kubernetes, the node's network,
+processes and IPC, capabilities, `privileged`. A person who may write a training should not thereby control a node.
+Where such access is wanted, for example for RDMA, the chart's `privilegedNamespaces` lists the namespaces whose
+overlays may have it; the namespace's own pod security has to allow it too.
+
+**Devices.** `resourceClaims` of `spec.ray.podTemplate` go to trainers and engines, not to the head. Each container gets
+all of them (those of a pool and of the workers may name some themselves). Say in `resources.accelerator` whether they
 compute: [install.md](install.md#gpus).
 """
 
 
 def overlay_page() -> str:
-    """The page, in Markdown."""
+    """Return the page, in Markdown."""
     rows = (f"| `{path}` | {how} | {escaped(_limit(path, merge))} |" for path, how, merge in merge_table())
     return "\n".join([INTRO, "| field | | limits |", "| --- | --- | --- |", *rows, ""])
 

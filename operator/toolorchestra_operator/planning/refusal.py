@@ -1,4 +1,4 @@
-"""Refusals in words: what the API server says, or what the operator broke on, and the remedy. Pure."""
+"""Messages of refusals: the API server's text, or the error of the operator, and the remedy. Pure."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from toolorchestra_operator.planning.carry_out import NameTaken
 from toolorchestra_operator.planning.conditions import MESSAGE_LENGTH
 
 Refusal = Forbidden | Invalid | NameTaken
-"""Errors that only a change by somebody can end."""
+"""Errors that end only when a person changes something."""
 
 _ERROR_LENGTH = MESSAGE_LENGTH - 200
-"""Characters of an error's words, so that there is room for the remedy."""
+"""Most characters of an error's text, so that the message has room for the remedy."""
 
 
 def broke(error: Exception) -> str:
-    """What is said where the operator broke on a resource: the cause, and who can do what."""
+    """Return the message for a resource on which the operator failed: the cause and the remedy."""
     cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, TimeoutError):
-        cause = "a look at it did not end in time"
-    remedy = "The operator's log has more, and it tries again. If a field has an odd value, change that."
+        cause = "a reconcile of it did not end in time"
+    remedy = "The operator's log has more, and it tries again. If a field has an unusual value, change it."
     return f"the operator failed on this resource: {cause[:_ERROR_LENGTH].rstrip('. ')}. {remedy}"
 
 
 def reason_of(error: Exception) -> Reason:
-    """Of `Accepted=False`."""
+    """Return the reason of `Accepted=False`."""
     match error:
         case Forbidden():
             return Reason.FORBIDDEN
@@ -37,12 +37,12 @@ def reason_of(error: Exception) -> Reason:
 
 
 def in_words(error: Exception) -> str:
-    """What the API server says, or what the operator broke on, and the remedy."""
+    """Return the API server's text, or the error of the operator, with the remedy."""
     if not isinstance(error, Refusal):
         return broke(error)
     remedy = {
-        Reason.FORBIDDEN: "Give the operator's service account this right, or lift the quota or policy that refuses.",
-        Reason.NAME_TAKEN: "Delete that object or name the resource otherwise.",
+        Reason.FORBIDDEN: "Give the operator's service account this right, or change the quota or policy.",
+        Reason.NAME_TAKEN: "Delete that object, or give the resource another name.",
         Reason.INVALID_SPEC: "Change the field that is named.",
     }[reason_of(error)]
     return f"{str(error)[:_ERROR_LENGTH].rstrip('. ')}. {remedy}"

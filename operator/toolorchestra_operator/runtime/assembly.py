@@ -1,4 +1,4 @@
-"""What the operator looks after, put together from its settings."""
+"""Builds the reconcilers, connections and sweeps of the operator from its settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolorchestra_operator.trainings.sweep import StreamSweep
 
 
 def assemble(settings: Settings, api: ApiServer, *, servers: NatsServers | None = None) -> Machinery:
-    """The machinery of both kinds. What it opens, `Machinery.close` closes."""
+    """Return the machinery of both kinds. `Machinery.close` closes what is opened here."""
     servers, measurements = servers or NatsServers(), Measurements()
     runtime = replace(runtime_of(settings), cluster=api.cluster)
     trainings = TrainingObserver(api, NatsLook(servers), runtime, measurements.hear)

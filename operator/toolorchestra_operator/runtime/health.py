@@ -1,4 +1,4 @@
-"""The pages that the kubelet asks for: `/healthz` fails where a restart may heal, `/readyz` also where none does."""
+"""The kubelet's probes: `/healthz` fails where a restart may help, `/readyz` also where a restart does not help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Words = Callable[[], Sequence[str]]
 
 
 def health_pages(*, complaints: Words, degraded: Words) -> dict[str, Page]:
-    """`complaints`: what is stuck; `degraded`: what somebody has to change, or what comes back by itself."""
+    """Return the pages by path. `complaints`: what is stuck; `degraded`: what a person has to change, or what ends by
+    itself."""
 
     async def alive() -> web.Response:
         return _page("alive", complaints())

@@ -1,4 +1,4 @@
-"""A few pages over HTTP, served from the event loop: a page that does not come says something too."""
+"""A small HTTP server in the event loop: if the loop is blocked, the pages do not answer, and the probes notice it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Page = Callable[[], Awaitable[web.Response]]
 
 
 class HttpServer:
-    """Serves pages by their path."""
+    """Serves pages, by path."""
 
     def __init__(self, pages: Mapping[str, Page], *, host: str, port: int) -> None:
         self._pages, self._host, self._port = pages, host, port
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """OSError: the port is taken."""
+        """Open the port. OSError: the port is taken."""
         app = web.Application()
         for path, page in self._pages.items():
             app.router.add_get(path, _handler(page))

@@ -1,14 +1,15 @@
-"""The queue of parents to look at: each key at most once in it, never at work twice, never lost.
+"""The queue of parents to reconcile: each key is in it at most once, never taken twice at a time, and never lost.
 
 Invariants
-- A key that is added is taken at its due time or earlier, and after it was added. A look that comes earlier answers a
-  later one too: who looks asks again (`requeue_after`), so only the earliest due time of a key is kept.
-- A key that is at work is not taken again until it is done; added meanwhile, it is due once more right after.
-- Between the end of one look and the start of the next lie at least `spacing` seconds, or what `done` was told to hold
-  it back: no reconciler, and no storm of events, turns into a busy loop.
-- Namespaces take turns, and none has more than `most` keys at work: what one of them has in the queue, or how long it
-  is worked on, is nothing that another one waits for. Within a namespace keys are taken in the order in which they
-  became due.
+- A key is taken at its due time or earlier, and after it was added. An earlier reconcile also serves a later request
+  (each reconcile asks for the next one, `requeue_after`), so only the earliest due time of a key is kept.
+- A key that is being worked on is not taken again until it is done. If it is added meanwhile, it is due once more right
+  after.
+- Between the end of one reconcile and the start of the next are at least `spacing` seconds, or the `hold` of `done`: no
+  reconciler and no burst of events becomes a busy loop.
+- Namespaces take turns, and at most `most` keys of one namespace are worked on at a time: neither the number of a
+  namespace's keys nor the time that they take delays another namespace. Within a namespace, keys are taken in the order
+  in which they became due.
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ _SLACK = 64
 
 @dataclass
 class KeyQueue:
-    """For one event loop. `clock` is monotonic, in seconds."""
+    """The queue, for one event loop. `clock` is monotonic, in seconds."""
 
     clock: Callable[[], float] = time.monotonic
     spacing: float = 0.1
     most: int | None = None
-    """Keys of one namespace that may be at work at once; None: any number."""
+    """The most keys of one namespace that may be worked on at a time; None: no limit."""
     _ready: dict[str, dict[Key, float]] = field(default_factory=dict[str, dict[Key, float]])
-    """Due, and since when, in the order of becoming due; by namespace, in the order of their turns."""
+    """Keys that are due, with the time since when, in that order; by namespace, in the order of their turns."""
     _due: dict[Key, float] = field(default_factory=dict[Key, float])
-    """Not due yet."""
+    """Keys that are due later, with their due times."""
     _heap: list[tuple[float, Key]] = field(default_factory=list[tuple[float, Key]])
-    """`_due` by time. An entry whose time is not the key's is outdated."""
+    """The entries of `_due`, by time. An entry whose time is not the key's due time is outdated."""
     _working: dict[Key, float] = field(default_factory=dict[Key, float])
-    """At work, and since when."""
+    """Keys that are being worked on, with the time since when."""
     _again: dict[Key, float] = field(default_factory=dict[Key, float])
-    """At work, and due once more since."""
+    """Keys that are being worked on and became due again, with the time since when."""
     _held: dict[Key, float] = field(default_factory=dict[Key, float])
-    """Not to be taken before."""
+    """Keys that may not be taken before a time."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, key: Key, *, after: float = 0.0) -> None:
-        """Look at `key` in `after` seconds at the latest (held back, as soon as it may be)."""
+        """Make `key` due in `after` seconds at the latest; if it is held, at the end of its hold."""
         now = self.clock()
         if not self._is_ready(key):
             self._schedule(key, now + max(after, 0.0), now)
             self._changed.set()
 
     def take(self) -> Key | None:
-        """The key that has been due longest in the namespace whose turn it is, at work from now on; None: none may be
-        taken."""
+        """Return the key that has been due longest in the namespace whose turn it is, and mark it as being worked on.
+        None: no key may be taken."""
         now = self.clock()
         self._promote(now)
         namespace = next(self._turns(), None)
@@ -72,7 +73,7 @@ class KeyQueue:
         return key
 
     def done(self, key: Key, *, hold: float = 0.0) -> None:
-        """The look is over. It is not taken again for `hold` seconds, at least for `spacing`."""
+        """Mark the work on `key` as finished. It is not taken again for `hold` seconds, at least for `spacing`."""
         now = self.clock()
         self._promote(now)
         del self._working[key]
@@ -84,18 +85,18 @@ class KeyQueue:
         self._changed.set()
 
     async def get(self) -> Key:
-        """`take`, waiting until there is one."""
+        """Take a key; wait until there is one."""
         while (key := self.take()) is None:
             self._changed.clear()
             try:
                 async with asyncio.timeout(self.wait()):
                     await self._changed.wait()
             except TimeoutError:
-                pass  # something is due now
+                pass  # a key is due now
         return key
 
     def wait(self) -> float | None:
-        """Seconds until something is due; None: nothing will be unless it is added."""
+        """Return the seconds until a key is due; None: no key becomes due unless one is added."""
         now = self.clock()
         self._promote(now)
         if next(self._turns(), None) is not None:
@@ -104,13 +105,13 @@ class KeyQueue:
 
     @property
     def depth(self) -> int:
-        """Keys that are due and not at work."""
+        """The number of keys that are due and not being worked on."""
         self._promote(self.clock())
         return sum(len(keys) for keys in self._ready.values()) + len(self._again)
 
     @property
     def oldest(self) -> float:
-        """Seconds for which the key that waits longest has been due, or has been at work if that is longer; 0: none."""
+        """Seconds since the oldest key became due, or since its work began if that is longer; 0: there is no key."""
         now = self.clock()
         self._promote(now)
         ready = (next(iter(keys.values())) for keys in self._ready.values())
@@ -118,14 +119,14 @@ class KeyQueue:
         return max((now - one for one in since), default=0.0)
 
     def __contains__(self, key: object) -> bool:
-        """Whether it will be taken without being added again."""
+        """Return whether the key will be taken without being added again."""
         return isinstance(key, Key) and (self._is_ready(key) or key in self._due or key in self._again)
 
     def _is_ready(self, key: Key) -> bool:
         return key in self._ready.get(key.namespace, ())
 
     def _turns(self) -> Iterator[str]:
-        """Namespaces with a key that may be taken, the next one first."""
+        """Yield the namespaces with a key that may be taken, the next one first."""
         at_work = Counter(key.namespace for key in self._working)
         return (one for one in self._ready if self.most is None or at_work[one] < self.most)
 

@@ -1,7 +1,8 @@
-"""Whether this process still does its work. Pure: what the probe's handler measured goes in, complaints come out.
+"""Whether this process still works. Pure: the measurements come in, complaints come out.
 
-A complaint is what a restart may heal: something that is stuck here. A watch that the API server refuses (a right is
-missing), or an API server that is away, is none: the process goes on as well as it can, is not ready, and says why.
+A complaint is a problem that a restart may solve: something in this process is stuck. A watch that the API server
+refuses (a right is missing), or an API server that does not answer, is not a complaint: the process continues as well
+as it can, is not ready, and says why.
 """
 
 from __future__ import annotations
@@ -14,78 +15,78 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Pulse:
-    """One worker's sign of life. `clock` is monotonic, in seconds."""
+    """The state of one worker. `clock` is monotonic, in seconds."""
 
     clock: Callable[[], float] = time.monotonic
     running: bool = False
-    """Between its start and its end, whatever ended it."""
+    """True between the worker's start and its end, whatever ended it."""
     busy_since: float | None = None
-    """None: it waits for a key."""
+    """When the worker took its key; None: it waits for one."""
 
     def begins(self) -> None:
-        """It has a key."""
+        """Note that the worker took a key."""
         self.busy_since = self.clock()
 
     def ends(self) -> None:
-        """It is through with it."""
+        """Note that the worker finished its key."""
         self.busy_since = None
 
 
 @dataclass
 class WatchHealth:
-    """When each watch brought something last: an event or a bookmark, of which the API server sends one a minute."""
+    """When each watch last received an event or a bookmark; the API server sends one bookmark a minute."""
 
     clock: Callable[[], float] = time.monotonic
     all_open: asyncio.Event = field(default_factory=asyncio.Event)
-    """Every watch that is expected was asked for, that is, what there was before is listed; or may not be."""
+    """Set when every expected watch was requested (so that all earlier objects are listed), or was refused."""
     _last: dict[str, float] = field(default_factory=dict[str, float])
     _failed: dict[str, tuple[float, str]] = field(default_factory=dict[str, tuple[float, str]])
-    """Since it was heard: when asking for it failed last, and how."""
+    """By watch, since it last received something: when the last request for it failed, and how."""
     _expected: set[str] = field(default_factory=set[str])
 
     def expect(self, watches: Iterable[str]) -> None:
-        """They should be there soon: they are silent from now on."""
+        """Add watches that should soon be open; their silence is counted from now on."""
         self._expected = set(watches)
         for watch in self._expected:
             self._last.setdefault(watch, self.clock())
         self._note_open()
 
     def began(self, watch: str) -> None:
-        """It was asked for. A watch that is asked for again and again, and brings nothing, stays silent."""
+        """Note a request for the watch. A watch that is requested repeatedly and receives nothing stays silent."""
         self._last.setdefault(watch, self.clock())
         self._expected.discard(watch)
         self._note_open()
 
     def heard(self, watch: str) -> None:
-        """It brought something."""
+        """Note that the watch received something."""
         self._last[watch] = self.clock()
         self._failed.pop(watch, None)
 
     def failed(self, watch: str, how: str) -> None:
-        """It, or the list that comes before it, was not answered as it should be; it is tried again and again."""
+        """Note that a request for the watch, or for the list before it, failed; it is repeated without end."""
         if watch in self._last:
             self._failed[watch] = self.clock(), how
 
     def refused(self, watch: str, how: str) -> None:
-        """The same, and a moment later it will be no better: nobody waits for it."""
+        """Note a failed request that a repetition will not help: nobody waits for this watch."""
         self.failed(watch, how)
         self._expected.discard(watch)
         self._note_open()
 
     def answered(self, watch: str) -> None:
-        """It, or the list before it, is no longer refused."""
+        """Note that the watch, or the list before it, is no longer refused."""
         self._failed.pop(watch, None)
 
     @property
     def silent(self) -> Mapping[str, float]:
-        """Seconds since then, or since asking for it failed last, of each."""
+        """Seconds since each watch last received something, or since a request for it last failed."""
         now = self.clock()
         failed = {watch: when for watch, (when, _) in self._failed.items()}
         return {watch: now - max(last, failed.get(watch, last)) for watch, last in self._last.items()}
 
     @property
     def deaf(self) -> Mapping[str, str]:
-        """The watches that cannot be opened, and why."""
+        """The watches that cannot be opened, each with the reason."""
         return {watch: how for watch, (_, how) in sorted(self._failed.items())}
 
     def _note_open(self) -> None:
@@ -95,7 +96,7 @@ class WatchHealth:
 
 @dataclass(frozen=True)
 class Limits:
-    """In seconds: what still counts as alive."""
+    """Limits of liveness, in seconds."""
 
     stuck: float
     silence: float
@@ -104,7 +105,8 @@ class Limits:
 def complaints(
     *, now: float, workers: Sequence[Pulse], oldest_key: float, silent: Mapping[str, float], limits: Limits
 ) -> tuple[str, ...]:
-    """What is wrong, in words; empty: healthy. `oldest_key`: seconds for which a key has been due or at work."""
+    """Return what is wrong, as text; empty: healthy. `oldest_key`: seconds since the oldest key became due, or since
+    its work began."""
     found = []
     for number, worker in enumerate(workers):
         if not worker.running:

@@ -1,7 +1,7 @@
-"""The operator: `toolorchestra-operator`. Every watch is on this page; each handler is a guard and one delegation.
+"""The operator's entry point, `toolorchestra-operator`, with all its watches; each handler is a check and one call.
 
-kopf watches and is the shell of the process; what is watched only puts a parent's key on the queue (`KeyQueue`), whose
-workers (`ReconcileLoop`) do everything else.
+kopf runs the watches and the process. A watched event only puts the parent's key on the queue (`KeyQueue`); the
+queue's workers (`ReconcileLoop`) do everything else.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 _SERVICE = "toolorchestra-operator"
 _RESOLVERS = 64
 _CHATTY = ("kopf.objects", "aiohttp.access")
-"""Loggers with a line for every event."""
+"""Loggers that write a line for every event."""
 
 Assemble = Callable[[Settings, ApiServer], Machinery]
 
 
 def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
-    """All that kopf calls."""
+    """Return the registry of everything that kopf calls."""
     registry, settings = kopf.OperatorRegistry(), process.settings
 
     @kopf.on.startup(id="configured", registry=registry)
@@ -73,13 +73,13 @@ def handlers(process: OperatorProcess) -> kopf.OperatorRegistry:
 
 
 async def operate(settings: Settings, assemble: Assemble = assembly.assemble) -> int:
-    """Run until SIGTERM, or until something breaks; the exit status. CancelledError: SIGTERM came before it ran."""
+    """Run until SIGTERM, or until a task fails; return the exit status. CancelledError: SIGTERM came before that."""
     ended = asyncio.current_task()
     assert ended is not None
-    # Until kopf takes the signals over there may be a wait for the API server.
+    # The start may wait for the API server before kopf handles the signals.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
-    # Host names are resolved in its threads: those that resources name, and nobody answers for, must not fill it.
+    # Host names are resolved in this pool. Its size leaves room when hosts that resources name do not resolve.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver"))
     meter = Meter()
     discovery = Discovery(lambda: ApiServer.connect(settings.kubeconfig), interval=settings.discovery_seconds)
@@ -101,7 +101,7 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
                 stop_flag=process.stopping,
-                # kopf would ask for the user's name, and a container's user has none.
+                # kopf would look up the user's name, which a container's user does not have.
                 identity=cast(Any, f"toolorchestra-operator@{socket.gethostname()}"),
             )
         finally:
@@ -110,7 +110,7 @@ async def operate(settings: Settings, assemble: Assemble = assembly.assemble) ->
 
 
 def main(argv: Sequence[str] | None = None, *, assemble: Assemble = assembly.assemble) -> None:
-    """The console script. Exit status 0: ended by a signal; 1: something broke; 2: bad settings; 75: start me again."""
+    """Run the console script. Exit status 0: ended by a signal; 1: a task failed; 2: bad settings; 75: restart me."""
     try:
         settings = Settings.read(sys.argv[1:] if argv is None else argv)
         configure_logs(service=_SERVICE)
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None, *, assemble: Assemble = assembly.ass
     except asyncio.CancelledError:
         status = 0
     except Exception:
-        _log.critical("the operator broke", exc_info=True)
+        _log.critical("the operator failed", exc_info=True)
         status = 1
     finally:
         traces.shutdown()

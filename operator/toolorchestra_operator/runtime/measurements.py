@@ -1,6 +1,6 @@
-"""What trainings tell of their experts' service, kept for the pools' status.
+"""Service times of experts, as trainings measure them, for the status of pools.
 
-Held in memory only, for one event loop: an operator that starts anew hears it again at the next step of any training.
+Kept in memory only, for one event loop: a new operator receives them with the next step of any training.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _RATE_DIGITS = 3
 
 @dataclass
 class Measurements:
-    """`at` is when the figures became what they are: equal ones are no news. Of two trainings the later wins."""
+    """Measurements by pool. `at` is when the figures last changed. If two trainings measure a pool, the later wins."""
 
     _known: dict[Key, MeasuredService] = field(default_factory=dict[Key, MeasuredService])
 
     def of(self, pool: Key) -> MeasuredService | None:
-        """What calls to the pool were measured to take; None: nobody told."""
+        """Return the measured service times of calls to the pool; None: no training reported any."""
         return self._known.get(pool)
 
     def hear(self, namespace: str, progress: Mapping[str, Any]) -> None:
-        """Take over what a training of the namespace told (`toolorchestra.controller.monitoring.service_times`)."""
+        """Store what a training of the namespace reported (`toolorchestra.controller.monitoring.service_times`)."""
         at = datetime.fromtimestamp(int(progress.get("updated", 0)), UTC)
         for name, told in (progress.get("experts") or {}).items():
             key = Key("ExpertPool", namespace, name)

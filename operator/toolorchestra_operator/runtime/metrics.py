@@ -1,13 +1,13 @@
-"""What the operator counts, and how Prometheus gets it: text, on a port of its own.
+"""The operator's metrics, which Prometheus scrapes as text on their own port.
 
-| metric `toolorchestra_operator_…` | labels | counts |
+| metric `toolorchestra_operator_…` | labels | meaning |
 | --- | --- | --- |
-| `reconcile_seconds` | kind, outcome | one look at one resource: `unchanged` (a no-op), `changed`, `gone` or `failed` |
-| `reconcile_failures_total` | kind, error | failed looks by what failed |
-| `actions_total` | kind, action | what plans did: Apply, Create, Delete, …, Status |
+| `reconcile_seconds` | kind, outcome | one reconcile: `unchanged` (wrote nothing), `changed`, `gone` or `failed` |
+| `reconcile_failures_total` | kind, error | failed reconciles, by error |
+| `actions_total` | kind, action | actions of plans: Apply, Create, Delete, …, Status |
 | `queue_depth` | | resources that are due |
-| `queue_oldest_seconds` | | for how long the one that waits longest has been due |
-| `watches_deaf` | | watches that cannot be opened: a right is missing, or the API server is away |
+| `queue_oldest_seconds` | | how long the oldest resource has been due |
+| `watches_deaf` | | watches that cannot be opened: a right is missing, or the API server does not answer |
 | `api_requests_total` | verb, resource, code | requests to the API server; `timeout` and `unreachable` are codes too |
 | `resyncs_total` | outcome | `done` or `failed` |
 """
@@ -33,23 +33,23 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 @dataclass
 class Meter:
-    """The operator's metrics, in a registry of their own."""
+    """The operator's metrics, in their own registry."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
         self._seconds = Histogram(
             f"{_PREFIX}reconcile_seconds",
-            "One look at one resource.",
+            "One reconcile of one resource.",
             ["kind", "outcome"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._failures = Counter(
-            f"{_PREFIX}reconcile_failures", "Failed looks, by what failed.", ["kind", "error"], registry=self.registry
+            f"{_PREFIX}reconcile_failures", "Failed reconciles, by error.", ["kind", "error"], registry=self.registry
         )
         self._actions = Counter(
-            f"{_PREFIX}actions", "What plans did, by action.", ["kind", "action"], registry=self.registry
+            f"{_PREFIX}actions", "Actions of plans, by type.", ["kind", "action"], registry=self.registry
         )
         self._requests = Counter(
             f"{_PREFIX}api_requests",
@@ -57,53 +57,55 @@ class Meter:
             ["verb", "resource", "code"],
             registry=self.registry,
         )
-        self._resyncs = Counter(f"{_PREFIX}resyncs", "Looks at all resources.", ["outcome"], registry=self.registry)
+        self._resyncs = Counter(
+            f"{_PREFIX}resyncs", "Reconciles of all resources.", ["outcome"], registry=self.registry
+        )
         for outcome in ("done", "failed"):
-            # There from the start: an alert on resyncs that never were done needs the 0.
+            # The series starts at 0: the alert on missing resyncs needs it.
             self._resyncs.labels(outcome)
         self._depth = Gauge(f"{_PREFIX}queue_depth", "Resources that are due.", registry=self.registry)
         self._oldest = Gauge(
-            f"{_PREFIX}queue_oldest_seconds", "For how long the oldest has been due.", registry=self.registry
+            f"{_PREFIX}queue_oldest_seconds", "How long the oldest has been due.", registry=self.registry
         )
         self._deaf = Gauge(f"{_PREFIX}watches_deaf", "Watches that cannot be opened.", registry=self.registry)
         ProcessCollector(registry=self.registry)
 
     def queue(self, *, depth: Callable[[], float], oldest: Callable[[], float]) -> None:
-        """Where the queue's figures come from."""
+        """Set the functions that return the queue's figures."""
         self._depth.set_function(depth)
         self._oldest.set_function(oldest)
 
     def watches(self, *, deaf: Callable[[], float]) -> None:
-        """Where the watches' figure comes from."""
+        """Set the function that returns the number of deaf watches."""
         self._deaf.set_function(deaf)
 
     def request(self, verb: str, resource: str, code: str) -> None:
-        """One request was answered, or was not. It has the signature of the API adapter's `count`."""
+        """Count a request to the API server, with or without an answer. The API adapter calls it as its `count`."""
         self._requests.labels(verb, resource, code).inc()
 
     def looked(self, key: Key, *, seconds: float, outcome: Outcome) -> None:
-        """One look is over."""
+        """Record the end of one reconcile."""
         self._seconds.labels(key.kind, outcome).observe(seconds)
 
     def failed(self, key: Key, error: BaseException) -> None:
-        """What made a look fail."""
+        """Count a failed reconcile, by its error."""
         self._failures.labels(key.kind, type(error).__name__).inc()
 
     def carried_out(self, key: Key, plan: Plan) -> None:
-        """What a plan did."""
+        """Count the actions of a plan."""
         for action in plan.actions:
             self._actions.labels(key.kind, type(action).__name__).inc()
         if plan.status is not None:
             self._actions.labels(key.kind, "Status").inc()
 
     def resynced(self, *, ok: bool) -> None:
-        """All resources were listed, or could not be."""
+        """Count a resync: all resources were listed (`ok`), or could not be."""
         self._resyncs.labels("done" if ok else "failed").inc()
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     async def answer(self) -> web.Response:
-        """The page."""
+        """Answer a request for `/metrics`."""
         return web.Response(body=self.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

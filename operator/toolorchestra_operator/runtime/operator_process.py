@@ -1,8 +1,8 @@
-"""The operator's own tasks: workers, resync, discovery, metrics; kopf's watches only feed their queue.
+"""The operator's own tasks: workers, resync, discovery, metrics. kopf's watches only fill their queue.
 
 Invariants
-- They are started before kopf and ended by its cleanup: kopf cancels every task that was made in its loop after it.
-- If one of them ends, the whole process does: with `RESTART` where other kinds are served now, with 1 where it broke.
+- They start before kopf, and kopf's cleanup ends them: kopf cancels every task that was created in its loop after it.
+- If one of them ends, the whole process ends: with `RESTART` if the served kinds changed, with 1 if a task failed.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from toolorchestra_operator.runtime.settings import Settings
 _log = logging.getLogger(__name__)
 
 RESTART: Final = 75
-"""Exit status that asks to be started again (EX_TEMPFAIL): kinds came or went."""
+"""Exit status that asks for a restart (EX_TEMPFAIL): kinds were added or removed."""
 
 
 _CANCEL_SECONDS: Final = 1.0
 _LISTING_SECONDS: Final = 15.0
-"""After which what is known is looked at, though a kind could not be listed (a right may be missing)."""
+"""Seconds after which the workers start even if a kind could not be listed (a right may be missing)."""
 
 
 @dataclass(frozen=True)
 class Machinery:
-    """What looks after the kinds: their reconcilers, and what removes things that have lost their parent."""
+    """The parts that manage the kinds: their reconcilers, and the sweeps that remove what has lost its parent."""
 
     reconcilers: Mapping[ParentKind, Reconciler[Any]]
     sweeps: tuple[Sweep, ...] = ()
     streams: StreamsPort = field(default_factory=NatsStreams)
-    """What plans make on NATS."""
+    """Creates and removes on NATS what plans name."""
     news: tuple[Callable[[Callable[[Key], None]], None], ...] = ()
-    """Who tells what no watch does: each is told whom to call with a key to look at."""
+    """Sources of changes that no watch reports; each receives the function to call with the key to reconcile."""
     close: tuple[Callable[[], Awaitable[None]], ...] = ()
-    """Connections to be closed at the end."""
+    """Functions that close connections at the end."""
 
 
 @dataclass(kw_only=True)
 class OperatorProcess:
-    """Everything in one process but kopf. `served` is what the API server had at the start."""
+    """Everything in the process except kopf. `served`: the kinds that the API server had at the start."""
 
     settings: Settings
     api: ApiServer
@@ -74,7 +74,7 @@ class OperatorProcess:
     pool_users: PoolUsers = field(default_factory=PoolUsers)
     watch_health: WatchHealth = field(default_factory=WatchHealth)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Ends kopf, and with it the process."""
+    """Setting it ends kopf, and with it the process."""
     exit_status: int = 0
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
     _pulses: list[Pulse] = field(default_factory=list[Pulse])
@@ -82,7 +82,7 @@ class OperatorProcess:
     def __post_init__(self) -> None:
         self._events = Events(self.api)
         settings = self.settings
-        # One namespace never has all of the workers, whatever its looks take.
+        # One namespace never gets all workers, however long its reconciles take.
         self.queue.most = max(1, settings.workers - 1)
         for news in self.machinery.news:
             news(self.queue.add)
@@ -109,8 +109,8 @@ class OperatorProcess:
         self._spawn(self._restart_where_kinds_change(), "discovery")
 
     async def stop(self) -> None:
-        """End all tasks. What a worker was at is left half done: the next process goes on with it."""
-        # kopf waits five seconds for its task that waits for this.
+        """End all tasks. A worker's current reconcile is cut off; the next process repeats it."""
+        # kopf waits at most five seconds for its own task, which waits for this event.
         self.stopping.set()
         await cancel(self._tasks)
         self._tasks.clear()
@@ -121,16 +121,16 @@ class OperatorProcess:
 
     @property
     def children(self) -> tuple[Kind, ...]:
-        """Kinds of children that can be watched."""
+        """The kinds of children that can be watched."""
         return tuple(kind for kind in CHILDREN if kind not in OPTIONAL or kind.key in self.served)
 
     @property
     def parents(self) -> tuple[Kind, ...]:
-        """Our own kinds, as far as their CRDs are there: with the others the process starts again."""
+        """Our own kinds whose CRDs are installed; when another one is installed, the process restarts."""
         return tuple(kind for kind in PARENTS if kind.key in self.served)
 
     def complaints(self) -> tuple[str, ...]:
-        """What is wrong with this process; empty: it is alive."""
+        """Return what is wrong with this process; empty: it is alive."""
         return complaints(
             now=time.monotonic(),
             workers=self._pulses,
@@ -140,11 +140,11 @@ class OperatorProcess:
         )
 
     def degraded(self) -> tuple[str, ...]:
-        """Why it does not see everything, which no restart heals; empty: it does."""
+        """Return the watches that a restart does not repair, with the reason; empty: all are open."""
         return tuple(f"{watch}: {how}" for watch, how in self.watch_health.deaf.items())
 
     async def _work(self, loop: ReconcileLoop, pulse: Pulse) -> None:
-        """Begin when everything is listed: a parent is then looked at once, and not again for each of its children."""
+        """Work once everything is listed: a parent is then reconciled once, not again for each of its children."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LISTING_SECONDS):
                 await self.watch_health.all_open.wait()
@@ -186,7 +186,7 @@ class OperatorProcess:
 
     async def _restart_where_kinds_change(self) -> None:
         now = await self.discovery.changed(self.served)
-        _log.warning("%s: starting again", words(self.served, now))
+        _log.warning("%s: restarting", words(self.served, now))
         self.exit_status = RESTART
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
@@ -198,13 +198,13 @@ class OperatorProcess:
         if task.cancelled():
             return
         if error := task.exception():
-            _log.critical("%s broke: the process ends", task.get_name(), exc_info=error)
+            _log.critical("%s failed: the process ends", task.get_name(), exc_info=error)
             self.exit_status = 1
         self.stopping.set()
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]], *, every: float = _CANCEL_SECONDS) -> None:
-    """Cancel tasks until they have ended: nats-py swallows a cancellation that comes while it closes a connection."""
+    """Cancel tasks repeatedly until they end: nats-py swallows a cancellation while it closes a connection."""
     left = set(tasks)
     while left:
         for task in left:

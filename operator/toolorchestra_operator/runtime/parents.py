@@ -1,4 +1,4 @@
-"""Which parent an object belongs to: by its controlling owner, else by the label that all of ours carry."""
+"""The parent of an object: by its controlling owner, else by the label of all objects that the operator makes."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ PARENT_LABELS: Final[Mapping[str, ParentKind]] = {
     f"{GROUP}/pool": "ExpertPool",
 }
 OURS: Final = f"{MANAGED_BY_LABEL}={MANAGER}"
-"""The label selector of everything that we made."""
+"""Label selector of all objects that the operator makes."""
 
 
 PARENTS: Final = (TRAININGS, POOLS)
 OPTIONAL: Final = frozenset({RAY_JOBS})
-"""Others bring them: watched where they are served."""
+"""Kinds that other operators install; they are watched if they are served."""
 CHILDREN: Final = (
     *(DEPLOYMENTS, JOBS, SERVICES, CONFIG_MAPS, CLAIMS, NETWORK_POLICIES, DISRUPTION_BUDGETS),
     RAY_JOBS,
 )
-"""Children whose events wake their parent. Not among them: Secrets (to watch them all is a right that we do not ask
-for), and pods, whose Deployments and Jobs say what matters: changes of these are seen by the resync."""
+"""Children whose events trigger a reconcile of their parent. Two kinds are not watched: Secrets (watching them needs a
+right that the operator does not ask for), and pods, because their Deployments and Jobs report what matters. The resync
+finds changes of these."""
 
 
 def key_of(parent: Mapping[str, Any]) -> Key | None:
-    """A parent's own key; None: it is no parent."""
+    """Return the key of a parent; None: the object is not a parent."""
     kind = next((kind for kind in PARENT_KINDS if kind == parent["kind"]), None)
     return None if kind is None else Key(kind, parent["metadata"]["namespace"], parent["metadata"]["name"])
 
 
 def parent_of(child: Mapping[str, Any]) -> Key | None:
-    """The key of the parent; None: it is not ours, whatever its labels say."""
+    """Return the key of the child's parent; None: the child is not ours, whatever its labels say."""
     metadata = child["metadata"]
     for owner in metadata.get("ownerReferences") or ():
         if owner.get("controller") and owner["apiVersion"].partition("/")[0] == GROUP:

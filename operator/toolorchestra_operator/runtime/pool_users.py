@@ -1,7 +1,8 @@
-"""Which trainings a change of a pool is news for, so that they are looked at when it comes and not at the resync.
+"""Which trainings use a pool, so that a change of the pool triggers their reconcile before the next resync.
 
-Invariants: it only knows what the watches brought, and only wakes: a look that is missing is made up for by the resync,
-one too many changes nothing. What says nothing to a training (how many replicas, what was measured) wakes nobody.
+Invariants: it knows only what the watches reported, and it only triggers reconciles: the resync makes up for a missing
+one, and an unnecessary one changes nothing. Changes that do not concern trainings (the number of replicas,
+measurements) trigger nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ Body = Mapping[str, Any]
 
 @dataclass
 class PoolUsers:
-    """For one event loop. Holds a few words for each training that is not finished, and for each pool."""
+    """The users of each pool, for one event loop. Stores a few fields per unfinished training and per pool."""
 
     _experts: dict[Key, frozenset[str] | None] = field(default_factory=dict[Key, frozenset[str] | None])
-    """The pools that a training was admitted with; None: it was not yet, so that any of its namespace may matter."""
+    """By training, the pools that it was admitted with; None: not admitted yet, so that any pool of its namespace may
+    matter."""
     _said: dict[Key, Any] = field(default_factory=dict[Key, Any])
-    """What a pool said last of what trainings are told."""
+    """By pool, the last values of the fields that trainings read."""
 
     def saw(self, body: Body, *, gone: bool) -> tuple[Key, ...]:
-        """The trainings to look at because of this event of a parent's (`gone`: it was its last)."""
+        """Return the trainings to reconcile after this event of a parent (`gone`: the parent was deleted)."""
         key = key_of(body)
         if key is None:
             return ()
@@ -57,7 +59,7 @@ def _uses(training: Key, experts: frozenset[str] | None, pool: Key) -> bool:
 
 
 def _said(pool: Body) -> Any:
-    """What makes it an expert, and whether it is one that answers."""
+    """Return the fields of a pool that trainings read: what makes it an expert, and whether it answers."""
     metadata, status = pool["metadata"], pool.get("status") or {}
     ready = next((one["status"] for one in _conditions(pool) if one["type"] == "Ready"), None)
     labels = tuple(sorted((metadata.get("labels") or {}).items()))

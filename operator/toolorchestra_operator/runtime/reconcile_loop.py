@@ -1,17 +1,17 @@
-"""The workers: take a key, observe, decide, carry the plan out; and what follows when that fails.
+"""The queue's workers: take a key, observe, decide, carry the plan out; and what follows a failure.
 
-| what fails | what follows |
+| failure | what follows |
 | --- | --- |
-| the object changed meanwhile (Conflict) | another look at once; after a few in a row, back-off |
-| too many requests (Throttled) | after the delay that the server named |
-| the API server is away (transient) | back-off, at most half a minute |
-| it refuses (Forbidden, Invalid, NameTaken) | a condition says so; another look at the resync's pace |
-| NATS is away or refuses (MessagingUnreachable) | a condition says so; back-off, at most half a minute |
-| NATS has not answered yet (MessagingPending) | another look in a second |
-| anything else | a condition says so, with the cause; the log; back-off |
+| the object changed meanwhile (Conflict) | another reconcile at once; back-off after a few in a row |
+| too many requests (Throttled) | another one after the delay that the server named |
+| the API server does not answer (transient) | back-off, at most half a minute |
+| the API server refuses (Forbidden, Invalid, NameTaken) | a condition; another reconcile at the resync's interval |
+| NATS does not answer, or refuses (MessagingUnreachable) | a condition; back-off, at most half a minute |
+| NATS has not answered yet (MessagingPending) | another reconcile after a second |
+| anything else | a condition with the cause; a log record; back-off |
 
-Invariants: no failure ends a worker; a look is over when it ends or after `pass_seconds`; a key whose look failed is in
-the queue again.
+Invariants: no failure ends a worker; a reconcile takes at most `pass_seconds`; a key whose reconcile failed is queued
+again.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from toolorchestra_operator.runtime.refused import refused
 
 _log = logging.getLogger(__name__)
 _CONFLICTS: Final = 5
-"""Looks in a row that follow each other at once."""
+"""Up to this many conflicts in a row, the next reconcile follows at once."""
 _TAKEN: Final = 3
-"""Looks in a row before it is told that a name is taken: what an earlier resource left is on its way out."""
+"""Failures in a row before `NameTaken` is reported: an object of an earlier resource may still be in deletion."""
 _TRANSIENT_CAP: Final = 30.0
-"""Seconds: an API server that is back should not wait long for us."""
+"""The longest delay in seconds after a transient failure, so that work resumes soon after the API server is back."""
 _PENDING: Final = 1.0
-"""Seconds until it is asked again what a server that is slow has done meanwhile."""
+"""Seconds until a slow NATS server is asked again."""
 _HOLD: Final = 1.0
-"""Seconds for which a key is held back after a failure, whatever events come: they may be the failed look's own."""
+"""Seconds for which a key is held back after a failure, whatever events come: the failed reconcile may cause them."""
 
 
 class Observed(Protocol):
-    """What a look saw; besides the parent, whatever the kind needs."""
+    """What a reconcile observed: the parent, and the facts that its kind needs."""
 
     @property
     def parent(self) -> Manifest:
@@ -70,36 +70,36 @@ Seen = TypeVar("Seen", bound=Observed)
 
 @dataclass(frozen=True)
 class Reconciler(Generic[Seen]):
-    """One kind."""
+    """The two functions of one kind."""
 
     observe: Callable[[Key], Awaitable[Seen | None]]
-    """Reads what is there: the only I/O. None: the parent is gone, and so is everything that it owns."""
+    """Reads the facts; the only I/O. None: the parent is gone, and so is everything that it owns."""
     reconcile: Callable[[Seen, datetime], Plan]
-    """Decides: pure, synchronous."""
+    """Makes the plan: pure and synchronous."""
 
 
 class CarriesOut(Protocol):
-    """Does what a plan says, about this parent (a live object)."""
+    """Carries out a plan about this parent (a live object)."""
 
     async def __call__(self, plan: Plan, *, parent: Manifest) -> None: ...
 
 
 Find = Callable[[Key], Awaitable[Manifest | None]]
-"""A parent, live; None: it is gone."""
+"""Returns a live parent; None: it is gone."""
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """Return the current wall-clock time in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class _After:
-    """What follows a look."""
+    """What follows a reconcile."""
 
     outcome: Outcome
     again: float | None = None
-    """Seconds until the next look; None: at the resync, or when something happens."""
+    """Seconds until the next reconcile; None: at the resync, or at the next event."""
     hold: float = 0.0
     """Seconds for which events cannot make it come earlier."""
     plan: Plan = field(default_factory=Plan)
@@ -108,19 +108,19 @@ class _After:
 
 @dataclass
 class _Undone:
-    """The status of a plan while it is carried out, and of what version of the parent it is."""
+    """The status of a plan while it is carried out, and the version of the parent that it is about."""
 
     status: Manifest | None = None
     version: str = ""
 
     def of(self, parent: Manifest) -> Manifest | None:
-        """None: the parent is another by now."""
+        """Return the status; None: the parent has changed since."""
         return self.status if parent["metadata"].get("resourceVersion", "") == self.version else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconcileLoop:
-    """Every worker runs `work`. `find` and `carry_out` reach the API server. Durations in seconds."""
+    """The loop that every worker runs (`work`). `find` and `carry_out` use the API server. Durations in seconds."""
 
     queue: KeyQueue
     reconcilers: Mapping[ParentKind, Reconciler[Any]]
@@ -134,7 +134,8 @@ class ReconcileLoop:
     draw: Callable[[], float] = random.random
 
     async def work(self, pulse: Pulse) -> NoReturn:
-        """Look at keys for ever. Ends only by being cancelled; a look that is cut off begins anew after a restart."""
+        """Reconcile keys without end. Only a cancellation ends it; a reconcile that is cut off is repeated after a
+        restart."""
         pulse.running = True
         try:
             while True:
@@ -146,13 +147,13 @@ class ReconcileLoop:
             pulse.running = False
 
     async def look(self, key: Key) -> None:
-        """One look at a key that was taken from the queue, to its end."""
+        """Reconcile one key that was taken from the queue, to its end."""
         started, began = time.monotonic(), time.time_ns()
         after = _After("failed", again=0.0)
         try:
             after = await self._pass(key)
         finally:
-            # Also where it is cancelled: the key stays in the queue for whoever comes next.
+            # Also after a cancellation: the key stays in the queue for the next worker.
             self.queue.done(key, hold=after.hold)
             if after.again is not None:
                 self.queue.add(key, after=after.again)
@@ -196,7 +197,7 @@ class ReconcileLoop:
         delay = self.backoff.failed(key, cap=_TRANSIENT_CAP if transient else None)
         hold = min(delay, _HOLD)
         if isinstance(error, Conflict) and before < _CONFLICTS:
-            _log.info("%s: %s; looking again", key, error)
+            _log.info("%s: %s; reconciling again", key, error)
             return _After("failed", again=0.0, error=error)
         if isinstance(error, ApiError) and error.retry_after is not None:
             delay = max(error.retry_after, delay if not isinstance(error, Throttled) else 0.0)
@@ -204,14 +205,14 @@ class ReconcileLoop:
         if isinstance(error, ApiError | MessagingUnreachable):
             _log.warning("%s: %s; again in %.1f s", key, error, delay)
         else:
-            _log.error("%s: the look failed; again in %.1f s", key, delay, exc_info=error)
+            _log.error("%s: the reconcile failed; again in %.1f s", key, delay, exc_info=error)
             await self._tell(key, error, undone)
         return _After("failed", again=delay, hold=hold, error=error)
 
     async def _refused(self, key: Key, error: Refusal, undone: _Undone) -> _After:
-        """Say it on the resource. What somebody has to change is not tried again and again."""
+        """Report the refusal on the resource. What a person has to change is retried only slowly."""
         delay = min(self.backoff.failed(key), self.resync_seconds)
-        # A right may come a moment after the resource that needs it.
+        # A right may be granted a moment after the resource that needs it was created.
         pace = self.resync_seconds * (0.9 + 0.2 * self.draw()) if self.backoff.failures(key) > _CONFLICTS else delay
         _log.warning("%s: refused: %s; again in %.1f s", key, error, pace)
         after = _After("failed", again=pace, hold=min(delay, _HOLD), error=error)
@@ -221,7 +222,7 @@ class ReconcileLoop:
         return after
 
     async def _tell(self, key: Key, error: Exception, undone: _Undone) -> None:
-        """A condition; where it cannot be written, a line in the log."""
+        """Write the error as a condition; if that fails, log it."""
         try:
             async with asyncio.timeout(self.pass_seconds):
                 parent = await self.find(key)
@@ -231,11 +232,11 @@ class ReconcileLoop:
                 if not plan.empty:
                     await self.carry_out(plan, parent=parent)
         except Exception as another:
-            _log.warning("%s: that it was refused could not be said on it: %s", key, another)
+            _log.warning("%s: the refusal could not be written to its status: %s", key, another)
 
 
 def _trace(key: Key, after: _After, *, began: int) -> None:
-    """A span for a look that changed something or failed, made afterwards: of a thousand no-ops there is none."""
+    """Write a span for a reconcile that changed something or failed, after its end; none for an unchanged one."""
     if not enabled(SpanGroup.DEFAULT):
         return
     whose = names.TRAINING if key.kind == "OrchestratorTraining" else names.POOL

@@ -1,10 +1,10 @@
-"""What a resource says when a plan cannot be carried out, and how to go on.
+"""The conditions of a resource whose plan could not be carried out, and the way to solve it.
 
-`Accepted=False`: the API server will not have what the operator wants, or the operator itself broke on the resource.
-`MessagingReady=False`: NATS will not. Without it a missing right, a refused field, a taken name, a full JetStream or a
-fault of the operator's own would be seen in its log only, because a plan writes its status last. What else the plan
-would have said of what runs is said too: it was seen, and not made. The next look that works says that all is well
-again.
+`Accepted=False`: the API server refuses an object, or the operator itself failed on the resource.
+`MessagingReady=False`: NATS refuses. Because a plan writes its status last, a missing right, a refused field, a taken
+name, a full JetStream or an error of the operator would otherwise be visible in its log only. The plan's other
+conditions of what runs are written too, because they were observed and not created by the plan. The next reconcile
+that succeeds clears the condition.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from toolorchestra_operator.pools import states
 
 
 def refused(parent: Manifest, error: Exception, now: datetime, *, decided: Manifest | None = None) -> Plan:
-    """The plan that tells it on the live `parent`; empty where it says so already. `decided`: the status of the plan
-    that was not carried out, where it is about this very parent.
+    """Return the plan that reports `error` on the live `parent`; empty if the parent reports it already. `decided`: the
+    status of the plan that was not carried out, if that plan is about this very parent.
     """
     before: Manifest = parent.get("status") or {}
     old, facts = before.get("conditions") or (), before if decided is None else decided

@@ -1,9 +1,9 @@
-"""What the operator makes of a resource, without a cluster: its own reconcilers over a namespace in memory.
+"""What the operator creates for a resource, without a cluster: runs the reconcilers on a namespace in memory.
 
 Invariants
-- Every decision is the reconcilers': plans are carried out on the namespace until nothing new comes, and nothing is
-  known here of what a kind or a Ray provider makes.
-- Nothing secret is in what comes out: random values are replaced by words.
+- Every decision is made by the reconcilers: plans are carried out on the namespace until they bring nothing new. This
+  module does not know what a kind or a Ray provider creates.
+- The output contains no secrets: random values are replaced by a placeholder text.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from toolorchestra_operator.trainings.observed import Observed as TrainingObserv
 from toolorchestra_operator.trainings.reconcile import reconcile as reconcile_training
 
 STAND_IN_UID: Final = "00000000-0000-4000-8000-000000000000"
-"""UID of every resource that is not in a cluster yet."""
+"""UID of every resource that is not yet in a cluster."""
 HIDDEN: Final = "<random: made by the operator, once>"
 _NOW: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _TOKEN: Final = "stand-in"
 _ROUNDS: Final = 32
-"""More than any kind needs; a reconciler that never comes to rest is a fault in it."""
+"""Most rounds of reconciling; more than any kind needs. A reconciler that does not settle has a bug."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What one resource becomes. `objects` in the order in which they are made; `refused`: why there are none."""
+    """The result for one resource. `objects` are in the order of creation; `refused`: why there are none."""
 
     parent: Manifest
     objects: tuple[Manifest, ...] = ()
     streams: tuple[str, ...] = ()
-    """Streams and buckets on NATS, which are no objects."""
+    """Names of streams and buckets on NATS, which are not Kubernetes objects."""
     refused: str = ""
 
 
 class _Unknown(Schemas):
-    """Whatever the server would say of a kind: nothing that is wanted here is compared."""
+    """An untyped schema for every kind: here, wanted objects are not compared with live ones."""
 
     def schema(self, api_version: str, kind: str) -> Schema:
         return UNTYPED
@@ -60,14 +60,15 @@ class _Unknown(Schemas):
 
 @dataclass
 class _Namespace:
-    """`parent` with what its plans made."""
+    """One namespace in memory: `parent`, with the objects that its plans made."""
 
     parent: dict[str, Any]
     objects: dict[Ref, dict[str, Any]] = field(default_factory=dict[Ref, dict[str, Any]])
     streams: tuple[str, ...] = ()
 
     def carry_out(self, plan: Plan) -> bool:
-        """Whether it brought anything new. That an object is applied again is nothing new: defaults are not known."""
+        """Apply the plan; return whether it changed anything. Applying an object again is no change: the defaults are
+        unknown here."""
         before = (frozenset(self.objects), self.streams, copy.deepcopy(self.parent))
         for action in plan.actions:
             match action:
@@ -101,10 +102,10 @@ class _Namespace:
 def render(
     pools: Sequence[Manifest], trainings: Sequence[Manifest], *, settings: Settings, kuberay: bool = False
 ) -> Iterator[Rendered]:
-    """Pools first, then trainings, as people write them; all in one namespace, which their metadata name.
+    """Yield what each resource becomes, pools first, then trainings; all in one namespace, which their metadata name.
 
-    `settings` are the operator's (`nats_url` too); `kuberay`: whether RayJobs are served. What a resource refers to
-    (Secrets, claims) counts as there.
+    `settings` are the operator's (`nats_url` too); `kuberay`: whether RayJobs are served. Everything that a resource
+    refers to (Secrets, claims) counts as existing.
     """
     served = []
     for document in pools:
@@ -114,7 +115,7 @@ def render(
         yield world.rendered()
     for document in trainings:
         world = _Namespace(_stored(document))
-        world.parent["spec"]["suspend"] = False  # while it is suspended there would be nothing to see
+        world.parent["spec"]["suspend"] = False  # a suspended training has almost no objects to show
         _settle(world, partial(_of_training, world, tuple(served), settings, kuberay))
         yield world.rendered()
 
@@ -148,11 +149,11 @@ def _settle(world: _Namespace, plan: Callable[[], Plan]) -> None:
     for _ in range(_ROUNDS):
         if not world.carry_out(plan()):
             return
-    raise RuntimeError(f"{Ref.of(world.parent)} never comes to rest: {plan()}")
+    raise RuntimeError(f"{Ref.of(world.parent)}: the reconciler does not settle: {plan()}")
 
 
 def _ready(parent: Manifest) -> ExpertPool:
-    """The pool once its model is loaded: trainings wait for that."""
+    """Return the pool as it is once its model is loaded, which trainings wait for."""
     ready = copy.deepcopy(dict(parent))
     status = ready.setdefault("status", {})
     said = condition("Ready", "True", Reason.READY)
@@ -161,7 +162,7 @@ def _ready(parent: Manifest) -> ExpertPool:
 
 
 def _stored(document: Manifest) -> dict[str, Any]:
-    """As the API server would store it, but for defaults, which the models know."""
+    """Return the document as the API server would store it, except defaults, which the models fill in."""
     stored = copy.deepcopy(dict(document))
     stored["metadata"] |= {"uid": STAND_IN_UID, "generation": 1}
     stored.pop("status", None)
@@ -174,7 +175,7 @@ def _stream_names(uid: str) -> Iterator[str]:
 
 
 def _shown(stored: Manifest) -> dict[str, Any]:
-    """As it is sent, without what the server adds; a Secret's values are words."""
+    """Return the object as it is sent, without what the server adds; a Secret's values are placeholders."""
     shown = copy.deepcopy(dict(stored))
     for name in ("uid", "creationTimestamp"):
         del shown["metadata"][name]

@@ -1,6 +1,6 @@
-"""The slow look at everything: what no event told of is found here, and what has lost its parent.
+"""The slow reconcile of everything: it finds what no event reported, and what has lost its parent.
 
-Invariant: it only puts keys on the queue; a list that fails is tried again, and never ends it.
+Invariant: it only puts keys on the queue; a list that fails is repeated, and never ends it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from toolorchestra_operator.runtime.parents import key_of
 
 _log = logging.getLogger(__name__)
 _SPREAD: Final = 0.1
-"""The share of the interval over which the keys of one resync are spread, and by which the interval itself varies."""
+"""Share of the interval over which the keys of one resync are spread, and by which the interval itself varies."""
 _RETRY_SECONDS: Final = 15.0
 
 Sweep = Callable[[Sequence[Manifest]], Awaitable[None]]
-"""Removes what is left of parents that are not among these, which are all there are in the namespaces looked after."""
+"""Removes what deleted parents left. The argument is the list of all parents in the watched namespaces."""
 
 
 class Lists(Protocol):
-    """What it needs of `ApiServer`, which has it."""
+    """The part of `ApiServer` that the resync needs."""
 
     async def list(self, api_version: str, kind: str, *, namespace: str = "") -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resync:
-    """`namespaces` empty: all of the cluster. `interval` in seconds."""
+    """The periodic resync. `namespaces` empty: the whole cluster. `interval` in seconds."""
 
     api: Lists
     queue: KeyQueue
@@ -47,7 +47,7 @@ class Resync:
     draw: Callable[[], float] = random.random
 
     async def run(self) -> NoReturn:
-        """Once every interval, the first time after one: at the start the watches bring everything."""
+        """Resync once every interval, first after one interval: at the start the watches list everything."""
         wait = self._wait()
         while True:
             await asyncio.sleep(wait)
@@ -55,7 +55,7 @@ class Resync:
             wait = self._wait() if listed else min(_RETRY_SECONDS, self.interval)
 
     async def once(self) -> bool:
-        """List all parents, put them on the queue, sweep. False: they could not be listed."""
+        """List all parents, put them on the queue, and sweep. False: they could not be listed."""
         try:
             parents = await self._parents()
         except (ApiError, TimeoutError) as error:
@@ -69,7 +69,7 @@ class Resync:
             try:
                 await sweep(parents)
             except Exception:
-                # What a sweep leaves is found by the next one; the resync itself must go on.
+                # The next sweep removes what this one left; the resync itself must continue.
                 _log.exception("a sweep failed")
         self.meter.resynced(ok=True)
         return True

@@ -1,4 +1,4 @@
-"""What the operator's settings contribute to trainings and pools. Light: also read where nothing is watched."""
+"""What the operator's settings contribute to trainings and pools. Light to import: rendering uses it too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolorchestra_operator.trainings.runtime import Runtime
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """What the configuration contributes to a training."""
+    """Return what the configuration contributes to a training."""
     return Runtime(
         cpu_image=settings.cpu_image,
         gpu_image=settings.gpu_image,
@@ -26,7 +26,7 @@ def runtime_of(settings: Settings) -> Runtime:
 
 
 def pool_runtime_of(settings: Settings) -> PoolRuntime:
-    """What the configuration contributes to a pool."""
+    """Return what the configuration contributes to a pool."""
     return PoolRuntime(
         gpu_image=settings.pool_gpu_image,
         cpu_image=settings.pool_cpu_image,

@@ -1,4 +1,4 @@
-"""Everything about the operator's process that can be set: a flag, or the variable of the same name."""
+"""The settings of the operator's process: each is a flag, or the environment variable of the same name."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ Image = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class SettingsError(OperatorError, ValueError):
-    """A setting that cannot be obeyed; the message names its flag and variable."""
+    """An invalid setting; the message names its flag and variable."""
 
 
 class Settings(BaseModel):
-    """The operator's configuration. An environment variable gives way to its flag. Durations in seconds.
+    """The operator's configuration. A flag takes precedence over its environment variable. Durations in seconds.
 
-    Variables of the prefix that are no setting are left alone: Kubernetes makes some for a Service of that name.
+    Variables with the prefix that are not settings are ignored: Kubernetes creates some for a Service of that name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kubeconfig: Path | None = Field(
-        None, description="which cluster, and as whom; without it the pod's service account, outside a pod $KUBECONFIG"
+        None, description="cluster and user to use; without it the pod's service account, outside a pod $KUBECONFIG"
     )
     watch_namespaces: tuple[ObjectName, ...] = Field(
-        (), description="the namespaces to look after, with commas between; none: the whole cluster"
+        (), description="the namespaces to watch, separated by commas; none: the whole cluster"
     )
-    workers: Annotated[int, Field(ge=1, le=64)] = Field(4, description="resources that are looked at side by side")
-    resync_seconds: Seconds = Field(300.0, description="every resource is looked at at least this often")
-    pass_seconds: Seconds = Field(120.0, description="one look at one resource may take this long")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(4, description="resources that are reconciled at the same time")
+    resync_seconds: Seconds = Field(300.0, description="every resource is reconciled at least this often")
+    pass_seconds: Seconds = Field(120.0, description="the longest time for one reconcile of one resource")
     backoff_seconds: Seconds = Field(0.5, description="the wait after a first failure; it doubles up to the resync's")
-    request_seconds: Seconds = Field(15.0, description="one request to the API server may take this long")
+    request_seconds: Seconds = Field(15.0, description="the longest time for one request to the API server")
     watch_seconds: Annotated[int, Field(ge=5, le=86_400)] = Field(
         300, description="a watch is opened again after this long"
     )
     discovery_seconds: Seconds = Field(
-        60.0, description="how often to ask whether KubeRay's and Kueue's kinds came or went (it restarts for them)"
+        60.0, description="how often to check for KubeRay's and Kueue's kinds (the operator restarts if they change)"
     )
     stuck_seconds: Seconds = Field(
-        600.0, description="not healthy where a resource has waited, or a look has taken, longer than this"
+        600.0, description="not healthy if a resource has waited, or a reconcile has taken, longer than this"
     )
     silence_seconds: Seconds = Field(
-        300.0, description="not healthy where a watch has brought nothing, not even a bookmark, for longer than this"
+        300.0, description="not healthy if a watch has received nothing, not even a bookmark, for longer than this"
     )
-    host: str = Field("0.0.0.0", description="the address that health and metrics are served on")
-    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="/healthz and /readyz are there")
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="/metrics is there; 0: nowhere")
+    host: str = Field("0.0.0.0", description="the address on which health and metrics are served")
+    health_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="port of /healthz and /readyz")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(8081, description="port of /metrics; 0: not served")
 
     cpu_image: Image = Field("toolorchestra-cpu", description="image of heads, trainers and engines without a GPU")
     gpu_image: Image = Field("toolorchestra-gpu", description="image of heads, trainers and engines with GPUs")
@@ -73,20 +73,22 @@ class Settings(BaseModel):
     )
     pool_cpu_image: Image = Field("toolorchestra-cpu", description="image of pools' servers without a GPU")
     image_pull_secrets: tuple[ObjectName, ...] = Field(
-        (), description="names of Secrets that every pod pulls with, with commas between"
+        (), description="names of Secrets with which every pod pulls images, separated by commas"
     )
-    nats_url: str | None = Field(None, description="NATS of trainings that name none", repr=False)
-    stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector of those that name none", repr=False)
+    nats_url: str | None = Field(None, description="NATS server of trainings that name none", repr=False)
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(1, description="copies of streams on that NATS server")
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector of trainings and pools that name none", repr=False
+    )
     training_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="trainings' heads serve /metrics there; 0: nowhere"
+        0, description="port on which the heads of trainings serve /metrics; 0: not served"
     )
     own_namespace: str | None = Field(
-        None, description="where the operator's pod is: pools let its probes in from there; unset: from anywhere"
+        None, description="namespace of the operator's pod, from which pools admit its probes; unset: from anywhere"
     )
     allowed_hosts: tuple[str, ...] = Field(
         (ANY,),
-        description="hosts of pools' endpoints, with commas between: names, *.example.com, addresses, networks; * is "
+        description="hosts of pools' endpoints, separated by commas: names, *.example.com, addresses, networks; * is "
         "every host with a public address",
     )
     secrets_need_label: bool = Field(
@@ -94,10 +96,10 @@ class Settings(BaseModel):
     )
     default_resources: DefaultResources = Field(
         DefaultResources(),
-        description="JSON: requests and limits of head, trainers, engines, workers and pools where a spec gives none",
+        description="JSON: requests and limits of head, trainers, engines, workers and pools if a spec has none",
     )
     privileged_namespaces: tuple[ObjectName, ...] = Field(
-        (), description="namespaces whose podTemplates may weaken their pods (hostPath, …), with commas between"
+        (), description="namespaces whose podTemplates may weaken their pods (hostPath, …), separated by commas"
     )
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
         1, description="threads of a trainer or an engine that has neither a GPU nor a CPU limit"
@@ -149,12 +151,12 @@ class Settings(BaseModel):
 
     @field_serializer("nats_url", "otlp_endpoint", when_used="json")
     def _shown(self, value: str | None) -> str | None:
-        """What is written down holds no credentials."""
+        """Return the URL without credentials, for what is written down."""
         return None if value is None else shown(value)
 
     @classmethod
     def read(cls, argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Self:
-        """From flags and environment. SettingsError: what is wrong; SystemExit: `--help`, or an unknown flag."""
+        """Read flags and environment. SettingsError: an invalid setting; SystemExit: `--help`, or an unknown flag."""
         env = os.environ if environ is None else environ
         given = {name: env[variable(name)] for name in cls.model_fields if env.get(variable(name))}
         flags = vars(_parser(cls).parse_args(list(argv)))
@@ -166,7 +168,7 @@ class Settings(BaseModel):
 
 
 def variable(name: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + name.upper()
 
 
@@ -177,7 +179,7 @@ def _flag(name: str) -> str:
 def _parser(model: type[Settings]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="toolorchestra-operator",
-        description="Looks after the OrchestratorTrainings and ExpertPools of a cluster.",
+        description="Manages the OrchestratorTrainings and ExpertPools of a cluster.",
         epilog="Every flag may be given as the variable in brackets. Logs: TOOLORCHESTRA_LOG_FORMAT=auto|json|text, "
         "TOOLORCHESTRA_LOG_LEVEL. Traces: OTEL_TRACES_EXPORTER and OpenTelemetry's other variables.",
     )
@@ -194,5 +196,5 @@ def _parser(model: type[Settings]) -> argparse.ArgumentParser:
 
 def _said(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
-    # An environment variable may hold a secret that somebody meant for another one.
+    # The variable may hold a secret that was meant for another one.
     return f"{_flag(name)} ({variable(name)}) = {told(str(error['input']))!r}: {error['msg']}"

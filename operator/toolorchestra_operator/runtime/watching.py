@@ -1,7 +1,7 @@
-"""How kopf is used: as the watcher and the shell of the process, and no more; and what its connection tells us.
+"""The configuration of kopf, which only runs the watches and the process, and the health of its connection.
 
 Invariants: kopf writes nothing to the API server (no events, no peering, no finalizers, no patches); it never gives up
-because the API server is away or says no; every watch that it holds is heard (`WatchHealth`), bookmarks included.
+because the API server does not answer or refuses; `WatchHealth` is told about every watch, bookmarks included.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from toolorchestra_operator.runtime.parents import OURS
 _CHUNK: Final = 500
 _CONNECT_SECONDS: Final = 10.0
 _LOGIN_SECONDS: Final = 5.0
-"""Between two tries to log in, for ever: credentials may be rotated under our feet."""
+"""Delay between two attempts to log in, which never end: credentials may be rotated while the operator runs."""
 
 
 class Patience:
-    """Delays between the tries of one request, in seconds, without an end: a fresh series each time it is asked for."""
+    """Delays between the attempts of one request, in seconds, without an end; each iteration starts a new series."""
 
     def __iter__(self) -> Iterator[float]:
         delay = 0.5
@@ -43,7 +43,7 @@ class Patience:
 def configure(
     settings: kopf.OperatorSettings, *, children: tuple[Kind, ...], watch_seconds: int, request_seconds: float
 ) -> None:
-    """Set kopf up. Of children only ours are listed and watched; the server does the filtering."""
+    """Configure kopf. Of children, the API server lists and watches only ours (label selector)."""
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True
@@ -54,7 +54,7 @@ def configure(
     settings.networking.request_timeout = request_seconds
     settings.networking.connect_timeout = _CONNECT_SECONDS
     settings.networking.error_backoffs = Patience()
-    # Every object that was heard of costs a task for so long.
+    # kopf keeps one task per object for this many seconds after its last event.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 1.0
     settings.execution.default_backoff = _LOGIN_SECONDS
@@ -64,7 +64,7 @@ def configure(
 
 
 def login(kubeconfig: Path | None, *, watch_health: WatchHealth, count: Count, **kwargs: Any) -> kopf.AiohttpSession:
-    """A connection of our own making, as the same user as the adapter's. kopf asks again where a token has expired."""
+    """Return our own connection, as the same user as the adapter's. kopf calls it again when a token has expired."""
     if kubeconfig is None:
         log_in = kopf.login_via_client
     else:
@@ -84,8 +84,8 @@ def login(kubeconfig: Path | None, *, watch_health: WatchHealth, count: Count, *
 
 
 def heard_response(watch_health: WatchHealth) -> type[aiohttp.ClientResponse]:
-    """The class of responses whose watches are heard, and that kopf can read whatever is in them. kopf drops bookmarks
-    before any handler could see them."""
+    """Return the response class that reports watch data to `watch_health`, and whose JSON kopf can always read. kopf
+    drops bookmarks before a handler could see them."""
 
     class HeardResponse(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -101,7 +101,7 @@ def heard_response(watch_health: WatchHealth) -> type[aiohttp.ClientResponse]:
 
 
 class _Heard:
-    """A response's stream that tells when it brings something, and brings it in whole lines, none too deep."""
+    """A response's stream that reports received data, and yields it in whole lines without too deep nesting."""
 
     def __init__(self, stream: aiohttp.StreamReader, watch_health: WatchHealth, watch: str) -> None:
         self._stream, self._watch_health, self._watch = stream, watch_health, watch
@@ -110,7 +110,7 @@ class _Heard:
         return getattr(self._stream, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        begun = list[bytes]()  # of a line whose end has not come
+        begun = list[bytes]()  # the line that has no end yet
         async for chunk in self._stream.iter_chunked(size):
             self._watch_health.heard(self._watch)
             *ended, rest = chunk.split(b"\n")
@@ -155,7 +155,7 @@ def _is_watch(url: URL) -> bool:
 
 
 def _words(url: URL) -> tuple[str, str]:
-    """Verb and resource of a request of kopf's: it watches, lists, and asks what there is."""
+    """Return verb and resource of a request of kopf's: a watch, a list, or discovery."""
     if _is_watch(url):
         return "watch", url.name
     if "limit" in url.query:

@@ -213,7 +213,7 @@ def test_the_alerts_are_all_in_the_docs() -> None:
     [
         "matches no ExpertPool with a role of an expert; there are:",
         "was deleted: make it again",
-        "the operator sets this, or nobody may; what may be set here:",
+        "the operator sets this field, or nobody can; fields that can be set here:",
         "not available; the model is exported into storage, see status.exportURI",
         "no NATS server is known;",
         "is there already and belongs to",

@@ -219,8 +219,8 @@ async def test_the_first_look_waits_for_the_server() -> None:
 
 
 def test_a_change_of_kinds_in_words() -> None:
-    assert words(OURS, OURS | {RAY_JOB}) == "RayJob (ray.io/v1) has come"
-    assert "ExpertPool (toolorchestra.dev/v1alpha1) is gone" in words(frozenset(INTERESTING), frozenset())
+    assert words(OURS, OURS | {RAY_JOB}) == "RayJob (ray.io/v1) was added"
+    assert "ExpertPool (toolorchestra.dev/v1alpha1) was removed" in words(frozenset(INTERESTING), frozenset())
 
 
 async def test_a_task_that_swallows_a_cancellation_ends_all_the_same() -> None:
