@@ -72,7 +72,7 @@ class Run(RealRun):
         psutil.wait_procs(family, timeout=2.0)
         assert not self.family(), f"these outlived the run:\n{self.running()}"
         assert status == 130, self.words()[-3000:]
-        assert f"go on with: orchestra resume {self.dir.root}" in self.words()
+        assert f"continue with: orchestra resume {self.dir.root}" in self.words()
         assert json.loads(self.dir.status.read_text())["state"] == "Cancelled"
 
 
