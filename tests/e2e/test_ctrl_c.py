@@ -100,7 +100,7 @@ def test_twice_ends_everything_at_once(run: Run) -> None:
         name in running for name in ("nats-server", "raylet", "cli.main worker", "simulate", "controller.driver")
     )
     run.ctrl_c()
-    run.until("the first one's answer", lambda: "Ctrl-C again: at once" in run.words())
+    run.until("the first one's answer", lambda: "Ctrl-C again stops at once" in run.words())
     assert run.process.poll() is None
     run.ctrl_c()
     run.assert_over(within=AT_ONCE_SECONDS)

@@ -61,7 +61,7 @@ def test_a_state_is_an_exit_status(ended: Ended, capsys: pytest.CaptureFixture[s
     assert ("continue with: orchestra resume runs/demo-1" in said) == (state != "Complete")
 
 
-@pytest.mark.parametrize("error", [SupervisorError("worker-0 dies again and again"), NatsServerError("keeps dying")])
+@pytest.mark.parametrize("error", [SupervisorError("worker-0 dies repeatedly"), NatsServerError("keeps dying")])
 def test_a_run_that_cannot_be_kept_alive_failed(
     ended: Ended, run: RunDir, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
