@@ -106,7 +106,7 @@ def test_a_run_may_be_named_without_its_folder(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("command", ["status", "logs", "cancel", "resume"])
 def test_what_is_no_run_is_said(tmp_path: Path, command: str) -> None:
     assert "no such folder" in orchestra(command, tmp_path / "absent", status=2).stderr
-    assert "no run's folder" in orchestra(command, tmp_path, status=2).stderr
+    assert "not a run's folder" in orchestra(command, tmp_path, status=2).stderr
 
 
 # ── logs ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -87,7 +87,7 @@ def test_what_this_machine_lacks_is_said_at_once(tmp_path: Path) -> None:
         (["-f", "good.yaml", "--volume", "models"], "--volume models: write CLAIM=DIR"),
         (["-f", "good.yaml", "--volume", "models=absent"], "write CLAIM=DIR, where DIR is a folder that exists"),
         (["-f", "good.yaml", "--name", "tinny"], "no OrchestratorTraining named tinny"),
-        (["-f", "good.yaml", "--simulator", "good.yaml"], "holds 0 resources of kind SkillTable"),
+        (["-f", "good.yaml", "--simulator", "good.yaml"], "has 0 resources of kind SkillTable"),
         (["-f", "good.yaml", "--simulator", "absent.yaml"], "absent.yaml: no such file"),
     ],
 )

@@ -96,7 +96,7 @@ def plan(
     return plan_of(found, name=None, volumes=volumes, skills=skills, time_scale=0.0, environment=environment or {})
 
 
-@pytest.mark.parametrize(("key", "said"), [(" \n", "set SECRET_TEAM"), ("two\nlines", "holds a line break")])
+@pytest.mark.parametrize(("key", "said"), [(" \n", "set SECRET_TEAM"), ("two\nlines", "has a line break")])
 def test_a_key_that_no_header_can_carry_is_refused(key: str, said: str, tmp_path: Path, skills: Path) -> None:
     ash = pool("ash", url="https://models.example/v1", key="team-keys")
     environment = {"SECRET_TEAM_KEYS_API_KEY": key}
@@ -297,7 +297,7 @@ def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume
 def test_a_file_with_no_skill_table_is_no_simulator(tmp_path: Path) -> None:
     path = tmp_path / "pools.yaml"
     path.write_text(pool("oak"))
-    with pytest.raises(LocalError, match="holds 0 resources of kind SkillTable"):
+    with pytest.raises(LocalError, match="has 0 resources of kind SkillTable"):
         simulated_models(path)
 
 

@@ -220,7 +220,7 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
     if not key:
         return [f"ExpertPool {name}: {secret}: set {reference.variable} in the environment"]
     if not key.isprintable():
-        return [f"ExpertPool {name}: {secret}: {reference.variable} has a line break or another control character"]
+        return [f"ExpertPool {name}: {secret}: {reference.variable} has a line break or is not printable"]
     return []
 
 
