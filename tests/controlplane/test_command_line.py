@@ -246,7 +246,7 @@ def test_suspend_and_resume_set_one_field(run: Run, api: Api, namespace: str) ->
     assert "unchanged" in run("submit", "-f", TINY).stdout, "giving the file again does not resume it"
     play(api, namespace, GIVEN_BACK, condition("Accepted", "True", "Accepted"))
     assert run("suspend", "tiny", "--wait").exit_code == 0
-    assert "going on from its last checkpoint" in run("resume", "tiny").stdout
+    assert "continuing from its last checkpoint" in run("resume", "tiny").stdout
     assert api.get(path(namespace))["spec"]["suspend"] is False
     assert "not suspended" in run("resume", "tiny").stdout
 
@@ -289,9 +289,9 @@ def test_cancel_asks(run: Run, api: Api, cluster: Cluster, namespace: str) -> No
     play(api, namespace, *RUNNING)
     command = ["cancel", "tiny", "--kubeconfig", str(cluster.kubeconfig), "-n", namespace]
     no = CliRunner().invoke(app, command, input="n\n")
-    assert (no.exit_code, "nothing was done" in no.stdout) == (0, True)
+    assert (no.exit_code, "nothing was changed" in no.stdout) == (0, True)
     nobody = CliRunner().invoke(app, command, input="")
-    assert (nobody.exit_code, "--yes says it beforehand" in nobody.stderr) == (2, True)
+    assert (nobody.exit_code, "--yes confirms in advance" in nobody.stderr) == (2, True)
     assert api.get(path(namespace))["spec"].get("suspend") is False
     run("cancel", "tiny", "--yes", "--no-wait")
     assert not _is_there(api, namespace)
@@ -440,5 +440,5 @@ def test_the_pod_that_reads_is_restricted_needs_few_rights_and_is_gone_in_the_en
 
 def test_where_the_model_goes_must_be_free(run: Run, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    assert "is there already" in run("get-model", "tiny", "--to", tmp_path, status=2).stderr
-    assert "say where to" in run("get-model", "tiny", status=2).stderr
+    assert "exists already" in run("get-model", "tiny", "--to", tmp_path, status=2).stderr
+    assert "no target folder given" in run("get-model", "tiny", status=2).stderr

@@ -72,7 +72,7 @@ class Run(RealRun):
         psutil.wait_procs(family, timeout=2.0)
         assert not self.family(), f"these outlived the run:\n{self.running()}"
         assert status == 130, self.words()[-3000:]
-        assert f"go on with: orchestra resume {self.dir.root}" in self.words()
+        assert f"continue with: orchestra resume {self.dir.root}" in self.words()
         assert json.loads(self.dir.status.read_text())["state"] == "Cancelled"
 
 
@@ -100,7 +100,7 @@ def test_twice_ends_everything_at_once(run: Run) -> None:
         name in running for name in ("nats-server", "raylet", "cli.main worker", "simulate", "controller.driver")
     )
     run.ctrl_c()
-    run.until("the first one's answer", lambda: "Ctrl-C again: at once" in run.words())
+    run.until("the first one's answer", lambda: "Ctrl-C again stops at once" in run.words())
     assert run.process.poll() is None
     run.ctrl_c()
     run.assert_over(within=AT_ONCE_SECONDS)

@@ -147,7 +147,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_taken() -> None:
     def listed(command: Sequence[str]) -> Iterator[bytes]:
         yield b"yes\n" if "echo" in command[2] else b"0" * 64 + b"  ./../x\n1 ./../x\n"
 
-    with pytest.raises(Damaged, match="not taken"):
+    with pytest.raises(Damaged, match="not copied"):
         list_files(listed, "/x")
 
 
@@ -352,7 +352,7 @@ def test_a_connection_that_ends_early_is_no_success() -> None:
 
 
 def test_silence_is_not_waited_for_for_ever() -> None:
-    with api_server(answering([], [], close=False)) as kube, pytest.raises(Unreachable, match="said nothing"):
+    with api_server(answering([], [], close=False)) as kube, pytest.raises(Unreachable, match="sent nothing"):
         ran(kube, silent=0.2)
 
 

@@ -36,7 +36,7 @@ def kubeconfig(path: Path, *contexts: str, server: str = "https://127.0.0.1:1", 
 def test_the_files_alone_are_a_plan() -> None:
     done = orchestra("plan", "-f", TINY)
     assert "namespace default\n" in done.stdout
-    assert "looked at the files only: no cluster" in done.stdout
+    assert "checked the files only: no cluster" in done.stdout
     assert done.stdout.endswith("plan: nothing is missing\n")
 
 

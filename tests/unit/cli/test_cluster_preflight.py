@@ -42,10 +42,14 @@ CLAIMING = {"spec": {"resourceClaims": [{"name": "g"}]}}
     ("vllm", "level", "said"),
     [
         ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, "ok", "1 nvidia.com/mig-1g.10gb: pool qwen 1 x 1"),
-        ({"resources": {"accelerator": "Claim"}, "podTemplate": CLAIMING}, "note", "claimed by podTemplate, which is"),
+        (
+            {"resources": {"accelerator": "Claim"}, "podTemplate": CLAIMING},
+            "note",
+            "claims in podTemplate",
+        ),
         ({"resources": {"limits": {"example.com/npu": 1}}}, "missing", "pool qwen: example.com/npu: not known whether"),
         ({"podTemplate": CLAIMING}, "missing", "pool qwen: podTemplate claims"),
-        ({"podTemplate": {"spec": "abc"}}, "note", "none is asked for"),
+        ({"podTemplate": {"spec": "abc"}}, "note", "none is requested"),
     ],
 )
 def test_what_computes_is_known_stated_or_missing(vllm: Any, level: str, said: str) -> None:
@@ -143,7 +147,7 @@ def test_an_engine_that_vllm_cannot_split_is_missing() -> None:
 
 def test_a_quantized_model_is_said_not_to_be_trained() -> None:
     [first, *_] = training_lines(gpu_training("hf://Qwen/Qwen3-8B-FP8"), gpu_bytes=H100)
-    assert (first.level, first.remedy) == ("note", "set spec.model.uri to the model that it was made from")
+    assert (first.level, first.remedy) == ("note", "set spec.model.uri to the model before quantization")
 
 
 @pytest.mark.parametrize("uri", ["hf://Qwen/Qwen3-30B-A3B", "hf://Qwen/Qwen3-8B-AWQ", "hf://Qwen/Qwen2.5-7B"])

@@ -86,13 +86,13 @@ def test_mistakes_in_the_files_are_all_said(tmp_path: Path) -> None:
     file = tmp_path / "training.yaml"
     file.write_text(TINY.read_text().replace("steps: 10", "steps: many"))
     assert "spec.algorithm.steps: want an integer" in orchestra("render", "-f", file, status=2).stderr
-    assert "give the files" in orchestra("render", status=2).stderr
+    assert "no files given" in orchestra("render", status=2).stderr
 
 
 def test_a_namespace_said_twice_must_be_one(tmp_path: Path) -> None:
     file = tmp_path / "training.yaml"
     file.write_text(TINY.read_text().replace("metadata: {name: tiny}", "metadata: {name: tiny, namespace: other}"))
-    assert "says namespace other, and -n says team" in orchestra("render", "-f", file, "-n", "team", status=2).stderr
+    assert "names namespace other, but -n names team" in orchestra("render", "-f", file, "-n", "team", status=2).stderr
 
 
 def test_a_provider_is_what_the_cluster_has(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def suspended(one: dict[str, Any], *, generation: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("one", "state", "message"),
     [
-        ({**training(), "status": {}}, "Pending", "the operator has not looked at it yet"),
+        ({**training(), "status": {}}, "Pending", "the operator has not handled it yet"),
         (training(("Accepted", "False", "SecretNotFound", "no s")), "Refused", "SecretNotFound: no s"),
         (training(ACCEPTED, ("QuotaReserved", "False", "QuotaPending", "")), "Queued", "QuotaReserved: QuotaPending"),
         (

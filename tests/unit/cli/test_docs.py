@@ -147,7 +147,7 @@ def test_the_quick_starts_training_could_run(tmp_path: Path, monkeypatch: pytest
     assert re.fullmatch(r"tasks: 1[56]\d\d to train on, [34]\d\d held out", tasks)
     assert experts == "experts: small, large"
     assert device == "device: the CPU, by --device cpu"
-    assert re.fullmatch(r"money: \$[\d.]+ is set aside for each episode until its bill comes", money)
+    assert re.fullmatch(r"money: \$[\d.]+ is reserved for each episode until its cost is known", money)
 
 
 @pytest.mark.parametrize("page", OURS, ids=lambda page: page.name)

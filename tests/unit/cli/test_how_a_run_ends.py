@@ -58,17 +58,17 @@ def test_a_state_is_an_exit_status(ended: Ended, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{state}: why"
     assert said[-1] == "run: runs/demo-1"
-    assert ("go on with: orchestra resume runs/demo-1" in said) == (state != "Complete")
+    assert ("continue with: orchestra resume runs/demo-1" in said) == (state != "Complete")
 
 
-@pytest.mark.parametrize("error", [SupervisorError("worker-0 dies again and again"), NatsServerError("keeps dying")])
+@pytest.mark.parametrize("error", [SupervisorError("worker-0 dies repeatedly"), NatsServerError("keeps dying")])
 def test_a_run_that_cannot_be_kept_alive_failed(
     ended: Ended, run: RunDir, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     assert ended(error, "") == 1
     said = capsys.readouterr().err
     assert f"error: {error}" in said
-    assert "go on with: orchestra resume runs/demo-1" in said
+    assert "continue with: orchestra resume runs/demo-1" in said
     assert run.read_status()["state"] == "Failed"
     assert run.read_status()["message"] == str(error)
 

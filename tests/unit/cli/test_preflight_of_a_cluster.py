@@ -70,7 +70,7 @@ def test_a_cluster_that_has_everything() -> None:
         (
             replace(GOOD, objects={Reference("PersistentVolumeClaim", "models"): None}),
             "PersistentVolumeClaim models",
-            "make the claim",
+            "create the claim",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_status_of_a_run_that_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reserved", "told"), [("0", "$0.0125"), ("1.50", "$0.0125, and at most $1.50 whose bills have not come")]
+    ("reserved", "told"), [("0", "$0.0125"), ("1.50", "$0.0125, and at most $1.50 that is reserved and not billed yet")]
 )
 def test_what_may_still_be_billed_is_told(tmp_path: Path, reserved: str, told: str) -> None:
     run = make_run(tmp_path, **RUNNING, reservedUSD=reserved)
@@ -106,7 +106,7 @@ def test_a_run_may_be_named_without_its_folder(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("command", ["status", "logs", "cancel", "resume"])
 def test_what_is_no_run_is_said(tmp_path: Path, command: str) -> None:
     assert "no such folder" in orchestra(command, tmp_path / "absent", status=2).stderr
-    assert "no run's folder" in orchestra(command, tmp_path, status=2).stderr
+    assert "not a run's folder" in orchestra(command, tmp_path, status=2).stderr
 
 
 # ── logs ───────────────────────────────────────────────────────────────────────────────────────────────────────────

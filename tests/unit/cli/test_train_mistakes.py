@@ -79,15 +79,15 @@ def test_what_this_machine_lacks_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ([], "give the training: orchestra train -f"),
+        ([], "no training given: orchestra train -f"),
         (["-f", "absent.yaml"], "absent.yaml: no such file"),
         (["-f", "torn.yaml"], "torn.yaml:2: not YAML"),
         (["-f", "bytes.yaml"], "bytes.yaml: cannot be read"),
         (["-f", "."], "cannot be read"),
-        (["-f", "good.yaml", "--volume", "models"], "--volume models: want CLAIM=DIR"),
-        (["-f", "good.yaml", "--volume", "models=absent"], "want CLAIM=DIR with a folder that exists"),
+        (["-f", "good.yaml", "--volume", "models"], "--volume models: write CLAIM=DIR"),
+        (["-f", "good.yaml", "--volume", "models=absent"], "write CLAIM=DIR, where DIR is a folder that exists"),
         (["-f", "good.yaml", "--name", "tinny"], "no OrchestratorTraining named tinny"),
-        (["-f", "good.yaml", "--simulator", "good.yaml"], "holds 0 resources of kind SkillTable"),
+        (["-f", "good.yaml", "--simulator", "good.yaml"], "has 0 resources of kind SkillTable"),
         (["-f", "good.yaml", "--simulator", "absent.yaml"], "absent.yaml: no such file"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_complete_run_is_left_as_it_is(tmp_path: Path, files: str) -> None:
         path.unlink()
     before = run.read_status()
     said = orchestra("resume", run.root).output.splitlines()
-    assert said == ["demo-1 is complete: nothing was started", f"write its report with: orchestra report {run.root}"]
+    assert said == ["demo-1 is complete: nothing was started", f"write the report with: orchestra report {run.root}"]
     (run.root / "report.html").write_text("")
     assert f"report: {run.root / 'report.html'}" in orchestra("train", "--resume", run.root).output
     assert run.read_status() == before
@@ -170,4 +170,4 @@ def test_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_run_that_goes_on_cannot_change_its_device(tmp_path: Path) -> None:
     done = orchestra("train", "--resume", make_run(tmp_path).root, "--device", "cpu", status=2)
-    assert "a run goes on with what it was started on" in done.stderr
+    assert "a run continues on the device that it was started on" in done.stderr

@@ -112,7 +112,7 @@ def test_an_expert_that_says_that_it_is_misconfigured_pauses_at_once() -> None:
     pause = deferrals.pause(moved_at=1000)
     assert pause is not None
     assert pause.reason is Reason.EXPERT_MISCONFIGURED
-    assert str(pause).startswith("expert dear is misconfigured: it said so; mend the pool")
+    assert str(pause).startswith("expert dear is misconfigured: it said so; correct the pool")
 
 
 @pytest.mark.parametrize("answers", [0, 1])

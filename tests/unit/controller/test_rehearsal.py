@@ -103,7 +103,7 @@ def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused(tmp_path: Path)
     """An engine would refuse every prompt, and each such episode would count as an engine that was lost."""
     instances = world_of(tmp_path)
     assert rehearse(instances, RENDERER, vocabulary=1000) == rehearse(instances, RENDERER)
-    with pytest.raises(RehearsalError, match="embeddings for 32 only"):
+    with pytest.raises(RehearsalError, match="model has only 32 embeddings"):
         rehearse(instances, RENDERER, vocabulary=32)
 
 

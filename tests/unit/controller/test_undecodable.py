@@ -61,13 +61,16 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "truncated": (lambda e: replace(e, body=e.body[:-5]), "damaged payload"),
     "an older worker": (lambda e: replace(e, content="trace/0"), "trace/0 content, where this release reads trace/1"),
     "no envelope": (lambda e: replace(e, content=UNREADABLE), "unreadable content"),
-    "another issue": (of_trace(lambda t: t.model_copy(update={"issue": "uid.7.0.0.0"})), "trace of another issue"),
+    "another issue": (
+        of_trace(lambda t: t.model_copy(update={"issue": "uid.7.0.0.0"})),
+        "trace belongs to another dispatch",
+    ),
     "no version": (of_trace(with_version), "not-one"),
     "a negative bill": (
         of_trace(
             lambda t: t.model_copy(update={"components": t.components.model_copy(update={"actual_usd": Decimal("-3")})})
         ),
-        r"a bill of \$-3",
+        r"a negative cost, \$-3",
     ),
 }
 

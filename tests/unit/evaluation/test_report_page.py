@@ -181,7 +181,7 @@ def test_left_out_tasks_are_said_on_the_page_and_in_the_terminal(tmp_path: Path)
     console = Console(record=True, width=120)
     _print_evaluations(run, console)
     text = console.export_text()
-    assert "heldOut: tasks left out, since infrastructure ended them: policy 2, initialPolicy 9" in text
+    assert "heldOut: tasks without a score, because infrastructure failed: policy 2, initialPolicy 9" in text
 
 
 def test_a_run_that_has_only_begun_still_has_a_page(tmp_path: Path) -> None:

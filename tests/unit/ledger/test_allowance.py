@@ -194,4 +194,4 @@ def test_a_cap_in_which_no_group_fits_is_refused_before_baselines_are_paid_for()
 
 def test_a_budget_that_pays_for_no_call_is_refused() -> None:
     said = refused({"rollout": {"episodeBudget": {"maxUSD": "0"}}})
-    assert "spec.rollout.episodeBudget.maxUSD: 0 pays for no call" in said
+    assert "spec.rollout.episodeBudget.maxUSD: 0 is too low for any call" in said

@@ -68,7 +68,7 @@ def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorT
     none, cpu_build = auto([], None), auto([H100], "vLLM here is its CPU build")
     assert (none.device, none.environment()["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
     (said,) = none.lines
-    assert said.startswith("device: the CPU; no GPU is seen here (by NVIDIA's driver; ")
+    assert said.startswith("device: the CPU; NVIDIA's driver shows no GPU here (a GPU ")
     assert cpu_build.device == "cpu"
     (said,) = cpu_build.lines
     assert "1 GPU: NVIDIA H100" in said
@@ -77,7 +77,7 @@ def test_auto_computes_on_the_cpu_where_it_must_and_says_why(spec: OrchestratorT
 
 def test_cuda_is_refused_in_one_line_where_there_is_none(spec: OrchestratorTrainingSpec) -> None:
     with pytest.raises(
-        DeviceError, match=r"^--device cuda: no GPU is seen here .* leave --device out \(.* on GPUs .*\)$"
+        DeviceError, match=r"^--device cuda: NVIDIA's driver shows no GPU here .* remove --device \(.* on GPUs .*\)$"
     ):
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[], engine_refuses=None)
     with pytest.raises(DeviceError, match=r"^--device cuda: its CPU build; .*make setup GPU=1$"):
@@ -89,7 +89,7 @@ def test_where_the_environment_hides_the_gpus_it_is_named(spec: OrchestratorTrai
     found = compute_of(spec, DEMO / "base", wanted="auto", gpus=[], engine_refuses=None, visible=visible)
     (said,) = found.lines
     assert f"CUDA_VISIBLE_DEVICES is {visible!r}" in said
-    with pytest.raises(DeviceError, match="want indices such as 0,1"):
+    with pytest.raises(DeviceError, match="use indices such as 0,1"):
         compute_of(spec, DEMO / "base", wanted="cuda", gpus=[], engine_refuses=None, visible=visible)
 
 

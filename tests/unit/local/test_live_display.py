@@ -39,7 +39,7 @@ def test_a_step_is_one_line() -> None:
 
 def test_a_step_without_a_gradient_has_a_line_too() -> None:
     row = {"step": 8, "episodes": 0, "seconds": {"total": 2.0}}
-    assert step_line(row, 80) == "step    8/80  no group taught anything: the weights stay  2.0 s"
+    assert step_line(row, 80) == "step    8/80  no group taught anything: weights unchanged  2.0 s"
 
 
 def test_only_whole_new_lines_are_followed(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_step_whose_episodes_were_all_left_out_says_so(tmp_path: Path) -> None
     row = ROW | {"valid_fraction": 0.0, "endings": {"unparseable": 8}}
     del row["loss"], row["entropy"]
     line = step_line(row, 80)
-    assert line == "step    7/80  nothing to train on: the weights stay  valid outputs 0%  (unparseable 8)  3.2 s"
+    assert line == "step    7/80  nothing to train on: weights unchanged  valid outputs 0%  (unparseable 8)  3.2 s"
     run, out = make_run(tmp_path, state="Running", step=7, steps=80), io.StringIO()
     display = Display(run, steps=80, console=Console(file=out, width=200, force_terminal=True))
     run.metric(row)
     display._look()
     display._console.print(display._panel())
-    assert "nothing: the weights stay" in out.getvalue()
+    assert "nothing: weights unchanged" in out.getvalue()

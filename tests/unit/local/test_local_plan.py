@@ -96,7 +96,7 @@ def plan(
     return plan_of(found, name=None, volumes=volumes, skills=skills, time_scale=0.0, environment=environment or {})
 
 
-@pytest.mark.parametrize(("key", "said"), [(" \n", "set SECRET_TEAM"), ("two\nlines", "holds a line break")])
+@pytest.mark.parametrize(("key", "said"), [(" \n", "set SECRET_TEAM"), ("two\nlines", "has a line break")])
 def test_a_key_that_no_header_can_carry_is_refused(key: str, said: str, tmp_path: Path, skills: Path) -> None:
     ash = pool("ash", url="https://models.example/v1", key="team-keys")
     environment = {"SECRET_TEAM_KEYS_API_KEY": key}
@@ -112,7 +112,7 @@ def test_every_problem_is_said_at_once(tmp_path: Path, skills: Path) -> None:
     assert "--volume models=DIR" in model
     assert "the skill table has no elm; it has oak-model" in simulated
     assert "set SECRET_TEAM_KEYS_API_KEY in the environment" in secret
-    assert "pvc://models/tasks.jsonl: say where claim models lies" in tasks
+    assert "pvc://models/tasks.jsonl: give the local folder of claim models" in tasks
     assert str(caught.value).splitlines() == list(caught.value.problems)
 
 
@@ -278,17 +278,17 @@ def test_what_was_read_is_said_and_what_is_surely_not_meant(tmp_path: Path, volu
     assert any(re.fullmatch(r"tasks: \d+ to train on, \d+ held out", line) for line in said)
     assert "experts: oak, ash" in said
     assert "expert ash: simulated, but at http://simulater/v1: --simulator is the host `simulator` only" in said
-    assert not [line for line in said if "never asked" in line or "at once" in line]
+    assert not [line for line in said if "never called" in line or "at once" in line]
     text = (tmp_path / "training.yaml").read_text()
     bounds = "  limits: {maxSpendUSD: '1'}\n  rollout: {episodeBudget: {maxUSD: '0.1'}}\n  queueName"
     (tmp_path / "training.yaml").write_text(text.replace("  queueName", bounds, 1))
     said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
-    assert "expert ash: a call to it sets aside $0.4003 at least, beyond episodeBudget.maxUSD: never asked" in said
-    assert any("room for 10 episodes at once" in line for line in said)
+    assert "expert ash: never called: a call reserves at least $0.4003, more than episodeBudget.maxUSD" in said
+    assert any("allows 10 episodes at once" in line for line in said)
     assert not [line for line in said if "none is held out" in line]
     (volume / "tasks.jsonl").write_text(TASKS.replace('"grader"', '"split": "train", "grader"'))
     said = plan(load(tmp_path / "training.yaml"), volumes={"models": volume}, skills=skills).summary
-    assert any("none is held out, so nothing is evaluated" in line for line in said)
+    assert any("none is held out, so there will be no evaluation" in line for line in said)
 
 
 def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume: Path, skills: Path) -> None:
@@ -300,7 +300,7 @@ def test_prompts_that_the_model_cannot_hold_are_a_problem(tmp_path: Path, volume
 def test_a_file_with_no_skill_table_is_no_simulator(tmp_path: Path) -> None:
     path = tmp_path / "pools.yaml"
     path.write_text(pool("oak"))
-    with pytest.raises(LocalError, match="holds 0 resources of kind SkillTable"):
+    with pytest.raises(LocalError, match="has 0 resources of kind SkillTable"):
         simulated_models(path)
 
 

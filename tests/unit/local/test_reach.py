@@ -27,7 +27,7 @@ def test_each_host_is_asked_for_once_and_the_simulator_never() -> None:
 
     pools = [pool("oak", "simulator"), pool("ash", "modles.example"), pool("elm", "modles.example")]
     said = list(unknown_hosts([*pools, pool("fir", "10.0.0.1:8000")], known=known))
-    assert said == ["expert ash, elm: the host modles.example has no address here: a typo? A run would wait for it"]
+    assert said == ["expert ash, elm: the host modles.example has no address here; check it, or the run will wait"]
     assert asked == ["modles.example", "10.0.0.1"]
 
 

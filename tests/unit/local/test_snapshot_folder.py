@@ -45,7 +45,7 @@ def shared(tmp_path: Path) -> Path:
         (Room(shared=6 * GB + MARGIN - 1, memory=24 * GB), "/dev/shm has 6.59 GiB free, .* may need 6.59 GiB"),
         (Room(shared=64 << 20, memory=500 * GB), "/dev/shm has 0.0625 GiB free"),
         (Room(shared=0, memory=0), "/dev/shm has 0 GiB free"),
-        (Room(shared=500 * GB, memory=24 * GB - 1), "need 5.59 GiB of memory, and may take a quarter of the 22.4 GiB"),
+        (Room(shared=500 * GB, memory=24 * GB - 1), "need 5.59 GiB of memory, more than a quarter of the 22.4 GiB"),
     ],
 )
 def test_two_snapshots_have_to_fit_and_leave_room(room: Room, why: str | None) -> None:
@@ -77,7 +77,7 @@ def test_the_folder_is_the_owners_alone_and_goes_with_the_run(run: RunDir, model
             assert (folder / "0-1").is_dir(), "a run that lives keeps what it has"
         assert not old.exists()
     assert list(shared.iterdir()) == []
-    assert said[0].startswith(f"snapshots of the weights lie in memory: {folder}, ")
+    assert said[0].startswith(f"snapshots of the weights are in memory: {folder}, ")
 
 
 def test_without_room_they_lie_in_the_runs_folder(run: RunDir, model: Path, shared: Path) -> None:
@@ -91,7 +91,7 @@ def test_without_room_they_lie_in_the_runs_folder(run: RunDir, model: Path, shar
     with snapshot_folder(run, uid="x", model=run.root, device="cpu", say=said.append, shared=shared) as folder:
         assert folder == run.weights
     assert run.manifest.exists()
-    assert all(line.startswith(f"snapshots of the weights lie in {run.weights}: ") for line in said)
+    assert all(line.startswith(f"snapshots of the weights are in {run.weights}: ") for line in said)
     assert "has 0 GiB free" in said[0]
     assert "File exists" in said[1]
     assert "holds no safetensors file" in said[2]
@@ -113,7 +113,7 @@ def test_a_folder_that_is_swept_while_it_is_claimed_is_not_used(
     said: list[str] = []
     with snapshot_folder(run, uid="ab12", model=model, device="cpu", say=said.append, shared=shared) as folder:
         assert folder == run.weights
-    assert "was replaced by somebody" in said[0]
+    assert "another process replaced" in said[0]
     assert (shared / f"{PREFIX}ab12").is_dir(), "it is somebody's"
 
 

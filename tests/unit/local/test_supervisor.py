@@ -24,7 +24,7 @@ from toolorchestra.local.supervisor import (
     QUICK_LIMIT,
     Supervisor,
     SupervisorError,
-    _lives,
+    _watch,
     not_up,
     telemetry_environment,
 )
@@ -38,9 +38,9 @@ TINY = Path(__file__).parents[2] / "support" / "tiny_run" / "training.yaml"
 def test_what_does_not_come_up_is_said_with_why_and_what_to_do() -> None:
     silent, dead = not_up("Ray", alive=True, words="\n"), not_up("Ray", alive=False, words="no space left")
     assert silent.startswith(
-        "Ray did not come up: after 120 s it is not ready, and its log is empty\nMostly the machine"
+        "Ray did not come up: after 120 s it is not ready, and its log is empty\nUsually the machine"
     )
-    assert dead == "Ray did not come up: it ended by itself; its last words:\nno space left"
+    assert dead == "Ray did not come up: it ended by itself; the end of its log:\nno space left"
 
 
 def tiny() -> LocalPlan:
@@ -121,7 +121,7 @@ async def test_a_worker_that_stood_still_is_started_again_and_the_run_says_why(
     )
     await until(supervisor.run.events.exists)
     (event,) = read_jsonl(supervisor.run.events)
-    assert event["message"] == "worker-0 stood still and ended itself; starting it again"
+    assert event["message"] == "worker-0 was blocked and ended itself; starting it again"
 
 
 async def test_a_process_that_dies_again_and_again_ends_the_run_with_its_last_words(supervisor: Supervisor) -> None:
@@ -129,7 +129,9 @@ async def test_a_process_that_dies_again_and_again_ends_the_run_with_its_last_wo
     driver = shell(supervisor, "controller", "exec sleep 60")
     driver.start()
     supervisor._children.append(driver)
-    with pytest.raises(SupervisorError, match=r"worker-0 dies again and again:\n(no tokenizer here\s*)+"):
+    with pytest.raises(
+        SupervisorError, match=r"worker-0 dies repeatedly; the end of its log:\n(no tokenizer here\s*)+"
+    ):
         async with asyncio.timeout(20):
             await supervisor._first_of(driver)
     assert len(list(read_jsonl(supervisor.run.events))) == QUICK_LIMIT
@@ -203,7 +205,7 @@ async def test_a_nats_server_that_keeps_dying_ends_the_run(
     driver.start()
     supervisor._children.append(driver)
     async with NatsServer(directory=tmp_path / "nats") as server:
-        supervisor._watchers.append(asyncio.create_task(_lives(server)))
+        supervisor._watchers.append(asyncio.create_task(_watch(server)))
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(NatsServerError, match="keeps dying"):
             async with asyncio.timeout(20):

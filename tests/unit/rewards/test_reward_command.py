@@ -85,7 +85,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give either a RUN or --components FILE"),
+        ([], "give either RUN or --components FILE, not both"),
         (["--components", "nowhere.json"], "nowhere.json: No such file"),
         (["no-such-run"], "runs/no-such-run: no such folder"),
     ],

@@ -1,4 +1,4 @@
-"""`orchestra cancel`: end a run as Ctrl-C on its terminal would, or a training on a cluster."""
+"""`orchestra cancel`: end a local run as Ctrl-C on its terminal does, or a training on a cluster."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ POLL_SECONDS = 0.2
 
 def cancel(
     run: Annotated[
-        Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+        Path, typer.Argument(help="A run's folder or its name under runs/; otherwise a training on the cluster.")
     ],
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
     wait: Annotated[
-        bool, typer.Option(help="Wait until it has ended; --no-wait on a cluster: delete it without a checkpoint.")
+        bool, typer.Option(help="Wait for the end. On a cluster, --no-wait deletes the training without a checkpoint.")
     ] = True,
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="On a cluster: do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="On a cluster: do not ask for confirmation.")] = False,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """End a run: it finishes its step, writes a checkpoint and stops. Given again meanwhile: it stops at once.
+    """End a local run or a training on a cluster.
 
-    A training on a cluster is suspended, with a checkpoint, and then deleted; what is kept is said before it asks.
+    A local run finishes its step, writes a checkpoint and stops. A second `orchestra cancel` stops it at once.
+
+    A training on a cluster is suspended, with a checkpoint, and then deleted. Before it asks for confirmation, the
+    command says what is kept.
 
     Example: orchestra cancel router -n research --yes
     """
@@ -52,15 +55,15 @@ def cancel(
         state = found.read_status().get("state", "Starting")
         typer.echo(f"{found.root} is not running ({state}); {next_step(found, state=state, running=False)}")
         return
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself in this moment
+    with contextlib.suppress(ProcessLookupError):  # the process has just ended by itself
         os.kill(holder, signal.SIGTERM)
-    typer.echo(f"told process {holder} to stop after this step, with a checkpoint (again: at once)")
+    typer.echo(f"told process {holder} to stop after this step, with a checkpoint (cancel again to stop at once)")
     if wait:
         _wait(found, holder=holder)
 
 
 def _wait(run: RunDir, *, holder: int) -> None:
-    """Until the lock is free, saying what the run says of itself."""
+    """Wait until the run's lock is free; print the progress from status.json whenever it changes."""
     said = ""
     while RunLock(run).holder() == holder:
         status = run.read_status()

@@ -1,6 +1,6 @@
-"""What every command about a cluster shares: its options, its connection, how it ends when something is wrong.
+"""What all cluster commands share: options, connection, error handling.
 
-Exit status: 0 done, 1 something about the cluster (not reachable, not authorised, not installed), 2 the input.
+Exit status: 0 success; 1 a problem of the cluster (not reachable, not authorised, not installed); 2 wrong input.
 """
 
 from __future__ import annotations
@@ -18,32 +18,39 @@ if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube
 
 RunOrTraining = Annotated[
-    Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+    Path, typer.Argument(help="A run's folder or its name under runs/; otherwise a training on the cluster.")
 ]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", metavar="NAME")]
 Namespace = Annotated[
-    str | None, typer.Option("-n", "--namespace", help="Namespace; else the context's.", metavar="NAME")
+    str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.", metavar="NAME")
 ]
 LongNamespace = Annotated[
-    str | None, typer.Option("--namespace", help="On a cluster; else the context's.", metavar="NAME")
+    str | None,
+    typer.Option("--namespace", help="On a cluster: the namespace; default: the context's.", metavar="NAME"),
 ]
 Kubeconfig = Annotated[
     Path | None,
     typer.Option(
-        "--kubeconfig", help="Else $KUBECONFIG, ~/.kube/config, or the pod's service account.", metavar="FILE"
+        "--kubeconfig",
+        help="Kubeconfig file; default: $KUBECONFIG, ~/.kube/config, or the pod's service account.",
+        metavar="FILE",
     ),
 ]
 Files = Annotated[
     list[Path] | None,
-    typer.Option("-f", "--file", help="YAML with resources, or a folder; may be given again.", metavar="FILE"),
+    typer.Option("-f", "--file", help="YAML file with resources, or a folder; can be repeated.", metavar="FILE"),
 ]
 Output = Annotated[
-    Literal["text", "json"], typer.Option("-o", "--output", help="json: for scripts.", metavar="text|json")
+    Literal["text", "json"],
+    typer.Option("-o", "--output", help="Output format; json is for scripts.", metavar="text|json"),
 ]
 
 
 def connected(*, kubeconfig: Path | None, context: str | None, namespace: str | None) -> Kube:
-    """The cluster; nothing is asked of it yet. ClusterError: there is none, or no client library."""
+    """Return a client of the cluster; no request is sent yet.
+
+    Raises ClusterError where no cluster is configured or the client library is not installed.
+    """
     from toolorchestra.cluster_client.connection import connect
 
     return connect(kubeconfig=kubeconfig, context=context, namespace=namespace)
@@ -51,7 +58,7 @@ def connected(*, kubeconfig: Path | None, context: str | None, namespace: str | 
 
 @contextmanager
 def errors_said() -> Iterator[None]:
-    """Ends the command where the cluster says no: what is wrong, what to do, and the status."""
+    """Turn a ClusterError into a message on stderr and the error's exit status."""
     try:
         yield
     except ClusterError as error:

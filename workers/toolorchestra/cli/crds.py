@@ -1,4 +1,4 @@
-"""`orchestra crds`: write the CustomResourceDefinitions, and the docs' reference pages, from the models."""
+"""`orchestra crds`: generate the CustomResourceDefinitions and the reference pages of the docs from the models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toolorchestra_operator.planning.reference import overlay_page
 
 
 def crds(
-    out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
-    docs: Annotated[Path | None, typer.Option(help="Also write the generated pages of the docs here.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the CRDs.")] = Path("crds"),
+    docs: Annotated[Path | None, typer.Option(help="Folder for the generated pages of the docs.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file is not up to date.")] = False,
 ) -> None:
-    """Write the CRDs from the models; with --docs the field reference too."""
+    """Write the CRDs from the models; with --docs also the generated pages of the docs."""
     files = {out / name: text for name, text in crd_files().items()}
     if docs is not None:
         files |= {docs / name: text for name, text in pages().items()}
@@ -37,5 +37,5 @@ def crds(
 
 
 def pages() -> dict[str, str]:
-    """File name → Markdown of every page of the docs that is made from the code."""
+    """Return every generated page of the docs: file name → Markdown."""
     return {**reference_files(), "podtemplate.md": overlay_page()}

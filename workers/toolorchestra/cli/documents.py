@@ -1,4 +1,4 @@
-"""The resources in the files of `-f`, as they go to a cluster: checked by the models, sent as they were written."""
+"""Reads the resources in the files of `-f` for a cluster: the models check them, and they are sent as written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_NAMESPACE = "default"
 
 @dataclass(frozen=True)
 class Sent:
-    """One custom resource: what the models made of it, and its manifest in the namespace that it is for."""
+    """One custom resource: the parsed model, and the manifest to send, with its namespace."""
 
     resource: ExpertPool | OrchestratorTraining
     manifest: dict[str, Any]
@@ -42,7 +42,10 @@ class Sent:
 
 @dataclass(frozen=True)
 class Documents:
-    """Pools in the files' order, then trainings; `local`: kinds that never leave this machine, as `Kind/name`."""
+    """The resources of the files: pools and trainings, each in the order of the files.
+
+    `local`: resources of kinds that are not sent to a cluster, as `Kind/name`.
+    """
 
     pools: tuple[Sent, ...]
     trainings: tuple[Sent, ...]
@@ -54,22 +57,22 @@ class Documents:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """Where they are for."""
+        """The namespaces of all resources, without duplicates."""
         return tuple(dict.fromkeys(one.namespace for one in self.all))
 
     def bundle(self, namespace: str) -> Bundle:
-        """The models' view of what is for one namespace."""
+        """Return the parsed resources of one namespace."""
         return Bundle.of([one.resource for one in self.all if one.namespace == namespace])
 
 
 def read(files: Sequence[Path] | None, *, namespace: str | None, default: str, resolve: bool) -> Documents:
-    """Everything in the files, or the command's end with every mistake of them (status 2).
+    """Read all resources in the files. Mistakes end the command with status 2, after all of them are printed.
 
-    `namespace`: the one that was asked for; a document that names another is a mistake. `default`: where documents
-    that name none are for. `resolve`: experts and models that are named must be in the files.
+    `namespace`: the namespace from the command line; a document that names another one is a mistake. `default`: the
+    namespace of documents that name none. `resolve`: named experts and models must be in the files.
     """
     if not files:
-        fail("give the files: -f training.yaml [-f pools.yaml]")
+        fail("no files given: use -f training.yaml [-f pools.yaml]")
     try:
         load(files, resolve=resolve)
     except ResourceError as error:
@@ -92,11 +95,11 @@ def read(files: Sequence[Path] | None, *, namespace: str | None, default: str, r
 
 
 def _manifest(document: Document, resource: Resource, *, namespace: str | None, default: str) -> dict[str, Any]:
-    """The document as it was written, without its status (the operator's), in its namespace."""
+    """Return the document as written, with its namespace and without its status, which belongs to the operator."""
     manifest: dict[str, Any] = dict(without_nulls(structural_schema(type(resource)), document.data))
     manifest.pop("status", None)
     said = manifest["metadata"].get("namespace")
     if namespace is not None and said not in (None, namespace):
-        fail(f"{document.file}: {document.subject} says namespace {said}, and -n says {namespace}: take one away")
+        fail(f"{document.file}: {document.subject} names namespace {said}, but -n names {namespace}: remove one")
     manifest["metadata"] = {**manifest["metadata"], "namespace": namespace or said or default}
     return manifest

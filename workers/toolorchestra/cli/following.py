@@ -1,4 +1,4 @@
-"""Following a training on a cluster from a terminal: a line per change; Ctrl-C stops looking, never the training."""
+"""Follows a training on a cluster: prints a line per change. Ctrl-C ends the command, never the training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube
 
 LOOKED_AWAY = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
 
 
 def follow_to_the_end(kube: Kube, training: dict[str, Any]) -> int:
-    """The exit status that says how it ended."""
+    """Print the training's progress until it ends; return the exit status for how it ended."""
     from toolorchestra.cluster_client.state import EXIT_CODES, next_step
     from toolorchestra.cluster_client.trainings import find, follow
 
@@ -27,6 +28,6 @@ def follow_to_the_end(kube: Kube, training: dict[str, Any]) -> int:
             if state not in ("Ending",) and (following := next_step(find(kube, name, namespace=namespace))):
                 typer.echo(f"next: {following}")
     except KeyboardInterrupt:
-        typer.echo(f"it goes on; look again with: orchestra status {name} -n {namespace} --watch")
+        typer.echo(f"the training continues; follow it with: orchestra status {name} -n {namespace} --watch")
         return LOOKED_AWAY
     return EXIT_CODES[state]

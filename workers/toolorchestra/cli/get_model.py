@@ -24,24 +24,28 @@ Which = Literal["last", "best"]
 
 def get_model(
     name: Annotated[str, typer.Argument(help="A training on the cluster.", metavar="NAME")],
-    to: Annotated[Path | None, typer.Option("--to", help="Folder to make; must not be there.", metavar="DIR")] = None,
-    which: Annotated[Which, typer.Option("--which", help="The last policy, or the one that evaluated best.")] = "last",
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to create; must not exist.", metavar="DIR")] = None,
+    which: Annotated[
+        Which, typer.Option("--which", help="The last policy, or the one with the best evaluation.")
+    ] = "last",
     image: Annotated[
-        str | None, typer.Option("--image", help="Of the pod that reads; else the training's own.", metavar="IMAGE")
+        str | None,
+        typer.Option("--image", help="Image of the reading pod; default: the training's image.", metavar="IMAGE"),
     ] = None,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Copy the model, a Hugging Face folder, from the training's volume to this machine; verified file by file.
+    """Copy the exported model (a Hugging Face folder) from the training's volume to this machine.
 
-    A pod without rights reads the volume for as long as it takes, and is deleted at the end, also by Ctrl-C. It needs
-    the rights to create, get and delete pods, and to create pods/exec.
+    The command verifies the digest of every file. It creates a pod without API rights that reads the volume, and
+    deletes the pod at the end, also after Ctrl-C. You need the rights to create, get and delete pods, and to create
+    pods/exec.
 
     Example: orchestra get-model router -n research --to router-model
     """
     if to is None:
-        fail(f"say where to: orchestra get-model {name} --to DIR")
+        fail(f"no target folder given: orchestra get-model {name} --to DIR")
     try:
         with errors_said():
             from toolorchestra.cluster_client.fetch import check_target
@@ -70,23 +74,23 @@ def _copy(kube: Kube, training: dict[str, Any], to: Path, *, which: Which, image
 
 
 def exported(training: dict[str, Any], which: Which) -> tuple[str, str]:
-    """Claim and folder of the exported model; ends the command where it is not on a claim."""
+    """Return the PersistentVolumeClaim and the folder of the exported model; end the command where it is on none."""
     from toolorchestra.cluster_client.retention import claim_of, folder_of
 
     uri = (training.get("status") or {}).get("exportURI") or ""
     claim = claim_of(training)
     if uri and not uri.startswith("pvc://"):
-        fail(f"the model is at {uri}: copy it with that store's own tools")
+        fail(f"the model is at {uri}: copy it with the tools of that store")
     if uri:
         found, _, path = uri.removeprefix("pvc://").partition("/")
         return found, f"{path.rpartition('/')[0]}/{which}"
     if claim is None:
-        fail("the training keeps nothing on a volume (spec.storage.type: URI)")
+        fail("the training has no volume to copy from (spec.storage.type: URI)")
     return claim, f"{folder_of(training)}/export/{which}"
 
 
 def copy_folder(run: Execute, folder: str, to: Path, *, training: dict[str, Any]) -> None:
-    """List, stream, verify, name; with a bar on a terminal."""
+    """List the files, stream them, verify them, and rename the folder to `to`; a terminal shows a progress bar."""
     from toolorchestra.cluster_client.fetch import NoFolder, fetch, list_files
     from toolorchestra.cluster_client.trainings import line_of
 

@@ -1,4 +1,4 @@
-"""`orchestra logs`: the end of the log of a run's process, or of a training's pods; or all that comes."""
+"""`orchestra logs`: print or follow the log of a run's process, or the logs of a training's pods."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ def logs(
     run: RunOrTraining,
     process: Annotated[
         str | None,
-        typer.Argument(help="controller, worker-0, engine-0, …; without it: the list of them. On a cluster: a pod."),
+        typer.Argument(help="controller, worker-0, engine-0, …; default: list them. On a cluster: a pod's name."),
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", min=0, help="Lines from the end.")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing until the run ends.")] = False,
+    lines: Annotated[int, typer.Option("--lines", min=0, help="How many lines from the end to print.")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines until the run ends.")] = False,
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
     role: Annotated[
-        Role, typer.Option("--role", help="On a cluster: whose pods. The head runs the controller.")
+        Role, typer.Option("--role", help="On a cluster: the role of the pods. The head runs the controller.")
     ] = "head",
     previous: Annotated[
-        bool, typer.Option("-p", "--previous", help="On a cluster: of the container's last life.")
+        bool, typer.Option("-p", "--previous", help="On a cluster: the logs from before the container's last restart.")
     ] = False,
     short: Annotated[
         list[str] | None,
-        typer.Option("-n", help="A number: --lines, as of tail. Else: --namespace, as of kubectl.", metavar="N|NAME"),
+        typer.Option(
+            "-n", help="A number means --lines, as in tail; a name means --namespace, as in kubectl.", metavar="N|NAME"
+        ),
     ] = None,
     namespace: LongNamespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the end of a process's log; without PROCESS, say which processes have one.
+    """Print the end of a process's log; without PROCESS, list the processes that have a log.
 
-    A name that is no run here is a training on the cluster: the logs of its pods, by role.
+    A name that is not a local run is a training on the cluster: the command prints the logs of its pods, by role.
 
     Example: orchestra logs router -n research --role engine -f
     """
@@ -69,7 +71,7 @@ def logs(
         return
     chosen = files.get(process) if process is not None else next(iter(files.values()))
     if chosen is None:
-        typer.echo(f"error: {process}: no log of that name; there are: {', '.join(files)}", err=True)
+        typer.echo(f"error: {process}: no log of that name; the run has: {', '.join(files)}", err=True)
         raise typer.Exit(2)
     show = LogText()
     with chosen.open("rb") as file:
@@ -81,14 +83,17 @@ def logs(
 
 
 def log_files(run: RunDir) -> Mapping[str, Path]:
-    """Logs by process name: those under logs/, and the message server's."""
+    """Return the run's log files by process name: those under logs/, and that of nats-server."""
     found = {path.stem: path for path in sorted(run.logs.glob("*.log"))}
     server = run.root / "nats" / "nats-server.log"
     return found | ({server.stem: server} if server.is_file() else {})
 
 
 def new_data(file: BinaryIO, *, path: Path, run: RunDir) -> Iterator[bytes]:
-    """What is written from here on, until nobody runs the run. A restarted engine begins its log anew, and so do we."""
+    """Yield what is appended to the log until no process holds the run's lock.
+
+    A restarted engine truncates its log; reading then starts again at the beginning.
+    """
     while True:
         ended = RunLock(run).holder() is None
         if path.stat().st_size < file.tell():

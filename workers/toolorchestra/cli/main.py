@@ -1,6 +1,6 @@
-"""`orchestra`: one command line for a laptop and a cluster. Each command lives in a module of its own.
+"""`orchestra`: the command line, for one machine and for a cluster. Each command has its own module.
 
-Modules load when their command runs: `orchestra --help` must not pay for torch.
+A module is imported only when its command runs, so that `orchestra --help` does not import torch.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from toolorchestra import __version__
 
 COMMANDS = {
     "train": ("toolorchestra.cli.train", "Run an OrchestratorTraining on this machine."),
-    "plan": ("toolorchestra.cli.plan", "Say what a training needs, may cost, and lacks on a cluster."),
+    "plan": ("toolorchestra.cli.plan", "Check before the start: resources, worst cost, what a cluster lacks."),
     "render": ("toolorchestra.cli.render", "Print every object that the operator would make."),
-    "submit": ("toolorchestra.cli.submit", "Give trainings and pools to a cluster."),
-    "status": ("toolorchestra.cli.status", "Say how far a run, or a training on a cluster, is."),
-    "logs": ("toolorchestra.cli.logs", "Print the logs of a run, or of a training on a cluster."),
-    "suspend": ("toolorchestra.cli.suspend", "Give a training's compute back, after a checkpoint."),
-    "resume": ("toolorchestra.cli.resume", "Go on from the last checkpoint."),
-    "cancel": ("toolorchestra.cli.cancel", "End a run, or a training on a cluster: checkpoint, then stop."),
+    "submit": ("toolorchestra.cli.submit", "Apply trainings and pools to a cluster."),
+    "status": ("toolorchestra.cli.status", "Show the progress of a local run or a cluster training."),
+    "logs": ("toolorchestra.cli.logs", "Print the logs of a local run or a cluster training."),
+    "suspend": ("toolorchestra.cli.suspend", "Release a cluster training's compute, after a checkpoint."),
+    "resume": ("toolorchestra.cli.resume", "Continue from the last checkpoint."),
+    "cancel": ("toolorchestra.cli.cancel", "End a local run or a cluster training, after a checkpoint."),
     "get-model": ("toolorchestra.cli.get_model", "Copy a training's model from a cluster."),
-    "runs": ("toolorchestra.cli.runs", "List runs, show one."),
+    "runs": ("toolorchestra.cli.runs", "List the local runs, or show one."),
     "report": ("toolorchestra.cli.report", "Write a run's report.html and report.json."),
-    "trace": ("toolorchestra.cli.trace", "Print one episode so that a person understands it."),
-    "reward": ("toolorchestra.cli.reward", "Score components, or re-score a run, offline."),
+    "trace": ("toolorchestra.cli.trace", "Print one episode for a person to read."),
+    "reward": ("toolorchestra.cli.reward", "Compute rewards offline, from a file or for a run."),
     "simulate": ("toolorchestra.cli.simulate", "Serve simulated experts."),
     "worker": ("toolorchestra.cli.worker", "Run a rollout worker."),
     "crds": ("toolorchestra.cli.crds", "Write the custom resource definitions."),
@@ -37,12 +37,12 @@ COMMANDS = {
 
 
 def paragraphs(text: str) -> str:
-    """A docstring with its paragraphs on one line each: where a terminal breaks lines is its own affair."""
+    """Return a docstring with each paragraph on one line, so that the terminal wraps the lines."""
     return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text).split("\n\n"))
 
 
 class LazyGroup(TyperGroup):
-    """Loads a command's module when it is asked for."""
+    """Command group that imports a command's module when the command is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -59,7 +59,7 @@ class LazyGroup(TyperGroup):
         return get_command(app)
 
     def invoke(self, ctx: Any) -> Any:
-        """A damaged file of a run is a mistake to mend, not a traceback: it is named, and the status is 2."""
+        """Run the command. A damaged file of a run gives a message that names it and status 2, not a traceback."""
         from toolorchestra.ledger.journal import JournalError
         from toolorchestra.runs.run_dir import Unreadable
 
@@ -96,7 +96,7 @@ def orchestra(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line (entry point of the console script)."""
     app()
 
 

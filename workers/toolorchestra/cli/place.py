@@ -1,4 +1,4 @@
-"""Whether a name is a run of this machine or a training on a cluster, and the cluster's half of a command's options."""
+"""Decides whether a name is a local run or a training on a cluster; holds a command's cluster options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Which cluster was asked for; all None: none by name."""
+    """The cluster options of a command; all None where none was given."""
 
     kubeconfig: Path | None = None
     context: str | None = None
@@ -23,16 +23,19 @@ class Place:
 
     @property
     def asked(self) -> bool:
-        """Whether a cluster's option was given: then no name means a local run."""
+        """Whether a cluster option was given: then a name never means a local run."""
         return any(each is not None for each in (self.kubeconfig, self.context, self.namespace))
 
     def holds(self, name: Path, *, runs: Path) -> bool:
-        """Whether `name` is a training on a cluster: one was asked for, or there is one and no such run here."""
+        """Return whether `name` is a training on a cluster.
+
+        True where a cluster option was given, or where a cluster is configured and there is no such local run.
+        """
         if self.asked:
             return True
         is_path = name.is_dir() or name.is_absolute() or len(name.parts) > 1
         return not is_path and not (runs / name).exists() and reachable_config()
 
     def kube(self) -> Kube:
-        """The cluster; ClusterError where there is none."""
+        """Return a client of the cluster; ClusterError where none is configured."""
         return connected(kubeconfig=self.kubeconfig, context=self.context, namespace=self.namespace)

@@ -1,4 +1,4 @@
-"""`orchestra plan`: what resources need, may cost and lack, before anything starts."""
+"""`orchestra plan`: the preflight check: what resources need, may cost and lack, before anything starts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube
 
 LEAST_GPU = 2**30
-"""Bytes: no GPU has less; a smaller number is one whose unit was forgotten."""
+"""Least memory of one GPU, in bytes; a smaller number means that the unit was forgotten."""
 MOST_GPU = 2**43
-"""Bytes: no GPU has more."""
+"""Most memory of one GPU, in bytes."""
 MARKS = {"ok": "ok", "note": "note", "unknown": "?", "missing": "MISSING"}
 
 
@@ -35,16 +35,19 @@ def plan(
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Look at the files only.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Check the files only, without a cluster.")] = False,
     gpu_memory: Annotated[
-        str | None, typer.Option("--gpu-memory", help="Of one GPU, where nodes do not tell; a card of 80 GB has 79Gi.")
+        str | None,
+        typer.Option(
+            "--gpu-memory", help="Memory of one GPU, where the nodes have no label for it; an 80 GB card has 79Gi."
+        ),
     ] = None,
     output: Output = "text",
 ) -> None:
-    """Say whether trainings and pools can start, and what to do where they cannot: the preflight. Changes nothing.
+    """Check whether trainings and pools can start, and say what to do where they cannot. Changes nothing.
 
-    Looks at GPUs, memory, the worst that may be spent, and, where there is a cluster, at what it lacks. Ends with 0
-    where nothing is missing, else with 1.
+    Checks GPUs, memory and the highest possible cost and, where there is a cluster, what it lacks. The exit status is
+    0 where nothing is missing, else 1.
 
     Example: orchestra plan -f training.yaml -f pools.yaml -n research
     """
@@ -72,16 +75,19 @@ def plan(
 def _cluster(
     kubeconfig: Path | None, context: str | None, namespace: str | None, *, offline: bool
 ) -> tuple[Kube | None, Line | None]:
-    """The cluster, or why only the files are looked at. One that is named and not there ends the command."""
+    """Return the cluster, or the line that says why only the files are checked.
+
+    Ends the command where options name a cluster that is not configured.
+    """
     if offline:
-        return None, Line("note", "cluster", "looked at the files only (--offline)")
+        return None, Line("note", "cluster", "checked the files only (--offline)")
     try:
         return connected(kubeconfig=kubeconfig, context=context, namespace=namespace), None
     except (NoCluster, NoClient) as error:
         if context is not None or kubeconfig is not None:
             with errors_said():
                 raise
-        return None, Line("note", "cluster", f"looked at the files only: {error}")
+        return None, Line("note", "cluster", f"checked the files only: {error}")
 
 
 def _gpu_bytes(given: str | None) -> int | None:
@@ -90,15 +96,15 @@ def _gpu_bytes(given: str | None) -> int | None:
 
     size = None if given is None else bytes_of(given)
     if given is not None and size is None:
-        fail(f"--gpu-memory {given}: want a quantity such as 79Gi, which is what a card of 80 GB has")
+        fail(f"--gpu-memory {given}: not a quantity; write one such as 79Gi, which an 80 GB card has")
     if size is not None and not LEAST_GPU <= size <= MOST_GPU:
         much = f"{size:,} bytes" if size < LEAST_GPU else "more than any GPU has"
-        fail(f"--gpu-memory {given}: is {much}; want that of a GPU, with its unit, such as 79Gi")
+        fail(f"--gpu-memory {given}: is {much}; give the memory of one GPU with its unit, such as 79Gi")
     return size
 
 
 def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: int | None) -> Iterator[Line]:
-    """Everything about what is for one namespace."""
+    """Yield all lines about the resources of one namespace."""
     from toolorchestra.cluster_client.preflight.capacity import gpu_bytes
     from toolorchestra.cluster_client.preflight.cluster import cluster_lines, operator_variables
     from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines
@@ -115,7 +121,7 @@ def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: 
         try:
             facts = look(kube, namespace=namespace, references=tuple(named), documents=manifests, gpus=gpus)
         except Unreachable as error:
-            yield Line("missing", "cluster", str(error), "or look at the files only: --offline")
+            yield Line("missing", "cluster", str(error), "or check the files only: --offline")
     there = _pools_there(facts, bundle)
     yield from _fits(sent, Bundle(pools=(*bundle.pools, *there), trainings=bundle.trainings))
     deployed = operator_variables(facts, namespace) if facts else {}
@@ -129,20 +135,20 @@ def _section(documents: Documents, namespace: str, kube: Kube | None, *, given: 
 
 
 def _pools_there(facts: Facts | None, bundle: Bundle) -> tuple[ExpertPool, ...]:
-    """Pools of the cluster that the files do not change."""
+    """Return the pools of the cluster that are not in the files."""
     if facts is None or isinstance(facts.pools, Hidden):
         return ()
     found = []
     for live in facts.pools:
         try:
             found.append(ExpertPool.model_validate(live))
-        except ValidationError:  # of another version: it is no expert of ours, and its own status says so
+        except ValidationError:  # a pool of another API version: its own status reports it
             continue
     return tuple(pool for pool in found if bundle.pool(pool.metadata.name) is None)
 
 
 def _fits(sent: Sequence[Sent], bundle: Bundle) -> Iterator[Line]:
-    """What resources say about each other."""
+    """Yield a line for every reference between resources that does not hold."""
     for one in sent:
         for path, message in bundle.findings(one.resource):
             yield Line("missing", "experts", f"{one.kind}/{one.name}: {dotted(path)}: {message}")
@@ -151,19 +157,22 @@ def _fits(sent: Sequence[Sent], bundle: Bundle) -> Iterator[Line]:
 def _would_be_refused(
     sent: Sequence[Sent], there: Sequence[ExpertPool], *, deployed: Mapping[str, str], kuberay: bool
 ) -> Iterator[Line]:
-    """What the operator's own admission says, with the variables of the one that is `deployed`."""
+    """Yield what the operator's admission would refuse.
+
+    `deployed`: environment variables of the operator on the cluster; empty: this machine's settings are used.
+    """
     from toolorchestra.cli.render import operator_settings, settings_of
 
     try:
         from toolorchestra_operator.runtime.rendering import render
         from toolorchestra_operator.runtime.settings import SettingsError
     except ModuleNotFoundError as error:
-        yield Line("unknown", "operator", f"its admission cannot be asked here ({error.name} is not installed)")
+        yield Line("unknown", "operator", f"its admission cannot be checked here ({error.name} is not installed)")
         return
     try:
         settings = settings_of((), deployed) if deployed else operator_settings()
     except SettingsError as error:
-        yield Line("missing", "operator", f"it cannot obey its settings: {error}", "correct the chart's values")
+        yield Line("missing", "operator", f"its settings are wrong: {error}", "correct the chart's values")
         return
     pools = [one.manifest for one in sent if one.kind == "ExpertPool"]
     namespace = sent[0].namespace

@@ -1,4 +1,4 @@
-"""`orchestra render`: every object that the operator would make, as YAML, without a cluster."""
+"""`orchestra render`: print every object that the operator would make, as YAML, without a cluster."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ if TYPE_CHECKING:
     from toolorchestra_operator.runtime.settings import Settings
 
 CHART_NATS = "nats://toolorchestra-nats.toolorchestra-system:4222"
-"""Stands for the NATS of an installation where nobody names one."""
+"""NATS URL that is used where no setting names one: that of the chart."""
 
 
 def render(
     files: Annotated[
         list[Path] | None,
-        typer.Option("-f", "--file", help="YAML with resources, or a folder; may be given again.", metavar="FILE"),
+        typer.Option("-f", "--file", help="YAML file with resources, or a folder; can be repeated.", metavar="FILE"),
     ] = None,
     namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Namespace of the resources.")] = None,
-    kuberay: Annotated[bool, typer.Option("--kuberay", help="As on a cluster that has KubeRay.")] = False,
+    kuberay: Annotated[bool, typer.Option("--kuberay", help="Render as on a cluster that has KubeRay.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="After `--`: flags of the operator, such as --cpu-image; else its variables and defaults."),
+        typer.Argument(
+            help="After `--`: flags of the operator, such as --cpu-image; default: its environment variables and"
+            " defaults."
+        ),
     ] = None,
 ) -> None:
-    """Print every object that the operator would make of the resources, in the order in which it makes them.
+    """Print every object that the operator would make for the resources, in the order in which it makes them.
 
-    Needs no cluster, and asks none: UIDs and random keys are stand-ins, and what a resource refers to counts as there.
+    Needs no cluster: UIDs and random keys are placeholders, and objects that a resource refers to count as existing.
 
     Example: orchestra render -f training.yaml -f pools.yaml -- --cpu-image registry.example/toolorchestra-cpu:1
     """
@@ -51,7 +54,7 @@ def render(
 
 
 def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
-    """The operator's settings from its flags and variables; ends the command where they are wrong."""
+    """Return the operator's settings from its flags and environment; end the command where they are wrong."""
     from toolorchestra.cli.say import fail
     from toolorchestra_operator.runtime.settings import SettingsError
 
@@ -62,7 +65,7 @@ def operator_settings(flags: list[str] | tuple[str, ...] = ()) -> Settings:
 
 
 def settings_of(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The same from variables that are given. SettingsError: what is wrong."""
+    """Return the operator's settings from `flags` and `environ`; SettingsError says what is wrong."""
     from toolorchestra_operator.runtime.settings import Settings
 
     found = Settings.read(list(flags), environ)
@@ -70,7 +73,7 @@ def settings_of(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 
 def rendered(documents: Documents, settings: Settings, *, kuberay: bool) -> Iterator[Rendered]:
-    """What becomes of each resource, namespace by namespace."""
+    """Yield what the operator would make for each resource, namespace by namespace."""
     from toolorchestra_operator.runtime.rendering import render as render_parts
 
     for namespace in documents.namespaces:
@@ -80,7 +83,7 @@ def rendered(documents: Documents, settings: Settings, *, kuberay: bool) -> Iter
 
 
 def page(part: Rendered) -> str:
-    """One resource's objects as documents, under a comment that says whose they are."""
+    """Return one resource's objects as YAML documents, under a comment that names the resource."""
     lines = [f"# {_name(part)}: {_what(part)}"]
     lines += [f"# on NATS: {name}" for name in part.streams]
     documents = [yaml.dump(one, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True) for one in part.objects]
@@ -100,11 +103,11 @@ def _what(part: Rendered) -> str:
 
 
 _OTHERS_READ = re.compile(r"[yYnN]|[-+]?\.?\d[\da-fA-FxXoO_.+-]*")
-"""Texts that kubectl may read as numbers or booleans, and PyYAML as texts: a commit named 3491754e1, a flag `y`."""
+"""Strings that PyYAML writes without quotes and kubectl may read as numbers or booleans: a commit 3491754e1, a `y`."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Every value written out where it stands; texts of several lines as blocks."""
+    """YAML dumper without aliases; strings of several lines become blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -16,15 +16,15 @@ def report(
     show: Annotated[
         bool,
         typer.Option(
-            "--acceptance", "--bars", help="Print the demo's acceptance criteria, each with `pass` or `MISS`."
+            "--acceptance", "--bars", help="Print the demo's acceptance criteria, each marked `pass` or `MISS`."
         ),
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="The same; ends with 1 if one is missed or unmeasured.")
+        bool, typer.Option("--check", help="Like --acceptance; exit status 1 if one is missed or was not measured.")
     ] = False,
 ) -> None:
-    """Write a run's report.html and report.json, and say in a sentence what they found."""
-    # matplotlib loads here, not for `orchestra --help`.
+    """Write a run's report.html and report.json, and print the result in one sentence."""
+    # Imports matplotlib: not at module level, so that `orchestra --help` stays fast.
     from toolorchestra.evaluation.acceptance import acceptance
     from toolorchestra.evaluation.report import headline, write_report
     from toolorchestra.ledger.journal import JournalError

@@ -1,4 +1,4 @@
-"""`orchestra resume`: go on with a run, or a suspended training on a cluster, from its last checkpoint."""
+"""`orchestra resume`: continue a local run, or a suspended training on a cluster, from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolorchestra.runs.run_dir import RunDir
 
 def resume(
     run: Annotated[
-        Path, typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster.")
+        Path, typer.Argument(help="A run's folder or its name under runs/; otherwise a training on the cluster.")
     ],
     folder: Folder = RUNS,
     wait: Annotated[bool, typer.Option("-w", "--wait", help="On a cluster: follow it to its end.")] = False,
@@ -27,10 +27,10 @@ def resume(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Go on with a run from its last complete checkpoint, as a new incarnation. Nothing accepted is lost.
+    """Continue a local run or a cluster training from its last complete checkpoint. No accepted episode is lost.
 
-    A run that is complete is left as it is, unless its YAML wants more steps by now. A training on a cluster goes on
-    with its next attempt.
+    A local run gets a new incarnation. A complete run stays as it is, unless its YAML now asks for more steps. A
+    training on a cluster continues with its next attempt.
 
     Example: orchestra resume router -n research
     """
@@ -44,7 +44,7 @@ def resume(
 
 
 def resume_run(run: Path, *, runs: Path) -> None:
-    """A run of this machine: goes on in this process, to its end."""
+    """Continue a local run in this process, until it ends."""
     from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
     from toolorchestra.local.compute import device_of
     from toolorchestra.local.lock import RunLock, RunLocked
@@ -59,7 +59,7 @@ def resume_run(run: Path, *, runs: Path) -> None:
     if is_complete(folder, goal=goal_of(manifest)):
         typer.echo(f"{folder.name} is complete: nothing was started")
         page = folder.root / "report.html"
-        typer.echo(f"report: {page}" if page.exists() else f"write its report with: orchestra report {folder.root}")
+        typer.echo(f"report: {page}" if page.exists() else f"write the report with: orchestra report {folder.root}")
         return
     plan = new_plan(
         [Path(path) for path in options["inputs"]],
@@ -73,18 +73,18 @@ def resume_run(run: Path, *, runs: Path) -> None:
         folder=Path(options["folder"]) if options.get("folder") else None,
     )
     plan = with_seed(plan, int(manifest["seed"]))
-    typer.echo(f"going on with {folder.name}")
+    typer.echo(f"continuing {folder.name}")
     run_to_the_end(folder, plan, console=Console())
 
 
 def is_complete(run: RunDir, *, goal: int) -> bool:
-    """True: every step up to `goal` was done, and what follows them."""
+    """Return whether the run did all steps up to `goal` and what follows them (state Complete)."""
     status = run.read_status()
     return status.get("state") == "Complete" and goal <= int(status.get("steps", 0))
 
 
 def goal_of(manifest: Mapping[str, Any]) -> int:
-    """Steps that the run's files ask for now; 0 where they say nothing any more."""
+    """Return the number of steps that the run's files ask for now; 0 where the files are gone or wrong."""
     from toolorchestra.api.load import load
     from toolorchestra.api.mistakes import ResourceError
 

@@ -1,4 +1,4 @@
-"""`orchestra reward`: score a file of components, or re-score a run, offline."""
+"""`orchestra reward`: compute rewards offline, for a file of components or for a run."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def reward(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Such as outcome=1,cost=0.5; default: the file's, or the run's own.")
+        str | None, typer.Option(help="Such as outcome=1,cost=0.5; default: those of the file or of the run.")
     ] = None,
     episodes: Annotated[
-        Path | None, typer.Option(help="With RUN: write one JSON line per episode there.", metavar="FILE")
+        Path | None, typer.Option(help="With RUN: file for one JSON line per episode.", metavar="FILE")
     ] = None,
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = Path("runs"),
 ) -> None:
-    """Score components, or re-score a run, offline.
+    """Compute rewards offline, for a file of components or for a run.
 
-    With --components: print {"rewards": […], "advantages": […]} of that group. With RUN: print what the combiner
-    and weights would have made of every accepted episode.
+    With --components: print {"rewards": […], "advantages": […]} of that group. With RUN: compute the rewards of all
+    accepted episodes with this combiner and these weights, and print a summary.
     """
     if (run is None) == (components is None):
-        _fail("give either a RUN or --components FILE")
+        _fail("give either RUN or --components FILE, not both")
     try:
         if components is not None:
             _score_file(components, combiner=combiner, weights=weights)
@@ -57,14 +57,14 @@ def _fail(message: str) -> NoReturn:
 
 
 def parse_combiner(text: str) -> str:
-    """A combiner's name; ValueError lists those there are."""
+    """Return the combiner's name; ValueError lists the known ones."""
     if text not in COMBINERS and not is_plugin(text):
         raise ValueError(f"--combiner: {text!r} is not one of {', '.join(COMBINERS)}, nor package/Name of a plug-in")
     return text
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """`outcome=1,cost=0.5` as a mapping; ValueError names the part that is not NAME=NUMBER."""
+    """Parse weights such as `outcome=1,cost=0.5`; ValueError names the part that is not NAME=NUMBER."""
     found: dict[str, float] = {}
     for part in text.split(","):
         name, separator, value = part.strip().partition("=")
@@ -94,7 +94,7 @@ def _score_file(path: Path, *, combiner: str | None, weights: str | None) -> Non
 
 
 def _score_run(run: Path, *, runs: Path, combiner: str | None, weights: str | None, episodes: Path | None) -> None:
-    # Only a run needs the codec and the journal; a file of components is scored without them.
+    # Only a run needs the codec and the journal; a file of components does not.
     from toolorchestra.cli.runs import find_run
     from toolorchestra.evaluation.archive import accepted_frames, training_spec
     from toolorchestra.evaluation.rescore import episode_rows, rescore, summary

@@ -1,4 +1,4 @@
-"""What `train` and `resume` share: a plan from files, and a run to its end with its exit status."""
+"""What `train` and `resume` share: making the plan from files, running it, and the exit status."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def new_plan(
     env: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
-    """Load and check everything; ends with status 2 and every mistake where something is wrong.
+    """Load and check everything. Mistakes end the command with status 2, after they are printed.
 
-    `folder`: where relative URIs count from, if not from where we are.
+    `folder`: base of relative URIs; default: the working directory.
     """
     for file in [*files, *([simulator] if simulator else [])]:
         if not file.exists():
@@ -58,7 +58,7 @@ def new_plan(
     for volume in volumes:
         claim, separator, place = volume.partition("=")
         if not separator or not Path(place).is_dir():
-            fail(f"--volume {volume}: want CLAIM=DIR with a folder that exists")
+            fail(f"--volume {volume}: write CLAIM=DIR, where DIR is a folder that exists")
         where[claim] = Path(place)
     try:
         check(env)
@@ -83,7 +83,7 @@ def new_plan(
 
 
 def _compute(plan: LocalPlan, *, wanted: Device, env: Mapping[str, str]) -> Compute:
-    """The driver is asked only where it matters: a GPU that sleeps takes its time."""
+    """Choose the devices. The GPU driver is queried only where GPUs may be used: waking a GPU takes seconds."""
     gpus = visible_gpus(env) if wanted != "cpu" else ()
     refused = why_no_cuda_engine() if gpus else None
     return compute_of(
@@ -97,7 +97,7 @@ def _compute(plan: LocalPlan, *, wanted: Device, env: Mapping[str, str]) -> Comp
 
 
 def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
-    """The plan with another `spec.algorithm.seed`."""
+    """Return the plan with another `spec.algorithm.seed`."""
     spec = plan.training.spec
     algorithm = spec.algorithm.model_copy(update={"seed": seed})
     training: OrchestratorTraining = plan.training.model_copy(
@@ -107,19 +107,19 @@ def with_seed(plan: LocalPlan, seed: int) -> LocalPlan:
 
 
 def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, check_acceptance: bool = False) -> None:
-    """Supervise, report, and end with the state's exit status."""
+    """Supervise the run, write its report, and end the command with the exit status of its final state."""
     try:
         state = supervise(run, plan, console=console)
     except RunLocked as error:
         fail(str(error))
     except (SupervisorError, NatsServerError) as error:
         run.set_status(run.read_status() | {"state": "Failed", "message": str(error)})
-        say(f"error: {error}\nerror: logs are in {run.logs}; go on with: orchestra resume {_short(run)}", err=True)
+        say(f"error: {error}\nerror: logs are in {run.logs}; continue with: orchestra resume {_short(run)}", err=True)
         raise typer.Exit(1) from error
     message = run.read_status().get("message", "")
     say(f"{state}: {message}" if message else state)
     if state in ("Cancelled", "Paused"):
-        typer.echo(f"go on with: orchestra resume {_short(run)}")
+        typer.echo(f"continue with: orchestra resume {_short(run)}")
     if run.metrics.exists():
         page = report(run)
         typer.echo(f"report: {_relative(page)}")
@@ -139,11 +139,11 @@ def _print_evaluations(run: RunDir, console: Console) -> None:
     for suite in report["suites"]:
         if suite["unscored"]:
             missing = ", ".join(f"{system} {tasks}" for system, tasks in suite["unscored"].items())
-            console.print(f"{suite['suite']}: tasks left out, since infrastructure ended them: {missing}")
+            console.print(f"{suite['suite']}: tasks without a score, because infrastructure failed: {missing}")
 
 
 def _accepted(run: RunDir) -> bool:
-    """Print each criterion; False where one is missed, or where there is nothing to hold against them."""
+    """Print each acceptance criterion; return False where one is missed or where the run has no criteria."""
     criteria = acceptance(_report(run)) if run.metrics.exists() else []
     for criterion in criteria:
         typer.echo(criterion.line())

@@ -1,4 +1,4 @@
-"""`orchestra runs list|show`: the runs of this folder, and one of them in detail."""
+"""`orchestra runs list|show`: list the runs of a folder, or show one in detail."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from toolorchestra.runs.step_row import SoundRow, sound_rows
 
 RUNS = Path("runs")
 UNDER_WAY = ("Starting", "Running")
-"""States in which a process holds the run; where none does, it died."""
+"""States in which a process must hold the run's lock; where none does, that process has died."""
 Folder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-runs = typer.Typer(add_completion=False, no_args_is_help=True, help="List runs, show one.")
+runs = typer.Typer(add_completion=False, no_args_is_help=True, help="List the local runs, or show one.")
 
 
 def find_run(name: Path, *, folder: Path = RUNS) -> RunDir:
-    """The run with this path, or this name under `folder`; ends the command with a message where there is none."""
+    """Return the run with this path, or with this name under `folder`; end the command where there is none."""
     from toolorchestra.evaluation.archive import NotARun, check_run
 
     root = name if name.is_dir() or name.is_absolute() or len(name.parts) > 1 else folder / name
@@ -58,7 +58,7 @@ def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Aligned columns, never cut: lines are for people and for `cut` alike."""
+    """Yield a table's lines, in aligned columns that are never truncated, so that tools such as `cut` can read them."""
     table = [("run", "started", "status", "step", "reward", "accuracy", "$/task", "spent $"), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for row in table:
@@ -72,7 +72,7 @@ def show_run(
     folder: Folder = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run: how it stands, what it keeps, what happened last."""
+    """Show one run: its state, its checkpoints, its report and its last events."""
     found = find_run(run, folder=folder)
     row, events = overview(found), list(read_jsonl(found.events))[-8:]
     row |= {
@@ -96,7 +96,7 @@ def _runs_in(folder: Path) -> Iterator[RunDir]:
 
 
 def overview(run: RunDir) -> dict[str, Any]:
-    """One run in a row; what a file does not say is None."""
+    """Return one run as a row of the list; values that no file has are None."""
     try:
         manifest, status = run.read_manifest(), run.read_status()
     except Unreadable as error:
@@ -125,7 +125,7 @@ def _row(run: RunDir) -> dict[str, Any]:
 
 
 def planned_steps(manifest: dict[str, Any], status: dict[str, Any]) -> int | None:
-    """The optimizer steps that the training asks for."""
+    """Return the number of optimizer steps that the training asks for, if it is known."""
     from toolorchestra.evaluation.archive import training_spec
 
     found = status.get("steps") or (training_spec(manifest).get("algorithm") or {}).get("steps")
@@ -133,7 +133,7 @@ def planned_steps(manifest: dict[str, Any], status: dict[str, Any]) -> int | Non
 
 
 def clock(value: Any) -> str | None:
-    """A time for people: Unix seconds as local time, text as it is."""
+    """Format a time for people: Unix seconds as local time; text stays as it is."""
     if isinstance(value, int | float):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     return None if value is None else str(value)

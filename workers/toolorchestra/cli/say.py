@@ -1,5 +1,4 @@
-"""What a command prints: text from elsewhere (a status may repeat a task file's, an engine's or an expert's words) is
-shown, and never obeyed by the terminal."""
+"""Prints text safely: text from elsewhere, such as an expert's words in a status, cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from toolorchestra.visible import visible
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line or several; control characters and direction marks as `visible` shows them."""
+    """Print one or more lines; control characters and direction marks are replaced as `visible` does it."""
     typer.echo(visible(text), err=err)
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, line by line, and end with status 2."""
+    """Print each line of `message` as an error, and end the command with status 2."""
     for line in message.splitlines():
         say(f"error: {line}", err=True)
     raise typer.Exit(2)

@@ -19,19 +19,19 @@ def simulate(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8010,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     time_scale: Annotated[
-        float, typer.Option(help="Sleep this share of every simulated latency: 1 real time, 0 not at all.", min=0.0)
+        float, typer.Option(help="Share of each simulated latency to sleep: 1 is real time, 0 does not wait.", min=0.0)
     ] = 1.0,
 ) -> None:
     """Serve simulated experts: an OpenAI-compatible server that answers by a skill table.
 
-    Point an ExpertPool of type Endpoint with `simulated: true` at it. Every answer says that it is simulated, and
-    reports its unscaled service time.
+    To use it, set its URL in an ExpertPool of type Endpoint with `simulated: true`. Every answer says that it is
+    simulated, and reports its unscaled service time.
     """
-    # The server is not loaded before the file is known to be right.
+    # Imported here, because `orchestra simulate --help` does not need the server.
     from toolorchestra.experts.serve import SimulatorError, serve_until_signalled
 
     if not math.isfinite(time_scale):
-        _fail(f"--time-scale: {time_scale} is no number of at least 0")
+        _fail(f"--time-scale: {time_scale} is not a number of at least 0")
     table = _read(file)
 
     def started(url: str) -> None:
@@ -45,13 +45,13 @@ def simulate(
 
 
 def _read(file: Path) -> SkillTable:
-    """The one skill table of a file; other kinds in it are let be."""
+    """Return the only skill table of a file; resources of other kinds are ignored."""
     try:
         tables = load(file, resolve=False).skill_tables
     except ResourceError as error:
         _fail(str(error))
     if len(tables) != 1:
-        _fail(f"{file} holds {len(tables)} resources of kind SkillTable: give a file with exactly one")
+        _fail(f"{file} has {len(tables)} resources of kind SkillTable: give a file with exactly one")
     return tables[0]
 
 

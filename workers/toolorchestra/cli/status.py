@@ -1,4 +1,4 @@
-"""`orchestra status`: how far a run is, and whether anybody still runs it; or a training on a cluster."""
+"""`orchestra status`: show the progress of a local run, and whether a process still runs it; or a cluster training."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ from toolorchestra.runs.run_dir import RunDir
 def status(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A run's folder, or its name under runs/; else a training on the cluster, or all of them."),
+        typer.Argument(
+            help="A run's folder or its name under runs/; otherwise a training on the cluster; default: all of them."
+        ),
     ] = None,
     folder: Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")] = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     output: Output = "text",
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="On a cluster: whenever it changes.")] = False,
-    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Trainings of all of them.")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="On a cluster: print again at every change.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="On a cluster: trainings of all namespaces.")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Say how far a run is, what it has spent, and what to do next where it has stopped.
+    """Show a run's progress, what it has spent, and what to do next.
 
-    A name that is no run here is a training on the cluster; without a name: a table of all trainings there.
+    A name that is not a local run is a training on the cluster. Without a name, the command prints a table of all
+    trainings on the cluster.
 
     Example: orchestra status router -n research --watch
     """
     place, as_json = Place(kubeconfig, context, namespace), as_json or output == "json"
     if run is None and not place.asked and not reachable_config():
-        fail("say which run: orchestra status RUN (orchestra runs list has them); there is no cluster to ask")
+        fail("name a run: orchestra status RUN (orchestra runs list shows them); no cluster is configured")
     if run is None or place.holds(run, runs=folder):
         from toolorchestra.cli.training_status import show
 
@@ -48,7 +53,7 @@ def status(
         show(name, place, as_json=as_json, watch=watch, all_namespaces=all_namespaces)
         return
     if watch:
-        fail(f"--watch is about trainings on a cluster; here: orchestra logs {run} controller -f")
+        fail(f"--watch works for trainings on a cluster; for a local run: orchestra logs {run} controller -f")
     found = find_run(run, folder=folder)
     row = state_row(found)
     if as_json:
@@ -59,7 +64,7 @@ def status(
 
 
 def state_row(run: RunDir) -> dict[str, Any]:
-    """status.json with the run's folder, the process that runs it now (None: nobody), and what to do next."""
+    """Return status.json, plus the run's folder, the process id of its supervisor (None: no process), and `next`."""
     holder, found = RunLock(run).holder(), run.read_status()
     state = found.get("state", "Starting")
     return {
@@ -74,22 +79,22 @@ def state_row(run: RunDir) -> dict[str, Any]:
 
 
 def next_step(run: RunDir, *, state: str, running: bool) -> str:
-    """What a person can do now, as a sentence with its command; empty where there is nothing to do."""
+    """Return what a person can do now, with the command for it."""
     resume = f"orchestra resume {run.root}"
     if running:
         return f"orchestra logs {run.root}; orchestra cancel {run.root}"
     if state in UNDER_WAY:
-        return f"the process that ran it is gone: go on from the last checkpoint with: {resume}"
+        return f"the process that ran it is gone: continue from the last checkpoint with: {resume}"
     if state == "Paused":
-        return f"do what the message says, then go on with: {resume}"
+        return f"do what the message says, then continue with: {resume}"
     if state == "Complete":
         return f"orchestra report {run.root}"
-    return f"go on from the last checkpoint with: {resume}"
+    return f"continue from the last checkpoint with: {resume}"
 
 
 def lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The status for people, label by label."""
-    yield row["run"], f"{row['state']}{' (died: nobody runs it)' if row['died'] else ''}"
+    """Yield the status for people, as pairs of label and text."""
+    yield row["run"], f"{row['state']}{' (died: no process runs it)' if row['died'] else ''}"
     yield from _if_said("message", row.get("message"))
     if "steps" in row:
         yield "step", f"{row.get('step', 0)} of {row['steps']} ({row.get('progressPercentage', 0)} %)"
@@ -99,7 +104,7 @@ def lines(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name.replace("_", " "), f"{value:.6g}"
     if (spent := row.get("spentUSD")) is not None:
         unbilled = row.get("reservedUSD", "0")
-        more = f", and at most ${unbilled} whose bills have not come" if float(unbilled) else ""
+        more = f", and at most ${unbilled} that is reserved and not billed yet" if float(unbilled) else ""
         yield "spent", f"${spent}{more}"
     for name, engine in sorted(row.get("engines", {}).items()):
         restarts = f", restarted {engine['restarts']} times" if engine.get("restarts") else ""

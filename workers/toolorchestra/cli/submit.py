@@ -1,4 +1,4 @@
-"""`orchestra submit`: give trainings and pools to a cluster."""
+"""`orchestra submit`: apply trainings and pools to a cluster."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def submit(
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
-    wait: Annotated[bool, typer.Option("-w", "--wait", help="Follow the trainings to their end.")] = False,
+    wait: Annotated[bool, typer.Option("-w", "--wait", help="Follow the trainings until they end.")] = False,
     force: Annotated[
-        bool, typer.Option("--force-conflicts", help="Take over fields that somebody else has set.")
+        bool, typer.Option("--force-conflicts", help="Take over fields that another field manager owns.")
     ] = False,
 ) -> None:
-    """Apply all resources of the files on a cluster, server-side, pools first. Given again, it changes what differs.
+    """Apply all resources of the files to a cluster: server-side, pools first. A second run changes what differs.
 
-    Nothing is applied where the cluster would refuse one of them. With --wait it ends as the training does: 0 Complete,
-    1 Failed or refused, 75 paused; Ctrl-C stops looking, never the training.
+    Where the cluster would refuse one of them, nothing is applied. With --wait, the exit status is that of the
+    training: 0 Complete, 1 Failed or Refused, 75 Paused. Ctrl-C ends the command, never the training.
 
     Example: orchestra submit -f pools.yaml -f training.yaml -n research --wait
     """
@@ -37,7 +37,7 @@ def submit(
         kube = connected(kubeconfig=kubeconfig, context=context, namespace=namespace)
         documents = read(files, namespace=namespace, default=kube.namespace, resolve=False)
         for subject in documents.local:
-            typer.echo(f"{subject}: stays on this machine, left out")
+            typer.echo(f"{subject}: not sent, because this kind is for local runs only")
         live = list(_apply(kube, [one.manifest for one in documents.all], force=force))
     trainings = [one for one in live if one["kind"] == "OrchestratorTraining"]
     if wait:
@@ -58,6 +58,6 @@ def _apply(kube: Kube, manifests: Sequence[dict[str, Any]], *, force: bool) -> l
             found.append(dict(applied.live))
     except Conflicting as error:
         raise Conflicting(
-            f"{error}; take the fields out of the file, or take them over with --force-conflicts"
+            f"{error}; remove the fields from the file, or take them over with --force-conflicts"
         ) from error
     return found

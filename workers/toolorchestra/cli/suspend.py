@@ -1,4 +1,4 @@
-"""`orchestra suspend`: give a training's compute back, after a checkpoint; `orchestra resume` goes on."""
+"""`orchestra suspend`: release a training's compute, after a checkpoint; `orchestra resume` continues it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def suspend(
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
-    wait: Annotated[bool, typer.Option("-w", "--wait", help="Wait until its compute is given back.")] = False,
+    wait: Annotated[bool, typer.Option("-w", "--wait", help="Wait until the compute is released.")] = False,
 ) -> None:
-    """Give a training's compute back after a checkpoint: its pods go; its storage, its place and its streams stay.
+    """Release a training's compute after a checkpoint: its pods are deleted; its storage and its streams stay.
 
     Example: orchestra suspend router -n research && orchestra resume router -n research
     """
@@ -36,7 +36,7 @@ def suspend(
         else:
             training = set_suspend(kube, training, True)
             typer.echo(
-                f"{name}: suspending, with a checkpoint; go on with: orchestra resume {name} -n {kube.namespace}"
+                f"{name}: suspending, with a checkpoint; continue with: orchestra resume {name} -n {kube.namespace}"
             )
         if wait:
             ended = follow(kube, training, say=lambda line: typer.echo(f"{name}: {line}"))

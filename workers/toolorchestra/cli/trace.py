@@ -1,4 +1,4 @@
-"""`orchestra trace`: print one episode so that a person understands it."""
+"""`orchestra trace`: print one episode for a person to read."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.visible import visible
 
 _SHOWN = 1500
-"""Characters of one text; `--full` shows all."""
+"""How many characters of a text are shown without `--full`."""
 _PIPED = 250
-"""Columns of a table that is no terminal's."""
+"""Width of the table, in columns, where the output is not a terminal."""
 _COLOURS = {"scored": "green", "zero": "yellow", "unscored": "red"}
 
 
@@ -34,30 +34,30 @@ def trace(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its name under runs/.")],
     episode: Annotated[
         str | None,
-        typer.Argument(help="GROUP.SAMPLE, a whole issue, a trace id, or `last`. Without it: the list of episodes."),
+        typer.Argument(help="GROUP.SAMPLE, a dispatch's id, a trace id, or `last`; default: list the episodes."),
     ] = None,
     folder: Folder = RUNS,
     evaluation: Annotated[
-        str | None, typer.Option(help="Look in this evaluation (SUITE/SYSTEM) instead of the journal.")
+        str | None, typer.Option(help="Read this evaluation (SUITE/SYSTEM) instead of the journal.")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show every text in full.")] = False,
     prompt: Annotated[
-        bool, typer.Option("--prompt", help="Print exactly what the policy was shown and wrote: texts and token ids.")
+        bool, typer.Option("--prompt", help="Print exactly what the policy read and wrote: texts and token ids.")
     ] = False,
     model: Annotated[
-        Path | None, typer.Option(help="With --prompt: the model folder, where the run does not know one here.")
+        Path | None, typer.Option(help="With --prompt: the model folder, where the run's own is not on this machine.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Print one episode: the task, what each expert cost and promised, every turn, how it ended and was scored.
+    """Print one episode: its task, each expert's price and description, every turn, its ending and its score.
 
     Example: orchestra trace router-20260101-120000 last --prompt
     """
     found_run = find_run(run, folder=folder)
     path = _source(found_run, evaluation=evaluation)
-    console = Console(highlight=False, markup=False)  # pools, topics and tools are other people's words
+    console = Console(highlight=False, markup=False)  # names of pools, topics and tools come from elsewhere
     if episode is None:
-        if not console.is_terminal:  # nothing is cut: whoever greps for a topic wants the whole of it
+        if not console.is_terminal:  # columns are not truncated, so that grep finds whole topics
             console = Console(highlight=False, markup=False, width=_PIPED)
         console.print(episode_list(map(shown, traces_in(path))))
         return
@@ -81,19 +81,21 @@ def trace(
 def _source(run: RunDir, *, evaluation: str | None) -> Path:
     path = run.journal if evaluation is None else run.root / "evaluations" / f"{evaluation}.traces"
     if not path.is_file():
-        typer.echo(f"error: {path}: no such file, so there is no episode to show", err=True)
+        typer.echo(f"error: {path}: no such file, so the run has no episode to show", err=True)
         raise typer.Exit(2)
     return path
 
 
 def _print_exchange(trace: Trace, *, run: Path, model: Path | None, as_json: bool) -> None:
-    """Not cut, not coloured, not wrapped: what is printed is what was sent and came back, with what a terminal would
-    obey made visible (`--json` has it as it is)."""
-    from toolorchestra.evaluation.episodes import find_decoder  # matplotlib: the other commands start without it
+    """Print exactly what was sent and what came back: not truncated, coloured or wrapped.
+
+    Control characters are made visible; `--json` has the raw text.
+    """
+    from toolorchestra.evaluation.episodes import find_decoder  # imports matplotlib, which is slow
 
     decode = find_decoder(run, model=model)
     if decode is None:
-        typer.echo("error: no tokenizer.json in this run's folder or its model's: say where with --model DIR", err=True)
+        typer.echo("error: no tokenizer.json in this run's folder or its model's: name one with --model DIR", err=True)
         raise typer.Exit(2)
     pieces = list(exchange(trace))
     if as_json:
@@ -109,13 +111,16 @@ def _print_exchange(trace: Trace, *, run: Path, model: Path | None, as_json: boo
 
 
 def matches(trace: Trace, wanted: str) -> bool:
-    """`GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a whole dispatch, the trace id; `last` matches every episode."""
+    """Return whether `wanted` names this episode.
+
+    `wanted` is `GROUP.SAMPLE`, `UID.GROUP.SAMPLE`, a dispatch's id or a trace id; `last` matches every episode.
+    """
     episode = Dispatch.parse(trace.issue).episode
     return wanted in ("last", trace.issue, trace.trace_id, str(episode), f"{episode.group}.{episode.sample}")
 
 
 def shown(trace: Trace) -> Trace:
-    """The same episode with nothing in its texts that a terminal would obey."""
+    """Return the same episode with the control characters of all its texts made visible."""
     return Trace.model_validate(_visible(trace.model_dump()))
 
 
@@ -134,7 +139,7 @@ def _visible(value: Any) -> Any:
 
 
 def episode_list(traces: Iterator[Trace]) -> Table:
-    """One line per record."""
+    """Return a table with one line per record."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("episode", "purpose", "system", "topic", "ending", "outcome", "asked", "$ nominal", "service s"):
         justify: Literal["left", "right"] = "right" if title in ("outcome", "$ nominal", "service s") else "left"
@@ -157,7 +162,7 @@ def episode_list(traces: Iterator[Trace]) -> Table:
 
 
 def describe(trace: Trace, *, limit: int | None) -> Iterator[Panel | Table | Text]:
-    """The episode in the order in which it happened."""
+    """Yield the parts of an episode's description, in the order in which things happened."""
     yield _heading(trace)
     yield Panel(_cut(trace.instruction, limit), title="task", title_align="left", border_style="blue")
     yield _experts(trace)
@@ -208,7 +213,7 @@ def _turn(turn: Turn, *, number: int, limit: int | None) -> Iterator[Panel]:
             _cut(turn.text, limit),
             title=Text(f"turn {number}: the policy wrote{refused}"),
             title_align="left",
-            subtitle=Text(used),  # a narrow terminal cuts it before it cuts why
+            subtitle=Text(used),  # not in the title: a narrow terminal must not truncate the rejection's reason
             subtitle_align="left",
             border_style="red" if turn.rejection else "white",
         )
@@ -254,7 +259,7 @@ def _outcome(outcome: float | None) -> str:
 
 
 def _cut(text: str, limit: int | None) -> Text:
-    """As plain text: what a model wrote is never markup."""
+    """Return at most `limit` characters as plain text: what a model wrote is never read as markup."""
     if limit is None or len(text) <= limit:
         return Text(text)
     return Text(f"{text[:limit]}… ({len(text) - limit} characters more; --full shows them)")

@@ -17,56 +17,62 @@ from toolorchestra.visible import visible
 def train(
     files: Annotated[
         list[Path] | None,
-        typer.Option("-f", "--file", help="YAML with the training and its pools; may be given again.", metavar="FILE"),
+        typer.Option("-f", "--file", help="YAML with the training and its pools; can be repeated.", metavar="FILE"),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Which training, where the files hold several.", metavar="NAME")
+        str | None, typer.Option(help="Name of the training, where the files have several.", metavar="NAME")
     ] = None,
     simulator: Annotated[
-        Path | None, typer.Option(help="Skill table for the experts whose URL's host is `simulator`.", metavar="FILE")
+        Path | None, typer.Option(help="Skill table for experts whose URL has the host `simulator`.", metavar="FILE")
     ] = None,
-    time_scale: Annotated[float, typer.Option(help="Share of its latency that the simulator sleeps.", min=0.0)] = 0.0,
+    time_scale: Annotated[
+        float, typer.Option(help="Share of each simulated latency to sleep: 1 is real time, 0 does not wait.", min=0.0)
+    ] = 0.0,
     volume: Annotated[
         list[str] | None,
-        typer.Option(help="Where pvc://CLAIM/… of the YAML lies here; again for more.", metavar="CLAIM=DIR"),
+        typer.Option(
+            help="Folder that stands for the volume pvc://CLAIM/… of the YAML; can be repeated.", metavar="CLAIM=DIR"
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
-    seed: Annotated[int | None, typer.Option(help="Stands in for spec.algorithm.seed.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed to use instead of spec.algorithm.seed.", min=0)] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         typer.Option(
-            help="auto: the GPUs seen here, where the engine for them is installed (make setup GPU=1), else the CPU;"
-            " cuda: GPUs, or an error that says what is missing."
+            help="auto: this machine's GPUs, if the engine for them is installed (make setup GPU=1), otherwise the"
+            " CPU; cuda: GPUs, or an error that says what is missing."
         ),
     ] = "auto",
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run instead.", metavar="RUN")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run here.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run instead of starting one.", metavar="RUN")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check whether it could run here.")] = False,
     check_acceptance: Annotated[
         bool,
         typer.Option(
             "--acceptance",
             "--bars",
-            help="At the end, hold the report against the demo's acceptance criteria; status 1 where one is missed.",
+            help="At the end, check the report against the demo's acceptance criteria; status 1 if one is missed.",
         ),
     ] = False,
 ) -> None:
     """Train an orchestrator on this machine: the same YAML as on a cluster.
 
-    Starts a nats-server, Ray, vLLM, rollout workers and (with --simulator) simulated experts, shows how far it is, and
-    ends with a report. GPUs are used where there are any: one is shared by trainer and engine, more go by `spec.ray`.
-    Ctrl-C once stops after the current step with a checkpoint; twice, at once.
+    Starts a nats-server, Ray, vLLM, rollout workers and (with --simulator) simulated experts, shows the progress, and
+    writes a report at the end. GPUs are used where there are any: trainer and engine share a single GPU; several are
+    divided as `spec.ray` says. Ctrl-C stops after the current step, with a checkpoint; a second Ctrl-C stops at once.
 
     Example: orchestra train -f training.yaml -f pools.yaml --simulator skills.yaml --volume models=/data/models
     """
     if resume is not None:
         if device != "auto":
-            fail(f"--device {device}: a run goes on with what it was started on; leave it out with --resume")
+            fail(f"--device {device}: a run continues on the device that it was started on; remove it with --resume")
         from toolorchestra.cli.resume import resume_run
 
         resume_run(resume, runs=runs)
         return
     if not files:
-        fail("give the training: orchestra train -f training.yaml [-f pools.yaml] [--simulator skills.yaml]")
+        fail("no training given: orchestra train -f training.yaml [-f pools.yaml] [--simulator skills.yaml]")
     console = Console()
     from toolorchestra.cli.running import new_plan, run_to_the_end
 

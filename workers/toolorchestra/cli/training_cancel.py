@@ -1,4 +1,4 @@
-"""`orchestra cancel` of a training on a cluster: a last checkpoint, then the resource goes; what is kept is said."""
+"""`orchestra cancel` of a training on a cluster: make a last checkpoint, delete the resource, say what is kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from toolorchestra.cli.say import fail
 if TYPE_CHECKING:
     from toolorchestra.cluster_client.kube import Kube
 
-DEAF_SECONDS = 60.0
-"""An operator that has not seen the change after this long is not there."""
+REACTION_SECONDS = 60.0
+"""If the operator has not observed the change after this time, it counts as not running."""
 LAST_SECONDS = 480.0
-"""The head's grace for a step and a checkpoint, and a little more."""
+"""Limit for the last step and checkpoint: the head's grace period and a margin."""
 
 
 def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
-    """With `wait` the compute is given back first, with a checkpoint; else the training is deleted at once."""
+    """Delete the training; with `wait`, suspend it first, so that it writes a checkpoint."""
     with errors_said():
         from toolorchestra.cluster_client.retention import retained
         from toolorchestra.cluster_client.state import ENDED, state_of
@@ -34,7 +34,7 @@ def cancel_training(name: str, place: Place, *, wait: bool, yes: bool) -> None:
         state, stays = state_of(training), retained(training)
         if state in ENDED:
             typer.echo(f"{name} is {state}: there is nothing to cancel; kubectl delete ot {name} -n {kube.namespace}")
-            typer.echo(f"takes the resource away; {stays}")
+            typer.echo(f"deletes the resource; {stays}")
             return
         typer.echo(f"cancelling {name} in namespace {kube.namespace} ({state}): {stays}")
         _confirm(name, yes=yes)
@@ -50,20 +50,20 @@ def _confirm(name: str, *, yes: bool) -> None:
     try:
         confirmed = typer.confirm(f"cancel {name}?")
     except (typer.Abort, EOFError):
-        fail("nobody said yes: nothing was done (--yes says it beforehand)")
+        fail("not confirmed: nothing was changed (--yes confirms in advance)")
     if not confirmed:
-        typer.echo("nothing was done")
+        typer.echo("nothing was changed")
         raise typer.Exit(0)
 
 
 def _give_back(kube: Kube, training: dict[str, Any]) -> None:
-    """Suspend it, and wait for its last checkpoint."""
+    """Suspend the training, and wait until its last checkpoint is written and its pods are gone."""
     from toolorchestra.cluster_client.state import compute_is_back, message_of
     from toolorchestra.cluster_client.trainings import compute_left, seen, suspend
 
     name, namespace = training["metadata"]["name"], training["metadata"]["namespace"]
     training = suspend(kube, training, True)
-    typer.echo("told it to stop, with a checkpoint (Ctrl-C: it stays suspended)")
+    typer.echo("told it to stop, with a checkpoint (after Ctrl-C it stays suspended)")
     began, said = time.monotonic(), ""
     try:
         for now in seen(kube, training, say=typer.echo):
@@ -75,20 +75,18 @@ def _give_back(kube: Kube, training: dict[str, Any]) -> None:
             _give_up(now, waited=time.monotonic() - began)
     except KeyboardInterrupt:
         typer.echo(f"{name} stays suspended; delete it with: orchestra cancel {name} -n {namespace}")
-        typer.echo(f"or go on with: orchestra resume {name} -n {namespace}")
+        typer.echo(f"or continue it with: orchestra resume {name} -n {namespace}")
         raise typer.Exit(LOOKED_AWAY) from None
 
 
 def _give_up(training: dict[str, Any], *, waited: float) -> None:
-    """Ends the command where nobody reacts, or it takes longer than it may."""
+    """Raise Unreachable where the operator does not react or the time limit is over."""
     from toolorchestra.cluster_client.errors import Unreachable
 
     name, namespace = training["metadata"]["name"], training["metadata"]["namespace"]
-    at_once = (
-        f"orchestra cancel {name} -n {namespace} --no-wait deletes it now; what follows the last checkpoint is lost"
-    )
+    at_once = f"orchestra cancel {name} -n {namespace} --no-wait deletes it now; work after the last checkpoint is lost"
     seen = int((training.get("status") or {}).get("observedGeneration") or 0)
-    if waited > DEAF_SECONDS and seen < int(training["metadata"]["generation"]):
+    if waited > REACTION_SECONDS and seen < int(training["metadata"]["generation"]):
         raise Unreachable(f"the operator does not react (does it run?); {at_once}")
     if waited > LAST_SECONDS:
-        raise Unreachable(f"its compute is not given back after {LAST_SECONDS:.0f} seconds; {at_once}")
+        raise Unreachable(f"its compute is not released after {LAST_SECONDS:.0f} seconds; {at_once}")

@@ -17,7 +17,7 @@ from toolorchestra.visible import LogText
 def print_logs(
     name: str, place: Place, *, role: Role, pod: str | None, lines: int, follow: bool, previous: bool
 ) -> None:
-    """The chosen pods' logs; ends with 2 where there is none of them, saying which there are."""
+    """Print the logs of the chosen pods; where there is none, list the training's pods and end with status 2."""
     with errors_said():
         from toolorchestra.cluster_client.logs import Follower, choose, pods_of, write_logs
         from toolorchestra.cluster_client.trainings import find
@@ -48,7 +48,7 @@ def _none(training: dict[str, Any], pods: list[dict[str, Any]], *, wanted: str) 
         typer.echo(f"  {line}", err=True)
     if not pods and (claim := claim_of(training)):
         where = f"PersistentVolumeClaim {claim}, folder {folder_of(training)}/logs"
-        typer.echo(f"  it has no pods now; what its processes wrote is kept in {where}", err=True)
+        typer.echo(f"  it has no pods now; the logs of its processes are kept in {where}", err=True)
     raise typer.Exit(2)
 
 

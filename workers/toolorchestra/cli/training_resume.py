@@ -1,4 +1,4 @@
-"""`orchestra resume` of a training on a cluster: `spec.suspend` is taken back."""
+"""`orchestra resume` of a training on a cluster: set `spec.suspend` to false."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolorchestra.cli.place import Place
 
 
 def resume_training(name: str, place: Place, *, wait: bool) -> None:
-    """Go on, or say why there is nothing to go on with."""
+    """Continue a suspended training; otherwise print its state and the next step."""
     with errors_said():
         from toolorchestra.cluster_client.state import ENDED, message_of, next_step, state_of
         from toolorchestra.cluster_client.trainings import find, suspend
@@ -24,7 +24,7 @@ def resume_training(name: str, place: Place, *, wait: bool) -> None:
                 typer.echo(f"next: {following}")
             raise typer.Exit(0 if state != "Failed" else 1)
         training = suspend(kube, training, False)
-        typer.echo(f"{name}: going on from its last checkpoint")
+        typer.echo(f"{name}: continuing from its last checkpoint")
     if wait:
         raise typer.Exit(follow_to_the_end(kube, training))
     typer.echo(f"follow it with: orchestra status {name} -n {kube.namespace} --watch")

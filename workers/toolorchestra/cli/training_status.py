@@ -1,4 +1,4 @@
-"""`orchestra status` on a cluster: a table of trainings, or one of them in detail; once, or whenever it changes."""
+"""`orchestra status` on a cluster: show a table of trainings, or one in detail; once, or at every change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 2.0
 
 
 def show(name: str | None, place: Place, *, as_json: bool, watch: bool, all_namespaces: bool = False) -> None:
-    """The command's end, where it watches one training, is that training's."""
+    """Print the table or one training. With `watch` on one training, its end gives the exit status."""
     with errors_said():
         kube = place.kube()
         if name is None:
@@ -47,7 +47,7 @@ def _show_one(kube: Kube, name: str, *, as_json: bool) -> dict[str, Any]:
 
 
 def _show_all(kube: Kube, *, as_json: bool, watch: bool, namespace: str) -> None:
-    """The table, and with `watch` again whenever it is another; an API server that is away is waited for."""
+    """Print the table; with `watch`, print it again at every change, and wait while the API server is unreachable."""
     from toolorchestra.cluster_client.errors import Unreachable
 
     typer.echo(shown := _all(kube, as_json=as_json, namespace=namespace))
@@ -74,5 +74,5 @@ def _all(kube: Kube, *, as_json: bool, namespace: str) -> str:
         return json.dumps([state_row(one) for one in found], indent=1)
     if not found:
         where = f"in namespace {namespace}" if namespace else "in the cluster"
-        return f"no trainings {where} (give it one with: orchestra submit -f FILE)"
+        return f"no trainings {where} (submit one with: orchestra submit -f FILE)"
     return "\n".join(table(found, now=datetime.now(UTC), namespaces=not namespace))

@@ -1,4 +1,4 @@
-"""`orchestra worker`: one rollout worker. Started by the local backend or a Deployment; rarely by hand."""
+"""`orchestra worker`: run one rollout worker. Local runs and Deployments start it; people rarely do."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from toolorchestra.telemetry.setup import TelemetryError, configure
 
 def worker(
     nats: Annotated[str, typer.Option(help="URL of the NATS server.", envvar="NATS_URL")],
-    uid: Annotated[str, typer.Option(help="Short UID of the training whose streams to bind.")],
+    uid: Annotated[str, typer.Option(help="Short UID of the training whose NATS streams the worker reads.")],
     pools: Annotated[
         Path | None, typer.Option(help='Pool file: {"pools": [{"pool", "url", "model", …}]}.', metavar="FILE")
     ] = None,
     resources: Annotated[
-        Path | None, typer.Option(help="Or the training and its pools, as YAML.", metavar="FILE")
+        Path | None, typer.Option(help="Instead of --pools: the training and its pools, as YAML.", metavar="FILE")
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder with the policy's tokenizer and chat template.", metavar="DIR")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Episodes at once.")] = 32,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that episodes may go on after SIGTERM.")] = 25.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many episodes run at once.")] = 32,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that running episodes get after SIGTERM.")] = 25.0,
     stall: Annotated[
-        float, typer.Option(min=1, help="Seconds for which the event loop may stand still before the process ends.")
+        float, typer.Option(min=1, help="The process ends when its event loop is blocked for this many seconds.")
     ] = STALL_SECONDS,
     heartbeat: Annotated[
         Path | None, typer.Option(help="File to touch while the event loop runs, for a probe.", metavar="FILE")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name in traces and logs; default HOST-PID.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in traces and logs; default: HOST-PID.")] = None,
     with_parent: Annotated[bool, typer.Option("--die-with-parent", help="Exit when the parent process dies.")] = False,
 ) -> None:
     """Run a rollout worker until SIGTERM or Ctrl-C.
 
-    Without --model it can run baselines only. API keys come from the environment variables that the pool file names.
+    Without --model it runs baselines only. API keys come from the environment variables that the pool file names.
     """
     if with_parent:
         parent = os.getppid()
         die_with_parent()
-        if os.getppid() != parent:  # it died before we could ask, so no signal will come
+        if os.getppid() != parent:  # the parent died before the call, so the kernel will send no signal
             raise typer.Exit(1)
     configure_logs(service="worker")
     name = name or f"{socket.gethostname()}-{os.getpid()}"
     if heartbeat is not None:
-        heartbeat.unlink(missing_ok=True)  # an earlier life's, in a container that was restarted
+        heartbeat.unlink(missing_ok=True)  # the file may be from before a restart of the container
     settings = WorkerSettings(concurrency=concurrency, grace_seconds=grace)
     try:
         telemetry = configure(service="toolorchestra-worker", attributes={"toolorchestra.training": uid})
@@ -86,4 +86,4 @@ def _endpoints(pools: Path | None, resources: Path | None) -> Sequence[Endpoint]
         return read_pools(pools, environment=os.environ)
     if resources is not None and pools is None:
         return read_resources(resources, environment=os.environ)
-    raise PoolFileError("say where the experts are: --pools FILE or --resources FILE, one of them")
+    raise PoolFileError("give the experts: either --pools FILE or --resources FILE")

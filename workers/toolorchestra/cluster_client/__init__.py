@@ -1,4 +1,4 @@
-"""A cluster as the command line uses it: as the person who runs it, over the official client, without the operator.
+"""Access to a cluster for the command line: with the user's own rights, over the official client, without the operator.
 
-Needs the extra `client`. Nothing here imports a trainer, and everything that only decides is pure.
+Needs the extra `client`. No module here imports a trainer; modules that only decide are pure.
 """

@@ -1,4 +1,4 @@
-"""Which cluster, as whom, in which namespace: as kubectl decides it."""
+"""Chooses the cluster, the user and the namespace, as kubectl does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'toolorchestra[client]'"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""What a pod has of its service account."""
+"""Folder of the service account's files in a pod."""
 
 
 def connect(*, kubeconfig: Path | None = None, context: str | None = None, namespace: str | None = None) -> Kube:
-    """$KUBECONFIG or ~/.kube/config, else the pod's service account; the namespace is the context's.
+    """Return a client from `kubeconfig`, $KUBECONFIG or ~/.kube/config, else from the pod's service account.
 
-    Nothing is asked of the API server yet.
+    The default namespace is that of the context. No request is sent yet.
 
     Raises:
         NoClient: the client library is not installed.
-        NoCluster: nothing says which cluster, or not this context.
+        NoCluster: no cluster is configured, or the kubeconfig does not have this context.
     """
     try:
         from kubernetes.client import ApiClient, Configuration
@@ -32,7 +32,7 @@ def connect(*, kubeconfig: Path | None = None, context: str | None = None, names
 
         from toolorchestra.cluster_client.kube import Kube
     except ModuleNotFoundError as error:
-        raise NoClient(f"commands about a cluster need the client library ({error.name}): {INSTALL}") from error
+        raise NoClient(f"cluster commands need the client library ({error.name} is missing): {INSTALL}") from error
 
     configuration = Configuration()
     configuration.retries = False
@@ -58,12 +58,12 @@ def _in_cluster() -> bool:
 
 
 def reachable_config() -> bool:
-    """Whether anything says which cluster: what decides whether a bare name may be one on a cluster."""
+    """Return whether a cluster is configured; only then can a name mean a training on a cluster."""
     return _has_kubeconfig() or _in_cluster()
 
 
 def _of_pod(configuration: Any) -> str:
-    """The service account's namespace."""
+    """Configure the client from the pod's service account; return its namespace."""
     from kubernetes.config import ConfigException, load_incluster_config
 
     try:
@@ -74,7 +74,7 @@ def _of_pod(configuration: Any) -> str:
 
 
 def _of_kubeconfig(configuration: Any, kubeconfig: Path | None, context: str | None) -> tuple[str, str]:
-    """The context's name and its namespace."""
+    """Configure the client from a kubeconfig; return the context's name and its namespace."""
     from kubernetes.config import list_kube_config_contexts, load_kube_config
 
     if kubeconfig is None and not _has_kubeconfig():
@@ -86,7 +86,7 @@ def _of_kubeconfig(configuration: Any, kubeconfig: Path | None, context: str | N
     names = [one["name"] for one in contexts]
     name = str(context or (active or {}).get("name"))
     if name not in names:
-        raise NoCluster(f"--context {name}: {_which(kubeconfig)} has {', '.join(names) or 'none'}")
+        raise NoCluster(f"--context {name}: not in {_which(kubeconfig)}, which has {', '.join(names) or 'none'}")
     chosen = next(one for one in contexts if one["name"] == name)
     load_kube_config(  # type: ignore[no-untyped-call]
         config_file=file, context=name, client_configuration=configuration, persist_config=False

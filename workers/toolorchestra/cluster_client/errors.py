@@ -1,4 +1,4 @@
-"""What goes wrong between the command line and a cluster, each with what to do about it."""
+"""Errors between the command line and a cluster; each message says what to do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCHEMA_REMEDY = (
 
 
 class ClusterError(Exception):
-    """Something that a person has to do something about. The text is for them."""
+    """An error that the user has to solve; its text is for the user."""
 
     status: ClassVar[int] = 1
-    """Exit status of a command that it ends."""
+    """Exit status of the command that ends with this error."""
 
 
 class NoClient(ClusterError):
@@ -25,19 +25,19 @@ class NoClient(ClusterError):
 
 
 class NoCluster(ClusterError):
-    """Nothing says which cluster."""
+    """No cluster is configured."""
 
 
 class Unreachable(ClusterError):
-    """The API server does not answer, or not now."""
+    """The API server does not answer, or cannot answer now."""
 
 
 class NotAuthorised(ClusterError):
-    """Who asks may not do this."""
+    """The user is not logged in or does not have the right."""
 
 
 class NotServed(ClusterError):
-    """The API server does not have the kind."""
+    """The API server does not serve this kind of object."""
 
 
 class NotFound(ClusterError):
@@ -47,18 +47,19 @@ class NotFound(ClusterError):
 
 
 class RequestRefused(ClusterError):
-    """The API server does not accept what was sent."""
+    """The API server rejects the object or the request."""
 
     status = 2
 
 
 class Conflicting(ClusterError):
-    """Somebody else owns what is to be changed, or changed it meanwhile."""
+    """Another field manager owns the field to be changed, or the object changed in the meantime."""
 
 
 def failure(code: int, answer: Mapping[str, Any] | str, *, verb: str, resource: str, namespace: str) -> ClusterError:
-    """The error of an answer that is no success, with what to do. `resource`: plural with its group, and its name where
-    there is one.
+    """Return the error for an unsuccessful answer, with what to do.
+
+    `code`: HTTP status. `resource`: the plural with its group, and the object's name where there is one.
     """
     where = f" in namespace {namespace}" if namespace else ""
     about, plural = f"{verb} {resource}{where}", resource.partition(" ")[0]

@@ -1,6 +1,6 @@
-"""A command in a container by the exec API: what it writes comes as a stream of bytes, as fast as it is read.
+"""Runs a command in a container with the exec API, and streams its stdout.
 
-Invariant: the bytes that were yielded are all that it wrote to stdout, or the iterator raised.
+Invariant: either all bytes of stdout are yielded, or the iterator raises.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from toolorchestra.cluster_client.kube import Kube
 from toolorchestra.kube.kinds import PODS
 
 _STDOUT, _STDERR, _ENDED = 1, 2, 3
-_LAST_WORDS = 4000
+_KEPT_STDERR = 4000
+"""How many bytes from the end of stderr are kept for the error."""
 SILENT_SECONDS = 300.0
 """A command that writes nothing for this long counts as lost."""
 
 
 class CommandFailed(ClusterError):
-    """It ended with another status than 0; the text has its last words."""
+    """The command ended with another status than 0; the text has the end of its stderr."""
 
 
 def execute(
     kube: Kube, pod: str, command: Sequence[str], *, namespace: str, container: str, silent: float = SILENT_SECONDS
 ) -> Iterator[bytes]:
-    """What `command` writes to stdout, in pieces.
+    """Run `command` and yield its stdout in pieces.
 
     Raises:
-        CommandFailed: it ended with another status than 0, or could not be started.
-        NotAuthorised: who asks may not `create pods/exec`.
-        Unreachable: the connection broke off, or was silent for `silent` seconds.
+        CommandFailed: the command ended with another status than 0, or could not be started.
+        NotAuthorised: the user may not `create pods/exec`.
+        Unreachable: the connection broke, or was silent for `silent` seconds.
     """
     socket = _open(kube, pod, command, namespace=namespace, container=container)
     errors = b""
@@ -52,14 +53,14 @@ def execute(
             if channel == _STDOUT:
                 yield data
             elif channel == _STDERR:
-                errors = (errors + data)[-_LAST_WORDS:]
+                errors = (errors + data)[-_KEPT_STDERR:]
             elif channel == _ENDED:
                 _check(json.loads(data), errors, command)
                 return
     except WebSocketTimeoutException as error:
-        raise Unreachable(f"pod {pod} said nothing for {silent:.0f} seconds") from error
+        raise Unreachable(f"pod {pod} sent nothing for {silent:.0f} seconds: try again") from error
     except (WebSocketException, OSError) as error:
-        raise Unreachable(f"the connection to pod {pod} broke off: {error}") from error
+        raise Unreachable(f"the connection to pod {pod} broke: {error}") from error
     finally:
         socket.close()
 
@@ -90,7 +91,7 @@ def _parsed(answer: bytes | str) -> dict[str, Any] | str:
 
 
 def _check(status: dict[str, Any], errors: bytes, command: Sequence[str]) -> None:
-    """The last frame: Success, or how the command ended."""
+    """Read the last frame; CommandFailed unless it reports Success."""
     if status.get("status") == "Success":
         return
     words = errors.decode(errors="replace").strip() or str(status.get("message") or "no reason given")

@@ -1,7 +1,7 @@
-"""A folder out of a pod: listed with digests, streamed as a tar, verified file by file, then named.
+"""Copies a folder out of a pod: lists it with digests, streams it as a tar, verifies every file, then renames it.
 
-Nothing half-written is ever under its final name. `Execute` runs a command beside the folder and yields what it
-writes; here it is a pod's, in a test this machine's.
+An incomplete copy never has the final name. `Execute` runs a command where the folder is and yields its stdout: in a
+pod, or on this machine in tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toolorchestra.cluster_client.errors import ClusterError
 
 Execute = Callable[[Sequence[str]], Iterator[bytes]]
 Progress = Callable[[int], None]
-"""Told how many bytes came."""
+"""Called with the number of bytes that have arrived."""
 
 _IN_FOLDER: Final = 'cd "$0" && '
 _LIST: Final = f"{_IN_FOLDER}find . -type f -exec sha256sum {{}} + && find . -type f -exec stat -c '%s %n' {{}} +"
@@ -28,21 +28,21 @@ _TAR: Final = f"{_IN_FOLDER}exec tar -cf - ."
 _THERE: Final = 'if [ -d "$0" ]; then echo yes; else echo no; fi'
 _COPY_BYTES: Final = 1 << 20
 _ROOM: Final = 64 * 2**20
-"""Bytes that stay free on the disk."""
+"""How many bytes must stay free on the disk."""
 
 
 class NoFolder(ClusterError):
-    """There is no such folder on the volume."""
+    """The folder is not on the volume, or is empty."""
 
     status = 2
 
 
 class Damaged(ClusterError):
-    """What arrived is not what is there."""
+    """The received data differ from the folder on the volume."""
 
 
 class NoRoom(ClusterError):
-    """It does not fit, or may not be written here."""
+    """The target cannot be written: too little space, it exists already, or a file system error."""
 
     status = 2
 
@@ -56,7 +56,7 @@ class File:
 
 
 def list_files(execute: Execute, folder: str) -> dict[str, File]:
-    """By path in the folder. NoFolder: it is not there, or empty."""
+    """Return the files by their path in the folder. NoFolder: the folder does not exist or is empty."""
     if b"".join(execute(["sh", "-c", _THERE, folder])).strip() != b"yes":
         raise NoFolder(f"there is no folder {folder} on the volume")
     digests, sizes = dict[str, str](), dict[str, int]()
@@ -75,28 +75,28 @@ def list_files(execute: Execute, folder: str) -> dict[str, File]:
 
 
 def _path(name: str) -> str:
-    """Damaged: it leads out of the folder, or is spelled in a way that nobody writes."""
+    """Return the normalised path; Damaged where it leads out of the folder or has a backslash."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise Damaged(f"a file of this name is not taken: {name!r}")
+        raise Damaged(f"a file with this name is not copied: {name!r}")
     return str(path)
 
 
 def fetch(
     execute: Execute, folder: str, to: Path, *, files: Mapping[str, File], progress: Progress = lambda _: None
 ) -> None:
-    """Copy `files` of the folder to `to`, which must not be there yet; all of them, verified, or nothing."""
+    """Copy `files` of the folder to `to`, which must not exist or be empty: all of them, verified, or nothing."""
     partial = to.with_name(f".{to.name}.partial-{os.getpid()}")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         _check_room(to.parent, sum(each.size for each in files.values()))
         partial.mkdir()
         _extract(execute(["sh", "-c", _TAR, folder]), partial, files, progress)
-        if to.is_dir():  # it was empty when we looked, and still is, else this fails
+        if to.is_dir():  # check_target found it empty; rmdir fails if it is not any more
             to.rmdir()
         partial.rename(to)
     except tarfile.TarError as error:
-        raise Damaged(f"what came is no archive ({error}): try again") from error
+        raise Damaged(f"the received data are not a tar archive ({error}): try again") from error
     except OSError as error:
         raise NoRoom(f"cannot write {to}: {error}") from error
     finally:
@@ -104,21 +104,21 @@ def fetch(
 
 
 def check_target(to: Path) -> None:
-    """NoRoom: something is there already."""
+    """Check that `to` does not exist or is an empty folder; else NoRoom."""
     if to.is_dir() and any(to.iterdir()):
-        raise NoRoom(f"{to} is there already, and not empty: name another folder, or take it away")
+        raise NoRoom(f"{to} exists already and is not empty: name another folder, or remove it")
     if to.exists() and not to.is_dir():
-        raise NoRoom(f"{to} is there already, and is a file")
+        raise NoRoom(f"{to} exists already and is a file: name a folder")
 
 
 def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size + _ROOM > free:
-        raise NoRoom(f"{folder} has {free / 2**30:.1f} GiB free, the model takes {size / 2**30:.1f} GiB")
+        raise NoRoom(f"{folder} has {free / 2**30:.1f} GiB free, but the model needs {size / 2**30:.1f} GiB")
 
 
 def _extract(chunks: Iterator[bytes], into: Path, files: Mapping[str, File], progress: Progress) -> None:
-    """Every wanted file, written and synced; Damaged where one is missing, too many, or another."""
+    """Write and sync every wanted file; Damaged where one is missing, unexpected or different."""
     left = dict(files)
     with tarfile.open(fileobj=_Stream(chunks, progress), mode="r|") as archive:
         for member in archive:
@@ -126,15 +126,15 @@ def _extract(chunks: Iterator[bytes], into: Path, files: Mapping[str, File], pro
             if member.isdir():
                 continue
             if ".." in PurePosixPath(name).parts or name.startswith("/"):
-                raise Damaged(f"{name} came, which leads out of the folder")
+                raise Damaged(f"the archive has {name}, which leads out of the folder")
             if (wanted := left.pop(name, None)) is None or not member.isfile():
-                raise Damaged(f"{name} came, and was not there when the folder was listed: try again")
+                raise Damaged(f"the archive has {name}, which was not there when the folder was listed: try again")
             source = archive.extractfile(member)
-            assert source is not None  # it is a file
+            assert source is not None  # a regular file always has a reader
             _write(source, into / name, wanted, name)
     if left:
-        raise Damaged(f"{', '.join(sorted(left))} did not come: try again")
-    for _ in chunks:  # the end of the stream is where the command says that it ended well
+        raise Damaged(f"the archive lacks {', '.join(sorted(left))}: try again")
+    for _ in chunks:  # read to the end: only there the command reports its exit status
         pass
 
 
@@ -149,11 +149,11 @@ def _write(source: IO[bytes], path: Path, wanted: File, name: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if (size, digest.hexdigest()) != (wanted.size, wanted.digest):
-        raise Damaged(f"{name} arrived with another digest than it has on the volume: try again")
+        raise Damaged(f"{name} has another digest here than on the volume: try again")
 
 
 class _Stream(io.RawIOBase):
-    """Pieces of bytes as the file that tarfile reads."""
+    """File object for tarfile that reads from an iterator of bytes."""
 
     def __init__(self, chunks: Iterator[bytes], progress: Progress) -> None:
         self._chunks, self._progress, self._rest = chunks, progress, b""

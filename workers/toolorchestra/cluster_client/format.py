@@ -1,4 +1,4 @@
-"""Trainings on a cluster for people: one label by label, many as a table. Pure."""
+"""Formats trainings on a cluster for people: one as labelled lines, many as a table. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = Mapping[str, Any]
 
 
 def lines(row: Json, events: Sequence[Json] = (), *, now: datetime) -> Iterator[tuple[str, str]]:
-    """One training for people, label by label."""
+    """Yield one training's status for people, as pairs of label and text."""
     yield row["name"], row["state"]
     yield from _if_said("message", row["message"])
     if row["step"] is not None:
@@ -54,7 +54,7 @@ def _event_line(event: Json, now: datetime) -> str:
 
 
 def event_time(event: Json) -> str:
-    """When it was last seen."""
+    """Return when the event last occurred, as the API's timestamp; "" where it has none."""
     series = (event.get("series") or {}).get("lastObservedTime")
     metadata = event.get("metadata") or {}
     return str(
@@ -66,7 +66,7 @@ TABLE = ("name", "status", "step", "reward", "accuracy", "$/task", "spent $", "a
 
 
 def table(trainings: Sequence[Json], *, now: datetime, namespaces: bool = False) -> Iterator[str]:
-    """Aligned columns, never cut: lines are for people and for `cut` alike."""
+    """Yield a table's lines, in aligned columns that are never truncated, so that tools such as `cut` can read them."""
     rows: list[tuple[str, ...]] = [TABLE if not namespaces else ("namespace", *TABLE)]
     for training in trainings:
         row = state_row(training)
@@ -89,7 +89,7 @@ def table(trainings: Sequence[Json], *, now: datetime, namespaces: bool = False)
 
 
 def age(time: str, now: datetime) -> str:
-    """How long ago, as kubectl has it: 12s, 5m, 3h, 8d."""
+    """Format the time since `time` as kubectl does: 12s, 5m, 3h, 8d."""
     if not time:
         return "–"
     seconds = int((now - datetime.fromisoformat(time).astimezone(UTC)).total_seconds())

@@ -1,7 +1,7 @@
-"""One API server as one user: JSON in, JSON out, every failure a `ClusterError` in words. Synchronous, no caches.
+"""Client of one API server for one user: JSON in, JSON out; every failure is a `ClusterError`. Synchronous, no caches.
 
-Invariants: a request ends within its timeout, except a stream that is followed; nothing is retried; no credential is in
-an error's text.
+Invariants: every request has a timeout, except a log that is followed; nothing is retried; no error text has a
+credential.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolorchestra.kube.kinds import PODS, Kind
 
 Json = dict[str, Any]
 MANAGER = "orchestra"
-"""Field manager of what the command line writes."""
+"""Field manager of the command line's writes."""
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 LIST_CHUNK = 500
@@ -33,7 +33,10 @@ _REVIEWS = Kind("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubje
 
 @dataclass(frozen=True)
 class Kube:
-    """`namespace`: the one that a command without `-n` is about; `context` "": in a pod."""
+    """Client of one API server.
+
+    `namespace`: used by commands without `-n`. `context`: of the kubeconfig; "" with a pod's service account.
+    """
 
     client: ApiClient
     namespace: str
@@ -46,24 +49,24 @@ class Kube:
 
     @property
     def named(self) -> str:
-        """The cluster in an error's words."""
+        """The cluster's name in messages."""
         return f"{self.server} (context {self.context})" if self.context else f"{self.server} (of this pod's cluster)"
 
     # ── objects ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def get(self, kind: Kind, name: str, *, namespace: str = "") -> Json:
-        """The object. NotFound, NotServed: there is none, or no such kind."""
+        """Return the object. NotFound: it does not exist. NotServed: the server does not have the kind."""
         return self._json("get", "GET", kind, namespace=namespace, name=name)
 
     def find(self, kind: Kind, name: str, *, namespace: str = "") -> Json | None:
-        """The object, or None where there is none, or no such kind."""
+        """Return the object; None where it does not exist or the server does not have the kind."""
         try:
             return self.get(kind, name, namespace=namespace)
         except (NotFound, NotServed):
             return None
 
     def list(self, kind: Kind, *, namespace: str = "", labels: str = "", fields: str = "") -> list[Json]:
-        """All objects that the selectors match; `namespace` "": of all namespaces."""
+        """Return all objects that match the selectors; `namespace` "" means all namespaces."""
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(LIST_CHUNK)}
         found: list[Json] = []
         while True:
@@ -74,7 +77,7 @@ class Kube:
                 return found
 
     def apply(self, kind: Kind, manifest: Mapping[str, Any], *, force: bool = False, dry_run: bool = False) -> Json:
-        """Server-side apply of the fields in `manifest`, strictly. Conflicting: another manager owns one of them."""
+        """Apply `manifest` server-side with strict validation. Conflicting: another manager owns one of the fields."""
         metadata = manifest["metadata"]
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", "force": str(force).lower()}
         query |= {"dryRun": "All"} if dry_run else {}
@@ -82,17 +85,17 @@ class Kube:
         return self._json("patch", "PATCH", kind, body=json_in_yaml(manifest), content=_APPLY, **where, **query)
 
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any], *, namespace: str) -> Json:
-        """A JSON merge patch."""
+        """Apply a JSON merge patch; return the changed object."""
         query = {"fieldManager": MANAGER}
         return self._json("patch", "PATCH", kind, namespace=namespace, name=name, body=change, content=_MERGE, **query)
 
     def create(self, kind: Kind, manifest: Mapping[str, Any], *, namespace: str) -> Json:
-        """The new object."""
+        """Create the object and return it."""
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
         return self._json("create", "POST", kind, namespace=namespace, body=manifest, **query)
 
     def delete(self, kind: Kind, name: str, *, namespace: str, uid: str = "", grace_seconds: int | None = None) -> bool:
-        """Ask for the object's end; False: it is gone. `uid`: only the one that has it."""
+        """Request the object's deletion; return False where it does not exist. `uid`: delete only this object."""
         options: Json = {"propagationPolicy": "Background"}
         options |= {"preconditions": {"uid": uid}} if uid else {}
         options |= {"gracePeriodSeconds": grace_seconds} if grace_seconds is not None else {}
@@ -103,14 +106,14 @@ class Kube:
         return True
 
     def may(self, verb: str, kind: Kind, *, namespace: str = "", part: str = "", name: str = "") -> bool:
-        """Whether who asks may do it."""
+        """Return whether the user has this right; `part` is a subresource."""
         wanted = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": part}
         spec = {"resourceAttributes": {**wanted, "namespace": namespace, "name": name}}
         answer = self._json("create", "POST", _REVIEWS, body={"spec": spec})
         return bool(answer["status"].get("allowed"))
 
     def serves(self, kind: Kind) -> bool:
-        """Whether the API server has the kind."""
+        """Return whether the API server serves the kind."""
         try:
             found = self._answer("get", "GET", kind.group_path, about=kind, namespace="", name="")
         except (NotFound, NotServed):
@@ -122,7 +125,7 @@ class Kube:
     def log(
         self, pod: str, *, namespace: str, container: str, tail: int | None, follow: bool, previous: bool = False
     ) -> Iterator[bytes]:
-        """A container's log as it comes; with `follow` until the container ends, or the connection does."""
+        """Yield a container's log; with `follow`, until the container or the connection ends."""
         query = {"container": container, "follow": str(follow).lower(), "previous": str(previous).lower()}
         query |= {} if tail is None else {"tailLines": str(tail)}
         path = PODS.path(namespace=namespace, name=pod, part="log")
@@ -134,7 +137,7 @@ class Kube:
         try:
             yield from raw.stream(CHUNK_BYTES)
         except HTTPError as error:
-            raise Unreachable(f"the log of pod {pod} broke off: {_reason(error)}") from error
+            raise Unreachable(f"the connection for the log of pod {pod} broke: {_reason(error)}") from error
         finally:
             raw.close()
 
@@ -200,13 +203,13 @@ class Kube:
         )
         try:
             return self.client.call_api(*prepared, _request_timeout=(CONNECT_SECONDS, read_seconds))
-        except (HTTPError, ApiException, OSError) as error:  # the client wraps TLS errors into its own kind
+        except (HTTPError, ApiException, OSError) as error:  # the client raises TLS errors as ApiException
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> Unreachable:
         return Unreachable(
-            f"cannot reach the API server at {self.named}: {_reason(error)}; is it the right --context, and does "
-            "kubectl cluster-info answer?"
+            f"cannot reach the API server at {self.named}: {_reason(error)}; check --context, and whether "
+            "kubectl cluster-info answers"
         )
 
     @staticmethod
@@ -224,7 +227,7 @@ def _parsed(text: bytes) -> Json | str:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost words: urllib3 wraps the socket's error several times."""
+    """Return the text of the innermost error: urllib3 wraps the socket's error several times."""
     if isinstance(error, ReadTimeoutError):
         return "it did not answer in time"
     inner: BaseException = error

@@ -1,4 +1,4 @@
-"""The logs of a training's pods: of one as it is, of several line by line under their names, once or as they come."""
+"""Prints the logs of a training's pods, once or continuously; with several pods, each line has the pod's name."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Json = dict[str, Any]
 Write = Callable[[bytes], None]
 Choose = Callable[[list[Json]], list[Json]]
 OVER = frozenset({"Complete", "Failed", "Suspended", "Paused", "Ending", "Refused"})
-"""States in which no pod follows."""
+"""States after which the training starts no more pods."""
 
 
 def pods_of(kube: Kube, name: str, *, namespace: str) -> list[Json]:
-    """All pods of a training, those that have ended too."""
+    """Return all pods of a training, also those that have ended."""
     return kube.list(PODS, namespace=namespace, labels=f"{TRAINING_LABEL}={name}")
 
 
 def choose(role: Role, pod: str | None) -> Choose:
-    """The pods whose logs are wanted: one by its name, or all of a role."""
+    """Return a filter for the wanted pods: one by its name, or all of a role."""
 
     def chosen(pods: list[Json]) -> list[Json]:
         if pod is not None:
@@ -44,7 +44,7 @@ def choose(role: Role, pod: str | None) -> Choose:
 def write_logs(
     kube: Kube, pods: list[Json], *, write: Write, say: Callable[[str], None], tail: int | None, previous: bool = False
 ) -> None:
-    """What is there now."""
+    """Write the logs as they are now; `tail`: lines from the end, None for all."""
     for pod in pods:
         name, container = pod["metadata"]["name"], container_of(pod)
         if not previous and not has_log(pod, container):
@@ -64,9 +64,9 @@ def write_logs(
 
 @dataclass
 class Follower:
-    """Writes what comes of the pods that are chosen, also of those of later attempts, until the training is over.
+    """Follows the logs of the chosen pods, also those of later attempts, until the training ends.
 
-    A thread per pod; `write` is called by one at a time.
+    One thread per pod; a lock makes sure that only one thread at a time calls `write`.
     """
 
     kube: Kube
@@ -80,7 +80,7 @@ class Follower:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def follow(self, name: str, *, namespace: str, chosen: Choose) -> None:
-        """Until every log has ended and no pod will follow."""
+        """Write the logs until all of them have ended and the training starts no more pods."""
         while True:
             pods = chosen(pods_of(self.kube, name, namespace=namespace))
             for pod in pods:
@@ -102,28 +102,28 @@ class Follower:
             self.say(f"{pod['metadata']['name']} has no log yet: {why}")
 
     def _follow_one(self, pod: Json, alone: bool) -> None:
-        """One pod's log to its end: a container that is started again goes on in its next life's log."""
+        """Write one pod's log until the pod ends; after a restart of the container, continue with its new log."""
         name, tail = pod["metadata"]["name"], self.tail
         about = {"namespace": pod["metadata"]["namespace"], "container": container_of(pod)}
         try:
             while True:
-                lives = restarts(pod, about["container"])
+                before = restarts(pod, about["container"])
                 chunks = self.kube.log(name, tail=tail, follow=True, **about)
                 for data in chunks if alone else prefixed(chunks, name):
                     with self._lock:
                         self.write(data)
-                if (now := self._next_life(pod)) is None:
+                if (now := self._when_running(pod)) is None:
                     return
                 pod = now
-                # The same life: the connection broke off, and what was said meanwhile is not said again.
-                tail = None if restarts(pod, about["container"]) > lives else 0
+                # Without a restart, the connection broke: old lines are not printed again (lines in between are lost).
+                tail = None if restarts(pod, about["container"]) > before else 0
         except NotFound:
             return
         except ClusterError as error:
             self.say(str(error))
 
-    def _next_life(self, pod: Json) -> Json | None:
-        """The pod as soon as its container runs (again); None: it is over."""
+    def _when_running(self, pod: Json) -> Json | None:
+        """Wait until the pod's container runs (again) and return the pod; None where the pod has ended."""
         metadata, container = pod["metadata"], container_of(pod)
         while True:
             now = self.kube.find(PODS, metadata["name"], namespace=metadata["namespace"])
@@ -142,7 +142,7 @@ def _is_over(kube: Kube, name: str, *, namespace: str) -> bool:
 
 
 def prefixed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Whole lines, each under its pod's name; a last one that has no end gets one."""
+    """Yield whole lines, each with the pod's name before it; a last line without a newline gets one."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")

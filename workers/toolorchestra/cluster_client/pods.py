@@ -1,4 +1,4 @@
-"""Pods of a training by role, and why one that should run does not. Pure."""
+"""Finds a training's pods by role, and says why a pod does not run. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Pod = TypeVar("Pod", bound=Mapping[str, Any])
 
 
 def role_of(pod: Json) -> Role | None:
-    """None: it is none of a training's."""
+    """Return the pod's role; None where it is not a training's pod."""
     component = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL)
     return next((role for role, name in COMPONENTS.items() if name == component), None)
 
 
 def of_role(pods: Sequence[Pod], role: Role) -> list[Pod]:
-    """Those of the newest attempt that has any, by name: pods of the one before may still be going."""
+    """Return the role's pods of its newest attempt, sorted by name: older pods may still be terminating."""
     found = [pod for pod in pods if role_of(pod) == role]
     newest = max((_attempt(pod) for pod in found), default=0)
     return sorted((pod for pod in found if _attempt(pod) == newest), key=lambda pod: str(pod["metadata"]["name"]))
@@ -30,26 +30,26 @@ def _attempt(pod: Json) -> int:
 
 
 def container_of(pod: Json) -> str:
-    """The main container: the operator names it after the component, else it is the first."""
+    """Return the name of the main container: the one that is named like the component, else the first."""
     names = [str(one["name"]) for one in pod["spec"]["containers"]]
     component = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL)
     return component if component in names else names[0]
 
 
 def has_log(pod: Json, container: str) -> bool:
-    """Whether the container runs or ran."""
+    """Return whether the container runs or has run."""
     status = _status(pod, container)
     state, before = status.get("state") or {}, status.get("lastState") or {}
     return any(part in state for part in ("running", "terminated")) or "terminated" in before
 
 
 def runs(pod: Json, container: str) -> bool:
-    """Whether the container runs now."""
+    """Return whether the container runs now."""
     return "running" in (_status(pod, container).get("state") or {})
 
 
 def restarts(pod: Json, container: str) -> int:
-    """How often the container was started again in its pod."""
+    """Return how often the container was restarted in its pod."""
     return int(_status(pod, container).get("restartCount", 0))
 
 
@@ -63,7 +63,7 @@ def is_over(pod: Json) -> bool:
 
 
 def waits_for(pod: Json) -> str:
-    """Why it does not run yet, in Kubernetes' words."""
+    """Return why the pod does not run yet, with the reason that Kubernetes gives."""
     status = pod.get("status") or {}
     for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (one.get("state") or {}).get("waiting") or {}
@@ -78,7 +78,7 @@ def waits_for(pod: Json) -> str:
 
 
 def overview(pods: Sequence[Json]) -> Iterator[str]:
-    """A line per pod: name, role, phase, restarts, what it waits for."""
+    """Yield a line per pod: name, role, phase, restarts, and what it waits for."""
     for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
         status, times = pod.get("status") or {}, restarts(pod, container_of(pod))
         again = f", restarted {times} times" if times else ""

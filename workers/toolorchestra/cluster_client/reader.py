@@ -1,7 +1,7 @@
-"""A pod that can read a volume and nothing else: without a service account's token, without rights, not for long.
+"""Runs a pod that can only read a volume: no service account token, no rights, a limited lifetime.
 
-It mounts the claim read-only, does nothing by itself, ends by itself after `LIFE_SECONDS`, and is deleted by whoever
-made it, whatever happens to them short of a kill.
+The pod mounts the claim read-only, runs `sleep`, and ends after `LIFE_SECONDS`. The command that created it deletes it
+at its end, unless that command is killed.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Json = Mapping[str, Any]
 CONTAINER = "reader"
 MOUNT = "/volume"
 USER = 1000
-"""As whom the pods of a training write."""
+"""UID and GID under which a training's pods write."""
 LIFE_SECONDS = 14_400
 START_SECONDS = 300.0
 _KEPT = ("imagePullSecrets", "tolerations")
-"""Of the training's own pods: with what they pull, and which nodes they stand."""
+"""Fields that are copied from the training's own pods."""
 
 
 class NoImage(ClusterError):
-    """Nothing tells which image this cluster can pull."""
+    """No image for the pod is known."""
 
     status = 2
 
 
 def template_of(kube: Kube, training: Json) -> dict[str, Any]:
-    """The pod spec of something of the training that is still there; empty where nothing is, or may be seen."""
+    """Return a pod spec from a workload of the training; empty where none exists or the user may not see it."""
     metadata = training["metadata"]
     for kind in (DEPLOYMENTS, JOBS, RAY_JOBS):
         for one in _those_of(kube, kind, namespace=metadata["namespace"], name=metadata["name"]):
@@ -54,11 +54,11 @@ def _those_of(kube: Kube, kind: Kind, *, namespace: str, name: str) -> Sequence[
     except Unreachable:
         raise
     except ClusterError:
-        return ()  # not served, or not to be seen: --image says it
+        return ()  # not served or not visible: the user can give --image
 
 
 def image_of(training: Json, template: Json, given: str | None) -> str:
-    """NoImage: neither the option nor the training tells."""
+    """Return the pod's image: the option's, else the training's. NoImage where neither is known."""
     if given is not None:
         return given
     if containers := template.get("containers"):
@@ -68,12 +68,12 @@ def image_of(training: Json, template: Json, given: str | None) -> str:
         if own := (where.get("ray") or {}).get("image"):
             return str(own)
     raise NoImage(
-        "nothing of the training is left that tells an image: give --image (anything with sh, tar, sha256sum)"
+        "no object of the training names an image any more: give --image (any image with sh, tar, find, sha256sum)"
     )
 
 
 def manifest(training: Json, *, claim: str, image: str, template: Json) -> dict[str, Any]:
-    """Of the restricted pod security standard; it goes with its training, if that goes first."""
+    """Return the pod's manifest: it meets the restricted pod security standard, and the training owns it."""
     metadata = training["metadata"]
     owner = {key: training[key] for key in ("apiVersion", "kind")} | {key: metadata[key] for key in ("name", "uid")}
     labels = {"app.kubernetes.io/part-of": "toolorchestra", "app.kubernetes.io/component": CONTAINER}
@@ -121,7 +121,7 @@ def reading(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[str]:
-    """The name of the pod, made and running; deleted at the end, whatever the end is."""
+    """Create the pod, wait until it runs, yield its name, and delete it at the end, also after an error."""
     made = kube.create(PODS, pod, namespace=pod["metadata"]["namespace"])
     name, namespace = made["metadata"]["name"], made["metadata"]["namespace"]
     try:
@@ -131,7 +131,7 @@ def reading(
         try:
             kube.delete(PODS, name, namespace=namespace, uid=made["metadata"]["uid"], grace_seconds=0)
         except ClusterError as error:
-            say(f"{error}; take it away with: kubectl delete pod {name} -n {namespace}")
+            say(f"{error}; delete it with: kubectl delete pod {name} -n {namespace}")
 
 
 def _until_it_runs(

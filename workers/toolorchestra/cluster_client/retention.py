@@ -1,4 +1,4 @@
-"""What outlives a training that is deleted. Pure."""
+"""What stays on the cluster after a training is deleted. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SHORT_UID = 8
 
 
 def claim_of(training: Mapping[str, Any]) -> str | None:
-    """The claim that its storage is; None: it is an object store."""
+    """Return the name of the training's PersistentVolumeClaim; None where its storage is an object store."""
     storage = training["spec"].get("storage") or {}
     if storage.get("type") == "URI":
         return None
@@ -18,14 +18,14 @@ def claim_of(training: Mapping[str, Any]) -> str | None:
 
 
 def folder_of(training: Mapping[str, Any]) -> str:
-    """Its folder in the claim, by UID: a volume may be shared."""
+    """Return the training's folder on the volume; its name has the UID, because trainings may share a volume."""
     path = str(((training["spec"].get("storage") or {}).get("existingClaim") or {}).get("path") or "").strip("/")
     name, uid = training["metadata"]["name"], training["metadata"]["uid"].replace("-", "")[:SHORT_UID]
     return f"{path}/{name}-{uid}" if path else f"{name}-{uid}"
 
 
 def retained(training: Mapping[str, Any]) -> str:
-    """What stays and what goes, as the end of a sentence."""
+    """Return what is kept after the deletion, as the end of a sentence."""
     storage = training["spec"].get("storage") or {}
     claim, what = claim_of(training), "checkpoints, journal and exported model"
     if claim is None:
@@ -34,4 +34,4 @@ def retained(training: Mapping[str, Any]) -> str:
         return f"kept: its {what} in PersistentVolumeClaim {claim}, folder {folder_of(training)}"
     if storage.get("retentionPolicy", "Retain") == "Retain":
         return f"kept: PersistentVolumeClaim {claim} with its {what}, folder {folder_of(training)}"
-    return f"nothing is kept: PersistentVolumeClaim {claim} goes with it (retentionPolicy: Delete)"
+    return f"nothing is kept: PersistentVolumeClaim {claim} is deleted with it (retentionPolicy: Delete)"

@@ -1,4 +1,4 @@
-"""How a training on a cluster stands, from its resource: a state in the words of local runs. Pure."""
+"""Computes a training's state, message and next step from its resource, in the terms of local runs. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ State = Literal[
     "Failed",
     "Ending",
 ]
-"""Those of a local run, and: Pending nobody looked at it yet; Refused `Accepted=False`; Ending it is being deleted."""
+"""The states of a local run, and: Pending (the operator has not handled it yet), Refused (`Accepted=False`), Ending
+(it is being deleted)."""
 
 ENDED: frozenset[State] = frozenset({"Complete", "Failed"})
-"""For good."""
+"""States that are final."""
 EXIT_CODES: Mapping[State, int] = {
     "Complete": 0,
     "Failed": 1,
@@ -33,7 +34,7 @@ EXIT_CODES: Mapping[State, int] = {
     "Suspended": 130,
     "Ending": 130,
 }
-"""Exit status of a command that followed it until then; as of a local run where both have the state."""
+"""Exit status of a command that followed the training until this state; the same as for a local run."""
 
 _PAUSES = frozenset(
     {
@@ -49,11 +50,11 @@ _PAUSES = frozenset(
     }
 )
 _ASPECTS = ("QuotaReserved", "MessagingReady", "ExpertsReady", "ClusterReady", "Running")
-"""What a training that starts waits for, in this order."""
+"""Conditions that a starting training waits for, in this order."""
 
 
 def condition(training: Json, kind: str) -> Json:
-    """The condition of that type; empty where it was never written."""
+    """Return the condition of this type; empty where the resource has none."""
     conditions = (training.get("status") or {}).get("conditions") or ()
     return next((one for one in conditions if one["type"] == kind), {})
 
@@ -63,7 +64,7 @@ def _is(training: Json, kind: str, status: str = "True") -> bool:
 
 
 def state_of(training: Json) -> State:
-    """The one word."""
+    """Return the training's state."""
     if training["metadata"].get("deletionTimestamp"):
         return "Ending"
     if _is(training, "Failed"):
@@ -84,7 +85,7 @@ def state_of(training: Json) -> State:
 
 
 def compute_is_back(training: Json) -> bool:
-    """Of a suspended training, as far as its resource tells: its Ray cluster and its workers are gone."""
+    """Return whether a suspended training's Ray cluster and workers are gone, according to its resource."""
     suspended = condition(training, "Suspended")
     seen = int((training.get("status") or {}).get("observedGeneration") or 0)
     current = seen >= int(training["metadata"].get("generation") or 0)
@@ -92,7 +93,7 @@ def compute_is_back(training: Json) -> bool:
 
 
 def message_of(training: Json) -> str:
-    """What is most worth saying beside the state."""
+    """Return the most useful message for the state."""
     state = state_of(training)
     match state:
         case "Failed" | "Complete":
@@ -104,7 +105,7 @@ def message_of(training: Json) -> str:
         case "Running" | "Paused":
             return _said(condition(training, "Running"))
         case "Pending":
-            return "the operator has not looked at it yet"
+            return "the operator has not handled it yet"
         case "Ending":
             return "it is being deleted"
     waits = (condition(training, kind) for kind in _ASPECTS)
@@ -117,13 +118,13 @@ def _said(one: Json) -> str:
 
 
 def steps_of(training: Json) -> int | None:
-    """Steps that are wanted."""
+    """Return the number of steps that the training asks for."""
     steps = (training["spec"].get("algorithm") or {}).get("steps")
     return None if steps is None else int(steps)
 
 
 def next_step(training: Json) -> str:
-    """What a person can do now; empty where there is nothing to do."""
+    """Return what a person can do now, with the command; empty where there is nothing to do."""
     name = training["metadata"]["name"]
     where = f"-n {training['metadata']['namespace']}"
     match state_of(training):
@@ -134,20 +135,20 @@ def next_step(training: Json) -> str:
         case "Complete":
             return f"orchestra get-model {name} {where} --to {name}"
         case "Paused":
-            return "do what the message says: change the file, and give it again with orchestra submit"
+            return "do what the message says: change the file, and submit it again with orchestra submit"
         case "Refused":
-            return "do what the message says; it heals by itself"
+            return "do what the message says; then the operator accepts it without another command"
         case "Suspended" | "Suspending":
             return f"orchestra resume {name} {where}"
         case "Failed":
-            return f"orchestra logs {name} {where}; its checkpoints are kept where its storage is"
+            return f"orchestra logs {name} {where}; its storage keeps the checkpoints"
         case "Pending":
-            return "kubectl get deployments -A -l app.kubernetes.io/component=operator (orchestra plan tells more)"
+            return "kubectl get deployments -A -l app.kubernetes.io/component=operator (orchestra plan shows more)"
     return ""
 
 
 def state_row(training: Json) -> dict[str, Any]:
-    """Everything that `status` shows of one training, for scripts: numbers as text where the resource has text."""
+    """Return everything that `status` shows of one training; numbers stay text where the resource has text."""
     status, metadata = training.get("status") or {}, training["metadata"]
     metrics = status.get("metrics") or {}
     return {

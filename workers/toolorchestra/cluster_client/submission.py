@@ -1,4 +1,4 @@
-"""Server-side apply of resources: all or none, as far as a dry run of all of them tells."""
+"""Applies resources server-side, after a dry run of all of them: if one is refused there, none is applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of one document; `live` is the object as it is now."""
+    """Result for one document; `live` is the object after the apply."""
 
     result: Literal["created", "configured", "unchanged"]
     live: Mapping[str, Any]
@@ -27,9 +27,10 @@ class Applied:
 
 
 def submit(kube: Kube, manifests: Sequence[Json], *, force: bool = False) -> Iterator[Applied]:
-    """In the given order. The first that is refused ends it: in the dry run, before anything is changed.
+    """Apply the manifests in the given order and yield each result.
 
-    `force`: take over fields that another manager (kubectl, a person's edit) owns, else Conflicting.
+    The first refusal raises; a refusal in the dry run comes before any change. `force`: take over fields that another
+    field manager owns (such as kubectl); else Conflicting.
     """
     for manifest in manifests:
         kube.apply(BY_KIND[manifest["kind"]], manifest, force=force, dry_run=True)

@@ -1,4 +1,4 @@
-"""Trainings on a cluster: found by name, with a hint where the name is a near miss; changed; followed to their end."""
+"""Trainings on a cluster: finds them by name (with a hint for a wrong name), suspends them, follows them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 POLL_SECONDS = 2.0
 HEAL_SECONDS = 30.0
-"""How long a training may stay refused before following it ends: a pool of its files may come a moment later."""
+"""How long a training may stay refused before `follow` ends: a pool that it needs may appear a moment later."""
 Say = Callable[[str], None]
 
 
 def find(kube: Kube, name: str, *, namespace: str) -> Json:
-    """The training. NotFound says which names are near, or in which namespace there is one of this name."""
+    """Return the training. NotFound names similar trainings, or the namespace that has one of this name."""
     try:
         return kube.get(TRAININGS, name, namespace=namespace)
     except NotFound as error:
@@ -39,7 +39,7 @@ def _hint(kube: Kube, name: str, namespace: str) -> str:
         if elsewhere:
             return f"there is one in: {', '.join(elsewhere)} (-n {elsewhere[0]})"
     except ClusterError:
-        pass  # who may see one namespace only is told about that one
+        pass  # the user may have rights in this namespace only
     try:
         names = [one["metadata"]["name"] for one in kube.list(TRAININGS, namespace=namespace)]
     except NotAuthorised as error:
@@ -48,7 +48,7 @@ def _hint(kube: Kube, name: str, namespace: str) -> str:
 
 
 def events(kube: Kube, training: Json, *, last: int = 6) -> list[Json]:
-    """What happened to it last, the oldest first; nothing where it may not be asked."""
+    """Return the last events of the training, the oldest first; none where the user may not list events."""
     metadata = training["metadata"]
     fields = f"involvedObject.kind=OrchestratorTraining,involvedObject.name={metadata['name']}"
     try:
@@ -60,14 +60,14 @@ def events(kube: Kube, training: Json, *, last: int = 6) -> list[Json]:
 
 
 def suspend(kube: Kube, training: Json, wanted: bool) -> Json:
-    """Set `spec.suspend` of this very training; one of the same name that came after it is a conflict."""
+    """Set `spec.suspend` of the training with this UID; a newer training of the same name is a conflict."""
     metadata = training["metadata"]
     change = {"metadata": {"uid": metadata["uid"]}, "spec": {"suspend": wanted}}
     return kube.patch(TRAININGS, metadata["name"], change, namespace=metadata["namespace"])
 
 
 def compute_left(kube: Kube, training: Json) -> list[str]:
-    """Pods of a training that have not ended; none where they may not be listed."""
+    """Return the names of the training's unfinished pods; none where the user may not list pods."""
     metadata = training["metadata"]
     try:
         pods = kube.list(PODS, namespace=metadata["namespace"], labels=f"{TRAINING_LABEL}={metadata['name']}")
@@ -81,9 +81,9 @@ def compute_left(kube: Kube, training: Json) -> list[str]:
 def seen(
     kube: Kube, training: Json, *, say: Say, poll: float = POLL_SECONDS, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[Json | None]:
-    """The training as it is, again and again; None, and the end, where it is gone or another has its name.
+    """Poll the training and yield it each time; yield None and end where it is deleted or replaced by another one.
 
-    An API server that does not answer is waited for: it is said once.
+    While the API server does not answer, it waits, and says so once.
     """
     metadata, silent = training["metadata"], False
     while True:
@@ -103,7 +103,7 @@ def seen(
 
 
 def line_of(training: Json) -> str:
-    """How far it is, in one line."""
+    """Return the training's progress in one line."""
     state, message, step = state_of(training), message_of(training), (training.get("status") or {}).get("step")
     steps = f"step {step} of {steps_of(training) or '?'}" if step is not None else ""
     if state == "Running":
@@ -121,11 +121,14 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> State:
-    """Say every change of it until it is in one of these states, is gone ("Ending"), or stays refused."""
+    """Print every change until the training is in one of the states `until`, is deleted ("Ending") or stays refused.
+
+    Return the last state.
+    """
     said, refused_since = "", None
     for now in seen(kube, training, say=say, poll=poll, sleep=sleep):
         if now is None:
-            say("it is gone: somebody deleted it")
+            say("the training was deleted")
             return "Ending"
         if (line := line_of(now)) != said:
             say(line)
@@ -136,4 +139,4 @@ def follow(
         refused_since = (refused_since or clock()) if state == "Refused" else None
         if refused_since is not None and clock() - refused_since > HEAL_SECONDS:
             return "Refused"
-    raise AssertionError("it is seen until it is gone")
+    raise AssertionError("`seen` ends only after it yields None")

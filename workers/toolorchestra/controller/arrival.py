@@ -1,4 +1,4 @@
-"""What arrives from the workers, read once: a Result for the ledger and a Trace for everyone else."""
+"""A result from a worker, decoded once: a Result for the ledger and a Trace for everything else."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.trace import Ending, Trace
 
 UNDECODABLE = "undecodable"
-"""Reason of a result that does not read: its episode is sent again, and its bill counts as the worst case."""
+"""Reason of a result that cannot be decoded: its episode is sent again, and its cost counts as the worst case."""
 
 
 @dataclass(frozen=True)
 class Undecodable:
-    """A message that is no result of this training's workers, of this release. `raw`: its bytes, as they came."""
+    """A message that cannot be decoded as a result of this release's workers. `raw`: its bytes as received."""
 
     id: str
     why: str
@@ -25,7 +25,7 @@ class Undecodable:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One message: `trace` is None for a dead letter that carries none; `body` is the trace as the codec wrote it."""
+    """One message. `trace`: None where it has none (some dead letters); `body`: the trace in the codec's bytes."""
 
     dispatch: Dispatch
     trace: Trace | None
@@ -33,21 +33,21 @@ class Arrival:
     deferred_for: str | None = None
     reason: str = ""
     undecodable: bool = False
-    """Something came, and it does not read; `reason` says why. `trace` is None, `body` empty."""
+    """The message cannot be decoded; `reason` says why. `trace` is None, `body` is empty."""
 
     untouched: bool = False
     """A worker gave the order back before it spent anything."""
     abandoned: bool = False
-    """A worker vanished with the order, and nobody will tell what it spent."""
+    """A worker disappeared with the order, so its cost stays unknown."""
     unread: bool = False
-    """A worker could not read the order: a failure that cost nothing."""
+    """A worker could not decode the order: a failure that cost nothing."""
 
     @property
     def scored(self) -> bool:
         return self.trace is not None and self.trace.components.outcome is not None
 
     def result(self) -> Result:
-        """As the ledger wants it. A trace that cannot be trained on counts as an infrastructure failure."""
+        """Return the Result for the ledger. A trace that cannot be trained on counts as an infrastructure failure."""
         trace = self.trace
         if trace is None:
             reason = UNDECODABLE if self.undecodable else self.reason or "worker_lost"
@@ -76,9 +76,9 @@ class Arrival:
 
 
 def check_trace(trace: Trace, *, id_: str) -> None:
-    """ValueError for a trace that reads and yet cannot be the result under this id, or that the ledger cannot hold."""
+    """Check a decoded trace; ValueError where it belongs to another dispatch or the ledger cannot hold it."""
     if trace.issue != id_:
-        raise ValueError(f"the trace of another issue, {trace.issue[:200]!r}")
+        raise ValueError(f"the trace belongs to another dispatch, {trace.issue[:200]!r}")
     if trace.components.actual_usd < 0:
-        raise ValueError(f"a bill of ${trace.components.actual_usd}")
+        raise ValueError(f"the trace has a negative cost, ${trace.components.actual_usd}")
     version_span(trace)

@@ -1,8 +1,7 @@
-"""From scored traces to training samples: the group's components for the combiner, the advantage for every token.
+"""Makes training samples from scored traces: every token gets its episode's advantage.
 
-Pure. A filter that the *episode* fails (format, answer) masks its samples from the loss only: its reward still counts
-in
-the group's mean and std (method.md §3).
+Pure. Samples that fail a format or answer filter are left out of the loss only: the episode's reward still counts in
+the group's mean and standard deviation (method.md §3).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from toolorchestra.trainer.batch import TrainSample
 
 @dataclass(frozen=True)
 class SampleFilters:
-    """`spec.algorithm.filters`, the part that looks at single samples."""
+    """The filters of `spec.algorithm.filters` that decide on single samples."""
 
     require_format: bool = True
     require_answer: bool = True
@@ -30,7 +29,10 @@ class TraceRefused(ControllerError, ValueError):
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Importance ratios hold only for tokens drawn from the model's own distribution (training.md, "Clipped")."""
+    """TraceRefused unless temperature and top-p are 1.
+
+    Importance ratios are valid only for tokens drawn from the model's own distribution (training.md, "Clipped").
+    """
     if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
         raise TraceRefused(
             f"sampled at temperature {sampling.temperature}, top-p {sampling.top_p}; training needs 1 and 1"
@@ -38,15 +40,18 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def check_logprobs(trace: Trace) -> None:
-    """TraceRefused where one is none. A worker refuses such a generation itself (policy/engine.py): the second line."""
+    """TraceRefused where a sampled token has no valid log probability.
+
+    A second check: a worker refuses such a generation itself (policy/engine.py).
+    """
     for sample in trace.samples:
         for segment in sample.segments:
             if segment.trained and not all(map(is_logprob, segment.logprobs)):
-                raise TraceRefused("a sampled token has a log probability that is none")
+                raise TraceRefused("the log probability of a sampled token is not valid")
 
 
 def version_span(trace: Trace) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """Oldest and newest version among the trace's sampled tokens; None where the policy sampled nothing."""
+    """Return the oldest and the newest version of the trace's sampled tokens; None where the policy sampled none."""
     texts = {s.version for sample in trace.samples for s in sample.segments if s.version is not None and s.logprobs}
     versions = [PolicyVersion.parse(text) for text in texts]
     if not versions:
@@ -57,9 +62,9 @@ def version_span(trace: Trace) -> tuple[PolicyVersion, PolicyVersion] | None:
 def train_samples(
     trace: Trace, *, advantage: float, filters: SampleFilters, version: PolicyVersion | None = None
 ) -> Iterator[TrainSample]:
-    """The trace's samples that take part in the loss, each with the episode's advantage.
+    """Yield the trace's samples that take part in the loss, each with the episode's advantage.
 
-    `version` is that of the weights which the step begins from: tokens that they sampled are `fresh`.
+    `version`: the weights that the step begins from; tokens that they sampled are `fresh`.
     """
     check_sampling(trace.sampling)
     if filters.require_answer and trace.ending is not Ending.ANSWERED:
@@ -72,8 +77,11 @@ def train_samples(
 
 
 def _flatten(sample: Sample, *, advantage: float, version: str | None) -> TrainSample:
-    """An engine that is updated computes the whole context of what it goes on with anew (engine_control.py), so tokens
-    after a switch are the new weights' alone: a segment's version decides."""
+    """Join a sample's segments into one TrainSample.
+
+    After a weight update, an engine recomputes the whole context (engine_control.py). Tokens after the update therefore
+    come from the new weights only, and a segment's version decides whether its tokens are fresh.
+    """
     ids: list[int] = []
     mask: list[bool] = []
     fresh: list[bool] = []

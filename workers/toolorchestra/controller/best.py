@@ -1,8 +1,8 @@
-"""The best version of the policy: the highest reward on the first suite; tasks and scale are the same for all versions.
+"""Finds the best version of the policy: the highest reward on the first suite, with the same tasks and scale for all.
 
-The reward is the report's (evaluation/reward_scale.py), so the best version is the one that the report would call so.
-Of two with one reward the cheaper is better; of two that tie in both, the earlier. A version that was scored on too few
-of the suite's tasks (`evaluation.baselines.MAX_UNSCORED`) is not compared: what is missing may be what it is bad at.
+The reward is that of the report (evaluation/reward_scale.py), so both agree on the best version. With equal rewards the
+cheaper version is better; with equal cost too, the earlier one. A version that was scored on too few of the suite's
+tasks (`evaluation.baselines.MAX_UNSCORED`) is not compared: it may be bad at the missing tasks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toolorchestra.rollout.baselines import ALWAYS
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """Orders versions: the greater, the better. `saved` is minus the nominal dollars per task."""
+    """The score of a version; the greater, the better. `saved` is minus the nominal dollars per task."""
 
     reward: float
     saved: float
@@ -30,7 +30,7 @@ class Score:
     tasks: int
 
     def as_dict(self) -> dict[str, float]:
-        """For status and manifests."""
+        """Return the score for status files and manifests."""
         return {
             "reward": self.reward,
             "accuracy": self.accuracy,
@@ -40,13 +40,15 @@ class Score:
 
     @classmethod
     def parse(cls, said: dict[str, float]) -> Score:
-        """Back from `as_dict`."""
+        """Return the score that `as_dict` wrote."""
         return cls(said["reward"], -said["nominalUSDPerTask"], said["accuracy"], int(said["tasks"]))
 
 
 def score(suite: Path, traces: Path, *, config: RewardConfig) -> Score | None:
-    """Score the evaluation in `traces`, on the scale of the `always:` files of the folder `suite`; None: too few tasks
-    were scored."""
+    """Score the evaluation in `traces`; None where too few tasks were scored.
+
+    The `always:` files in the folder `suite` give the scale.
+    """
     alone = {path.name.removesuffix(SUFFIX): attempts_of(traces_in(path)) for path in suite.glob(f"{ALWAYS}*{SUFFIX}")}
     return score_attempts(attempts_of(traces_in(traces)), alone, config=config, lost=lost_in(traces))
 
@@ -54,8 +56,10 @@ def score(suite: Path, traces: Path, *, config: RewardConfig) -> Score | None:
 def score_attempts(
     attempts: Sequence[Attempt], alone: dict[str, list[Attempt]], *, config: RewardConfig, lost: int = 0
 ) -> Score | None:
-    """The pure part of `score`; `alone` holds the `always:` systems' attempts, by name, `lost` counts tasks that ended
-    without a trace."""
+    """Score an evaluation's attempts (the pure part of `score`).
+
+    `alone`: attempts of the `always:` systems, by name. `lost`: number of tasks that ended without a trace.
+    """
     by_task = scales(calls_by_task(alone), config=config)
     scored = scored_of(attempts)
     if not is_covered(scored=len(scored), asked=len(attempts) + lost):

@@ -1,7 +1,8 @@
-"""The controller: samples tasks, dispatches episodes, keeps the ledger, rewards, trains, syncs the engines.
+"""The controller: samples tasks, dispatches episodes, keeps the ledger, computes rewards, trains, syncs the engines.
 
-One event loop. Results come in on one task, steps go out on another; both act only through the journalled ledger, so
-the order of events is the journal's. Invariant: nothing is published or acknowledged before the journal has it on disk.
+It runs in one event loop. One asyncio task takes results, another makes steps. Both act only through the journalled
+ledger, so the journal has the order of events. Invariant: nothing is published or acknowledged before the journal has
+it on disk.
 """
 
 from __future__ import annotations
@@ -45,36 +46,36 @@ from toolorchestra.weights.place import SnapshotPlace
 from toolorchestra.weights.snapshot import Snapshot
 
 TICK_SECONDS = 1.0
-"""How often outages and lost dispatches are looked at while nothing else happens."""
+"""Interval of the checks for outages and lost dispatches, in seconds."""
 
 
 MAX_NOT_FINITE = 3
-"""Steps in a row that are not finite before the run pauses: by then it is the weights, not a batch."""
+"""After this many non-finite steps in a row the run pauses: the weights are the likely cause, not a batch."""
 NOT_FINITE_REMEDY = (
-    "Start it anew with a lower spec.algorithm.learningRate (or a longer warm-up of it), or with spec.algorithm.mask; "
-    "resume as it is only if what broke was the machine."
+    "Start a new run with a lower spec.algorithm.learningRate (or a longer warm-up of it), or with "
+    "spec.algorithm.mask; resume this run only if the machine was the cause."
 )
 
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """The algorithm's numbers that the controller itself needs."""
+    """Settings of the algorithm that the controller itself needs."""
 
     steps: int
     step: StepConfig
     schedule: Schedule
-    """Gives every step its learning rate."""
+    """Learning rate of every step."""
     checkpoint_every: int
     dispatch_timeout: float
-    """Seconds after which a dispatch without a result, that a worker has had, is lost (the backstop behind the bus's
-    own redelivery)."""
+    """Seconds after which a dispatch that a worker has had counts as lost if no result has come. A fallback: the bus
+    normally redelivers it."""
     max_failure_rate: float = 0.5
-    """Share of recent results that infrastructure may end before the run pauses."""
+    """The run pauses where infrastructure failures are more than this share of the recent results."""
 
 
 @dataclass
 class Controller:
-    """One incarnation's training loop."""
+    """The training loop of one incarnation."""
 
     config: ControllerConfig
     run: RunDir
@@ -90,7 +91,7 @@ class Controller:
     service_times: ServiceTimes = field(default_factory=ServiceTimes)
     recorder: Recorder = field(default_factory=Recorder)
     snapshots: Path | None = None
-    """Where snapshots of the weights are written; None: in the run's folder."""
+    """Folder for snapshots of the weights; None: in the run's folder."""
     stopping: bool = False
     vitality: Vitality = field(init=False)
     outbox: Outbox = field(init=False)
@@ -98,12 +99,13 @@ class Controller:
     failures: Failures = field(init=False)
     versions: Versions = field(init=False)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when results came, or the run is to end."""
+    """Set when results arrive or the run has to end."""
     _moved_at: float = field(default_factory=time.time)
-    """When something was accepted last, or a step began to be waited for."""
+    """Unix time of the last accepted result, or of the moment when the wait for a step began."""
     _drops: Counter[str] = field(default_factory=Counter[str])
+    """Dropped groups since the last step, by reason."""
     _not_finite: int = 0
-    """Steps in a row that could not be applied."""
+    """How many steps in a row were not finite."""
 
     def __post_init__(self) -> None:
         place = SnapshotPlace(self.run.weights, self.snapshots, lambda why: self.run.event("snapshots_moved", why))
@@ -120,14 +122,14 @@ class Controller:
         self.dispatcher = Dispatcher(self.journalled, self.instances, self.outbox, self.spans)
 
     def stop(self) -> None:
-        """End between two steps: `step` raises Stopped."""
+        """Ask the loop to end between two steps: `step` then raises Stopped."""
         self.stopping = True
         self.wake.set()
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def take(self, deliveries: list[Delivery]) -> None:
-        """Enter a batch of results of this training: decide, journal, carry out, acknowledge."""
+        """Process a batch of results of this training: decide, journal, carry out, acknowledge."""
         now = time.time()
         parts = [self._enter(delivery, now=now) for delivery in deliveries]
         dispatches = [dispatch for effects in parts for dispatch in effects.dispatches]
@@ -160,7 +162,7 @@ class Controller:
         return entry.effects
 
     def judge(self, finished: Iterable[int]) -> None:
-        """Decide on finished groups: too few scored siblings, filtered, or kept for a step."""
+        """Decide on finished groups: keep them for a step, or drop them (too few scored siblings, or filtered)."""
         for number in finished:
             reason = "too_few_scored"
             if self.journalled.ledger.scored_enough(number):
@@ -174,22 +176,23 @@ class Controller:
             self._forget(self.journalled.drop(number, reason), reason=reason)
 
     def _forget(self, dispatches: Iterable[Dispatch], *, reason: str) -> None:
-        """What was accepted for these dispatches will not be trained."""
+        """Drop the traces of these dispatches: they will not be trained on."""
         traces = [trace for dispatch in dispatches if (trace := self.traces.pop(dispatch, None))]
         self.recorder.write(measurements.of_wasted, traces, reason=reason)
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self, restored: Effects) -> None:
-        """Publish what an earlier incarnation left under way."""
+        """Judge the restored groups, and publish the dispatches that earlier incarnations left open."""
         self.judge(restored.finished)
         await self.dispatcher.flush()
         await self.dispatcher.send(restored.dispatches)
 
     async def step(self) -> dict[str, Any]:
-        """One optimizer step: wait for its groups, train, bring the weights to the engines. Returns its metrics line.
+        """Make one optimizer step: wait for its groups, train, sync the weights to the engines.
 
-        Paused where waiting cannot help; Stopped where the run was asked to end.
+        Returns the step's line of metrics.jsonl. Raises Paused where waiting cannot help, Stopped where the run was
+        asked to end.
         """
         started = time.monotonic()
         trained = await self._train(self.journalled.ledger.step)
@@ -203,7 +206,7 @@ class Controller:
         return self._told(trained, seconds=trained.seconds | {"sync": sync, "total": time.monotonic() - started})
 
     async def _train(self, step: int) -> Trained:
-        """The next groups that the trainers can apply, applied."""
+        """Wait for the next groups and train on them; groups whose step is not finite are set aside."""
         began = time.monotonic()
         config = replace(self.config.step, lr=self.config.schedule.rate(step))
         while True:
@@ -239,7 +242,7 @@ class Controller:
             )
 
     def _told(self, trained: Trained, *, seconds: Mapping[str, float]) -> dict[str, Any]:
-        """The line of a step whose weights are in service; what it counts begins anew, and its traces go."""
+        """Return the line of a finished step; reset the counters, and drop the step's traces."""
         step, dropped = trained.step, dict(self._drops)
         said = self.vitality.stepped(trained.traces, samples=trained.samples, dropped=dropped)
         if said is not None:
@@ -263,20 +266,22 @@ class Controller:
         return row
 
     def check(self) -> None:
-        """Paused where the run does not learn (vitality.py); for between two steps."""
+        """Raise Paused where the run does not learn (vitality.py); called between two steps."""
         if (complaint := self.vitality.complaint()) is not None:
             raise Paused(complaint.message, reason=complaint.reason)
 
     async def _set_aside(self, error: str, *, rate: float) -> None:
-        """A step that is not finite would be so in every life: go on with other groups. Paused after several in a row,
-        when it is not the batch."""
+        """Set aside the groups of a non-finite step; raise Paused after several such steps in a row.
+
+        The same groups would give a non-finite step in every incarnation, so training goes on with other groups.
+        """
         dispatches = self.journalled.abandon("non_finite")
         groups = {dispatch.episode.group for dispatch in dispatches}
         self._not_finite += 1
         self._drops["non_finite"] += len(groups)
         self._forget(dispatches, reason="non_finite")
         await self.dispatcher.flush()
-        said = f"a step was not finite ({error}): its {len(groups)} groups are set aside"
+        said = f"the step was not finite ({error}): its {len(groups)} groups are set aside"
         self.run.event("non_finite", said, groups=sorted(groups), step=self.journalled.ledger.step)
         if self._not_finite >= MAX_NOT_FINITE:
             raise Paused(
@@ -286,7 +291,7 @@ class Controller:
             )
 
     async def _next_plan(self) -> StepPlan:
-        self._moved_at = self.deferrals.clock()  # an evaluation, or the last step, was no standstill
+        self._moved_at = self.deferrals.clock()  # time spent in an evaluation or in the last step does not count
         while True:
             self.wake.clear()
             if self.stopping:
@@ -305,7 +310,7 @@ class Controller:
                 continue
 
     async def unblock(self, waiting: Waiting) -> None:
-        """Do what waiting would not: drop stragglers, or pause with the reason."""
+        """Act where waiting alone does not help: drop stragglers, or raise Paused with the reason."""
         ledger = self.journalled.ledger
         if waiting.stragglers and ledger.config.on_stale == "Drop":
             effects = self.journalled.kill(waiting.stragglers, now=time.time())
@@ -325,9 +330,9 @@ class Controller:
         await self.dispatcher.dispatch(self.journalled.admit(now=time.time()))
 
     async def look_after(self) -> None:
-        """Try what an outage held back, expire what is lost, count what nobody has billed in time.
+        """Retry deferred episodes, expire lost dispatches, presume the cost of results that did not come in time.
 
-        Also while something else than a step is waited for: else what is lost stays reserved for ever.
+        It also runs during evaluations: otherwise lost dispatches would stay reserved for ever.
         """
         now, ledger = time.time(), self.journalled.ledger
         self.journalled.presume(now=now)
@@ -342,7 +347,7 @@ class Controller:
             await self._carry_out(self.journalled.expire(lost, now=now))
 
     async def _carry_out(self, effects: Effects) -> None:
-        """Effects of what was decided here, not by a result: journal, publish, take back from the bus."""
+        """Carry out effects that no result caused: journal, publish, withdraw dead dispatches from the bus."""
         self.recorder.write(measurements.of_excluded, [reason for _, reason in effects.excluded])
         for episode, reason in effects.excluded:
             self.spans.excluded(episode, reason)
@@ -352,14 +357,14 @@ class Controller:
         await self.outbox.withdraw(effects.dead)
 
     async def first_version(self) -> Snapshot:
-        """The weights that this incarnation starts from, in service on whatever engines there are."""
+        """Put the weights that this incarnation starts from in service on the engines."""
         ledger = self.journalled.ledger
         return await self.versions.bring(ledger.step, incarnation=ledger.incarnation, adopt=True)
 
     # ── checkpoints ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def checkpoint(self) -> Checkpoint:
-        """Save weights, optimizer and everything a new incarnation needs; complete or absent."""
+        """Save a checkpoint (weights, optimizer, all that a new incarnation needs); it is complete or absent."""
         await self.dispatcher.flush()
         ledger, durable = self.journalled.ledger, self.journalled.journal.synced
         job = {

@@ -1,8 +1,8 @@
-"""Experts that are out: when to try them again, and when to stop trying. Pure; the clock is given.
+"""Outages of experts: when to try an expert again, and when to pause the run. Pure; the clock is an argument.
 
-Invariant: only a call that succeeds ends an outage. Until then one deferred episode at a time tries the expert, at
-doubling intervals, and counts like any other: against the cap with what it cost, and as a deferral of its episode. A
-try that came back without having asked the expert says nothing of it: the next may follow at once.
+Invariant: only a successful call ends an outage. Until then, one deferred episode at a time tries the expert, at
+doubling intervals. A try counts like any other dispatch: its cost against the cap, its failure as a deferral of the
+episode. A try that came back without a call of the expert tells nothing about it, so the next may follow at once.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from toolorchestra.rollout.trace import Call, Ending, Trace
 FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 OUT_SECONDS = 1800.0
-"""An outage that lasts this long pauses a run in which nothing else moves."""
+"""An outage of this many seconds, without any other progress, pauses the run."""
 
 
 @dataclass
 class Outage:
-    """Unix seconds; `try_at` is when the next episode may try. The interval doubles with each that does."""
+    """One expert's outage, in Unix seconds. `try_at`: when the next episode may try; each try doubles the interval."""
 
     since: float
     try_at: float
     interval: float = FIRST_SECONDS
     said: str = ""
-    """The last failure, in the worker's words."""
+    """The last failure, as the worker reported it."""
 
 
 @dataclass
 class Deferrals:
-    """Fed with every trace that comes back, of training and of evaluations."""
+    """Tracks outages from every trace that comes back, of training and of evaluations."""
 
     clock: Callable[[], float] = time.time
     outages: dict[str, Outage] = field(default_factory=dict[str, Outage])
     misconfigured: str = ""
-    """What an expert said of its own configuration, once one did."""
-    _standings: PoolsHealth = field(default_factory=PoolsHealth)
+    """The first message about a misconfigured expert; "" while there is none."""
+    _health: PoolsHealth = field(default_factory=PoolsHealth)
     _tries: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
-    """Dispatch → the expert that its episode had waited for, and when it was sent."""
+    """Dispatch → the expert that its episode waited for, and the Unix time of the dispatch."""
 
     def saw(self, trace: Trace, *, deferred_for: str | None) -> None:
-        """A result came back; `deferred_for`: the expert whose outage ended it."""
+        """Update the outages with a result. `deferred_for`: the expert whose outage ended the episode."""
         if deferred_for is not None:
             now = self.clock()
             outage = self.outages.setdefault(deferred_for, Outage(since=now, try_at=now + FIRST_SECONDS))
@@ -60,15 +60,15 @@ class Deferrals:
             outage.interval = max(outage.interval / 2, FIRST_SECONDS)
             outage.try_at = self.clock()
         if trace.ending is Ending.EXPERT_MISCONFIGURED and not self.misconfigured:
-            what = "mend the pool (endpoint, model, key, credit, limits) and resume"
+            what = "correct the pool (endpoint, model, key, credit, limits) and resume"
             self.misconfigured = f"expert {deferred_for or trace.expert} is misconfigured: {trace.detail}; {what}"
 
     def _saw_call(self, call: Call, *, trace: Trace, deferred_for: str | None) -> None:
         pool = call.name
-        self._standings = self._standings.after(pool, status=call.status, reason=call.reason, task=trace.task_id)
-        self.misconfigured = self.misconfigured or self._standings.blame(pool, said=call.observation) or ""
-        # What was asked before the outage, or ended by it, is no word of its end. When an episode began is what a
-        # worker's clock says, which may be behind ours; when a try was sent is ours.
+        self._health = self._health.after(pool, status=call.status, reason=call.reason, task=trace.task_id)
+        self.misconfigured = self.misconfigured or self._health.blame(pool, said=call.observation) or ""
+        # A call from before the outage, or one that it ended, does not show that the outage is over. An episode's start
+        # is in the worker's clock, which may be behind ours; the time of a try is in our clock.
         outage = self.outages.get(pool)
         answered = call.status == "ok" and pool != deferred_for
         tried, sent_at = self._tries.get(trace.issue, ("", 0.0))
@@ -77,7 +77,7 @@ class Deferrals:
             del self.outages[pool]
 
     def may_try(self, pool: str) -> bool:
-        """Whether an episode that waits for the pool may be sent. During an outage a True is for one episode."""
+        """Return whether an episode that waits for the pool may be sent; in an outage, True is for one episode only."""
         outage, now = self.outages.get(pool), self.clock()
         if outage is None:
             return True
@@ -88,18 +88,20 @@ class Deferrals:
         return True
 
     def tries(self, dispatch: str, *, pool: str) -> None:
-        """This dispatch's episode had waited for the pool, and is sent because of `may_try`."""
+        """Record that this dispatch tries the pool: its episode waited for it and `may_try` allowed it."""
         self._tries[dispatch] = pool, self.clock()
 
     def pause(self, *, moved_at: float) -> Paused | None:
-        """Why to wait no longer, if so. `moved_at`: Unix time at which something was accepted last, or
-        the waiting began."""
+        """Return the reason to pause the run, if there is one.
+
+        `moved_at`: Unix time of the last accepted result, or of the start of the wait.
+        """
         if self.misconfigured:
             return Paused(self.misconfigured, reason=Reason.EXPERT_MISCONFIGURED)
         for pool, outage in self.outages.items():
             silent = self.clock() - max(outage.since, moved_at)
             if silent >= OUT_SECONDS:
-                what = f"expert {pool} has been out for {silent / 60:.0f} minutes, and nothing else moves"
-                message = f"{what}; the last failure: {outage.said or 'no more is known'}. Resume when it answers."
+                what = f"expert {pool} has been out for {silent / 60:.0f} minutes, and nothing else makes progress"
+                message = f"{what}; the last failure: {outage.said or 'unknown'}. Resume when the expert answers."
                 return Paused(message, reason=Reason.EXPERT_OUT)
         return None

@@ -1,4 +1,4 @@
-"""Dispatches on their way out: into the journal, on disk, then published, several at a time."""
+"""Sends dispatches: first they are in the journal on disk, then they are published, several at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.rollout.identity import Dispatch
 
 PUBLISHES = 64
-"""Orders on their way to the bus at a time."""
+"""How many orders are published at the same time."""
 
 
 @dataclass
 class Dispatcher:
-    """Of one incarnation's training."""
+    """Sends the training dispatches of one incarnation."""
 
     journalled: JournalledLedger
     instances: Instances
@@ -27,18 +27,17 @@ class Dispatcher:
     spans: EpisodeSpans
 
     async def flush(self) -> None:
-        """Return when all that is in the journal by now is on disk."""
+        """Return when everything that is in the journal now is on disk."""
         await asyncio.to_thread(self.journalled.flush)
 
     async def dispatch(self, dispatches: list[Dispatch]) -> None:
-        """Publish what the ledger has just decided; nothing where that is nothing."""
+        """Flush the journal and publish these new dispatches; do nothing where there are none."""
         if dispatches:
             await self.flush()
             await self.send(dispatches)
 
     async def send(self, dispatches: Iterable[Dispatch]) -> None:
-        """Publish dispatches that are in the journal, several at a time: every publish waits for its
-        acknowledgement."""
+        """Publish dispatches that are on disk in the journal. Each publish waits for its acknowledgement."""
         for some in batched(dispatches, PUBLISHES):
             await asyncio.gather(*(self._submit(dispatch) for dispatch in some))
 
@@ -48,7 +47,7 @@ class Dispatcher:
 
 
 def batched(items: Iterable[Dispatch], size: int) -> Iterator[list[Dispatch]]:
-    """Runs of at most `size` items, in order (itertools.batched is of Python 3.12)."""
+    """Yield lists of at most `size` items, in order (itertools.batched needs Python 3.12)."""
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some

@@ -1,7 +1,7 @@
-"""The driver: the process that is one incarnation of a training. Locally the supervisor starts it, on a cluster RayJob.
+"""The driver: the process of one incarnation of a training. The supervisor starts it locally, a RayJob on a cluster.
 
-It brings engines and trainers up on a Ray cluster that is already there, restores the last checkpoint, runs the
-controller to its end, and leaves with an exit status that says how it ended (status.py). It never restarts itself.
+It starts engines and trainers on an existing Ray cluster, restores the last checkpoint and runs the controller to its
+end. Its exit status says how the incarnation ended (contract/exit_status.py). It never restarts itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
-    """Run one incarnation to its end; the exit status that says how it ended."""
+    """Run one incarnation to its end; return the exit status that says how it ended."""
     run = RunDir(config.run)
     try:
         assignment = assignment_of(config, run, otel=otel)
@@ -66,7 +66,7 @@ async def drive(config: DriverConfig, *, otel: Meter | None = None) -> int:
         await job.ending.save()
         state, message = "Paused", str(pause)
         job.assignment.status.fields["reason"] = pause.reason.value
-    except (SettingsError, PluginError) as refused:  # by name: it is the YAML, the model or a plug-in, not this program
+    except (SettingsError, PluginError) as refused:  # no traceback: the YAML, the model or a plug-in is wrong
         message = str(refused)
         _log.error("%s", message)
     except TrainerLost as lost:
@@ -90,7 +90,7 @@ def _refuse(config: DriverConfig, run: RunDir, message: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m toolorchestra.controller.driver --config FILE`."""
+    """Entry point: `python -m toolorchestra.controller.driver --config FILE`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -99,17 +99,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     configure_logs(service="controller")
     config = DriverConfig.read(args.config)
     url = os.environ.get("NATS_URL")
-    if config.cluster and url:  # it may carry credentials, so it is not in the file
+    if config.cluster and url:  # the URL may have credentials, so it is not in the file
         config = config.model_copy(update={"nats_url": url})
     attributes = {"toolorchestra.training": config.uid}
     try:
         telemetry = configure(service="toolorchestra-controller", attributes=attributes, scraped=True)
-    except TelemetryError as error:  # before anything is spent
+    except TelemetryError as error:  # exit before anything is spent
         sys.exit(f"error: {error}")
     code = asyncio.run(drive(config, otel=telemetry.meter))
     telemetry.shutdown()
     sys.stdout.flush()
-    os._exit(code)  # Ray's and gRPC's threads must not keep a finished driver alive
+    os._exit(code)  # threads of Ray and gRPC could otherwise keep the finished process running
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A run's evaluations: each expert alone once, the policy before RL, now and then during it, and at the end.
+"""The evaluations of a run: each expert alone once; the policy before RL, at intervals during it, and at the end.
 
-What they cost is journalled as it comes and counts against the run's cap.
+Their cost is journalled with each result and counts against the run's cap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toolorchestra.runs.status import StatusWriter
 
 @dataclass
 class Evaluations:
-    """Writes traces by suite and system under the run's folder; a baseline that is there is not run again."""
+    """Writes traces by suite and system under the run's folder; a baseline whose file exists is not run again."""
 
     evaluator: Evaluator
     run: RunDir
@@ -31,15 +31,17 @@ class Evaluations:
     status: StatusWriter
 
     async def baselines(self, pools: Sequence[str]) -> None:
-        """Each expert alone on every suite."""
+        """Evaluate each expert alone on every suite."""
         for job in baseline_jobs(self.settings.suites, pools):
             if not job.file(self.run.evaluations).exists():
                 done = await self.evaluator.run(job, into=self.run.evaluations)
                 self.run.event("evaluation", f"{job.name} on {job.suite.name}: {done}", suite=job.suite.name)
 
     async def policy(self, name: str, *, step: int, once: bool = False, during: bool = False) -> Score | None:
-        """The policy of `step` on all suites (`during`: on the first); its score on the first, None if that was not
-        run. `once`: only where its file is missing."""
+        """Evaluate the policy of `step` on all suites; return its score on the first, None if that was not run.
+
+        `during`: on the first suite only. `once`: only where the file is missing.
+        """
         version = str(PolicyVersion(self.journalled.ledger.incarnation, step))
         suites = self.settings.suites[:1] if during else self.settings.suites
         into = self.run.evaluations_during if during else self.run.evaluations

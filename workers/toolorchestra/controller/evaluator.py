@@ -1,12 +1,12 @@
-"""Evaluation over the same bus, workers and engines as training: one greedy episode per task and system.
+"""Evaluates over the same bus, workers and engines as training: one greedy episode per task and system.
 
-Its episodes have a uid of their own, so that no result of one evaluation is ever taken for another's or for training.
-What infrastructure failed or lost is sent again, at most `MAX_DISPATCHES` times, and what an outage deferred at most
-`MAX_DEFERRALS` times, then it is recorded as unscored: a file has a frame for every task of the suite, so that a report
-can say how many are missing.
+Each evaluation has its own uid for its episodes, so that its results cannot be mistaken for others. An episode that
+infrastructure failed is sent again, at most `MAX_DISPATCHES` times; one that an outage deferred, at most
+`MAX_DEFERRALS` times. After that it is recorded as unscored. A file has a frame for every task of the suite, so that a
+report can say how many are missing.
 
-Invariants: every sending reserves its worst case before it is published, and every bill is in the journal before its
-result is acknowledged; what an earlier incarnation has paid for and scored is taken from the journal, not sent again.
+Invariants: every dispatch reserves its worst-case cost before it is published, and every cost is in the journal before
+its result is acknowledged. Results that an earlier incarnation paid for and scored come from the journal.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from toolorchestra.rollout.trace import Ending, Sampling
 from toolorchestra.telemetry.metrics import Recorder
 
 WINDOW = 512
-"""Orders under way at a time: enough to keep every worker busy, far below the stream's limit."""
+"""Most orders in flight: enough to keep every worker busy, far below the stream's limit."""
 TICK_SECONDS = 1.0
-"""How often those that wait for room under the cap, or for an expert, look again."""
+"""Interval at which tasks that wait for the cap or for an expert check again."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class EvaluationRun:
     version: str | None = None
 
     def file(self, folder: Path) -> Path:
-        """Where its traces belong under an evaluations folder."""
+        """Return the path of its traces under an evaluations folder."""
         return folder / self.suite.name / f"{self.name}{SUFFIX}"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What became of a job's tasks: how many were scored, and why others were not."""
+    """Result of an evaluation run: the number of scored tasks, and of the others by reason."""
 
     scored: int
     unscored: Mapping[str, int]
@@ -78,7 +78,7 @@ class Evaluated:
 
 @dataclass
 class _Attempt:
-    """A sending under way. `since`: Unix time from which its time-out runs."""
+    """A dispatch in flight. `since`: Unix time at which its timeout began."""
 
     done: asyncio.Future[Arrival]
     since: float
@@ -86,7 +86,7 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What became of a task, and what it cost."""
+    """The final result of a task, and its cost in dollars."""
 
     arrival: Arrival
     usd: Decimal
@@ -98,7 +98,7 @@ async def _nothing() -> None:
 
 @dataclass
 class Evaluator:
-    """Runs jobs; results are handed in by whoever reads the bus."""
+    """Runs evaluations; the reader of the bus passes the results to `take`."""
 
     wire: Wire
     instances: Instances
@@ -106,10 +106,10 @@ class Evaluator:
     journalled: JournalledLedger
     deferrals: Deferrals
     dispatch_timeout: float
-    """Seconds after which a sending without a result, that a worker has had, is lost."""
+    """Seconds after which a dispatch that a worker has had counts as lost if no result has come."""
     recorder: Recorder = field(default_factory=Recorder)
     meanwhile: Callable[[], Awaitable[None]] = _nothing
-    """What else is to be looked after at every tick of an evaluation."""
+    """Other work to do at every tick of an evaluation."""
     tick: float = TICK_SECONDS
     outbox: Outbox = field(init=False)
     _serial: int = 0
@@ -124,7 +124,7 @@ class Evaluator:
 
     @property
     def waits_for(self) -> int:
-        """Sendings under way."""
+        """Number of dispatches in flight."""
         return len(self._waiting)
 
     # ── results ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,7 +133,7 @@ class Evaluator:
         return dispatch.episode.uid.startswith(f"{self.uid}-e")
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Results of evaluations, of this incarnation or an earlier one: journal, hand on, acknowledge."""
+        """Process results of evaluations, of this or an earlier incarnation: journal, hand on, acknowledge."""
         entered = [self._enter(delivery.arrival) for delivery in deliveries]
         await asyncio.to_thread(self.journalled.flush)
         for delivery, new in zip(deliveries, entered, strict=True):
@@ -158,12 +158,13 @@ class Evaluator:
     # ── jobs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self, job: EvaluationRun, *, into: Path) -> Evaluated:
-        """Evaluate a job and write its traces under `into`.
+        """Run an evaluation and write its traces under `into`.
 
-        Paused where the spend cap or an expert keeps it from ever ending; what is under way is then taken back.
+        Raises Paused where the spend cap or an expert makes it impossible to finish; dispatches in flight are then
+        withdrawn.
         """
         self._serial += 1
-        self._moved_at = self.deferrals.clock()  # until now nobody waited for it
+        self._moved_at = self.deferrals.clock()  # the wait begins now
         uid = f"{self.uid}-e{self.journalled.ledger.incarnation}x{self._serial}"
         evaluation = Evaluation(job.suite.name, job.system, job.version)
         instances = self._instances(job)
@@ -182,7 +183,7 @@ class Evaluator:
         return Evaluated(len(entries) - unscored.total(), dict(unscored.most_common()))
 
     def _known(self, evaluation: Evaluation, tasks: Sequence[str]) -> dict[str, _Entry]:
-        """By task, what earlier incarnations have paid for and scored."""
+        """Return the results that earlier incarnations paid for and scored, by task."""
         history = self.journalled.history
         wanted = {dispatch: task for task in tasks if (dispatch := history.scored_before(evaluation, task=task))}
         found: dict[str, _Entry] = {}
@@ -195,7 +196,7 @@ class Evaluator:
         return found
 
     async def _all(self, attempts: Sequence[Awaitable[_Entry]]) -> list[_Entry]:
-        """Await all, while a keeper looks after what is lost; the first error ends and takes back the rest."""
+        """Await all attempts while `_keep` handles lost ones; after the first error, cancel and withdraw the rest."""
         work = [asyncio.ensure_future(attempt) for attempt in attempts]
         everything = asyncio.create_task(_results(work))
         keeper = asyncio.create_task(self._keep())
@@ -235,7 +236,7 @@ class Evaluator:
             self._stir()
 
     def _instances(self, job: EvaluationRun) -> list[Instance]:
-        """The suite's instances; the same for every system and every evaluation, so that results are paired."""
+        """Return the suite's instances: the same for every system and evaluation, so that results are paired."""
         suite = job.suite
         key = f"{self.instances.seed}/evaluation/{suite.name}"
         tasks = suite.suite.held_out(suite.size)
@@ -251,7 +252,7 @@ class Evaluator:
     async def _attempt(
         self, job: EvaluationRun, instance: Instance, episode: EpisodeId, window: asyncio.Semaphore
     ) -> _Entry:
-        """The first scored result, else the last one."""
+        """Send a task until it is scored or the limits are reached; return the first scored result, else the last."""
         failures = deferrals = 0
         waited_for: str | None = None
         for sending in count():
@@ -276,7 +277,7 @@ class Evaluator:
         return _Entry(arrival, usd)
 
     def _stir(self) -> None:
-        """Something came, or time has passed: who waits looks again."""
+        """Wake all waiting tasks so that they check again: a result has come, or a tick has passed."""
         self._stirred.set()
         self._stirred = asyncio.Event()
 
@@ -310,7 +311,7 @@ async def _results(work: Sequence[asyncio.Future[_Entry]]) -> list[_Entry]:
 
 
 def _verdict(arrival: Arrival, *, late: bool) -> Verdict:
-    """The word that the ledger has for such a result."""
+    """Return the verdict that the ledger would give for this result."""
     if late:
         return "late"
     if arrival.deferred_for:
@@ -319,7 +320,7 @@ def _verdict(arrival: Arrival, *, late: bool) -> Verdict:
 
 
 def _reason(arrival: Arrival) -> str:
-    """Why it was not scored: its ending, or what the bus said where no trace came."""
+    """Return why the result has no score: its ending, or the bus's reason where no trace came."""
     if arrival.trace is not None:
         return arrival.trace.ending.value
     return UNDECODABLE if arrival.undecodable else arrival.reason or Ending.WORKER_LOST.value
@@ -337,5 +338,5 @@ def _frame(arrival: Arrival, usd: Decimal) -> tuple[Kind, dict[str, str], bytes]
 
 
 def baseline_jobs(suites: Sequence[EvaluationSuite], pools: Sequence[str]) -> list[EvaluationRun]:
-    """Each expert alone on every suite; the other baselines are computed from these (evaluation/baselines.py)."""
+    """Return one run per expert and suite; other baselines are computed from these (evaluation/baselines.py)."""
     return [EvaluationRun(suite, f"always:{pool}", f"always:{pool}") for suite in suites for pool in pools]

@@ -1,4 +1,4 @@
-"""Failures of infrastructure: how many of the last results, and why."""
+"""Counts infrastructure failures among the last results, by reason."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from toolorchestra.rollout.trace import Ending
 from toolorchestra.runs.run_dir import RunDir
 
 WINDOW = 200
-"""Results that are remembered."""
+"""How many of the last results are kept."""
 FEWEST = 100
-"""Results before their share of failures means anything."""
+"""The share of failures is judged only with at least this many results."""
 
 
 @dataclass
 class Failures:
-    """Of one incarnation."""
+    """The infrastructure failures of one incarnation."""
 
     run: RunDir
     recent: list[bool] = field(default_factory=list[bool])
     """Whether each of the last results failed."""
     unscored: Counter[str] = field(default_factory=Counter[str])
-    """By reason, since the last step."""
+    """Number of failures since the last step, by reason."""
     _said: dict[str, str] = field(default_factory=dict[str, str])
-    """By reason, what the last worker said of it."""
+    """The last worker's message, by reason."""
 
     def entered(self, arrival: Arrival, *, failed: bool) -> None:
-        """A result that was accepted or failed."""
-        # That its worker was stopped, or is gone, says nothing of the run: all of a node may go at once.
+        """Count a result that was accepted or failed."""
+        # A worker that was stopped or lost says nothing about the run: a whole node may disappear at once.
         stopped = arrival.abandoned or (arrival.trace is not None and arrival.trace.ending is Ending.CANCELLED)
         if not stopped:
             self.recent = [*self.recent[-(WINDOW - 1) :], failed]
@@ -37,18 +37,18 @@ class Failures:
             self._count(arrival)
 
     def _count(self, arrival: Arrival) -> None:
-        """Remember why; the first of each kind is an event of the run, with the worker's own words."""
+        """Count the failure's reason; the first of each reason becomes an event, with the worker's message."""
         reason = arrival.result().reason
         self.unscored[reason] += 1
         if reason not in self._said:
-            said = arrival.reason or "no more is known"
+            said = arrival.reason or "no details"
             self.run.event(
                 "unscored", f"an episode ended as {reason}: {said}", reason=reason, issue=str(arrival.dispatch)
             )
         self._said[reason] = arrival.reason
 
     def complaint(self, *, most: float) -> str | None:
-        """What to say where more than this share of the last results failed."""
+        """Return a message where more than this share of the last results failed, else None."""
         if len(self.recent) < FEWEST or sum(self.recent) / len(self.recent) <= most:
             return None
         causes = ", ".join(f"{reason} ({n})" for reason, n in self.unscored.most_common(3))

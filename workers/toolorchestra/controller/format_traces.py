@@ -1,12 +1,12 @@
-"""Format traces: what a naive router writes, so that a policy starts reinforcement learning able to make a call.
+"""Format traces: texts of a naive router, for a warm start that teaches the policy to write a tool call.
 
-The naive router reads descriptions and nothing else: not prices, not latencies, not aliases, and not what an expert can
-really do. It names the task's topic, quotes a description, and calls the expert that it belongs to. In 3 of 10 traces
-the description shares a word with the topic; else it is anyone's. What is right, and what is worth its price, is left
-to reinforcement learning.
+The naive router uses only the experts' descriptions: not prices, latencies or aliases, and not what an expert can
+really do. It names the task's topic, quotes a description, and calls that expert. In 3 of 10 traces the description
+shares a word with the topic; otherwise the expert is random. Reinforcement learning has to find out which expert is
+right and worth its price.
 
-In a chat it asks that expert the problem and hands on what comes back. What comes back is made up here, a word of the
-problem or a number: nobody is asked, and nothing is taught but to hand on.
+In a chat, the router asks that expert the problem and answers with the expert's result. The result is invented here (a
+word of the problem or a number): no expert is called, and the policy only learns to pass a result on.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from toolorchestra.tasks.task import Task
 from toolorchestra.tools.view import ExpertView, InstanceView
 
 MATCH_PROBABILITY = 0.3
-"""How often the router heeds the topic. The rest explores: what the warm start never calls is slow to be found."""
+"""How often the router follows the topic. Otherwise it explores: RL is slow to find experts that are never called."""
 
 Trace = tuple[list[Message], list[ToolSchema], str]
 """Prompt messages, tools, and the completion's text without its end-of-turn token."""
 
 _RESULTS = ("{}", "The answer is {}.", r"\boxed{{{}}}", r"So the answer is \boxed{{{}}}.", "<answer>{}</answer>")
-"""How experts give an answer (tasks/answer.py)."""
+"""Forms in which experts give an answer (tasks/answer.py)."""
 _ANSWER = r"\boxed{{{}}}"
 _WORD = re.compile(r"[^\W_]+")
 _STEM = 3
-"""Letters that two words must share at their start to be taken for one (`leg` and `legs`)."""
+"""Two words match only if they share at least this many letters at the start (`leg` and `legs`)."""
 _ENDING = 3
-"""Letters by which the shorter of two matching words may go on differently (`sorting` and `sorts`)."""
+"""The shorter of two matching words may differ in this many letters at the end (`sorting` and `sorts`)."""
 
 
 def naive_router_traces(
@@ -44,7 +44,7 @@ def naive_router_traces(
     *,
     match_probability: float = MATCH_PROBABILITY,
 ) -> list[Trace]:
-    """One trace for every task and the view beside it. Pure but for `rng`."""
+    """Return one trace for every task and its view. Pure, except for `rng`."""
     return list(_traces(tasks, views, rng, match_probability))
 
 
@@ -59,14 +59,14 @@ def _traces(
 def naive_route(
     task: Task, view: InstanceView, rng: random.Random, *, match_probability: float = MATCH_PROBABILITY
 ) -> str:
-    """What the naive router writes on one instance: `<think>` topic, description `</think>`, then the call."""
+    """Return what the naive router writes: `<think>` topic, description `</think>`, then the call."""
     expert = choose(topic_words(task), view.experts, rng, match_probability=match_probability)
     return _thought(task, expert, ToolCall("answer", {"model": expert.alias}))
 
 
 @dataclass(frozen=True)
 class Talk:
-    """A chat of two turns: `asks` is the first output, `result` what the expert is made to say, `answers` the last."""
+    """A chat of two turns. `asks`: first output; `result`: the expert's invented result; `answers`: last output."""
 
     asks: str
     result: str
@@ -76,7 +76,7 @@ class Talk:
 def naive_talk(
     task: Task, view: InstanceView, rng: random.Random, *, match_probability: float = MATCH_PROBABILITY
 ) -> Talk:
-    """What the naive router says in a chat: it asks the whole problem, and gives the answer that comes back."""
+    """Return the naive router's chat: it asks an expert the whole problem, and answers with the result."""
     expert = choose(topic_words(task), view.experts, rng, match_probability=match_probability)
     call = ToolCall("ask", {"model": expert.alias, "question": problem_text(task, view)})
     said = rng.choice([*_WORD.findall(task.instruction), str(rng.randrange(1000))])
@@ -91,14 +91,14 @@ def _thought(task: Task, expert: ExpertView, call: ToolCall) -> str:
 
 
 def topic_words(task: Task) -> str:
-    """The topic as words (`chain_sum`: `chain sum`); empty where the task has none."""
+    """Return the topic as words (`chain_sum`: `chain sum`); empty where the task has none."""
     return " ".join(_WORD.findall(task.topic))
 
 
 def choose(
     topic: str, experts: Sequence[ExpertView], rng: random.Random, *, match_probability: float = MATCH_PROBABILITY
 ) -> ExpertView:
-    """An expert whose description shares a word with the topic, or, mostly, and always where none does, anyone."""
+    """Choose an expert: with `match_probability` one whose description matches the topic (if any does), else any."""
     matching = [e for e in experts if shares_word(topic, e.description)]
     if matching and rng.random() < match_probability:
         return rng.choice(matching)
@@ -106,7 +106,7 @@ def choose(
 
 
 def shares_word(topic: str, description: str) -> bool:
-    """Whether a word of one looks like a word of the other."""
+    """Return whether a word of the topic is similar to a word of the description."""
     return any(_alike(a, b) for a in _words(topic) for b in _words(description))
 
 

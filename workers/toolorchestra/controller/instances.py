@@ -1,7 +1,6 @@
-"""The instances of a training: what group n attempts, and what its workers are told. A pure function of seed and
-counter.
+"""The instances of a training: the task and the view of each group. A pure function of seed and group number.
 
-So a group's instance is never stored: a resume, a repeated dispatch and a report all compute the same one.
+A group's instance is therefore never stored: a resume, a repeated dispatch and a report all compute the same one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from toolorchestra.tools.view import InstanceView
 
 @dataclass(frozen=True)
 class Instance:
-    """What the siblings of a group share."""
+    """A task and its view, which the siblings of a group share."""
 
     task: Task
     view: InstanceView
@@ -30,7 +29,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Instances:
-    """Suite, tools and preferences of a training."""
+    """Computes instances from a training's suite, tools and preferences."""
 
     suite: Suite
     sampler: ViewSampler
@@ -39,20 +38,23 @@ class Instances:
     preferences: TemplatePreferences | None = None
 
     def instance(self, group: int) -> Instance:
-        """Task and view of a training group; the group counter is the suite's cursor."""
+        """Return the instance of a training group; the group number is the position in the suite."""
         return self.view_of(self.suite.train_task(group), key=f"{self.seed}/group/{group}")
 
     def view_of(
         self, task: Task, *, key: str, sampler: ViewSampler | None = None, split: PreferenceSplit = "train"
     ) -> Instance:
-        """Draw a task's tools; `key` names the draw."""
+        """Draw a task's view; `key` seeds the draw."""
         view = (sampler or self.sampler).sample(random.Random(key), tools=task.tools)
         if self.preferences is not None:
             view = replace(self.preferences, split=split).attach(view, key=key)
         return Instance(task, view)
 
     def order(self, dispatch: Dispatch, *, allowance: Decimal | None = None) -> Order:
-        """What a worker needs for one training dispatch. Siblings differ in their sampling seed only."""
+        """Return the order for one training dispatch. The orders of siblings differ only in their sampling seed.
+
+        `allowance`: the most that the episode may really cost, in dollars.
+        """
         episode = dispatch.episode
         instance = self.instance(episode.group)
         return Order(
@@ -66,5 +68,5 @@ class Instances:
 
 
 def sampling_seed(seed: int, group: int, sample: int) -> int:
-    """31 bits that differ between siblings and groups and repeat between runs of one seed; for baselines that draw."""
+    """Return a seed of 31 bits for one episode: the same in every run with this seed; for baselines that draw."""
     return random.Random(f"{seed}/{group}/{sample}").getrandbits(31)

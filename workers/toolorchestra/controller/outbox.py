@@ -1,8 +1,8 @@
-"""Orders on their way to the bus, and back from it when their dispatches die.
+"""Publishes orders on the bus, and withdraws them when their dispatches are dead (no longer live in the ledger).
 
-Invariants: a dispatch that is dead is not published; one that dies while it is published, or later, is taken off the
-bus; what no worker ever got releases its reservation, anything else keeps it for `patience` seconds at most. That a
-bill is waited for is in the journal before the bus forgets the task: a kill in between must not make it free.
+Invariants: a dead dispatch is not published. One that dies during or after its publication is withdrawn. If no worker
+ever got it, its reservation is released; otherwise it is kept for at most `patience` seconds. The journal records that
+a cost is still expected before the bus forgets the task, so that a kill in between does not lose the cost.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from toolorchestra.rollout.identity import Dispatch
 from toolorchestra.rollout.order import Order
 
 BOOKS_KEY = "books"
-"""The incarnation that published on this bus last: only of its orders does the bus know all."""
+"""Key of the last incarnation that published on this bus; the bus has all orders of that incarnation only."""
 
 
 @dataclass
 class Outbox:
-    """`live` says whether a dispatch still is."""
+    """Publishes and withdraws orders. `live`: tells whether a dispatch is still live."""
 
     wire: Wire
     journalled: JournalledLedger
     live: Callable[[Dispatch], bool]
     patience: float
-    """Seconds after which no bill of a dead dispatch is expected any more: what a sending can take at most."""
+    """Seconds for which the cost of a dead dispatch is still expected: the most that a dispatch can take."""
     _sending: set[Dispatch] = field(default_factory=set[Dispatch])
     _fsyncing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next_fsync: asyncio.Task[None] | None = None
 
     async def durable(self) -> None:
-        """Return when all that is in the journal by now is on disk; callers at one time share an fsync."""
+        """Return when everything that is in the journal now is on disk; concurrent callers share one fsync."""
         if self._next_fsync is None:
             self._next_fsync = asyncio.create_task(self._fsync())
         await asyncio.shield(self._next_fsync)
@@ -47,7 +47,7 @@ class Outbox:
             await asyncio.to_thread(self.journalled.flush)
 
     async def send(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish the order of a dispatch that is in the journal; waits as long as the bus does not take it."""
+        """Publish the order of a journalled dispatch; wait while the bus does not accept it."""
         dispatch = Dispatch.parse(order.issue)
         if not self.live(dispatch):
             self.journalled.release([order.issue])
@@ -61,7 +61,7 @@ class Outbox:
             await self.withdraw([dispatch])
 
     async def withdraw(self, dispatches: Iterable[Dispatch]) -> None:
-        """Take dead dispatches off the bus. Those that are being published follow when they are."""
+        """Withdraw dead dispatches from the bus; those in publication are withdrawn after it."""
         ids = [str(dispatch) for dispatch in dispatches if dispatch not in self._sending]
         if not ids:
             return
@@ -71,7 +71,7 @@ class Outbox:
         self.journalled.release(sorted(taken.unseen))
 
     async def lost(self, dispatches: Iterable[Dispatch]) -> tuple[list[Dispatch], list[Dispatch]]:
-        """Of dispatches without a result: those that a worker had, and those that are still queued."""
+        """Split dispatches without a result into those that a worker had (lost), and those that are still queued."""
         out = {dispatch for dispatch in dispatches if dispatch not in self._sending}
         unseen = await self.wire.unseen(sorted(str(dispatch) for dispatch in out)) if out else frozenset[str]()
         queued = [dispatch for dispatch in dispatches if dispatch not in out or str(dispatch) in unseen]
@@ -79,13 +79,12 @@ class Outbox:
 
 
 async def reckon(bus: RolloutBus, journalled: JournalledLedger, *, patience: float) -> None:
-    """At the start of an incarnation: take what earlier ones left off the bus, and say what becomes of the money that
-    they had reserved."""
+    """Withdraw the orders of earlier incarnations, and settle the money that they had reserved; at the start of one."""
     unbilled = journalled.unbilled()
     known = await bus.get(BOOKS_KEY) == str(journalled.ledger.incarnation - 1).encode()
     taken = await _empty(bus, journalled, patience=patience)
     if known:
-        # What it does not have was never published: a result is stored before its task is settled.
+        # A dispatch that the bus does not have was never published: a result is stored before its task is removed.
         there = taken.seen | await bus.answered()
         journalled.release([id_ for id_ in unbilled if id_ not in there])
         journalled.flush()
@@ -93,7 +92,7 @@ async def reckon(bus: RolloutBus, journalled: JournalledLedger, *, patience: flo
 
 
 async def empty(bus: RolloutBus, journalled: JournalledLedger, *, patience: float) -> None:
-    """At the end of an incarnation that goes on later: take what is queued off the bus."""
+    """Withdraw all queued orders, at the end of an incarnation whose run may continue later."""
     await _empty(bus, journalled, patience=patience)
 
 

@@ -1,4 +1,4 @@
-"""How a run ends before its last step: paused, because a person has to act, or stopped, because one asked for it."""
+"""Exceptions that end a run before its last step: Paused (a person has to act) and Stopped (a person asked for it)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from toolorchestra.ledger.spend import Spend
 
 
 class Paused(Exception):
-    """Nothing will change by waiting: a person has to act. The text says what happened and what to do; `reason` is the
-    word that a condition shows."""
+    """Waiting does not help: a person has to act.
+
+    The text says what happened and what to do; `reason` is the reason of the condition.
+    """
 
     def __init__(self, message: str, *, reason: Reason) -> None:
         super().__init__(message)
@@ -16,11 +18,11 @@ class Paused(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to end; it has ended between two steps."""
+    """The run was asked to end, and ends between two steps."""
 
 
 def cap_reached(spend: Spend) -> Paused:
-    """Nothing more fits under the spend cap."""
+    """Return the pause for a spend cap that has no room for more dispatches."""
     return Paused(
         f"the spend cap is reached: ${spend.settled} spent and ${spend.held} reserved of ${spend.cap}."
         " Raise spec.limits.maxSpendUSD and resume.",

@@ -1,4 +1,4 @@
-"""What the controller needs of the world around it, as protocols: the real ones are Ray, vLLM and NATS."""
+"""Protocols of the controller's surroundings; the real implementations use Ray, vLLM and NATS."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from toolorchestra.weights.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Delivery:
-    """An arrival and its acknowledgement, due only after the journal has it on disk."""
+    """An arrival and its acknowledgement. Call `ack` only after the journal has the arrival on disk."""
 
     arrival: Arrival
     ack: Callable[[], Awaitable[None]]
 
 
 class Wire(Protocol):
-    """Orders out, arrivals in."""
+    """Sends orders and receives arrivals."""
 
     async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish one order, with trace headers; waits while the stream is full. Idempotent by the order's dispatch."""
+        """Publish one order, with trace headers; wait while the stream is full. Idempotent per dispatch."""
 
     def deliveries(self) -> AsyncIterator[Delivery]:
-        """Everything that workers send back, at least once each."""
+        """Yield everything that workers send back, each at least once."""
         ...
 
     async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
-        """Take orders back; tells which of them no worker ever got."""
+        """Withdraw orders; the result tells which of them no worker ever got."""
         ...
 
     async def unseen(self, ids: Iterable[str]) -> frozenset[str]:
-        """Which of these orders are still queued, and no worker has had them."""
+        """Return those of the orders that are still queued and that no worker has had."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Ray's head in a process of its own, so that a killed controller leaves trainers' host and engines alive.
+"""Runs Ray's head in its own process, so that engines and trainers' hosts survive a killed controller.
 
-Ray's daemons share its fate (Ray starts them with a parent-death signal), but the raylet's agents do not: so this
-process takes its own parent's death as a request to shut Ray down, and sees that nothing of it is left.
+Ray's daemons end with this process (Ray starts them with a parent-death signal), but the raylet's agents do not.
+Therefore, when its own parent dies, this process shuts Ray down and kills what is left of it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ SHUTDOWN_SECONDS = 5.0
 
 
 def main() -> None:
-    """`python -m toolorchestra.controller.ray_head --ready FILE --cpus N`: serve until SIGTERM; FILE says where."""
+    """Entry point: `python -m toolorchestra.controller.ray_head --ready FILE --cpus N`.
+
+    Runs until SIGTERM; writes the head's address to FILE.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ready", type=Path, required=True)
-    parser.add_argument("--cpus", type=int, required=True, help="logical CPUs: one per actor, not cores")
+    parser.add_argument("--cpus", type=int, required=True, help="logical CPUs of Ray: one per actor, not cores")
     parser.add_argument("--gpus", type=int, default=None)
-    parser.add_argument("--address", default=None, help="of this node, where others may join; default: nobody can")
-    parser.add_argument("--port", type=int, default=None, help="of the head; default: any free one")
+    parser.add_argument("--address", default=None, help="this node's address for other nodes; default: none can join")
+    parser.add_argument("--port", type=int, default=None, help="port of the head; default: any free one")
     args = parser.parse_args()
-    die_with_parent(signal.SIGTERM)  # not SIGKILL: the agents of a killed raylet would live on
+    die_with_parent(signal.SIGTERM)  # not SIGKILL: the agents of a killed raylet would keep running
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     if args.port is not None:
         os.environ["RAY_GCS_SERVER_PORT"] = str(args.port)
     context: Any = ray.init(
-        address="local",  # never another Ray of this machine, which RAY_ADDRESS or Ray's own notes may name
+        address="local",  # never another Ray of this machine, which RAY_ADDRESS or Ray's own files may name
         num_cpus=args.cpus,
         num_gpus=args.gpus,
         _node_ip_address=args.address,

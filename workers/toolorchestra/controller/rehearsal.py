@@ -1,7 +1,7 @@
-"""A rehearsal before anything is started: a task of each mode is played for a turn, with a tool's result and no model.
+"""Rehearsal before anything starts: plays one turn of a task of each mode, with a tool's result and without a model.
 
-What is tried is what workers will do: the same renderer, the same modes, the same parser. A template or a tokenizer
-that cannot carry the experts' aliases, a call or a result is refused here, in words, and not after money was spent.
+It uses the same renderer, modes and parser as the workers. A chat template or tokenizer that cannot represent the
+experts' aliases, a call or a result is refused here with a message, before money is spent.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from toolorchestra.rollout.modes.of_kind import mode_of
 from toolorchestra.rollout.trace import Call
 
 LOOKED_AT = 256
-"""Tasks of the stream among which one of each mode is looked for."""
+"""How many tasks are searched for one of each mode."""
 _RESULT = "the rehearsal's result"
 _ENDLESS = 1 << 30
 
 
 class RehearsalError(ControllerError, ValueError):
-    """The model cannot be trained on these tasks; the text says what it cannot carry, and what to do."""
+    """The model cannot be trained on these tasks; the text says what its template or tokenizer cannot represent."""
 
 
 def rehearse(instances: Instances, renderer: Renderer, *, vocabulary: int | None = None) -> tuple[str, ...]:
-    """Play one turn of each mode. What a person is to know of it; RehearsalError where it cannot work.
+    """Play one turn of each mode, and return notes for the user; RehearsalError where training cannot work.
 
-    `vocabulary`: tokens that the model has embeddings for, where that is known.
+    `vocabulary`: number of tokens that the model has embeddings for, if known.
     """
     said = list(renderer.dialect.said)
     for instance in one_of_each_kind(instances):
@@ -45,7 +45,7 @@ def rehearse(instances: Instances, renderer: Renderer, *, vocabulary: int | None
 
 
 def one_of_each_kind(instances: Instances) -> Iterator[Instance]:
-    """The first training instance of each kind."""
+    """Yield the first training instance of each kind of task."""
     seen: set[str] = set()
     for group in range(min(LOOKED_AT, instances.suite.train_size)):
         instance = instances.instance(group)
@@ -69,42 +69,42 @@ def _play(instance: Instance, instances: Instances, renderer: Renderer, *, vocab
     if len(prompt) > instances.limits.max_prompt_tokens:
         yield (
             f"the first prompt of task {task.id} has {len(prompt)} tokens, more than maxPromptTokens"
-            f" ({instances.limits.max_prompt_tokens}): such an episode ends at once"
+            f" ({instances.limits.max_prompt_tokens}): its episodes end at once"
         )
     written = _call(mode, instance, renderer)
     if written > instances.limits.max_response_tokens:
         yield (
             f"a short call of {task.kind} tasks has {written} tokens, more than maxResponseTokens"
-            f" ({instances.limits.max_response_tokens}): it would be cut, and count as no call"
+            f" ({instances.limits.max_response_tokens}): it would be truncated and not count as a call"
         )
     answered = mode.prompt() or ()
     if not _holds(renderer.decode(answered), _RESULT):
-        raise RehearsalError(f"{task.kind} tasks: the next prompt does not show what a tool answered")
+        raise RehearsalError(f"{task.kind} tasks: the next prompt does not show the result of a tool")
     if vocabulary is not None and (unknown := [token for token in (*prompt, *answered) if token >= vocabulary]):
         raise RehearsalError(
-            f"{task.kind} tasks: a prompt has the token {renderer.decode(unknown[:1])!r}, number {unknown[0]}, and the"
-            f" model has embeddings for {vocabulary} only (vocab_size in config.json): the tokenizer is another"
-            " model's, or tokens were added to it and the embeddings not enlarged"
+            f"{task.kind} tasks: a prompt has the token {renderer.decode(unknown[:1])!r}, number {unknown[0]}, but the"
+            f" model has only {vocabulary} embeddings (vocab_size in config.json): the tokenizer belongs to another"
+            " model, or tokens were added to it without enlarging the embeddings"
         )
     if mode.forks:
         yield (
-            "its chat template writes earlier messages differently once more follow: every turn of a chat becomes a"
+            "its chat template changes earlier messages when more messages follow: every turn of a chat becomes a"
             " sample of its own"
         )
 
 
 def _call(mode: Mode, instance: Instance, renderer: Renderer) -> int:
-    """The policy calls the first tool, and a result comes back; tokens of the call."""
+    """Play a call of the first tool and its result; return the number of tokens of the call."""
     (tool, *_), alias = mode.tools, instance.view.experts[0].alias
     wanted = ToolCall(tool["function"]["name"], _arguments(tool, alias=alias))
     ids = (*renderer.encode(format_calls([wanted])), renderer.stop_token_ids[0])
     text = renderer.decode(ids)
     parsed = parse(text, tools=mode.tools, rules=mode.rules)
     if parsed.calls != (wanted,):
-        raise RehearsalError(f"the tokenizer cannot carry a tool call: written and read again it is {text!r}")
+        raise RehearsalError(f"the tokenizer cannot represent a tool call: encoded and decoded it is {text!r}")
     mode.said(Generation(token_ids=ids, logprobs=(0.0,) * len(ids), spans=()), text=text, parsed=parsed)
     mode.observe([Call(tool=wanted.name, name=alias, alias=alias, status="refused", observation=_RESULT)])
-    # A tokenizer may know the call only where it is mostly written: after a thought.
+    # A tokenizer may encode the call in fewer tokens where it normally stands: after a thought.
     return min(len(ids), len(renderer.encode(f"\n{THINK_CLOSE}\n{format_calls([wanted])}")) + 1)
 
 
@@ -114,7 +114,7 @@ def _arguments(tool: ToolSchema, *, alias: str) -> dict[str, str]:
 
 
 def _holds(text: str, wanted: str) -> bool:
-    """Whether the text shows it, blanks, case and compatible forms apart: tokenizers may normalise these."""
+    """Return whether the text has `wanted`, ignoring spaces, case and compatible forms, which tokenizers may change."""
     return _plain(wanted) in _plain(text)
 
 

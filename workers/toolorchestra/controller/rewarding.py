@@ -1,4 +1,4 @@
-"""Rewards of finished groups: which are kept, and the advantage of every episode of a step. Pure."""
+"""Computes rewards of finished groups: whether a group is kept, and every episode's advantage in a step. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolorchestra.trainer.batch import TrainSample
 
 @dataclass(frozen=True)
 class Rewarding:
-    """The training's reward, ready to use."""
+    """The reward of a training: its configuration, combiner and filters."""
 
     config: RewardConfig
     filters: SampleFilters
@@ -32,19 +32,19 @@ class Rewarding:
         return self.config.combiner in CENTRED
 
     def components(self, instance: Instance, traces: Sequence[Trace]) -> GroupComponents:
-        """The group's raw components with the weights that hold for it (method.md §3)."""
+        """Return the group's raw components, with the weights for its preference (method.md §3)."""
         weights = task_weights(self.config, instance.view.preference)
         tools = [expert.pool for expert in instance.view.experts]
         return group_components(traces, weights=weights, tools=tools, latency=self.config.latency)
 
     def judge(self, group: GroupComponents) -> GroupReward:
-        """Whether a group alone is kept; its advantages may still change with its batch."""
+        """Return whether the group is kept; its advantages may still change with the other groups of its step."""
         return self.combiner([group])[0]
 
     def batch(
         self, groups: Sequence[tuple[Instance, Sequence[Trace]]], *, version: PolicyVersion
     ) -> tuple[list[TrainSample], list[GroupReward]]:
-        """The step's samples with their advantages; `version` is that of the weights which the step begins from."""
+        """Return the step's samples with advantages, and the groups' rewards. `version`: weights at its beginning."""
         rewards = self.combiner([self.components(instance, traces) for instance, traces in groups])
         samples = [
             sample

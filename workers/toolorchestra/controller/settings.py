@@ -1,5 +1,6 @@
-"""From a training's YAML to the parts of a run. Pure but for reading task files; everything that can be refused is
-refused here, before anything is started or spent.
+"""Makes the parts of a run from a training's YAML. Pure, except that it reads task files.
+
+Everything that can be refused is refused here, before anything is started or spent.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEFAULT_SUITE = "held-out"
 DEFAULT_SUITE_SIZE = 300
 
 FindFile = Callable[[str], Path]
-"""Resolves a URI of the YAML to a file or folder here; raises SettingsError with what to do."""
+"""Resolves a URI of the YAML to a local file or folder; raises SettingsError, which says what to do."""
 
 
 class SettingsError(ControllerError):
@@ -54,7 +55,7 @@ class EvaluationSuite:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the YAML says of a run, ready to use."""
+    """The parts of a run, built from the YAML."""
 
     instances: Instances
     rewarding: Rewarding
@@ -65,15 +66,15 @@ class Settings:
     suites: tuple[EvaluationSuite, ...]
     cap: Decimal | None
     allowance: Decimal
-    """Worst case of one episode in actual dollars, whether or not there is a cap: an unknown bill counts so much."""
+    """Worst case of one episode in actual dollars, with or without a cap; an unknown cost counts as this much."""
 
 
 def settings_of(
     training: OrchestratorTraining, pools: Sequence[ExpertPool], *, find: FindFile, references: bool = True
 ) -> Settings:
-    """Build all parts; SettingsError with everything that keeps one from being built.
+    """Build all parts; SettingsError lists everything that prevents it.
 
-    `references`: grade every task's own answer, as is done once before anything is spent.
+    `references`: grade every task's own answer; this is done once, before anything is spent.
     """
     spec = training.spec
     problems = _unavailable(spec)
@@ -114,7 +115,7 @@ def settings_of(
 
 
 def _unavailable(spec: OrchestratorTrainingSpec) -> list[str]:
-    """What the YAML may say, and nobody does yet, or nobody can do here."""
+    """Return an error for every feature that the YAML may ask for and that is not available yet."""
     said = []
     if is_plugin(objective := spec.algorithm.objective):
         try:
@@ -148,11 +149,11 @@ def episode_limits(spec: OrchestratorTrainingSpec) -> EpisodeLimits:
 
 
 def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], *, chat: bool) -> Decimal:
-    """Most that one episode can really cost: its budget, or every call that it may make going to the dearest expert at
-    its limits (the baseline `cascade` may ask each expert once). `chat`: there are tasks of kind Chat, whose turns may
-    make several calls at once.
+    """Return the most that one episode can really cost, in dollars.
 
-    The policy runs on the training's own engines: nothing is paid for it.
+    That is its budget, or else the cost if every call goes to the most expensive expert at its limits (the baseline
+    `cascade` may ask each expert once). `chat`: there are tasks of kind Chat, whose turns may make several calls at
+    once. The policy runs on the training's own engines, so it costs nothing here.
     """
     if (budget := spec.rollout.episode_budget.max_usd) is not None:
         return budget
@@ -162,28 +163,27 @@ def worst_case_usd(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], 
 
 
 def money_problems(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool], *, allowance: Decimal) -> Iterator[str]:
-    """Why not one group could be played, or not one call be made, whatever is spent before that is found out.
+    """Yield errors where the limits allow not a single group, or not a single call.
 
-    `allowance`: worst case of one episode in dollars. A group is opened where the cap has room for all its episodes.
+    `allowance`: worst case of one episode in dollars. A group is opened only if the cap has room for all its episodes.
     """
     size, cap, budget = spec.algorithm.group_size, spec.limits.max_spend_usd, spec.rollout.episode_budget.max_usd
     if cap is not None and size * allowance > cap:
         yield (
             f"spec.limits.maxSpendUSD: {cap} is less than one group may cost: {size} episodes of at most"
-            f" ${allowance:.4g} each, ${size * allowance:.4g}, so that no step could ever be played. Bound an episode"
+            f" ${allowance:.4g} each, ${size * allowance:.4g}, so no step could ever be made. Limit an episode"
             " (spec.rollout.episodeBudget.maxUSD, or fewer spec.rollout.maxTurns), or raise the cap"
         )
     cheapest = min((_least_attempt(pool) for pool in pools), default=Decimal(0))
     if budget is not None and budget < cheapest:
         yield (
-            f"spec.rollout.episodeBudget.maxUSD: {budget} pays for no call: what is set aside for even the shortest"
-            f" question to the cheapest expert is ${cheapest:.4g}. Raise it, or lower a pool's"
-            " spec.limits.maxOutputTokens"
+            f"spec.rollout.episodeBudget.maxUSD: {budget} is too low for any call: even the shortest question to the"
+            f" cheapest expert reserves ${cheapest:.4g}. Raise it, or lower a pool's spec.limits.maxOutputTokens"
         )
 
 
 def beyond_budget(spec: OrchestratorTrainingSpec, pools: Sequence[ExpertPool]) -> Iterator[tuple[str, Decimal]]:
-    """Experts that no episode can ever pay, each with what even the shortest question to it sets aside."""
+    """Yield the experts that the episode budget can never pay, each with what the shortest question to it reserves."""
     budget = spec.rollout.episode_budget.max_usd
     for pool in pools:
         if budget is not None and budget < (least := _least_attempt(pool)):
@@ -204,14 +204,14 @@ def _worst_attempt(pool: ExpertPool) -> Decimal:
 
 
 def _sampler(spec: OrchestratorTrainingSpec, catalog: Catalog, suite: SuiteSpec | None = None) -> ViewSampler:
-    """The sampler of training instances, or of a suite that brings its own aliases and prices."""
+    """Return the sampler of training instances, or of a suite with its own aliases and prices."""
     return build_sampler(catalog, spec.tools, policy_price=price_of(spec.model.price), suite=suite)
 
 
 def _suites(
     spec: OrchestratorTrainingSpec, catalog: Catalog, *, suite: Suite, find: FindFile, references: bool
 ) -> tuple[EvaluationSuite, ...]:
-    """The suites that the YAML names, or the held-out tasks of the training."""
+    """Return the suites of the YAML, or the training's held-out tasks as the only suite."""
     if not spec.evaluation.suites:
         size = min(DEFAULT_SUITE_SIZE, suite.held_out_size)
         return (EvaluationSuite(DEFAULT_SUITE, size, suite, _sampler(spec, catalog)),) if size else ()
@@ -229,8 +229,9 @@ def _suites(
             )
         if tasks.held_out_size < wanted.size:
             raise SettingsError(
-                f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, {tasks.held_out_size} are"
-                " held out: raise spec.tasks.heldOutFraction or the sources' size, or lower the size"
+                f"spec.evaluation.suites[{wanted.name}].size: {wanted.size} tasks are wanted, but only"
+                f" {tasks.held_out_size} are held out: raise spec.tasks.heldOutFraction or the sources' size, or lower"
+                " the size"
             )
         found.append(EvaluationSuite(wanted.name, wanted.size, tasks, _sampler(spec, catalog, wanted)))
     return tuple(found)

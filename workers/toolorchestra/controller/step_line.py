@@ -1,4 +1,4 @@
-"""A step's line in metrics.jsonl. Pure."""
+"""Builds a step's line in metrics.jsonl. Pure, except for the time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Trained:
     """A step that the trainers have applied."""
 
     step: int
-    """That it began from."""
+    """The step that it began from."""
     rate: float
     groups: int
     traces: Sequence[Trace]
     rewards: Sequence[GroupReward]
     samples: int
     metrics: StepMetrics | None
-    """None: there was nothing to train on."""
+    """None where there was nothing to train on."""
     seconds: dict[str, float]
-    """Until then, by phase."""
+    """Seconds until the step was applied, by phase."""
 
 
 def step_line(
@@ -44,7 +44,10 @@ def step_line(
     unscored: Mapping[str, int],
     centred: bool,
 ) -> dict[str, Any]:
-    """`centred`: the mean reward is 0 whatever the policy does. `dropped` and `unscored`: since the last step."""
+    """Return the line as a dict.
+
+    `centred`: the mean reward is always 0, so it is left out. `dropped`, `unscored`: counts since the last step.
+    """
     step, metrics = trained.step, trained.metrics
     row: dict[str, Any] = {
         "step": step + 1,

@@ -1,4 +1,4 @@
-"""Versions of the policy: every step's weights written by the trainers and put in service on the engines."""
+"""Puts each version of the policy in service: trainers write the weights, engines load them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from toolorchestra.weights.snapshot import Snapshot
 
 @dataclass
 class Versions:
-    """Of one incarnation; says of the last one how long it took."""
+    """Puts the versions of one incarnation in service, and keeps the times of the last one."""
 
     trainers: Trainers
     engines: EngineGroup
     place: SnapshotPlace
     snapshot_seconds: float = 0.0
-    """For which the trainers wrote its weights."""
+    """Time that the trainers needed to write the last snapshot."""
     pause_seconds: float = 0.0
-    """For which the engines took no requests, because of its weights."""
+    """Time that the engines needed to load it, in which they take no requests."""
 
     async def bring(self, step: int, *, incarnation: int, adopt: bool = False) -> Snapshot:
-        """Write the snapshot of the trainers' weights and put it in service."""
+        """Write a snapshot of the trainers' weights and put it in service; the previous one is kept."""
         version, previous = str(PolicyVersion(incarnation, step)), str(PolicyVersion(incarnation, step - 1))
         began = time.monotonic()
         snapshot = await self.place.write(

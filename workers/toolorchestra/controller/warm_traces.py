@@ -1,5 +1,6 @@
-"""Token sequences for the warm start: a naive router's episodes over training instances, each in the mode that its task
-has, rendered as the policy will see them.
+"""Token sequences for the warm start: a naive router's episodes on training instances.
+
+Each episode is in its task's mode and is rendered as the policy will see it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from toolorchestra.trainer.batch import TrainSample
 from toolorchestra.trainer.supervised import supervised_sample
 
 FIRST_GROUP = 1 << 40
-"""Instances of the warm start are drawn far from RL's: group numbers from here on."""
+"""First group number of the warm start's instances; RL never reaches such numbers."""
 
 
 def warm_batches(
     instances: Instances, renderer: Renderer, *, steps: int, batch_size: int, seed: int
 ) -> Iterator[list[TrainSample]]:
-    """One batch of `batch_size` episodes per step; deterministic. What the policy is given is masked, what it is to
-    write, and the end of it, is imitated.
+    """Yield one batch of `batch_size` episodes per step; deterministic.
+
+    Tokens that the policy is given are masked. Tokens that it has to write, with the end-of-turn token, are trained on.
     """
     rng = random.Random(f"{seed}/warm-start")
     for step in range(steps):
@@ -31,7 +33,7 @@ def warm_batches(
 
 
 def warm_samples(instance: Instance, renderer: Renderer, *, rng: random.Random) -> list[TrainSample]:
-    """One episode's; more than one only where the template breaks a chat's prefix (renderer.py)."""
+    """Return one episode's samples; more than one only where the template changes a chat's prefix (renderer.py)."""
     task, view = instance.task, instance.view
     if task.kind == "QA":
         prompt = renderer.render(qa_messages(task, view), tools=qa_tools(view))
@@ -53,7 +55,7 @@ def _output(text: str, renderer: Renderer) -> tuple[int, ...]:
 
 
 def _sample(turns: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> TrainSample:
-    """Given and written, turn by turn."""
+    """Join the turns, each a pair of given tokens and written tokens, into one sample."""
     ids: list[int] = []
     mask: list[bool] = []
     for given, written in turns:

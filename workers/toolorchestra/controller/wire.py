@@ -1,4 +1,4 @@
-"""The controller's end of the bus: orders become envelopes, envelopes become arrivals."""
+"""The controller's side of the bus: encodes orders into envelopes, and decodes envelopes into arrivals."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _NO_EXPERTS = frozenset({HANDED_BACK, UNTOUCHED, ABANDONED})
 
 
 class BusWire:
-    """A Wire over any RolloutBus. Counts what went over it.
+    """A Wire over any RolloutBus; counts the orders sent and the messages received.
 
-    `keep` records a message that does not read, durably, before anything is acknowledged.
+    `keep` stores an undecodable message on disk before it is acknowledged.
     """
 
     def __init__(self, bus: RolloutBus, *, recorder: Recorder | None = None, keep: Keep | None = None) -> None:
@@ -60,7 +60,7 @@ class BusWire:
         self.received = 0
 
     async def submit(self, order: Order, *, headers: Mapping[str, str] | None = None) -> None:
-        """Publish; a full or unreachable stream is tried again with the same id until it takes the order."""
+        """Publish the order; if the stream is full or unreachable, try again with the same id until it is accepted."""
         envelope = Envelope(
             id=order.issue,
             body=encode_order(order),
@@ -86,7 +86,7 @@ class BusWire:
                 await self._bus.ack(received)
 
     async def withdraw(self, ids: Iterable[str]) -> Withdrawn:
-        """Take orders back, as soon as the bus answers."""
+        """Withdraw orders, as soon as the bus answers."""
         wanted = list(ids)
         return await _until_it_answers(lambda: self._bus.cancel(wanted))
 
@@ -96,7 +96,7 @@ class BusWire:
 
 
 async def _until_it_answers(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask a full or unreachable bus again and again: whoever waits is cancelled where waiting is over."""
+    """Repeat the request while the bus is full or unreachable; the caller's task is cancelled to stop the wait."""
     while True:
         try:
             return await ask()
@@ -109,10 +109,10 @@ async def _tell(refused: Undecodable) -> None:
 
 
 def read_arrival(received: Received) -> tuple[Arrival | None, Undecodable | None]:
-    """Decode a result, whatever it is: the arrival, if its id is a dispatch, and what does not read of it.
+    """Decode a message: return the arrival, if its id is a dispatch, and the undecodable part, if there is one.
 
-    The reason of `deferred` is the expert, but for the few of a worker or the bus itself; a hand-back at the last
-    delivery is a loss.
+    The reason of a deferred result is the expert's name, except for a few reasons of the worker or of the bus. An order
+    that was handed back at its last delivery counts as lost.
     """
     envelope = received.envelope
     try:

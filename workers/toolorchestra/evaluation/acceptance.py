@@ -1,7 +1,7 @@
-"""Acceptance: the criteria that a demonstration must meet, as a pure function of `report.json`.
+"""Acceptance criteria of a demonstration, as a pure function of `report.json`.
 
-Systems are held against the best expert on the tasks that both were scored on: neither an outage nor a draw of the
-tools that hides a task from one of them can change a verdict.
+A system is compared with the best expert on the tasks that both were scored on. So neither an outage nor a draw of the
+tools that leaves out a task for one of them can change a result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Criterion:
-    """One criterion: what was measured, its threshold, and whether it passed. `value` None: not measured."""
+    """One acceptance criterion: its name, value, threshold and result. `value` None: not measured."""
 
     bar: str
     value: float | None
@@ -32,13 +32,13 @@ class Criterion:
     passed: bool
 
     def line(self) -> str:
-        """One line for a terminal."""
+        """Return the criterion as one line for a terminal."""
         value = "not measured" if self.value is None else f"{self.value:.4g}"
         return f"{'pass' if self.passed else 'MISS'}  {self.bar}: {value} (bar {self.threshold:.4g})"
 
 
 def acceptance(report: Json, *, suite: str | None = None) -> list[Criterion]:
-    """All criteria on one suite, by default the first that the policy was evaluated on; empty where there is none."""
+    """Return all criteria on one suite, by default the first with an evaluation of the policy; empty without one."""
     rows: Sequence[Json] = report.get("evaluations", [])
     suite = suite or next((r["suite"] for r in rows if r["system"] == POLICY), None)
     systems = {r["system"]: r for r in rows if r["suite"] == suite}
@@ -62,7 +62,7 @@ def _at_most(bar: str, value: float | None, threshold: float) -> Criterion:
 
 
 def _world(report: Json, *, suite: str, systems: Mapping[str, Json]) -> list[Criterion]:
-    """The world is what was asked for: large, varied, and no expert best everywhere."""
+    """Return the criteria on the setting: enough tasks, topics and experts, and no expert is the best everywhere."""
     facts: Json = next((s for s in report.get("suites", []) if s["suite"] == suite), {})
     ratios = [r for r in (facts.get("listPriceRatio"), facts.get("measuredCostRatio")) if r is not None]
     return [
@@ -99,7 +99,7 @@ def _cost_share(beside: Json | None) -> float | None:
 
 
 def _others_miss(beside: Mapping[str, Json | None]) -> list[Criterion]:
-    """1 where the system misses accuracy or cost: the criteria must not be met without learning."""
+    """Return the criteria that systems without learning miss accuracy or cost; value 1 where they do."""
     named = [s for s in beside if s in (INITIAL_POLICY, RANDOM, CHEAPEST) or s.startswith(ALWAYS)]
     absent = [s for s in (INITIAL_POLICY, RANDOM, CHEAPEST) if s not in beside]
     return [_at_least(f"{system} misses accuracy or cost", _misses(beside.get(system)), 1) for system in named + absent]
@@ -113,7 +113,7 @@ def _misses(beside: Json | None) -> float | None:
 
 
 def _learned(report: Json, *, suite: str) -> Criterion:
-    """The lower end of the paired interval of policy − initialPolicy must lie above 0."""
+    """Return the criterion that the lower end of the paired interval of policy − initialPolicy is above 0."""
     for row in report.get("comparisons", []):
         if (row["suite"], row["against"], row["measure"]) == (suite, INITIAL_POLICY, "reward"):
             low = row["interval"][0]

@@ -1,4 +1,4 @@
-"""Traces back from a run's folder: the journal's accepted ones, and those of an evaluation."""
+"""Reads traces from a run's folder: the journal's accepted ones, and those of evaluations."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ SUFFIX = ".traces"
 
 
 class NotARun(Exception):
-    """The folder holds no run; the text says what is missing."""
+    """The folder is not a run's; the text says what is missing."""
 
 
 def check_run(root: Path) -> None:
     """Raise NotARun unless the folder is a run's."""
     if not root.is_dir():
-        raise NotARun(f"{root}: no such folder; `orchestra runs list` shows the runs there are")
+        raise NotARun(f"{root}: no such folder; `orchestra runs list` shows the existing runs")
     if not (root / "manifest.json").is_file():
-        raise NotARun(f"{root}: holds no manifest.json, so it is no run's folder")
+        raise NotARun(f"{root}: has no manifest.json, so it is not a run's folder")
 
 
 NOT_TRAINING = (Kind.NOTE, Kind.UNDECODABLE, Kind.EVALUATED)
-"""Frames of a journal that are no episode of the training; an evaluation's traces are in a file of its own too."""
+"""Kinds of journal frames that are not training episodes; an evaluation's traces are also in its own file."""
 
 
 def traces_in(path: Path) -> Iterator[Trace]:
-    """All traces of a journal's training episodes or of an evaluation's file, whatever became of them."""
+    """Yield all traces of a journal's training episodes, or of an evaluation's file, whatever their result."""
     for frame in read_sealed(path) if path.suffix == SUFFIX else read_frames(path):
         if frame.kind not in NOT_TRAINING and frame.body:
             yield decode_trace(frame.body)
 
 
 def accepted_frames(path: Path) -> list[Frame]:
-    """The journal's accepted traces, still encoded, oldest first."""
+    """Return the frames of the journal's accepted traces, still encoded, the oldest first."""
     return [frame for frame in read_frames(path) if frame.kind is Kind.ACCEPTED and frame.body]
 
 
 def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
-    """Traces by suite and system from `<suite>/<system>.traces`."""
+    """Return the traces of `<suite>/<system>.traces`, by suite and system."""
     suites: dict[str, dict[str, list[Trace]]] = {}
     for path in sorted(folder.glob(f"*/*{SUFFIX}")):
         traces = list(traces_in(path))
@@ -52,12 +52,12 @@ def evaluation_traces(folder: Path) -> dict[str, dict[str, list[Trace]]]:
 
 
 def lost_in(path: Path) -> int:
-    """How many tasks of an evaluation's file ended without even a trace."""
+    """Return how many tasks of an evaluation's file ended without a trace."""
     return sum(frame.kind is Kind.UNSCORED and not frame.body for frame in read_sealed(path))
 
 
 def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:
-    """By suite and system, how many tasks of an evaluation ended without even a trace (their worker was lost)."""
+    """Return, by suite and system, how many tasks of an evaluation ended without a trace (their worker was lost)."""
     suites: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob(f"*/*{SUFFIX}")):
         if lost := lost_in(path):
@@ -66,7 +66,7 @@ def lost_attempts(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def training_spec(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The `spec` of the OrchestratorTraining that a manifest records; empty where it records none."""
+    """Return the `spec` of the OrchestratorTraining in a manifest; empty where there is none."""
     resources = [manifest.get("training"), *manifest.get("resources", [])]
     for resource in resources:
         if isinstance(resource, dict) and "spec" in resource and resource.get("kind") in (None, "OrchestratorTraining"):
@@ -75,7 +75,7 @@ def training_spec(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def expert_pools(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The `spec` of every ExpertPool that a manifest records, by name."""
+    """Return the `spec` of every ExpertPool in a manifest, by name."""
     resources = [*manifest.get("pools", []), *manifest.get("resources", [])]
     return {
         resource["metadata"]["name"]: dict(resource["spec"])

@@ -1,4 +1,4 @@
-"""An attempt: what evaluation keeps of a trace. Baselines are made of attempts, some of several put together."""
+"""Attempt: the part of a trace that evaluation uses. Baselines consist of attempts; some combine several."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LIST_TOKENS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One system's episode at one task of a suite. Dollars, seconds; `outcome` None: never scored.
+    """One system's episode on one task of a suite, in dollars and seconds. `outcome` None: not scored.
 
-    `key` names the task within the suite: attempts of two systems with one key are a pair.
+    `key` identifies the task in the suite: attempts of two systems with the same key are a pair.
     """
 
     key: str
@@ -37,9 +37,9 @@ class Attempt:
 
 
 def attempts_of(traces: Iterable[Trace]) -> list[Attempt]:
-    """Attempts of one system in one suite, by task; a task that the suite holds twice gets numbered keys.
+    """Return the attempts of one system on one suite; a task that the suite has twice gets numbered keys.
 
-    An unscored trace gives way to a scored one of the same episode (it was dispatched again).
+    A scored trace replaces an unscored one of the same episode (which was dispatched again).
     """
     latest: dict[tuple[str, str], Trace] = {}
     for trace in traces:
@@ -74,5 +74,5 @@ def _attempt(trace: Trace, *, key: str) -> Attempt:
 
 
 def list_price(price: Price) -> float:
-    """Dollars for one call of 1,000 tokens in and 1,000 out: how experts are compared before they are asked."""
+    """Return the dollars for a call of 1,000 tokens in and 1,000 out, which compares experts by list price."""
     return float(price.of(tokens_in=_LIST_TOKENS, tokens_out=_LIST_TOKENS))

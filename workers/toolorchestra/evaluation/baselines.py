@@ -1,9 +1,8 @@
-"""Baselines: the systems that a policy must beat, put together from what each expert did alone.
+"""Baselines: the systems that a policy must beat, computed from each expert's results alone.
 
-`always:<expert>` is one direct call of that expert per task whose instance shows it. The other baselines choose among
-those calls, so they need no calls of their own: an expert answers a task the same way whoever asks. A task on which a
-baseline's choice was never scored is left out of it, as if it had been run. A system that was run itself stays as it
-is.
+`always:<expert>` is one direct call of that expert for each task whose instance shows it. The other baselines choose
+among these calls and need no calls of their own: an expert's answer to a task does not depend on the caller. A task on
+which a baseline's choice was not scored is left out, as in a real run. A system that was run itself is not computed.
 """
 
 from __future__ import annotations
@@ -27,39 +26,39 @@ RANDOM = "random"
 CASCADE = "cascade"
 ORACLE = "oracle"
 SYSTEMS = (POLICY, INITIAL_POLICY, BEST_EXPERT, CHEAPEST, RANDOM, CASCADE, ORACLE)
-"""Order of a table's rows; every `always:<expert>` follows."""
+"""Order of the rows in a table; all `always:<expert>` follow."""
 
 Calls = Mapping[str, Attempt]
-"""What each expert (by pool) did alone on one task."""
+"""Each expert's attempt alone on one task, by pool."""
 
 MAX_UNSCORED = 0.1
-"""Largest share of its tasks, rounded up, that a system may lack a score for and still be called the best: hard tasks
-time out more often than easy ones, so that an outage hides mistakes."""
+"""A system without scores on more than this share of its tasks (rounded up) cannot be the best: hard tasks time out
+more often than easy ones, so missing scores hide mistakes."""
 MIN_ASKED = 0.5
-"""The best expert was asked at least this share of the most-asked one's tasks: a few tasks say little of a suite."""
+"""The best expert must have at least this share of the tasks of the most-asked expert: a few tasks tell little."""
 
 
 def always(expert: str) -> str:
-    """Name of the system that always asks this expert."""
+    """Return the name of the system that always asks this expert."""
     return f"{ALWAYS}{expert}"
 
 
 def system_order(system: str) -> tuple[int, str]:
-    """Sort key of a table of systems."""
+    """Return the sort key of a system in a table."""
     return (SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system)
 
 
 def experts_of(systems: Mapping[str, Sequence[Attempt]]) -> list[str]:
-    """Experts that were tried alone."""
+    """Return the experts that were evaluated alone."""
     return sorted(name.removeprefix(ALWAYS) for name in systems if name.startswith(ALWAYS))
 
 
 def best_expert(systems: Mapping[str, Sequence[Attempt]], *, lost: Mapping[str, int] | None = None) -> str | None:
-    """The expert with the highest accuracy alone, the cheaper one of a tie, among those that were asked and scored
-    often enough (`MIN_ASKED`, `MAX_UNSCORED`); None where none was.
+    """Return the expert with the highest accuracy alone; in a tie, the cheaper one.
 
-    Experts need not have the same tasks: views may show a task's experts at random, and every one has its own outages.
-    `lost`: by system, tasks that ended without even a trace.
+    Only experts that were asked and scored often enough count (`MIN_ASKED`, `MAX_UNSCORED`); None where there is none.
+    Experts may have different tasks: views may show experts at random, and each has its own outages. `lost`: by system,
+    the number of tasks that ended without a trace.
     """
     lost = lost or {}
     scored = {expert: scored_of(systems[always(expert)]) for expert in experts_of(systems)}
@@ -76,16 +75,16 @@ def best_expert(systems: Mapping[str, Sequence[Attempt]], *, lost: Mapping[str, 
 
 
 def is_covered(*, scored: int, asked: int) -> bool:
-    """Whether a system was scored on enough of its tasks to be compared with others."""
+    """Return whether a system was scored on enough of its tasks to be compared with others."""
     return 0 < scored >= asked - math.ceil(MAX_UNSCORED * asked)
 
 
 def with_baselines(
     systems: Mapping[str, Sequence[Attempt]], *, best: str | None, seed: int
 ) -> dict[str, list[Attempt]]:
-    """All systems of one suite: those that were run, and the baselines that their `always:` attempts make.
+    """Return all systems of one suite: those that were run, and the baselines computed from `always:` attempts.
 
-    `best` is the best expert, None where there is none.
+    `best`: the best expert; None where there is none.
     """
     complete = {name: list(attempts) for name, attempts in systems.items()}
     if best is not None:
@@ -105,7 +104,7 @@ def with_baselines(
 
 
 def calls_by_task(systems: Mapping[str, Sequence[Attempt]]) -> dict[str, dict[str, Attempt]]:
-    """Per task, what each expert did alone; unscored attempts are left out."""
+    """Return, per task, each expert's attempt alone; unscored attempts are left out."""
     tasks: dict[str, dict[str, Attempt]] = {}
     for expert in experts_of(systems):
         for attempt in scored_of(systems[always(expert)]):
@@ -114,16 +113,16 @@ def calls_by_task(systems: Mapping[str, Sequence[Attempt]]) -> dict[str, dict[st
 
 
 def oracle(calls: Calls) -> Attempt:
-    """The cheapest right call; where none is right, the cheapest."""
+    """Return the cheapest right call; where none is right, the cheapest call."""
     attempts = [calls[expert] for expert in sorted(calls)]
     return min(attempts, key=lambda a: (not a.right, a.nominal_usd))
 
 
 def cascade(calls: Calls) -> Attempt | None:
-    """Ask by rising list price until two answers agree; if none ever do, the last answer stands. All asked are paid.
+    """Ask experts by rising list price until two answers agree; without agreement, the last answer counts.
 
-    What the played cascade (rollout/baselines.py) would have come to, but for budgets; None where an expert that it
-    asks was never scored.
+    All calls are paid. The result equals that of the real cascade (rollout/baselines.py), except for budgets. None
+    where an expert that it asks was not scored.
     """
     asked: list[Attempt] = []
     for attempt in _ranked(calls):
@@ -152,27 +151,27 @@ def _answers(attempts: Sequence[Attempt]) -> list[str]:
 
 
 def _ranked(calls: Calls) -> list[Attempt | None]:
-    """Attempts of all experts that the instance shows, by rising nominal price of a usual call; None: not scored."""
+    """Return the attempts of the instance's experts, by rising nominal price of a usual call; None: not scored."""
     return [calls.get(expert.pool) for expert in by_price(_view(calls))]
 
 
 def _drawn(calls: Calls, *, rng: random.Random) -> Attempt | None:
-    """The attempt of one of the experts that the instance shows."""
+    """Return the attempt of a random expert of the instance; None where it was not scored."""
     return calls.get(rng.choice(sorted(expert.pool for expert in _view(calls).experts)))
 
 
 def _view(calls: Calls) -> InstanceView:
-    """What the instance shows: the same for every system."""
+    """Return the task's view, which is the same for every system."""
     return next(iter(calls.values())).view
 
 
 def scored_of(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Those that have an outcome."""
+    """Return the attempts that have an outcome."""
     return [a for a in attempts if a.outcome is not None]
 
 
 def mean(values: Sequence[float]) -> float:
-    """Their mean; ZeroDivisionError on none."""
+    """Return the mean; ZeroDivisionError for an empty list."""
     return sum(values) / len(values)
 
 

@@ -1,4 +1,4 @@
-"""Sample episodes for the report: a right and a wrong one, as a person wants to read them."""
+"""Sample episodes for the report: a right and a wrong one, in readable form."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from toolorchestra.evaluation.plots import dollars
 from toolorchestra.rollout.trace import Sample, Trace
 
 CLIP = 1500
-"""Characters shown of any one text."""
+"""How many characters of a text are shown."""
 
 Decode = Callable[[Sequence[int]], str]
 
 
 def clip(text: str) -> str:
-    """The text, its middle left out where it is long."""
+    """Return the text; the middle of a long text is left out."""
     if len(text) <= CLIP:
         return text
     return f"{text[: CLIP // 2]}\n… {len(text) - CLIP} characters left out …\n{text[-CLIP // 2 :]}"
 
 
 def pick(traces: Sequence[Trace]) -> list[Trace]:
-    """A right and a wrong episode, from the middle of the run, those with the most turns first."""
+    """Return a right and a wrong episode: with many turns, and then from the middle of the run."""
     chosen = []
     for right in (True, False):
         fitting = [t for t in traces if t.components.outcome is not None and (t.components.outcome >= 1) is right]
@@ -37,8 +37,10 @@ def pick(traces: Sequence[Trace]) -> list[Trace]:
 
 
 def find_decoder(run: Path, *, model: Path | None = None) -> Decode | None:
-    """Token ids to text with the tokenizer of `model`, or of the run's export, weights or base model; None where there
-    is none."""
+    """Return a function from token ids to text; None where no tokenizer is found.
+
+    The tokenizer is that of `model`, or else of the run's export, weights, checkpoints or base model.
+    """
     folders = [run / name for name in ("export/best", "export/last", "weights", "checkpoints")]
     folders = [*folders, *_base_model(run)] if model is None else [model]
     found = (path for folder in folders for path in sorted(folder.rglob("tokenizer.json"))[-1:])
@@ -52,14 +54,14 @@ def find_decoder(run: Path, *, model: Path | None = None) -> Decode | None:
 
 
 def _base_model(run: Path) -> list[Path]:
-    """The model folder that the run's driver was told, where it is on this machine."""
+    """Return the model folder from the driver's configuration, if it exists on this machine."""
     told = run / "driver.json"
     folder = Path(json.loads(told.read_text(encoding="utf-8")).get("model_dir", "")) if told.is_file() else None
     return [folder] if folder is not None and folder.is_absolute() and folder.is_dir() else []
 
 
 def prompt_of(sample: Sample, decode: Decode) -> str:
-    """What the policy saw before its first token of the sample."""
+    """Return the text before the policy's first token of the sample."""
     ids: list[int] = []
     for segment in sample.segments:
         if segment.trained or segment.logprobs:
@@ -69,7 +71,7 @@ def prompt_of(sample: Sample, decode: Decode) -> str:
 
 
 def readable(trace: Trace, *, decode: Decode | None) -> dict[str, Any]:
-    """The episode as the template shows it."""
+    """Return the episode as the template's data."""
     measured = trace.components
     right = measured.outcome is not None and measured.outcome >= 1
     versions = sorted({s.version for sample in trace.samples for s in sample.segments if s.version})

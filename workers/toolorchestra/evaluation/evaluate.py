@@ -1,4 +1,4 @@
-"""From attempts to the rows of `report.json`: one row per system and suite, and paired differences between them."""
+"""Computes rows of `report.json` from attempts: one row per system and suite, and paired differences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """One suite in JSON: `rows` for `evaluations`, `details` beside them, the policy compared with each system."""
+    """One suite as JSON: `rows` for `evaluations`, their `details`, and comparisons of the policy with each system."""
 
     rows: list[Json]
     details: list[Json]
@@ -45,9 +45,9 @@ def evaluate_suite(
     seed: int,
     lost: Mapping[str, int] | None = None,
 ) -> SuiteResult:
-    """Everything a report says about one suite. `systems` are those that were run; baselines are added.
+    """Return the report's data about one suite. `systems`: those that were run; baselines are added.
 
-    `lost`: by system, how many more tasks ended without a trace.
+    `lost`: by system, the number of further tasks that ended without a trace.
     """
     best = best_expert(systems, lost=lost)
     complete = with_baselines(systems, best=best, seed=seed)
@@ -72,7 +72,7 @@ def _unscored(
     best: str | None,
     lost: Mapping[str, int],
 ) -> dict[str, int]:
-    """By system, on how many of the suite's tasks it was never scored; also of systems that were scored on none.
+    """Return, by system, on how many of the suite's tasks it was not scored, also for systems without any score.
 
     A baseline that chooses among the experts' calls lacks the tasks on which its choice was not scored.
     """
@@ -91,7 +91,7 @@ def _unscored(
 def _rewards(
     attempts: Sequence[Attempt], *, config: RewardConfig, scales_by_task: Mapping[str, RewardScale]
 ) -> dict[str, float]:
-    """Reward by task key."""
+    """Return the reward by task key."""
     return {a.key: attempt_reward(a, config=config, scale=scales_by_task.get(a.key)) for a in scored_of(attempts)}
 
 
@@ -137,7 +137,7 @@ def _detail(
 
 
 def _beside(attempts: Sequence[Attempt], bests: Sequence[Attempt]) -> Json | None:
-    """Accuracy and cost beside the best expert's, on the tasks that both were scored on; None where there are none."""
+    """Compare accuracy and cost with the best expert's on the tasks that both were scored on; None without any."""
     theirs = {a.key: a for a in bests}
     pairs = [(a, theirs[a.key]) for a in attempts if a.key in theirs]
     if not pairs:
@@ -174,7 +174,7 @@ def _comparisons(
     *,
     seed: int,
 ) -> list[Json]:
-    """The policy minus every other system, paired by task, on tasks that both were scored on."""
+    """Return the difference of the policy and every other system, paired by task, where both were scored."""
     if POLICY not in systems:
         return []
     right = {s: {a.key: float(a.right) for a in scored_of(attempts)} for s, attempts in systems.items()}
@@ -236,6 +236,6 @@ def _suite(
 
 
 def _list_ratio(attempt: Attempt) -> float:
-    """Dearest over cheapest expert that the instance shows, by list price; 1 where nothing has a price."""
+    """Return the ratio of the highest and the lowest list price of the instance's experts; 1 without prices."""
     prices = [p for e in attempt.view.experts if (p := list_price(e.price)) > 0]
     return max(prices) / min(prices) if prices else 1.0

@@ -1,4 +1,4 @@
-"""What passed between an episode and its policy, token for token: prompts given, outputs written. Pure."""
+"""The tokens exchanged between an episode and its policy: prompts given, outputs written. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from toolorchestra.rollout.trace import Trace
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens in one direction. In a chat, a later prompt is all pieces before it and then this one."""
+    """Tokens in one direction. In a chat, the full prompt is all earlier pieces and then this one."""
 
     sample: int
-    """Number of the training sample, from 1; in QA every turn is one, and starts anew."""
+    """Number of the training sample, from 1; in QA every turn is a sample of its own."""
     written: bool
-    """By the policy; else given to it."""
+    """Whether the policy wrote the tokens; otherwise they were given to it."""
     token_ids: tuple[int, ...]
     versions: tuple[str, ...]
-    """Of the weights that wrote it; empty of what was given."""
+    """Versions of the weights that wrote the tokens; empty for given tokens."""
 
 
 def exchange(trace: Trace) -> Iterator[Piece]:
-    """All of it, in order; nothing of an episode that ended before the policy was asked."""
+    """Yield all pieces in order; none for an episode that ended before the policy was asked."""
     for number, sample in enumerate(trace.samples, start=1):
         for written, segments in groupby(sample.segments, key=lambda segment: segment.trained):
             run = list(segments)

@@ -1,4 +1,4 @@
-"""What a run's files say about how it ran: the engine, the weights pushed, the bus, the dollars, the seconds."""
+"""Facts of a run for the report, from its files: engine, weight syncs, bus, dollars, seconds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from toolorchestra.trainer.batch import HEALTHY_K3, MOST_K3
 
 Json = dict[str, Any]
 PUSH_EVENTS = frozenset({"sync", "weights", "published"})
-"""Kinds of event that say new weights are live on the engines."""
+"""Kinds of events that mean that new weights are in service on the engines."""
 
 
 def package_version(data: RunData, *names: str) -> str | None:
-    """The recorded version of the first of these packages that the manifest names."""
+    """Return the recorded version of the first of these packages that the manifest has."""
     versions = data.manifest.get("versions") or data.manifest.get("packages") or {}
     return next((str(versions[name]) for name in names if versions.get(name)), None)
 
 
 def weight_pushes(data: RunData) -> int:
-    """Times that new weights went to the running engines: the sync events, else the steps that timed one."""
+    """Return how often engines got new weights: the number of sync events, else of steps with a sync time."""
     events = sum(e.get("event") in PUSH_EVENTS for e in data.events)
     return events or sum((row.get("seconds") or {}).get("sync", 0) > 0 for row in data.metrics)
 
 
 def run_facts(data: RunData) -> Json:
-    """`facts` of report.json."""
+    """Return `facts` of report.json."""
     account = data.account
     return {
         "policyServedBy": "vLLM",
@@ -47,7 +47,7 @@ def run_facts(data: RunData) -> Json:
 
 
 def ledger_account(data: RunData) -> Json | None:
-    """`account` of report.json: every accepted episode's one fate; None where the run has no journal."""
+    """Return `account` of report.json: what became of the accepted episodes; None where the run has no journal."""
     if data.account is None:
         return None
     a = data.account
@@ -65,7 +65,7 @@ def ledger_account(data: RunData) -> Json | None:
 
 
 def mismatch(rows: Sequence[Mapping[str, Any]]) -> Json | None:
-    """`mismatch` of report.json: trainer against engine over all tokens that it was measured on; None without one."""
+    """Return `mismatch` of report.json: trainer against engine, over all measured tokens; None without any."""
     measured = [
         (float(row["mismatch_k3"]), float(row["mismatch_rms"]), int(row["mismatch_tokens"]))
         for row in rows
@@ -86,7 +86,7 @@ def mismatch(rows: Sequence[Mapping[str, Any]]) -> Json | None:
 
 
 def seconds_by_use(data: RunData) -> dict[str, float]:
-    """The steps' wall time by what the controller did; `other` is what no timer covers."""
+    """Return the steps' wall time in seconds, by activity of the controller; `other` is what no timer covers."""
     seconds = dict(data.total("seconds"))
     total = seconds.pop("total", 0.0)
     other = total - sum(seconds.values())
@@ -94,7 +94,10 @@ def seconds_by_use(data: RunData) -> dict[str, float]:
 
 
 def dollars_by_use(data: RunData) -> dict[str, float]:
-    """Actual dollars: training by pool (the journal's total, split as in the sample of traces), evaluation by suite."""
+    """Return the actual dollars: of training by pool, of evaluation by suite.
+
+    The journal has training's total; it is divided among pools as in the sample of traces.
+    """
     shares: dict[str, float] = defaultdict(float)
     for trace in data.sample:
         for turn in trace.turns:

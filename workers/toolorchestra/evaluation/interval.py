@@ -1,4 +1,4 @@
-"""Intervals: how sure a number is. Every accuracy and every difference in a report carries one."""
+"""Confidence intervals. Every accuracy and every difference in a report has one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PairedDifference:
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (Wilson 1927); (0, 1) without trials."""
+    """Return Wilson's 95 % score interval of a proportion (Wilson 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     p, z2 = successes / trials, Z95**2
@@ -41,9 +41,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 def paired_difference(
     a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> PairedDifference:
-    """Mean of a[i] − b[i] with the 95 % percentile interval of a paired bootstrap over tasks (fixed seed).
+    """Return the mean of a[i] − b[i] with the 95 % percentile interval of a paired bootstrap over tasks (fixed seed).
 
-    ValueError where the two are not equally long, or empty.
+    ValueError where the lengths differ or are 0.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"need pairs: {len(a)} and {len(b)} values")
@@ -62,7 +62,7 @@ def paired_difference(
 
 
 def mean_band(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % normal interval; the mean alone where there is one value. ValueError on none."""
+    """Return the mean and its 95 % normal interval, which is the mean for one value. ValueError without values."""
     if not values:
         raise ValueError("no values")
     mean = math.fsum(values) / len(values)

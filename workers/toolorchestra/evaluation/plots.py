@@ -1,7 +1,7 @@
-"""The report's plots: matplotlib figures as inline SVG. Every plot says so where a run has no data for it.
+"""The report's plots: matplotlib figures as inline SVG. A plot without data says so.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines are labelled or have a legend, and each
-figure carries its title and description for screen readers.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish. Lines have labels or a legend, and
+each figure has a title and a description for screen readers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _STYLE: Any = {
 
 
 def figure_svg(figure: Figure, *, title: str, description: str) -> str:
-    """The figure as an inline SVG element with a title and a description, its ids unique to this title."""
+    """Return the figure as an inline SVG element with a title and a description; its ids are unique per title."""
     buffer = io.StringIO()
     canvas: Any = FigureCanvasSVG(figure)  # matplotlib leaves its backends untyped
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
@@ -63,7 +63,7 @@ def figure_svg(figure: Figure, *, title: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     label = html.escape(f"{title}. {description}", quote=True)
-    # matplotlib fixes the size in points; a page wants the drawing to follow its column.
+    # matplotlib sets a fixed size in points; without it, the drawing follows the width of its column.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
@@ -83,7 +83,7 @@ def _absent(ax: Axes, what: str) -> None:
 
 
 def dollars(value: float, _: object = None) -> str:
-    """Dollars to three significant digits and never with an exponent: $0.000976."""
+    """Format dollars with three significant digits and without an exponent: $0.000976."""
     if value == 0:
         return "$0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -118,7 +118,7 @@ def _metric(ax: Axes, rows: Rows, key: str, *, title: str, colour: str, percent:
 
 
 def learning_curves(rows: Rows) -> str:
-    """Reward (or, where it is 0 by construction, the format), accuracy, cost and entropy over steps."""
+    """Plot reward (or the share of valid turns, where reward is 0 by construction), accuracy, cost and entropy."""
     with mpl.rc_context(_STYLE):
         figure, (reward, accuracy, cost, entropy) = _figure(9, 5.2, columns=2, rows=2)
         if any("reward_mean" in row for row in rows):
@@ -132,7 +132,7 @@ def learning_curves(rows: Rows) -> str:
 
 
 def held_out_progress(progress: Rows, evaluations: Rows) -> str:
-    """The policy's held-out accuracy (with 95% band) and cost while it trained, beside the best single expert's."""
+    """Plot the policy's held-out accuracy (95% band) and cost during training, with the best single expert's."""
     suite = progress[0]["suite"]
     rows = [r for r in progress if r["suite"] == suite]
     best = next((r for r in evaluations if r["suite"] == suite and r["system"] == BEST_EXPERT), None)
@@ -158,7 +158,7 @@ def held_out_progress(progress: Rows, evaluations: Rows) -> str:
 
 
 def optimiser_curves(rows: Rows) -> str:
-    """Loss, gradient norm, KL and the share of valid outputs over steps."""
+    """Plot loss, gradient norm, KL and the share of valid outputs over steps."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(9, 2.4, columns=4)
         for ax, (key, title) in zip(
@@ -171,7 +171,7 @@ def optimiser_curves(rows: Rows) -> str:
 
 
 def mismatch_curves(rows: Rows) -> str:
-    """Trainer against engine over steps: k3 beside where it usually lies, and the root mean square of the log-ratio."""
+    """Plot the mismatch of trainer and engine: k3 with its usual range, and the RMS of the log-ratio, over steps."""
     with mpl.rc_context(_STYLE):
         figure, (k3, rms) = _figure(9, 2.6, columns=2)
         _log_metric(k3, rows, "mismatch_k3", title="k3, nats per token")
@@ -205,7 +205,7 @@ _MARKS = {
 
 
 def accuracy_against_cost(rows: Rows, *, suite: str) -> str:
-    """Accuracy with its interval against nominal dollars per task (log), systems labelled, the Pareto front drawn."""
+    """Plot accuracy, with intervals, against nominal dollars per task (log scale), with labels and the Pareto front."""
     shown = [r for r in rows if r["suite"] == suite and r["nominalUSDPerTask"] > 0]
     with mpl.rc_context(_STYLE):
         figure, (ax,) = _figure(9, 4.6)
@@ -220,7 +220,7 @@ def accuracy_against_cost(rows: Rows, *, suite: str) -> str:
 
 def _scatter(ax: Axes, rows: Rows) -> None:
     by_system = {r["system"]: r for r in rows}
-    # bestExpert is one of the always: systems: one point with two names would hide one of them.
+    # bestExpert is one of the always: systems: at one point, one name would cover the other.
     points = {s: (r["nominalUSDPerTask"], r["accuracy"]) for s, r in by_system.items()}
     front = pareto_front({s: p for s, p in points.items() if s != ORACLE})
     costs, accuracies = zip(*(points[s] for s in front), strict=True)
@@ -251,7 +251,7 @@ def _scatter(ax: Axes, rows: Rows) -> None:
 
 
 def _labels(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[str, tuple[int, int]]]:
-    """Text and offset in points of each label: systems at one place share a label, near ones stand apart."""
+    """Return each label's text and offset in points: systems at one point share a label, close labels move apart."""
     places: dict[tuple[float, float], list[str]] = {}
     for system, (cost, accuracy) in points.items():
         places.setdefault((float(f"{cost:.3g}"), round(accuracy, 3)), []).append(system)
@@ -266,7 +266,7 @@ def _labels(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[str, t
 
 
 def calls_over_time(rows: Rows) -> str:
-    """Share of each tool among all calls, by step."""
+    """Plot the share of each tool among all calls, by step."""
     steps, shares = call_shares(rows)
     with mpl.rc_context(_STYLE):
         figure, (ax,) = _figure(9, 3)
@@ -289,7 +289,7 @@ def _colours(n: int) -> list[str]:
 
 
 def latency_and_staleness(rows: Rows) -> str:
-    """Service seconds per task; mean and largest staleness."""
+    """Plot service seconds per task, and mean and largest staleness."""
     with mpl.rc_context(_STYLE):
         figure, (latency, staleness) = _figure(9, 2.8, columns=2)
         _metric(latency, rows, "service_seconds_per_task", title="Service seconds per task", colour=ORANGE)
@@ -309,7 +309,7 @@ def latency_and_staleness(rows: Rows) -> str:
 
 
 def utilisation(rows: Rows) -> str:
-    """How long the trainer waited for episodes."""
+    """Plot the share of each step in which the trainer waited for episodes."""
     with mpl.rc_context(_STYLE):
         figure, (ax,) = _figure(9, 2.6)
         _metric(ax, rows, "trainer_idle_fraction", title="Trainer idle", colour=RUST, percent=True)
@@ -319,7 +319,7 @@ def utilisation(rows: Rows) -> str:
 
 
 def bars(values: Mapping[str, float], *, title: str, unit: str, what: str, width: float = 4.4) -> str:
-    """Horizontal bars, the largest on top, each with its value and share. `unit` is `s`, `$` or empty (a count)."""
+    """Plot horizontal bars, the largest on top, with values and shares. `unit`: `s`, `$` or empty (a count)."""
     named = {name.replace("_", " "): value for name, value in values.items()}
     shown = sorted(((n, v) for n, v in named.items() if v > 0), key=lambda item: item[1])
     with mpl.rc_context(_STYLE):

@@ -1,4 +1,4 @@
-"""The policy on held-out tasks while it trained."""
+"""Results of the policy on held-out tasks during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolorchestra.evaluation.run_data import RunData
 
 
 def progress(data: RunData) -> list[dict[str, Any]]:
-    """The policy on held-out tasks while it trained, by suite and step; step 0 is the policy before RL."""
+    """Return the policy's results on held-out tasks, by suite and step; step 0 is the policy before RL."""
     rows = []
     last = int(data.metrics[-1]["step"]) if data.metrics else 0
     for suite, steps in data.during.items():

@@ -1,4 +1,4 @@
-"""A run's report: `report.json` for machines, `report.html` for people. Both are made from the run's folder alone."""
+"""Writes a run's report: `report.json` for programs, `report.html` for people, from the run's folder alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPORT_SCHEMA = 1
 
 
 def write_report(root: Path) -> Json:
-    """Write report.html and report.json into the run's folder; returns the JSON. NotARun where it is no run's."""
+    """Write report.html and report.json into the run's folder; return the JSON. NotARun: it is not a run's folder."""
     data = read_run(root)
     report = report_json(data)
     write_atomically(data.run.root / "report.json", json.dumps(report, indent=1) + "\n")
@@ -46,7 +46,7 @@ def write_report(root: Path) -> Json:
 
 
 def report_json(data: RunData) -> Json:
-    """Everything that the page shows in numbers."""
+    """Return all numbers that the page shows."""
     report: Json = {
         "schemaVersion": REPORT_SCHEMA,
         "run": data.run.name,
@@ -82,7 +82,7 @@ def report_json(data: RunData) -> Json:
 
 
 def report_html(data: RunData, report: Json) -> str:
-    """The self-contained page: no script, no request, every plot inline."""
+    """Return the page: self-contained, without scripts or requests, with inline plots."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -109,7 +109,7 @@ def report_html(data: RunData, report: Json) -> str:
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """The result in one sentence: the policy beside the best single expert on the first suite with both."""
+    """Return the result in one or two sentences: policy and best expert on the first suite with the policy."""
     rows: Sequence[Json] = report["evaluations"]
     suite = next((r["suite"] for r in rows if r["system"] == POLICY), None)
     systems = {r["system"]: r for r in rows if r["suite"] == suite}
@@ -151,7 +151,7 @@ def _plots(data: RunData, report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _suite(report: Mapping[str, Any], suite: Mapping[str, Any]) -> Json:
-    """One suite as the template shows it."""
+    """Return one suite as the template's data."""
     name = suite["suite"]
     details = {d["system"]: d for d in report["evaluationDetails"] if d["suite"] == name}
     comparisons = {(c["against"], c["measure"]): c for c in report["comparisons"] if c["suite"] == name}
@@ -175,7 +175,7 @@ def _suite(report: Mapping[str, Any], suite: Mapping[str, Any]) -> Json:
 
 
 def _showcase(data: RunData) -> Sequence[Any]:
-    """Traces to pick sample episodes from: the policy's evaluation, else the latest of training."""
+    """Return the traces to choose sample episodes from: the policy's evaluation, else the last of training."""
     for systems in data.evaluations.values():
         if systems.get(POLICY):
             return systems[POLICY]

@@ -1,4 +1,4 @@
-"""Re-score a run's journal: the rewards and advantages that another combiner or other weights would have given."""
+"""Computes the rewards and advantages that another combiner or other weights would give for a run's journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolorchestra.rollout.trace import Trace
 
 @dataclass(frozen=True)
 class RescoredGroup:
-    """A group's traces with what the combiner made of them, in the same order."""
+    """A group's traces with their rewards and advantages, in the same order."""
 
     group: int
     traces: Sequence[Trace]
@@ -27,9 +27,9 @@ class RescoredGroup:
 def rescore(
     traces: Iterable[Trace], *, config: RewardConfig, groups_per_batch: int | None = None
 ) -> list[RescoredGroup]:
-    """Score the scored traces, group by group, oldest group first.
+    """Compute rewards of the scored traces, group by group, the oldest group first.
 
-    `groups_per_batch` is the batch that GDPO normalises over (a run's groupsPerStep); None: all groups at once.
+    `groups_per_batch`: batch over which GDPO normalises (a run's groupsPerStep); None: all groups at once.
     """
     combiner = build_combiner(config)
     numbered = sorted(_groups(traces).items())
@@ -53,7 +53,7 @@ def rescore(
 
 
 def _groups(traces: Iterable[Trace]) -> dict[int, list[Trace]]:
-    """Scored traces by group, siblings in order of sample; of two dispatches of one episode the later stands."""
+    """Return the scored traces by group, siblings in order of sample; of an episode's dispatches, the last counts."""
     latest: dict[tuple[int, int], tuple[tuple[int, int], Trace]] = {}
     for trace in traces:
         dispatch = Dispatch.parse(trace.issue)
@@ -69,7 +69,7 @@ def _groups(traces: Iterable[Trace]) -> dict[int, list[Trace]]:
 
 
 def summary(groups: Sequence[RescoredGroup], *, config: RewardConfig) -> dict[str, Any]:
-    """What a person wants to know of a re-scoring, as JSON."""
+    """Return the summary of a re-scoring as JSON."""
     rewards = [r for g in groups for r in g.result.rewards]
     dropped = Counter(g.result.reason for g in groups if not g.result.keep)
     return {
@@ -85,7 +85,7 @@ def summary(groups: Sequence[RescoredGroup], *, config: RewardConfig) -> dict[st
 
 
 def episode_rows(groups: Sequence[RescoredGroup]) -> Iterable[dict[str, Any]]:
-    """One JSON row per episode."""
+    """Yield one JSON row per episode."""
     for group in groups:
         result = group.result
         for trace, reward, advantage in zip(group.traces, result.rewards, result.advantages, strict=True):

@@ -1,14 +1,14 @@
-"""The evaluation's reward: the run's weights on a scale that no system can move.
+"""The evaluation's reward: the run's weights on a scale that no evaluated system can change.
 
-Rewards in training compare siblings: MinMaxDot and GDPO normalise over the group, so their values say nothing outside
-it, and two systems have no group in common. Evaluation therefore fixes the scale *per task* by the experts alone: cost
-and latency 1 at the cheapest (fastest) `always:` attempt of that task, 0 at the dearest (slowest), clipped to [0, 1];
-calls by the number of calls, at most 1. Then, as in training, a wrong episode gets 0:
+Rewards in training compare siblings: MinMaxDot and GDPO normalise over the group, so their values have no meaning
+outside it, and two systems have no common group. Evaluation therefore fixes the scale *per task* by the experts alone:
+cost and latency are 1 at the cheapest (fastest) `always:` attempt of that task and 0 at the most expensive (slowest),
+clipped to [0, 1]; calls count by their number, at most 1. As in training, a wrong episode gets 0:
 
     R = p_outcome + p_cost · cheapness + p_latency · speed + Σ p_tool · min(1, calls)   if right, else 0.
 
-Every system is paired on the same scale, and none takes part in setting it but the `always:` baselines. WeightedSum
-needs no scale: its reward is the raw weighted sum.
+All systems use the same scale, and only the `always:` baselines set it. WeightedSum needs no scale: its reward is the
+raw weighted sum.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RewardScale:
 
     @classmethod
     def of(cls, attempts: Iterable[Attempt], *, config: RewardConfig) -> RewardScale:
-        """The scale that these attempts span; ValueError on none."""
+        """Return the scale that these attempts span; ValueError without attempts."""
         listed = list(attempts)
         usd = [a.nominal_usd for a in listed]
         seconds = [latency_of(a, config) for a in listed]
@@ -45,17 +45,17 @@ class RewardScale:
 
 
 def latency_of(attempt: Attempt, config: RewardConfig) -> float:
-    """Seconds on the clock that the run's reward reads."""
+    """Return the latency in seconds that the run's reward uses: service time or wall time."""
     return attempt.service_seconds if config.latency == "Service" else attempt.wall_seconds
 
 
 def scales(by_task: Mapping[str, Calls], *, config: RewardConfig) -> dict[str, RewardScale]:
-    """The scale of every task that some expert was tried on alone."""
+    """Return the scale of every task that at least one expert was scored on alone."""
     return {key: RewardScale.of(calls.values(), config=config) for key, calls in by_task.items()}
 
 
 def attempt_reward(attempt: Attempt, *, config: RewardConfig, scale: RewardScale | None) -> float:
-    """The reward of one scored attempt. Without a scale, cost and latency count 0 for everyone."""
+    """Return the reward of one scored attempt. Without a scale, cost and latency count 0 for all systems."""
     weights = task_weights(config, attempt.view.preference)
     tools = {name: weight for name, weight in weights.items() if name not in RESERVED}
     if config.combiner == "WeightedSum":

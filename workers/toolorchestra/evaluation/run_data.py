@@ -1,4 +1,4 @@
-"""Everything a report needs of a run's folder, read once. Any part may be absent: a run can be reported at any time."""
+"""Reads the data of a run's folder for a report. Parts may be missing: a report can be made at any time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from toolorchestra.runs.run_dir import RunDir, read_jsonl
 from toolorchestra.runs.step_row import sound_rows
 
 TRACE_SAMPLE = 800
-"""Accepted traces that a report decodes, spread evenly over the run."""
+"""A report decodes from this many to twice as many accepted traces, spread evenly over the run."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as read. `metrics` is one row per surviving step; `sample` is an even sample of accepted traces."""
+    """The data of a run. `metrics`: one row per surviving step; `sample`: an even sample of accepted traces."""
 
     run: RunDir
     manifest: dict[str, Any]
@@ -51,18 +51,18 @@ class RunData:
     sample: Sequence[Trace]
     evaluations: Mapping[str, Mapping[str, Sequence[Trace]]]
     lost: Mapping[str, Mapping[str, int]]
-    """Suite → system → tasks that ended without a trace."""
+    """Suite → system → number of tasks that ended without a trace."""
     during: Mapping[str, Mapping[int, Sequence[Trace]]]
-    """The policy's evaluations while it trained: suite → step → traces."""
+    """The policy's evaluations during training: suite → step → traces."""
 
     @property
     def seed(self) -> int:
-        """The run's seed; 0 where the manifest names none."""
+        """The run's seed; 0 where the manifest has none."""
         return int((self.spec.get("algorithm") or {}).get("seed", self.manifest.get("seed", 0)) or 0)
 
     @property
     def simulated_pools(self) -> list[str]:
-        """Experts that are stand-ins, by manifest or by what their own answers said."""
+        """Simulated experts, according to the manifest or to their own answers."""
         named = {name for name, spec in expert_pools(self.manifest).items() if spec.get("simulated")}
         named |= set(self.manifest.get("simulated_pools", []))
         traces = [
@@ -82,7 +82,7 @@ class RunData:
         return list(seen)
 
     def total(self, key: str) -> Counter[str]:
-        """Sum over steps of a metric that is itself a mapping of numbers."""
+        """Return the sum over steps of a metric that is a mapping of numbers."""
         sums: Counter[str] = Counter()
         for row in self.metrics:
             for name, value in (row.get(key) or {}).items():
@@ -91,7 +91,7 @@ class RunData:
 
 
 def read_run(root: Path) -> RunData:
-    """Read a run's folder; NotARun where it holds none, JournalError where its journal is damaged."""
+    """Read a run's folder; NotARun where it is not a run's, JournalError where its journal is damaged."""
     check_run(root)
     run = RunDir(root)
     manifest = run.read_manifest()
@@ -99,7 +99,7 @@ def read_run(root: Path) -> RunData:
     accepted, bills = array("Q"), Counter[str]()
 
     def seen() -> Iterator[Frame]:
-        """One reading of the journal, without its bodies: a long run's do not fit into memory."""
+        """Read the journal once, without its bodies: those of a long run do not fit into memory."""
         for frame in read_frames(run.journal, bodies=False):
             if frame.kind not in NOT_TRAINING:
                 bills[frame.head["usd"]] += 1
@@ -133,5 +133,5 @@ def read_run(root: Path) -> RunData:
 
 
 def surviving(rows: Sequence[Row]) -> list[Row]:
-    """One sound row per step, in order: a resumed run does steps again, and the later row is the one that stands."""
+    """Return one sound row per step, in order: a resumed run repeats steps, and then the later row counts."""
     return [row for _, row in sorted({row["step"]: row for row in sound_rows(rows)}.items())]

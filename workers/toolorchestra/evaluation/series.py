@@ -20,7 +20,7 @@ class Series:
 
 
 def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> Series | None:
-    """The metric's series, smoothed over a twentieth of the run (at least five steps); None where no step has it."""
+    """Return the metric's series, smoothed over a twentieth of the run (at least five steps); None without values."""
     points = [(float(r["step"]), float(r[key])) for r in rows if _is_number(r.get(key))]
     if not points:
         return None
@@ -43,7 +43,7 @@ def _is_number(value: Any) -> bool:
 
 
 def call_shares(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[str, list[float]]]:
-    """Steps, and each tool's share of all calls, averaged over the same window as `metric_series`."""
+    """Return the steps, and each tool's share of all calls, averaged over the same window as in `metric_series`."""
     counted = [r for r in rows if sum((r.get("calls") or {}).values()) > 0]
     tools = sorted({tool for r in counted for tool in r["calls"]})
     reach = max(2, len(counted) // 40)
@@ -57,7 +57,7 @@ def call_shares(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[st
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (cost, accuracy) that no other beats in both, by rising cost."""
+    """Return the names of the points (cost, accuracy) that no other point beats in both, by rising cost."""
     front: list[str] = []
     best = -math.inf
     for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1], item[0])):

@@ -1,7 +1,7 @@
-"""The journalled ledger: writes every decision of the ledger to the journal before anyone acts on it.
+"""The journalled ledger: every decision of the ledger goes into the journal before anything acts on it.
 
 Callers follow one rule: call a method, `flush` the journal, and only then publish the returned dispatches or
-acknowledge the result. A kill between any two of these steps loses nothing and trains nothing twice.
+acknowledge the result. A kill between any two of these steps loses nothing, and nothing is trained on twice.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class Result:
     scored: bool
     reason: str
     usd: Decimal | None
-    """Real cost in dollars. None: the worker is gone, so the bill is unknown and counts as the worst case."""
+    """Actual cost in dollars; None: the worker is gone, so the cost is unknown and counts as the worst case."""
     span: tuple[PolicyVersion, PolicyVersion] | None = None
     deferred_for: str | None = None
     """The expert whose outage ended the episode."""
     untouched: bool = False
-    """The episode was never played: it is sent again as if it had never been sent."""
+    """The episode never started: it is sent again as if it had not been sent."""
 
 
 KEPT_BYTES = 1 << 16
-"""Bytes that are kept of an unreadable message."""
+"""How many bytes of an undecodable message the journal keeps."""
 
 Verdict = Literal["accepted", "failed", "deferred", "late", "duplicate"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The ledger's decision on a result. The caller carries out `effects` after the flush."""
+    """The ledger's verdict on a result. The caller carries out the `effects` after the flush."""
 
     verdict: Verdict
     effects: Effects = field(default_factory=Effects)
@@ -57,9 +57,9 @@ class JournalledLedger:
     ledger: Ledger
     journal: Journal
     index: ResumeIndex
-    """The condensed history for the next checkpoint, so that a resume need not read the whole journal."""
+    """Summary of the journal for a checkpoint, so that a resume does not have to read the whole journal."""
     history: History = field(default_factory=History)
-    """The history of earlier incarnations. It decides which versions survive."""
+    """What earlier incarnations left; it decides which versions survive."""
     finished: bool = False
 
     @classmethod
@@ -74,10 +74,10 @@ class JournalledLedger:
         cap: Decimal | None = None,
         allowance: Decimal = Decimal(0),
     ) -> tuple[JournalledLedger, Recovery]:
-        """Start an incarnation at the checkpoint of `step`. A new run is incarnation 0 at step 0.
+        """Start an incarnation at the checkpoint of `step`; a new run is incarnation 0 at step 0.
 
-        `cap` and `allowance` (worst case of one dispatch) are in dollars. Dispatches of earlier incarnations whose bill
-        never came keep their reservation until it is known what became of them (outbox.reckon).
+        `cap` and `allowance` (worst case of one dispatch) are in dollars. Dispatches of earlier incarnations whose cost
+        is unknown keep their allowance reserved until it is settled (outbox.reckon).
         """
         recovery, index = recover(history, step=step), ResumeIndex.after(history, journal.durable)
         ledger = Ledger(config, uid, recovery.incarnation, step, recovery.next_group, allowance=allowance)
@@ -95,7 +95,7 @@ class JournalledLedger:
         return cls(ledger=ledger, journal=journal, index=index, history=history), recovery
 
     def restore(self, recovery: Recovery, *, now: float) -> Effects:
-        """Restore the unfinished groups. Call once, when dispatches can be published."""
+        """Restore the open groups; call it once, when dispatches can be published."""
         parts: list[Effects] = []
         for number, accepted in recovery.restore.items():
             standing = [(a.issue, a.oldest.step) for a in accepted]
@@ -107,7 +107,7 @@ class JournalledLedger:
     # ── dispatches ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, *, now: float) -> list[Dispatch]:
-        """Open the groups that bound and cap allow, and dispatch what waited for room."""
+        """Open the groups that the staleness bound and the cap allow, and dispatch episodes that waited for the cap."""
         first = self.ledger.next_group
         dispatches = self.ledger.admit(now=now)
         if opened := list(range(first, self.ledger.next_group)):
@@ -116,7 +116,7 @@ class JournalledLedger:
         return dispatches
 
     def retry(self, may_try: Callable[[str], bool], *, now: float) -> list[Dispatch]:
-        """Dispatch deferred episodes whose expert may be tried."""
+        """Dispatch the deferred episodes whose expert may be tried."""
         dispatches = self.ledger.retry(may_try, now=now)
         self._dispatched(dispatches)
         return dispatches
@@ -127,25 +127,28 @@ class JournalledLedger:
     # ── money of dead dispatches ───────────────────────────────────────────────────────────────────────────────────
 
     def unbilled(self) -> list[str]:
-        """Return reserved dispatches not known to be dead; right after `open`, those of earlier incarnations."""
+        """Return the dispatches that have a reservation and are not known to be dead.
+
+        Right after `open`, these are dispatches of earlier incarnations.
+        """
         return sorted(self.ledger.spend.reserved.keys() - self.ledger.spend.dead.keys())
 
     def release(self, dispatches: Iterable[str]) -> None:
-        """Release dead dispatches that no worker ever got: they cost nothing."""
+        """Release the reservations of dead dispatches that no worker ever got: they cost nothing."""
         if gone := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("released", issues=gone)
             for text in gone:
                 self.ledger.spend.release(text)
 
     def await_bills(self, dispatches: Iterable[str], *, until: float) -> None:
-        """Wait until this Unix time for the bills of dead dispatches that a worker may have played."""
+        """Keep the reservations of dead dispatches that a worker may have run, until `until` (Unix seconds)."""
         if dead := [text for text in dispatches if text in self.ledger.spend.reserved]:
             self.journal.note("withdrawn", issues=dead, until=until)
             for text in dead:
                 self.ledger.spend.await_bill(text, until=until)
 
     def presume(self, *, now: float) -> None:
-        """Count the worst case of dispatches whose bill did not come in time."""
+        """Count the worst case for dead dispatches whose cost did not arrive in time."""
         if lost := self.ledger.spend.overdue(now=now):
             self.journal.note("presumed", issues=lost)
             for text in lost:
@@ -170,7 +173,7 @@ class JournalledLedger:
         return True
 
     def enter_evaluated(self, result: Result, body: bytes, *, task: str) -> bool:
-        """Record the result of an evaluation, even if nobody waits for it any more. False: it was recorded before."""
+        """Record a result of an evaluation, also if nothing waits for it; return False if it was recorded before."""
         text = str(result.dispatch)
         if text in self.history.recorded:
             return False
@@ -206,7 +209,7 @@ class JournalledLedger:
         return entry
 
     def keep_undecodable(self, id_: str, *, why: str, raw: bytes) -> None:
-        """Record an unreadable message for people to look at. A result of its episode is entered separately."""
+        """Keep an undecodable message for people to inspect; its episode, if it has one, is entered separately."""
         head = {"id": id_, "why": why, "bytes": len(raw)}
         self.journal.append(Kind.UNDECODABLE, head, raw[:KEPT_BYTES])
 
@@ -231,39 +234,39 @@ class JournalledLedger:
     # ── groups and steps ───────────────────────────────────────────────────────────────────────────────────────
 
     def drop(self, number: int, reason: str) -> list[Dispatch]:
-        """Drop a finished group: it leaves untrained."""
+        """Drop a finished group, which is not trained on; return its dispatches."""
         dispatches = self.ledger.drop(number)
         self.journal.note("dropped", group=number, reason=reason, issues=[str(i) for i in dispatches])
         return dispatches
 
     def kill(self, stragglers: Iterable[int], *, now: float) -> Effects:
-        """Restart stale groups (`onStale: Drop`)."""
+        """Drop these straggling groups (`onStale: Drop`)."""
         return self._carry(merge([self.ledger.kill(number, now=now) for number in stragglers]))
 
     def next_step(self) -> StepPlan | Waiting:
         return self.ledger.next_step()
 
     def begin(self, plan: StepPlan) -> dict[int, list[Dispatch]]:
-        """Start training the step's groups. Return the accepted dispatches of each."""
+        """Start training on the step's groups; return the accepted dispatches of each."""
         self.ledger.begin(plan)
         return {number: self.ledger.groups[number].accepted for number in plan.groups}
 
     def abandon(self, reason: str) -> list[Dispatch]:
-        """Set the groups of a failed step aside for good: no incarnation trains them again."""
+        """Set aside the groups of a step that could not be applied: no incarnation trains on them again."""
         groups = [g.number for g in self.ledger.groups.values() if g.state == "training"]
         dispatches = self.ledger.abandon()
         self.journal.note("set_aside", reason=reason, issues=[str(i) for i in dispatches], groups=groups)
         return dispatches
 
     def publish(self, step: int) -> None:
-        """Record that the version of `step` is live: in this incarnation its groups count as trained for good."""
+        """Record that the version of `step` is in service: this incarnation has trained on the step's groups."""
         groups = [g for g in self.ledger.groups.values() if g.state == "training"]
         dispatches = [str(i) for g in groups for i in g.accepted]
         self.journal.note("step", step=step, groups=[g.number for g in groups], issues=dispatches)
         self.ledger.publish(step)
 
     def finish(self) -> None:
-        """Record that all steps are done: unused accepted results are set aside, later results are late."""
+        """Record that all steps are done: results accepted beyond them are set aside, later results are late."""
         self.finished = True
         left = [
             dispatch

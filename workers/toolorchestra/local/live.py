@@ -1,4 +1,4 @@
-"""The live display of a run: a panel on a terminal, a line per step elsewhere. Reads the run's folder, nothing else."""
+"""The live display of a run: a panel on a terminal, otherwise a line per step. It reads only the run's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFRESH_SECONDS = 0.5
 
 
 class Follower:
-    """New lines of a run's JSONL files since the last look."""
+    """Reads the lines of a run's JSONL files that are new since the last call."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
@@ -48,22 +48,22 @@ def _new_lines(path: Any, offset: int) -> tuple[int, list[dict[str, Any]]]:
         file.seek(offset)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
-    return offset + len(whole), rows_of(whole)[0]  # a torn line was told where it was torn
+    return offset + len(whole), rows_of(whole)[0]  # torn lines are reported elsewhere
 
 
 def step_line(line: Mapping[str, Any], steps: int) -> str:
-    """One step in one line; of a step that trained on nothing, that it did. Empty for a line of no step."""
+    """Return a step as one line of text; it says so where the step trained on nothing. "" for a line of no step."""
     row = sound(line)
     if row is None:
         return ""
     seconds = _figure(row["seconds"].get("total"), ".1f", unit=" s")
     head = f"step {row['step']:>4}/{steps}"
     if not row.get("episodes"):
-        return f"{head}  no group taught anything: the weights stay  {seconds}"
+        return f"{head}  no group taught anything: weights unchanged  {seconds}"
     if not trained(row):
         endings = ", ".join(f"{ending} {n:g}" for ending, n in sorted(row["endings"].items(), key=lambda e: -e[1])[:3])
         valid = _figure(row.get("valid_fraction"), ".0%")
-        return f"{head}  nothing to train on: the weights stay  valid outputs {valid}  ({endings})  {seconds}"
+        return f"{head}  nothing to train on: weights unchanged  valid outputs {valid}  ({endings})  {seconds}"
     reward = f"  reward {_figure(row['reward_mean'], '.3f')}" if "reward_mean" in row else ""
     return (
         f"{head}{reward}  accuracy {_figure(row.get('accuracy'), '.3f')}"
@@ -75,26 +75,26 @@ def step_line(line: Mapping[str, Any], steps: int) -> str:
 
 
 def _figure(value: float | None, form: str, *, unit: str = "") -> str:
-    """A figure for people; a dash where the row has none."""
+    """Format a number for people; a dash where the row has none."""
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
 class Display:
-    """`show()` until cancelled."""
+    """The live display of a run; `show()` runs until it is cancelled."""
 
     def __init__(self, run: RunDir, *, steps: int, console: Console) -> None:
         self._run, self._steps, self._console = run, steps, console
         self._follow = Follower(run)
         self._rows: list[SoundRow] = []
         self._started = time.monotonic()
-        self._message = run.read_status().get("message", "")  # the life before said it
+        self._message = run.read_status().get("message", "")  # the message of an earlier incarnation
 
     def say(self, message: str) -> None:
-        """A line for a person, above the panel."""
-        self._console.print(Text(visible(message)), soft_wrap=True)  # a line stays a line where it is piped
+        """Print a line for people, above the panel."""
+        self._console.print(Text(visible(message)), soft_wrap=True)  # never wrap lines that are piped
 
     async def show(self) -> None:
-        """Follow the run."""
+        """Show the run's progress until cancelled."""
         if self._console.is_terminal:
             with Live(self._panel(), console=self._console, refresh_per_second=4, transient=True) as live:
                 while True:
@@ -107,7 +107,7 @@ class Display:
             await asyncio.sleep(REFRESH_SECONDS)
 
     def finish(self) -> None:
-        """What came after the last look."""
+        """Print what is new since the last update."""
         for row in self._look():
             if not self._console.is_terminal:
                 self.say(step_line(row, self._steps))
@@ -151,7 +151,7 @@ class Display:
 
 
 def _fill(table: Table, row: SoundRow, *, spent: float) -> None:
-    """What the panel says of a step."""
+    """Fill the panel's table with a step's numbers."""
     spread = "reward_mean" not in row
     reward = _figure(row.get("reward_std" if spread else "reward_mean"), ".3f")
     idle, total = row.get("trainer_idle_fraction"), row["seconds"].get("total")
@@ -168,4 +168,4 @@ def _fill(table: Table, row: SoundRow, *, spent: float) -> None:
     asked = max(1, sum(n for _, n in calls))
     table.add_row("experts", ", ".join(f"{name} {n / asked:.0%}" for name, n in calls[:4]))
     if not trained(row):
-        table.add_row("trained on", Text("nothing: the weights stay", style="bold yellow"))
+        table.add_row("trained on", Text("nothing: weights unchanged", style="bold yellow"))

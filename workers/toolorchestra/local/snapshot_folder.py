@@ -1,10 +1,10 @@
-"""Where a run on one machine keeps the snapshots of its weights: in memory where there is room, else in its folder.
+"""Chooses the folder for weight snapshots of a run on one machine: in memory if it fits, else in the run's folder.
 
-A snapshot is for the run's engines, and for as long as it is the newest: nothing reads one after a crash, since the
-next incarnation writes a new one from the checkpoint. So /dev/shm does, and no step waits for a disk.
+Only the run's engines read a snapshot, and only while it is the newest. Nothing reads one after a crash, because the
+next incarnation writes a new one from the checkpoint. Therefore /dev/shm is good enough, and no step waits for a disk.
 
-Invariants: the folder is its owner's alone; it goes when the run ends; where the run was killed, the next run of the
-same user removes it. The kernel tells the two apart: who runs holds a lock on the folder, which ends with its process.
+Invariants: only its owner can use the folder. It is removed when the run ends; after a kill, the next run of the same
+user removes it. A running run holds a lock on its folder, which the kernel releases when the process ends.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from toolorchestra.weights.snapshot import SnapshotError, folder_keys, prune_sna
 SHARED = Path("/dev/shm")
 PREFIX = "toolorchestra-snapshots-"
 SNAPSHOTS = 2
-"""Most that lie there at a time: the one in service, and the one before it or the next one."""
+"""Most snapshots at the same time: the one in service, and the previous or the next one."""
 MARGIN = 1 << 30
-"""Bytes of /dev/shm that are left to others: Ray's object store (256 MiB), vLLM, NCCL, whoever else."""
+"""Bytes of /dev/shm that must stay free for others: Ray's object store (256 MiB), vLLM, NCCL and other programs."""
 PART = 4
-"""The snapshots take at most this part of the memory that is free before trainers and engines are there."""
+"""The snapshots use at most 1/PART of the memory that is free before trainers and engines start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """Bytes that are free."""
+    """Free memory in bytes."""
 
     shared: int
-    """On /dev/shm; 0 where there is none."""
+    """Free bytes on /dev/shm; 0 where it does not exist."""
     memory: int
-    """Altogether; what lies on /dev/shm is taken from it."""
+    """Free bytes of the machine's or container's memory; files on /dev/shm use it too."""
 
 
 def snapshot_bytes(model: Path, *, device: str) -> int:
-    """Size of a snapshot of the model for engines on this device: bfloat16 on GPUs, else float32."""
+    """Return the bytes of one snapshot of the model for engines on this device: bfloat16 on GPUs, else float32."""
     return sum(math.prod(shape) for shape in folder_keys(model).values()) * (2 if device == "cuda" else 4)
 
 
 def why_on_disk(size: int, room: Room) -> str | None:
-    """Why snapshots of `size` bytes do not lie in memory; None: they may."""
+    """Return why snapshots of `size` bytes cannot be in memory; None where they can."""
     need = SNAPSHOTS * size
     if room.shared < need + MARGIN:
-        return f"/dev/shm has {_text(room.shared)} free, they and others there may need {_text(need + MARGIN)}"
+        return f"/dev/shm has {_text(room.shared)} free, but they and other programs may need {_text(need + MARGIN)}"
     if room.memory < PART * need:
-        return f"they need {_text(need)} of memory, and may take a quarter of the {_text(room.memory)} that are free"
+        return f"they need {_text(need)} of memory, more than a quarter of the {_text(room.memory)} that are free"
     return None
 
 
@@ -61,7 +61,7 @@ def why_on_disk(size: int, room: Room) -> str | None:
 def snapshot_folder(
     run: RunDir, *, uid: str, model: Path, device: str, say: Callable[[str], None], shared: Path = SHARED
 ) -> Iterator[Path]:
-    """The folder for as long as the run goes on; `say` is told where it is."""
+    """Yield the folder for snapshots, and remove it at the end; `say` gets a message with the place."""
     _sweep(shared)
     folder, handle = shared / f"{PREFIX}{uid}", -1
     try:
@@ -72,12 +72,12 @@ def snapshot_folder(
     except (OSError, SnapshotError, ValueError) as error:
         why = str(error)
     if why is not None:
-        say(f"snapshots of the weights lie in {run.weights}: {why}")
+        say(f"snapshots of the weights are in {run.weights}: {why}")
         yield run.weights
         return
-    say(f"snapshots of the weights lie in memory: {folder}, {_text(SNAPSHOTS * size)} at most")
+    say(f"snapshots of the weights are in memory: {folder}, {_text(SNAPSHOTS * size)} at most")
     try:
-        prune_snapshots(run.weights, keep=())  # of an earlier life that had them there
+        prune_snapshots(run.weights, keep=())  # left by an earlier start that wrote them there
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -97,27 +97,27 @@ def _room(shared: Path) -> Room:
 
 
 def _claim(folder: Path) -> int:
-    """Make the folder and lock it. OSError: somebody else has it, or it cannot be made."""
+    """Create the folder and lock it. OSError: another process has it, or it cannot be created."""
     folder.mkdir(mode=0o700)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), os.stat(folder)):
-            raise FileExistsError(f"{folder} was replaced by somebody")
-    except OSError:  # swept in this moment, as one that nobody holds
+            raise FileExistsError(f"another process replaced {folder}")
+    except OSError:  # another run's _sweep may have removed the folder before it was locked
         os.close(handle)
         raise
     return handle
 
 
 def _sweep(shared: Path) -> None:
-    """Remove what runs of this user left that are not there any more."""
+    """Remove the folders of this user's runs that no longer run."""
     for folder in shared.glob(f"{PREFIX}*"):
         with suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 if os.fstat(handle).st_uid == os.geteuid():
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: somebody runs it
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its run is running
                     shutil.rmtree(folder)
             finally:
                 os.close(handle)

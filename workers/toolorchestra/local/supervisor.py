@@ -1,8 +1,8 @@
-"""The supervisor of a run on one machine: starts its processes, restarts the dead, ends them all.
+"""The supervisor of a run on one machine: starts its processes, restarts those that die, and ends them all.
 
-nats-server, simulator, workers and Ray go on over a controller's death; the controller is started again as a new
-incarnation, at most `backoffLimit` times. Every process has a parent-death signal, so that nothing outlives a killed
-supervisor.
+nats-server, simulator, workers and Ray keep running when a controller dies. The controller is started again as a new
+incarnation, at most `backoffLimit` times. Every process has a parent-death signal, so the kernel ends all of them when
+the supervisor is killed.
 """
 
 from __future__ import annotations
@@ -41,28 +41,31 @@ from toolorchestra.runs.run_dir import RunDir
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
 QUICK_SECONDS = 20.0
-"""A process that dies within this time of its start, several times in a row, will not get better by itself.
-Imports alone take seconds on a busy machine."""
+"""A process that dies within this time after its start, QUICK_LIMIT times in a row, is not started again. Imports alone
+take seconds on a busy machine."""
 QUICK_LIMIT = 5
 GRACE_SECONDS = 20.0
 ACK_WAIT_SECONDS = 20.0
-"""How long a dead worker's episodes wait for another: here a worker is seen to die, and restarts in seconds."""
+"""Time after which a dead worker's episodes are redelivered; short, because a worker is restarted within seconds."""
 
 
 class SupervisorError(MachineError):
-    """A process of the run cannot be kept alive; the message has its last words."""
+    """A process of the run cannot be kept running; the message has the end of its log."""
 
 
 def not_up(what: str, *, alive: bool, words: str) -> str:
-    """Why the run does not start, and what to do: `words` are the last of its log, which may be none."""
+    """Return why a process did not start, and what to do. `words`: the end of its log, which may be empty."""
     why = f"after {READY_SECONDS:g} s it is not ready" if alive else "it ended by itself"
-    said = f"; its last words:\n{words}" if words.strip() else ", and its log is empty"
-    remedy = "\nMostly the machine is busy, or out of memory or of space under /tmp: free some" if alive else ""
+    said = f"; the end of its log:\n{words}" if words.strip() else ", and its log is empty"
+    remedy = "\nUsually the machine is busy, or has too little memory or space under /tmp: free some" if alive else ""
     return f"{what} did not come up: {why}{said}{remedy}"
 
 
 def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Path) -> dict[str, str]:
-    """`spec.telemetry` as the standard variables; what the user's environment says wins. `file` takes jsonl spans."""
+    """Return the environment variables for `spec.telemetry`; those in `given` are left out, so the user's win.
+
+    `file`: where spans are written as JSON lines.
+    """
     said = {"TOOLORCHESTRA_SPANS": spec.span_group, "OTEL_TRACES_SAMPLER_ARG": str(spec.ratio)}
     said["TOOLORCHESTRA_TRACES_FILE"] = str(file)
     if spec.otlp_endpoint is not None:
@@ -72,10 +75,10 @@ def telemetry_environment(spec: Telemetry, *, given: Mapping[str, str], file: Pa
 
 
 def _ray_environment() -> dict[str, str]:
-    """What Ray's processes (trainers and engines among them) inherit.
+    """Return the environment of Ray's processes, which include trainers and engines.
 
-    A token of the run's own: nobody else on the machine can use its Ray. Threads that wait sleep: trainer and engine
-    share the cores, and a spinning one would take them from the other.
+    A token for this run: other users of the machine cannot use its Ray. Waiting threads sleep, because trainer and
+    engine share the cores, and a spinning thread would take them from the other.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     patience = {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -84,7 +87,7 @@ def _ray_environment() -> dict[str, str]:
 
 @dataclass
 class Supervisor:
-    """One run. `say` tells a person what happened."""
+    """The supervisor of one run. `say` prints a message for the user."""
 
     plan: LocalPlan
     run: RunDir
@@ -98,19 +101,19 @@ class Supervisor:
     _watchers: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     async def supervise(self) -> State:
-        """Run to the end; the state that it ended in."""
+        """Run to the end; return the final state."""
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(sig, self._interrupted)
         model, device = self.plan.model_dir, self.plan.compute.device
         async with AsyncExitStack() as stack:
             place = snapshot_folder(self.run, uid=self.uid, model=model, device=device, say=self.say)
-            self._snapshots = stack.enter_context(place)  # gone after everybody who uses it
+            self._snapshots = stack.enter_context(place)  # removed after the processes that use it have ended
             stack.push_async_callback(self._end)
             try:
                 config = await self._start(stack)
             except SupervisorError:
-                if self._interrupts:  # its processes were ended under it
+                if self._interrupts:  # the interrupt ended its processes
                     return "Cancelled"
                 raise
             if self._interrupts:
@@ -121,11 +124,11 @@ class Supervisor:
 
     async def _start(self, stack: AsyncExitStack) -> DriverConfig:
         rollout, compute = self.plan.training.spec.rollout, self.plan.compute
-        # No fsync per message: a killed server loses nothing (the pages are the kernel's); after a machine's crash the
-        # journal, which is fsynced, has everything that counts; the rest is dispatched again.
+        # No fsync per message: a killed server loses nothing, because the kernel has the pages. After a crash of the
+        # machine, the journal, which is fsynced, has what matters; the rest is dispatched again.
         server = NatsServer(directory=self.run.root / "nats", sync_always=False)
         await stack.enter_async_context(server)
-        self._watchers += [asyncio.create_task(self._tell_restarts(server)), asyncio.create_task(_lives(server))]
+        self._watchers += [asyncio.create_task(self._tell_restarts(server)), asyncio.create_task(_watch(server))]
         await self._make_streams(server.url)
         pools = self.plan.pools
         if self.plan.uses_simulator:
@@ -209,7 +212,7 @@ class Supervisor:
     # ── keeping alive ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _keep(self, child: Child) -> None:
-        """Start a child and start it again whenever it dies."""
+        """Start a child process, and restart it whenever it dies."""
         child.start()
         self._children.append(child)
         self._watchers.append(asyncio.create_task(self._restart(child)))
@@ -220,14 +223,14 @@ class Supervisor:
             began = time.monotonic()
             code = await child.wait()
             quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
-            how = "stood still and ended itself" if code == STOOD_STILL else f"ended with status {code}"
+            how = "was blocked and ended itself" if code == STOOD_STILL else f"ended with status {code}"
             self.run.event("restart", f"{child.name} {how}; starting it again", process=child.name)
             if quick >= QUICK_LIMIT:
-                raise SupervisorError(f"{child.name} dies again and again:\n{tail(child.log)}")
+                raise SupervisorError(f"{child.name} dies repeatedly; the end of its log:\n{tail(child.log)}")
             child.start()
 
     async def _tell_restarts(self, server: NatsServer) -> None:
-        """nats-server is kept alive by its own supervisor; the run says so."""
+        """Record restarts of nats-server, which has its own supervision, in the run's events."""
         while True:
             seen = server.restarts
             await server.restarted(after=seen)
@@ -250,11 +253,11 @@ class Supervisor:
                 return ended[code]
             self.run.event("failure", f"the controller ended with status {code}", log=tail(log, lines=6))
             if failures < backoff:
-                self.say(f"the controller ended with status {code}; going on from the last checkpoint")
-        raise SupervisorError(f"the controller failed {backoff + 1} times; its last words:\n{tail(log)}")
+                self.say(f"the controller ended with status {code}; continuing from the last checkpoint")
+        raise SupervisorError(f"the controller failed {backoff + 1} times; the end of its log:\n{tail(log)}")
 
     async def _first_of(self, driver: Child) -> int:
-        """The driver's exit status; SupervisorError where another process cannot be kept alive."""
+        """Wait for the driver; return its exit status. SupervisorError: another process cannot be kept running."""
         wait = asyncio.create_task(driver.wait())
         await asyncio.wait({wait, *self._watchers}, return_when=asyncio.FIRST_COMPLETED)
         for watcher in self._watchers:
@@ -268,7 +271,7 @@ class Supervisor:
     def _interrupted(self) -> None:
         self._interrupts += 1
         if self._interrupts == 1 and self._driver is not None and self._driver.alive:
-            self.say("stopping after this step, with a checkpoint … (Ctrl-C again: at once)")
+            self.say("stopping after this step, with a checkpoint … (Ctrl-C again stops at once)")
             self._driver.signal(signal.SIGTERM)
             return
         for child in reversed(self._children):
@@ -284,7 +287,8 @@ class Supervisor:
             child.kill()
 
 
-async def _lives(server: NatsServer) -> None:
+async def _watch(server: NatsServer) -> None:
+    """Raise the server's error when its supervision gives up."""
     if (error := await server.gave_up()) is not None:
         raise error
 

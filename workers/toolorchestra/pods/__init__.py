@@ -1,1 +1,1 @@
-"""What runs in the pods of a training's Ray cluster, whoever made them: the head with the driver, and the nodes."""
+"""Programs in the pods of a training's Ray cluster: the head with the driver, and the nodes."""

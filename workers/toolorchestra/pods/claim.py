@@ -1,8 +1,8 @@
-"""Who drives a run: a file in storage per Ray cluster, so that never two drivers write to one run.
+"""Claims on a run, one file in storage per Ray cluster, so that two drivers never write to one run.
 
-KubeRay may start a driver a second time (its head was lost: the cluster is a torn one), and may bring a new cluster up
-while the old one's pods are still writing their last checkpoint. Invariants: a cluster drives once; whoever drives next
-waits until the claims of all others are ended, or were not renewed for a while. No clocks are compared.
+KubeRay may start a driver a second time after its head was lost, and may start a new cluster while the old one's pods
+still write their last checkpoint. Invariants: a cluster starts a driver only once; the next cluster's driver waits
+until all other claims are ended or were not renewed for a while. Clocks of different machines are never compared.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 BEAT_SECONDS = 5.0
 QUIET_SECONDS = 30.0
-"""A claim that was not renewed for so long is of a driver that is gone: several beats, and a slow file system."""
+"""A claim that was not renewed for this long counts as ended: several beats, with a margin for slow file systems."""
 POLL_SECONDS = 1.0
 _ENDED = "ended"
 
 
 @dataclass
 class Claim:
-    """Of the Ray cluster `holder` on the run whose claims are in `folder`."""
+    """The claim of the Ray cluster `holder` on the run whose claims are in `folder`."""
 
     folder: Path
     holder: str
@@ -30,7 +30,7 @@ class Claim:
     poll_seconds: float = POLL_SECONDS
 
     def take(self) -> bool:
-        """False: a driver of this cluster has been here."""
+        """Create the claim; return False where a driver of this cluster has already had it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with self._path.open("x") as file:
@@ -40,7 +40,7 @@ class Claim:
         return True
 
     async def beat(self) -> None:
-        """Renew it for as long as this is not cancelled."""
+        """Renew the claim until cancelled."""
         count = 0
         while True:
             count += 1
@@ -48,16 +48,17 @@ class Claim:
             await asyncio.sleep(self.beat_seconds)
 
     async def alone(self) -> None:
-        """Wait until nobody else drives."""
+        """Wait until no other claim is active."""
         seen: dict[Path, tuple[str, float]] = {}
         while True:
-            lives = [self._lives(other, seen) for other in self._others()]  # of all, so that each is timed from now
-            if not any(lives):
+            # A list, not a generator: every claim has to be read now, so that its time begins now.
+            active = [self._is_active(other, seen) for other in self._others()]
+            if not any(active):
                 return
             await asyncio.sleep(self.poll_seconds)
 
     def end(self) -> None:
-        """Nobody has to wait for this one."""
+        """End the claim: other clusters need not wait for it any more."""
         self._path.write_text(_ENDED, encoding="utf-8")
 
     @property
@@ -67,7 +68,7 @@ class Claim:
     def _others(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path != self._path)
 
-    def _lives(self, other: Path, seen: dict[Path, tuple[str, float]]) -> bool:
+    def _is_active(self, other: Path, seen: dict[Path, tuple[str, float]]) -> bool:
         said, now = other.read_text(encoding="utf-8"), time.monotonic()
         if said == _ENDED:
             return False
@@ -75,5 +76,5 @@ class Claim:
             seen[other] = (said, now)
         if now - seen[other][1] < self.quiet_seconds:
             return True
-        other.write_text(_ENDED, encoding="utf-8")  # so that nobody waits for it again
+        other.write_text(_ENDED, encoding="utf-8")  # so that no later driver waits for it
         return False

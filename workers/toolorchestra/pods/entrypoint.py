@@ -1,8 +1,8 @@
-"""The driver as the entrypoint of a RayJob: Ray runs this in the head's container, and reports how it ended.
+"""The entrypoint of a RayJob: runs the driver. Ray starts it in the head's container, and reports how it ended.
 
-`python -m toolorchestra.pods.entrypoint --config FILE`. The exit status is the driver's, its last words are the end
-of the output, where Ray takes them for the job's message. SIGTERM (Ray's, when the job is stopped; `before_end`'s, when
-the pod is) goes to the driver, which writes a checkpoint and ends.
+`python -m toolorchestra.pods.entrypoint --config FILE`. The exit status is the driver's. The driver's last message is
+the end of the output; Ray makes it the job's message. SIGTERM (from Ray when the job is stopped, from the pre-stop hook
+when the pod is) goes to the driver, which writes a checkpoint and ends.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from toolorchestra.runs.run_dir import RunDir
 from toolorchestra.telemetry.logs import configure_logs
 
 PID_FILE = Path("/tmp/toolorchestra-driver.pid")
-"""In the head's container: whom to tell that the pod ends."""
+"""File in the head's container with this process's id, for the pre-stop hook."""
 
 _log = logging.getLogger(__name__)
 
 
 async def serve(config: DriverConfig, *, argv: Sequence[str], claim: Claim) -> tuple[int, str]:
-    """Run the driver `argv` to its end, as the only one of its run; its exit status and its last words."""
+    """Run the driver `argv` to its end, as the run's only driver; return its exit status and its last message."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -41,7 +41,7 @@ async def serve(config: DriverConfig, *, argv: Sequence[str], claim: Claim) -> t
     beat = asyncio.create_task(claim.beat())
     try:
         if not await _unless(told, claim.alone()):
-            return EXIT_CODES["Cancelled"], "it was told to end before it began"
+            return EXIT_CODES["Cancelled"], "the driver was told to end before it began"
         return await _drive(config, argv, told)
     finally:
         beat.cancel()
@@ -49,7 +49,7 @@ async def serve(config: DriverConfig, *, argv: Sequence[str], claim: Claim) -> t
 
 
 async def _unless(told: asyncio.Event, waits: Coroutine[None, None, None]) -> bool:
-    """Whether it came to its end before the signal."""
+    """Await `waits`; return whether it ended before the signal `told`."""
     waiting, stop = asyncio.create_task(waits), asyncio.create_task(told.wait())
     await asyncio.wait({waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
@@ -74,19 +74,21 @@ async def _drive(config: DriverConfig, argv: Sequence[str], told: asyncio.Event)
     finally:
         stop.cancel()
         driver.kill()
-    # Killed by a signal: as a shell would say it.
+    # After a kill by a signal: 128 + its number, as in a shell.
     return code if code >= 0 else 128 - code, last_words(run, code, driver.log)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m toolorchestra.pods.entrypoint --config FILE`."""
+    """Run the entrypoint: `python -m toolorchestra.pods.entrypoint --config FILE`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--cluster", default=os.environ.get("RAY_CLUSTER_NAME"), help="default: as KubeRay says")
+    parser.add_argument(
+        "--cluster", default=os.environ.get("RAY_CLUSTER_NAME"), help="name of the Ray cluster; default: KubeRay's"
+    )
     parser.add_argument("--pid-file", type=Path, default=PID_FILE)
     args = parser.parse_args(argv)
     if not args.cluster:
-        parser.error("--cluster or RAY_CLUSTER_NAME: which Ray cluster this is")
+        parser.error("give the name of this Ray cluster: --cluster or RAY_CLUSTER_NAME")
     configure_logs(service="head")
     args.pid_file.write_text(str(os.getpid()), encoding="utf-8")
     config = DriverConfig.read(args.config)

@@ -1,8 +1,8 @@
-"""The head's pod: Ray's head and the driver, one process each. The pod ends as the driver did.
+"""The program of the head's pod: runs Ray's head and the driver, one process each. It ends with the driver's status.
 
-`python -m toolorchestra.pods.head --config FILE`. SIGTERM goes to the driver, which writes a checkpoint and ends.
-Its last words go to the pod's termination message, where the operator reads them. On KubeRay the head is KubeRay's, and
-the driver is the job's entrypoint.
+`python -m toolorchestra.pods.head --config FILE`. SIGTERM goes to the driver, which writes a checkpoint and ends. Its
+last message becomes the pod's termination message, which the operator reads. With KubeRay, KubeRay starts the head, and
+the driver is the job's entrypoint (entrypoint.py).
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from toolorchestra.telemetry.logs import configure_logs
 READY_SECONDS = 120.0
 GRACE_SECONDS = 20.0
 TERMINATION_BYTES = 4000
-"""The kubelet keeps 4,096."""
+"""Most bytes of the termination message; the kubelet keeps 4,096."""
 
 _log = logging.getLogger(__name__)
 
 
 class HeadError(RuntimeError):
-    """Ray did not come up."""
+    """Ray's head did not start, or died."""
 
 
 async def serve(config: DriverConfig, *, config_file: Path, address: str, port: int = GCS_PORT) -> int:
-    """Run to the end of the driver; its exit status."""
+    """Run Ray's head and the driver until the driver ends; return its exit status."""
     run = RunDir(config.run)
     run.logs.mkdir(parents=True, exist_ok=True)
-    life = f"attempt-{config.attempt}"
+    attempt = f"attempt-{config.attempt}"
     ready = run.root / "ray.json"
     ready.unlink(missing_ok=True)
     head = head_arguments(address=address, ready=ready, port=port)
-    ray = Child(name="ray", argv=head, log=run.logs / f"ray-head-{life}.log")
+    ray = Child(name="ray", argv=head, log=run.logs / f"ray-head-{attempt}.log")
     argv = [sys.executable, "-m", "toolorchestra.controller.driver", "--config", str(config_file)]
-    driver = Child(name="controller", argv=argv, log=run.logs / f"controller-{life}.log")
+    driver = Child(name="controller", argv=argv, log=run.logs / f"controller-{attempt}.log")
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -87,7 +87,7 @@ async def _until_it_ends(driver: Child, ray: Child, told: asyncio.Event) -> int:
 
 
 def last_words(run: RunDir, code: int, log: Path) -> str:
-    """Why the driver ended, for the condition: its status message, or the end of its log after a crash."""
+    """Return why the driver ended, for the condition: its status message, or the end of its log after a crash."""
     status = run.read_status()
     said = str(status.get("message", ""))
     if code == 0 or (said and status.get("state") not in ("Starting", "Running")):
@@ -96,15 +96,15 @@ def last_words(run: RunDir, code: int, log: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m toolorchestra.pods.head --config FILE`."""
+    """Run the head: `python -m toolorchestra.pods.head --config FILE`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
+    parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's address; default: $POD_IP")
     parser.add_argument("--port", type=int, default=GCS_PORT)
     parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"))
     args = parser.parse_args(argv)
     if not args.address:
-        parser.error("--address or POD_IP: where the nodes find this head")
+        parser.error("give this pod's address, for the nodes: --address or POD_IP")
     configure_logs(service="head")
     config = DriverConfig.read(args.config)
     run, code, words = RunDir(config.run), 1, ""

@@ -1,7 +1,7 @@
-"""A node's pod: Ray with room for one trainer, one engine, or one of each, joined to the head.
+"""The program of a node's pod: runs a Ray node for one trainer, one engine, or one of each, and joins the head.
 
-`python -m toolorchestra.pods.node --role trainer --head HOST`; also `--role engine` where both share a GPU. The head
-may come up later: joining is tried until it answers. The pod ends with its Ray; SIGTERM ends both.
+`python -m toolorchestra.pods.node --role trainer --head HOST`; with `--role engine` as well where both share a GPU. The
+head may start later: the node tries until the head answers. The pod ends with its Ray; SIGTERM ends both.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ POLL_SECONDS = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Wait for the head, then become `ray start --block`."""
+    """Wait for the head, then replace this process by `ray start --block`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--role", choices=("trainer", "engine"), action="append", required=True, help="again for both")
+    parser.add_argument("--role", choices=("trainer", "engine"), action="append", required=True, help="can be repeated")
     parser.add_argument("--head", required=True, help="host name of the head's Service")
-    parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's; default $POD_IP")
-    parser.add_argument("--port", type=int, default=GCS_PORT, help="of the head")
+    parser.add_argument("--address", default=os.environ.get("POD_IP"), help="this pod's address; default: $POD_IP")
+    parser.add_argument("--port", type=int, default=GCS_PORT, help="port of the head")
     parser.add_argument("--gpus", type=int, default=None)
     args = parser.parse_args(argv)
     if not args.address:
-        parser.error("--address or POD_IP: where the other nodes find this one")
+        parser.error("give this pod's address, for the other nodes: --address or POD_IP")
     print(f"waiting for the head at {args.head}:{args.port}", flush=True)
     while not _answers(args.head, args.port):
         time.sleep(POLL_SECONDS)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _answers(head: str, port: int) -> bool:
-    """Whether the head's port takes a connection; its name may not resolve yet."""
+    """Return whether the head's port accepts a connection; False also while its name does not resolve."""
     try:
         socket.create_connection((head, port), timeout=2).close()
     except OSError:

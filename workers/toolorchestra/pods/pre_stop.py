@@ -1,8 +1,8 @@
-"""What a Ray pod of KubeRay's does before it is told to end (its `preStop` hook), so that a last checkpoint is written.
+"""The pre-stop hook of KubeRay's Ray pods: it makes sure that a last checkpoint is written.
 
-`python -m toolorchestra.pods.pre_stop head|node`. In the head's: the driver is told to end, and waited for. On a
-trainer's or an engine's: it stays for as long as the head does, because the driver needs it for the checkpoint, and all
-pods of a cluster are told to end at once. The kubelet bounds both by the pod's grace period.
+`python -m toolorchestra.pods.pre_stop head|node`. In the head's pod it tells the driver to end, and waits for it. In a
+trainer's or engine's pod it waits for the head's end: all pods of a cluster are stopped at once, and the driver needs
+these pods for the checkpoint. The pod's grace period limits both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLL_SECONDS = 1.0
 
 
 def end_driver(pid_file: Path) -> None:
-    """Tell the driver, and wait until it has ended; at once where there is none."""
+    """Send SIGTERM to the driver's entrypoint and wait until it has ended; return at once where there is none."""
     if not pid_file.exists():
         return
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -33,9 +33,9 @@ def end_driver(pid_file: Path) -> None:
 
 
 def outlive_head(port: int, *, poll: float = POLL_SECONDS) -> None:
-    """Wait until nothing of this pod is connected to the head any more.
+    """Wait until no process of this pod is connected to the head any more.
 
-    Not by the head's name: its Service goes with the cluster, while the head still writes.
+    The head's name cannot be used: its Service is deleted with the cluster, while the head still writes.
     """
     while any(one.raddr and one.raddr.port == port for one in _established()):
         time.sleep(poll)
@@ -46,11 +46,11 @@ def _established() -> list[psutil._ntuples.sconn]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m toolorchestra.pods.pre_stop head|node`."""
+    """Run the hook: `python -m toolorchestra.pods.pre_stop head|node`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("head", "node"))
-    parser.add_argument("--pid-file", type=Path, default=PID_FILE, help="the driver's, in the head's pod")
-    parser.add_argument("--port", type=int, default=GCS_PORT, help="of the head")
+    parser.add_argument("--pid-file", type=Path, default=PID_FILE, help="file with the entrypoint's process id")
+    parser.add_argument("--port", type=int, default=GCS_PORT, help="port of the head")
     args = parser.parse_args(argv)
     if args.role == "head":
         end_driver(args.pid_file)

@@ -1,4 +1,4 @@
-"""How a pod starts its Ray, as an argument list. Pure.
+"""Builds the command that starts Ray in a pod. Pure.
 
 Source: https://docs.ray.io/en/latest/cluster/cli.html#ray-start (2.60).
 """
@@ -16,9 +16,10 @@ Role = Literal["trainer", "engine"]
 
 
 def head_arguments(*, address: str, ready: Path, port: int = GCS_PORT) -> list[str]:
-    """A head that carries no actors: the driver runs beside it. `address`: the pod's; `ready`: written when it is up.
+    """Return the command for a head without actors; the driver runs beside it.
 
-    Not `ray start --head`: that brings a Ray Client server which nobody uses, and whose end would end the head.
+    `address`: the pod's. `ready`: file that is written when the head is ready. It does not use `ray start --head`,
+    because that starts an unused Ray Client server whose end would end the head.
     """
     argv = [sys.executable, "-m", "toolorchestra.controller.ray_head", "--ready", str(ready), "--cpus", "0"]
     return [*argv, "--address", address, "--port", str(port)]
@@ -27,7 +28,7 @@ def head_arguments(*, address: str, ready: Path, port: int = GCS_PORT) -> list[s
 def node_arguments(
     *, roles: Sequence[Role], head: str, address: str, gpus: int | None, port: int = GCS_PORT
 ) -> list[str]:
-    """A node for one actor of each role; `gpus` None: as many as Ray finds. One logical CPU: one actor."""
+    """Return the command for a node: one actor and one logical CPU per role. `gpus` None: all that Ray finds."""
     arguments = [*_start(address), "--address", f"{head}:{port}", "--num-cpus", str(len(roles))]
     if gpus is not None:
         arguments += ["--num-gpus", str(gpus)]
@@ -35,7 +36,7 @@ def node_arguments(
 
 
 def _start(address: str) -> list[str]:
-    # `--block`: the process lives as long as its Ray does, and the pod with it.
+    # `--block`: the process, and so the pod, ends with its Ray.
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
         *("--node-ip-address", address),

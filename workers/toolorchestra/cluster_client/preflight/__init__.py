@@ -1,1 +1,1 @@
-"""What can be said of a training before anything starts: GPUs, memory, money, what a cluster lacks. Pure but `look`."""
+"""Checks a training before it starts: GPUs, memory, cost, what a cluster lacks. Pure, except `look`."""

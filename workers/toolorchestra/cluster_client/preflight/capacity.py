@@ -1,4 +1,4 @@
-"""Whether the nodes have the GPUs that are asked for. Pure."""
+"""Checks whether the nodes have the requested GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from toolorchestra.cluster_client.preflight.facts import Facts, Hidden, Json
 from toolorchestra.cluster_client.preflight.line import Line
 
 MEMORY_LABEL = "nvidia.com/gpu.memory"
-"""Mebibytes of one GPU of a node, from NVIDIA's feature discovery."""
+"""Node label with the memory of one GPU, in MiB, from NVIDIA's GPU feature discovery."""
 
 
 def capacity_lines(facts: Facts, demands: Sequence[Demand]) -> Iterator[Line]:
-    """GPUs wanted, allocatable and in use; kind by kind, and what no single node could give."""
+    """Yield, for each kind of GPU, how many are requested, allocatable and in use, and pods that fit on no node."""
     wanted = [one for one in demands if one.gpus]
     if not wanted:
         return
@@ -32,12 +32,12 @@ def _of_kind(
     holders = sum(1 for node in usable if _allocatable(node, gpu))
     used = None if isinstance(pods, Hidden) else sum(_used(pod, gpu) for pod in pods)
     text = f"{need} {gpu} wanted, {total} allocatable on {holders} nodes"
-    text += ", how many are in use is not known" if used is None else f", {used} in use"
-    remedy = "add nodes, or ask for fewer (replicas, tensorParallelSize)"
+    text += ", use unknown" if used is None else f", {used} in use"
+    remedy = "add nodes, or request fewer GPUs (replicas, tensorParallelSize)"
     if need > total:
         yield Line("missing", "nodes", text, remedy if total else f"{remedy}; is the device plugin of {gpu} installed?")
     elif used is not None and need > total - used:
-        yield Line("note", "nodes", f"{text}: pods will wait", "wait, or suspend something")
+        yield Line("note", "nodes", f"{text}: pods will wait", "wait, or suspend another training")
     else:
         yield Line("ok", "nodes", text)
     for one in wanted:
@@ -49,7 +49,7 @@ def _of_kind(
 
 
 def gpu_bytes(facts: Facts) -> int | None:
-    """Memory of the largest kind of GPU, where nodes tell; None where none does."""
+    """Return the memory of the largest kind of GPU in bytes, from the nodes' labels; None where no node has one."""
     if isinstance(facts.nodes, Hidden):
         return None
     told = [(node["metadata"].get("labels") or {}).get(MEMORY_LABEL, "") for node in facts.nodes]

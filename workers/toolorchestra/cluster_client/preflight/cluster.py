@@ -1,4 +1,4 @@
-"""What a cluster lacks of what resources need. Pure: from facts to lines."""
+"""Finds what resources need and a cluster lacks. Pure: from facts to lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cluster_lines(
     references: Mapping[Reference, tuple[str, ...]],
     demands: Sequence[Demand],
 ) -> Iterator[Line]:
-    """Everything that was looked at, what is missing and what to do about it."""
+    """Yield a line for everything that was checked: what is there, what is missing, and what to do."""
     yield from _definitions(facts)
     yield from _namespace(facts, namespace)
     yield from _rights(facts, namespace)
@@ -66,7 +66,7 @@ def _namespace(facts: Facts, namespace: str) -> Iterator[Line]:
                 "missing", "namespace", f"there is no namespace {namespace}", f"kubectl create namespace {namespace}"
             )
         case _:
-            yield Line("ok", "namespace", f"{namespace} is there")
+            yield Line("ok", "namespace", f"{namespace} exists")
 
 
 def _rights(facts: Facts, namespace: str) -> Iterator[Line]:
@@ -96,7 +96,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
     elif not any((one.get("status") or {}).get("availableReplicas") for one in watching):
         where = watching[0]["metadata"]
         logs = f"kubectl logs -n {where['namespace']} deployment/{where['name']}"
-        yield Line("missing", "operator", f"{_name(watching[0])} is there and not available", logs)
+        yield Line("missing", "operator", f"{_name(watching[0])} exists but is not available", logs)
     else:
         yield Line("ok", "operator", f"{_name(watching[0])} runs")
     for training in trainings:
@@ -110,7 +110,7 @@ def _operator(facts: Facts, namespace: str, trainings: Sequence[OrchestratorTrai
 
 
 def operator_variables(facts: Facts, namespace: str) -> dict[str, str]:
-    """Of the operator that looks after the namespace, as far as they may be seen."""
+    """Return the environment variables of the operator that watches the namespace; empty where they are hidden."""
     return next(map(variables, facts.operators_of(namespace)), {})
 
 
@@ -123,14 +123,14 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
     for reference, paths in references.items():
         if reference.kind == "LocalQueue" and kinds.LOCAL_QUEUES.resource not in facts.served:
             text = f"queue {reference.name}: Kueue is not served ({paths[0]})"
-            yield Line("missing", "Kueue", text, "install Kueue, or take queueName away")
+            yield Line("missing", "Kueue", text, "install Kueue, or remove queueName")
             continue
         about = f"{reference.kind} {reference.name}"
         agrees = agreement(reference, namespace) if labelled and for_pools(reference, paths) else ""
         match facts.objects.get(reference):
             case None:
                 made = " && ".join(filter(None, (remedy(reference, namespace), agrees)))
-                yield Line("missing", about, f"is not there ({', '.join(paths)})", made)
+                yield Line("missing", about, f"does not exist ({', '.join(paths)})", made)
             case Hidden(why):
                 yield Line("unknown", about, why)
             case live if reference.key and reference.key not in {
@@ -142,20 +142,20 @@ def _references(facts: Facts, namespace: str, references: Mapping[Reference, tup
                 text = f"has no label {'='.join(SECRET_LABEL)} ({', '.join(paths)})"
                 yield Line("missing", about, text, agrees)
             case _:
-                yield Line("ok", about, "is there" + (f", with key {reference.key}" if reference.key else ""))
+                yield Line("ok", about, "exists" + (f", with key {reference.key}" if reference.key else ""))
 
 
 def _pull_secrets(facts: Facts, namespace: str) -> Iterator[Line]:
-    """Each pod names them; where one is not there the node pulls without it."""
+    """Yield the image pull secrets that do not exist; the node then pulls images without them."""
     for reference in pull_secrets(facts.operators_of(namespace), namespace):
         if facts.objects.get(reference, {}) is None:
-            text = f"{reference.name} is not there: the chart's imagePullSecrets are wanted in every namespace of pods"
+            text = f"{reference.name} does not exist: every namespace with pods needs the chart's imagePullSecrets"
             made = f"kubectl create secret docker-registry {reference.name} -n {namespace} --docker-server=…"
-            yield Line("note", "pulling", text, f"{made}, if the registry asks for it")
+            yield Line("note", "pulling", text, f"{made}, if the registry needs it")
 
 
 def _short_hosts(facts: Facts, namespace: str, pools: Sequence[ExpertPool]) -> Iterator[Line]:
-    """A name without a dot is looked for in the namespace of who asks: the operator's, and the workers'."""
+    """Yield pools whose host has no dot: the operator and the workers would resolve it in different namespaces."""
     homes = {one["metadata"]["namespace"] for one in facts.operators_of(namespace)}
     if homes <= {namespace}:
         return
@@ -166,7 +166,7 @@ def _short_hosts(facts: Facts, namespace: str, pools: Sequence[ExpertPool]) -> I
             text = (
                 f"pool {pool.metadata.name}: {host} is one Service to the operator, in {home}, and another to the pods"
             )
-            yield Line("note", "hosts", text, f"give the whole name in spec.endpoint.url, such as {host}.{home}.svc")
+            yield Line("note", "hosts", text, f"write the full name in spec.endpoint.url, such as {host}.{home}.svc")
 
 
 def _is_for_pools(secret: Json) -> bool:
@@ -181,7 +181,7 @@ def _volumes(
     if paths and isinstance(facts.default_class, Hidden):
         yield Line("unknown", "volumes", facts.default_class.why)
     elif paths and not facts.default_class:
-        text = f"no storage class is the default one, and none is named: {', '.join(paths)}"
+        text = f"the cluster has no default storage class, and none is named: {', '.join(paths)}"
         yield Line("missing", "volumes", text, "name a storageClassName (kubectl get storageclass)")
     for training in trainings:
         storage, ray = training.spec.storage, training.spec.ray
@@ -189,7 +189,7 @@ def _volumes(
         if storage.type == "EphemeralClaim" and "ReadWriteMany" not in modes:
             pods = 1 + ray.trainers.replicas + ray.engines.replicas
             text = f"{training.metadata.name}: {pods} pods mount its storage ({', '.join(modes)})"
-            yield Line("note", "volumes", text, "on more than one node spec.storage needs accessModes [ReadWriteMany]")
+            yield Line("note", "volumes", text, "on several nodes, spec.storage needs accessModes [ReadWriteMany]")
 
 
 def _providers(facts: Facts, trainings: Sequence[OrchestratorTraining]) -> Iterator[Line]:
@@ -198,7 +198,8 @@ def _providers(facts: Facts, trainings: Sequence[OrchestratorTraining]) -> Itera
         provider, name = training.spec.ray.provider, training.metadata.name
         if provider == "KubeRay" and not served:
             remedy_ = "install KubeRay, or use provider: Builtin"
-            yield Line("missing", "Ray", f"{name}: spec.ray.provider is KubeRay, and RayJobs are not served", remedy_)
+            text = f"{name}: spec.ray.provider is KubeRay, but the cluster does not serve RayJobs"
+            yield Line("missing", "Ray", text, remedy_)
         else:
             chosen = ("KubeRay" if served else "Builtin") if provider == "Auto" else provider
             yield Line("ok", "Ray", f"{name}: provider {provider}" + (f", here {chosen}" if chosen != provider else ""))

@@ -1,4 +1,4 @@
-"""GPUs and pods that resources ask for, from the files alone. Pure."""
+"""Counts the GPUs and pods that resources request, from the files alone. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolorchestra.cluster_client.preflight.line import Line
 
 @dataclass(frozen=True)
 class Demand:
-    """`pods` alike; `gpu`: the resource that they ask for, "" for none."""
+    """A number of equal pods; `gpu`: the GPU resource that they request, "" for none."""
 
     what: str
     pods: int
@@ -24,9 +24,9 @@ class Demand:
     gpus_per_pod: int = 0
     node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
     claims: bool = False
-    """Whether they compute on devices that podTemplate claims."""
+    """Whether the pods use devices from resource claims in podTemplate."""
     wrong: tuple[str, ...] = ()
-    """Why it is not certain on what they compute: the operator refuses that."""
+    """Mistakes for which the operator refuses the resource: they leave open on what the pods compute."""
 
     @property
     def gpus(self) -> int:
@@ -34,12 +34,12 @@ class Demand:
 
 
 def demands(pools: Sequence[ExpertPool], trainings: Sequence[OrchestratorTraining]) -> tuple[Demand, ...]:
-    """Everything that runs at once where all of it runs."""
+    """Return the demands of all pools and trainings together."""
     return (*(each for pool in pools for each in of_pool(pool)), *(d for one in trainings for d in of_training(one)))
 
 
 def of_pool(pool: ExpertPool) -> tuple[Demand, ...]:
-    """Nothing for an endpoint: somebody else serves it."""
+    """Return a pool's demand; none for an Endpoint, which is served elsewhere."""
     if pool.spec.vllm is None:
         return ()
     vllm = pool.spec.vllm
@@ -47,7 +47,7 @@ def of_pool(pool: ExpertPool) -> tuple[Demand, ...]:
 
 
 def of_training(training: OrchestratorTraining) -> tuple[Demand, ...]:
-    """Head, trainers, engines and rollout workers."""
+    """Return the demands of a training: head, trainers, engines and rollout workers."""
     ray, rollout, name = training.spec.ray, training.spec.rollout, training.metadata.name
     nodes = [("trainers", ray.trainers.replicas, ray.trainers.resources)]
     if ray.placement == "Shared":
@@ -77,13 +77,13 @@ def _node_selector(overlay: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _spec(overlay: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Nobody has checked the overlay yet: what is no map says nothing, and the operator refuses it."""
+    """Return the overlay's pod spec; empty where it is not a map (the operator refuses such an overlay)."""
     spec = (overlay or {}).get("spec")
     return spec if isinstance(spec, Mapping) else {}
 
 
 def gpu_lines(found: Sequence[Demand]) -> Iterator[Line]:
-    """How many GPUs of which kind, and for whom."""
+    """Yield how many GPUs of which kind are requested, and by which pods."""
     for one in found:
         yield from (Line("missing", "GPUs", f"{one.what}: {said}") for said in one.wrong)
     totals: Counter[str] = Counter()
@@ -94,7 +94,7 @@ def gpu_lines(found: Sequence[Demand]) -> Iterator[Line]:
             shares = ", ".join(f"{d.what} {d.pods} x {d.gpus_per_pod}" for d in found if d.gpu == gpu)
             yield Line("ok", "GPUs", f"{total} {gpu}: {shares}")
     if claimed := [one.what for one in found if one.claims]:
-        yield Line("note", "GPUs", f"claimed by podTemplate, which is not counted here: {', '.join(claimed)}")
+        yield Line("note", "GPUs", f"claims in podTemplate, not counted here: {', '.join(claimed)}")
     elif not any(totals[gpu] for gpu in totals if gpu) and not any(one.wrong for one in found):
-        yield Line("note", "GPUs", "none is asked for: everything runs on CPUs, with the CPU image")
+        yield Line("note", "GPUs", "none is requested: everything runs on CPUs, with the CPU image")
     yield Line("ok", "pods", ", ".join(f"{one.what} {one.pods}" for one in found) or "none")

@@ -1,4 +1,4 @@
-"""What was found out about a cluster. Frozen facts; `look` fills them in, a test writes them down."""
+"""Facts about a cluster for the preflight; frozen. `look` collects them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PULL_VARIABLE = "TOOLORCHESTRA_OPERATOR_IMAGE_PULL_SECRETS"
 
 @dataclass(frozen=True)
 class Hidden:
-    """Who asks may not see it, or the server did not say."""
+    """A fact that is unknown: the user may not read it, or the server gave an error."""
 
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Of one cluster and one namespace."""
+    """Facts about one cluster and one namespace."""
 
     served: frozenset[str] = frozenset()
-    """Of the resources that matter: those that the API server has, such as `rayjobs.ray.io`."""
+    """Of the resources that the preflight needs, those that the API server serves, such as `rayjobs.ray.io`."""
     namespace: bool | Hidden = True
     operators: tuple[Json, ...] | Hidden = ()
     """Deployments of the operator, in all namespaces."""
@@ -34,21 +34,21 @@ class Facts:
     default_class: bool | Hidden = True
     nodes: tuple[Json, ...] | Hidden = ()
     pods: tuple[Json, ...] | Hidden = ()
-    """Pods of all namespaces: what is in use."""
+    """Unfinished pods of all namespaces; they show which GPUs are in use."""
     may: Mapping[tuple[str, str], bool] = field(default_factory=dict[tuple[str, str], bool])
-    """(verb, resource) → whether who asks may."""
+    """(verb, resource) → whether the user has this right."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
-    """`Kind/name` of a document → why the API server would not have it."""
+    """`Kind/name` of a document → why the API server would refuse it."""
     pools: tuple[Json, ...] | Hidden = ()
-    """ExpertPools that are there."""
+    """ExpertPools of the namespace on the cluster."""
 
     def operators_of(self, namespace: str) -> tuple[Json, ...]:
-        """Deployments of operators that look after a namespace, as far as they may be seen."""
+        """Return the Deployments of operators that watch a namespace; empty where they are hidden."""
         return () if isinstance(self.operators, Hidden) else tuple(watching(self.operators, namespace))
 
 
 def watching(operators: Iterable[Json], namespace: str) -> Iterator[Json]:
-    """Those that look after the namespace."""
+    """Yield the operators' Deployments that watch the namespace."""
     for one in operators:
         watched = variables(one).get(WATCHED_VARIABLE) or ""
         if not watched or namespace in split(watched):
@@ -56,17 +56,17 @@ def watching(operators: Iterable[Json], namespace: str) -> Iterator[Json]:
 
 
 def variables(deployment: Json) -> dict[str, str]:
-    """Of the operator's container; "" where the value is in a Secret."""
+    """Return the environment variables of the operator's container; "" where the value is in a Secret."""
     containers = deployment["spec"]["template"]["spec"]["containers"]
     return {each["name"]: each.get("value", "") for one in containers for each in one.get("env") or ()}
 
 
 def pull_secrets(operators: Iterable[Json], namespace: str) -> tuple[Reference, ...]:
-    """What the pods that an operator makes in the namespace pull with."""
+    """Return the image pull secrets of the pods that the operators make in the namespace."""
     names = (name for one in watching(operators, namespace) for name in split(variables(one).get(PULL_VARIABLE) or ""))
     return tuple(Reference("Secret", name) for name in dict.fromkeys(names))
 
 
 def split(text: str) -> list[str]:
-    """Words with commas between."""
+    """Split a comma-separated text into words."""
     return [word.strip() for word in text.split(",") if word.strip()]

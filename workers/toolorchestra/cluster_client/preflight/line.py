@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how it stands."""
+"""One result of the preflight."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "note", "unknown", "missing"]
-"""`note`: it works, and a person should know; `unknown`: it could not be looked at; `missing`: it cannot work so."""
+"""`note`: it works, but the user should know this; `unknown`: it could not be checked; `missing`: it cannot work."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """`about`: one word or two, the first column; `remedy`: what to do, as a sentence or a command."""
+    """One line of the result. `about`: its topic, in one or two words; `remedy`: what to do, or the command for it."""
 
     level: Level
     about: str

@@ -1,4 +1,4 @@
-"""Asks a cluster everything that the preflight wants to know. Reads only, but for dry runs, which change nothing."""
+"""Collects the preflight's facts from a cluster. It only reads, and makes dry runs, which change nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 INTERESTING = (kinds.TRAININGS, kinds.POOLS, kinds.RAY_JOBS, kinds.LOCAL_QUEUES, kinds.OLDER_LOCAL_QUEUES)
 NEEDED = tuple((verb, kind) for kind in (kinds.POOLS, kinds.TRAININGS) for verb in ("create", "patch", "get", "list"))
-"""What submitting and watching asks for."""
+"""Rights that `orchestra submit` and `orchestra status` need."""
 
 
 def look(
@@ -39,7 +39,7 @@ def look(
     documents: Sequence[Mapping[str, Any]],
     gpus: bool,
 ) -> Facts:
-    """Everything, once; nodes and pods only where `gpus` are wanted. Unreachable passes through."""
+    """Collect all facts once; nodes and pods only if `gpus`. Raises Unreachable; other errors become Hidden."""
     serves = [kind for kind in INTERESTING if kube.serves(kind)]
     served = frozenset(kind.resource for kind in serves)
     by_name = KINDS | ({} if kinds.LOCAL_QUEUES in serves else {"LocalQueue": kinds.OLDER_LOCAL_QUEUES})
@@ -80,7 +80,7 @@ def _is_default(storage_class: Json) -> bool:
 
 
 def _refusals(kube: Kube, documents: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What a dry run of the submission says; that it may not be tried is said elsewhere."""
+    """Return what a dry run of the submission refuses; missing rights are reported by `may`."""
     found = {}
     for document in documents:
         try:

@@ -1,8 +1,8 @@
-"""Whether models fit where they are to run, as far as the files tell their size. Pure but for local folders.
+"""Checks whether models fit into memory, where the files tell their size. Pure, except that it reads local folders.
 
-A training's GPUs are planned byte by byte (sizing/memory.py) where the model's shape is known: from a local folder, or
-from a name whose shape is published. Else its size is known from its weights or guessed from its name (`…-8B`), and
-weights, gradients and optimizer state are all that is counted, so that "does not fit" is certain and "fits" is not.
+Where the model's shape is known (from a local folder, or from a name with a published shape), sizing/memory.py plans a
+training's GPU memory in detail. Otherwise the size comes from the weights or from the name (`…-8B`), and only weights,
+gradients and optimizer state are counted: then "does not fit" is certain and "fits" is not.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from toolorchestra.sizing.memory import MemoryPlan, gib, memory_plan
 from toolorchestra.sizing.model_shape import QWEN3, ModelShape, parameters_of, shape_of
 
 USABLE: Final = 0.9
-"""Share of a GPU that vLLM takes (`--gpu-memory-utilization`)."""
+"""Share of a GPU's memory that vLLM uses (`--gpu-memory-utilization`)."""
 TRAINER_BYTES: Final = 16
-"""Per parameter, sharded over the trainers: float32 weights, their gradient, and the two moments of AdamW."""
+"""Bytes per parameter, sharded over the trainers: float32 weights, their gradient, and the two moments of AdamW."""
 REFERENCE_BYTES: Final = 4
-"""Per parameter, of the frozen model that a KL term is measured against."""
+"""Bytes per parameter of the frozen reference model of a KL term."""
 HALF, FULL = 2, 4
+"""Bytes per parameter: bfloat16, float32."""
 _LITTLE: Final = 0.15
-"""Share left over below which there is little room for the key-value cache."""
+"""If less than this share stays free, the key-value cache has little space."""
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])")
 _PUBLISHED = re.compile(r"qwen3-(\d+(?:\.\d+)?b)(?![a-z0-9]|-a\d)", re.IGNORECASE)
@@ -42,18 +43,18 @@ _SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "
 _SUFFIXES |= {s: Decimal(1000) ** i for i, s in enumerate("MGTPE", 2)}
 _SUFFIXES |= {f"{s}i": Decimal(1024) ** i for i, s in enumerate("KMGTPE", 1)}
 _FEWER_BYTES = (("fp8", 1.0), ("int8", 1.0), ("w8a8", 1.0), ("awq", 0.6), ("gptq", 0.6), ("int4", 0.6), ("4bit", 0.6))
-"""Bytes per parameter of repositories that say in their name how they are quantised."""
+"""Bytes per parameter, by the mark in the name of a repository that says how it is quantised."""
 
 
 def bytes_of(quantity: str | int) -> int | None:
-    """A quantity of memory in bytes; None: it is none."""
+    """Return a Kubernetes quantity in bytes; None where it is not a quantity."""
     spelled = _QUANTITY.fullmatch(str(quantity))
     return int(Decimal(spelled[1]) * _SUFFIXES[spelled[2]]) if spelled else None
 
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters of a model, and how that is known."""
+    """Number of parameters of a model, and where it is known from."""
 
     parameters: float
     known: str
@@ -65,7 +66,7 @@ class Size:
 
 
 def size_of(uri: str) -> Size | None:
-    """Of a model; None where nothing tells."""
+    """Return the size of a model, from its weights or its name; None where neither tells it."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file" and (found := _of_folder(Path(rest))) is not None:
         return found
@@ -76,16 +77,16 @@ def size_of(uri: str) -> Size | None:
 
 
 def _of_folder(folder: Path) -> Size | None:
-    """From the headers of its weights."""
+    """Return the size from the headers of the weight files; None where they cannot be read."""
     try:
         total = parameters_of(folder) if folder.is_dir() else None
-    except ModelFileError:  # what it is that cannot be read, the start says
+    except ModelFileError:  # the start of the training reports what is wrong with the file
         return None
     return Size(total, "by its weights") if total else None
 
 
 def known_shape(uri: str) -> ModelShape | None:
-    """Of a local folder, or of a name that has its family's published shape; None: nothing tells."""
+    """Return a model's shape, from a local folder or as published for its name; None where it is not known."""
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         try:
@@ -98,13 +99,13 @@ def known_shape(uri: str) -> ModelShape | None:
 
 
 def served_bytes(uri: str) -> float:
-    """Bytes per parameter as vLLM serves a repository: bfloat16, unless its name says how it is quantised."""
+    """Return the bytes per parameter when vLLM serves the model: bfloat16, unless its name tells a quantisation."""
     name = uri.lower()
     return next((size for mark, size in _FEWER_BYTES if mark in name), HALF)
 
 
 def pool_lines(pool: ExpertPool, *, gpu_bytes: int | None) -> Iterator[Line]:
-    """A vLLM pool's replica. `gpu_bytes`: memory of one GPU, where it is known."""
+    """Check the memory of one replica of a vLLM pool. `gpu_bytes`: memory of one GPU; None if unknown."""
     vllm = pool.spec.vllm
     if vllm is None:
         return
@@ -114,13 +115,13 @@ def pool_lines(pool: ExpertPool, *, gpu_bytes: int | None) -> Iterator[Line]:
 
 
 def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> Iterator[Line]:
-    """Engines and trainers."""
+    """Check the memory of a training's engines and trainers. `gpu_bytes`: memory of one GPU; None if unknown."""
     spec = training.spec
     engines, trainers, name = spec.ray.engines, spec.ray.trainers, training.metadata.name
     shape = known_shape(spec.model.uri)
     if served_bytes(spec.model.uri) != HALF:
-        text = f"{name}: {spec.model.uri} seems to be quantized, and quantized weights are not trained"
-        yield Line("note", "memory", text, "set spec.model.uri to the model that it was made from")
+        text = f"{name}: {spec.model.uri} seems to be quantized, and quantized weights cannot be trained"
+        yield Line("note", "memory", text, "set spec.model.uri to the model before quantization")
     on_gpus = _on_gpu(trainers.resources) and (spec.ray.placement == "Shared" or _on_gpu(engines.resources))
     if shape is not None and gpu_bytes is not None and on_gpus:
         try:
@@ -140,17 +141,18 @@ def training_lines(training: OrchestratorTraining, *, gpu_bytes: int | None) -> 
         return
     each = TRAINER_BYTES + (REFERENCE_BYTES if spec.algorithm.kl.coefficient > 0 else 0)
     need = size.parameters * each / trainers.replicas
-    what = f"{gib(need)} of weights, gradients and optimizer state each ({each} bytes a parameter over "
+    what = f"{gib(need)} of weights, gradients and optimizer state each ({each} bytes per parameter over "
     what += f"{trainers.replicas})"
     if _on_gpu(trainers.resources):
-        yield _held(about, what, need, gpu_bytes, "GPU", remedy="raise spec.ray.trainers.replicas: they share it")
+        remedy = "raise spec.ray.trainers.replicas: the replicas share this memory"
+        yield _held(about, what, need, gpu_bytes, "GPU", remedy=remedy)
         yield _loading(name, size.parameters, trainers.resources)
     else:
         yield _limited(about, what, need, trainers.resources)
 
 
 def _planned(name: str, plan: MemoryPlan) -> Iterator[Line]:
-    """Byte by byte."""
+    """Yield the detailed memory plan of every kind of GPU."""
     remedy = "; or ".join(one.words for one in plan.remedies)
     for gpu in plan.gpus:
         head, *parts = gpu.lines()
@@ -168,7 +170,7 @@ def _loading(name: str, parameters: float, wanted: Resources) -> Line:
 def _served(about: str, uri: str, wanted: Resources, each: float, shards: int, gpu_bytes: int | None) -> Line:
     size, on_gpu = size_of(uri), _on_gpu(wanted)
     if size is None:
-        return Line("unknown", "memory", f"{about}: nothing tells how large {uri} is")
+        return Line("unknown", "memory", f"{about}: the size of {uri} is not known")
     need = size.parameters * each / shards
     what = f"{size}: {gib(need)} of weights" + (f" on each of {shards} GPUs" if shards > 1 else "")
     if on_gpu:
@@ -180,22 +182,22 @@ def _held(
     about: str, what: str, need: float, there: int | None, where: str, *, remedy: str, share: float = 1.0
 ) -> Line:
     if there is None:
-        return Line("unknown", "memory", f"{about}: {what}; memory of a GPU is not known", "give --gpu-memory 79Gi")
+        return Line("unknown", "memory", f"{about}: {what}; the GPUs' memory is not known", "give --gpu-memory 79Gi")
     usable = there * share
     text = f"{about}: {what} of {gib(usable)} usable on a {where}"
     if need > usable:
         return Line("missing", "memory", text, remedy)
     if need > usable * (1 - _LITTLE):
-        return Line("note", "memory", f"{text}: little is left for all else", remedy)
+        return Line("note", "memory", f"{text}: little is left for the rest", remedy)
     return Line("ok", "memory", text)
 
 
 def _limited(about: str, what: str, need: float, wanted: Resources) -> Line:
-    """Against the container's memory limit."""
+    """Compare the need with the container's memory limit."""
     limit = bytes_of(wanted.limits["memory"]) if "memory" in wanted.limits else None
     if limit is None:
-        return Line("ok", "memory", f"{about}: {what}; its spec has no memory limit, so the chart's holds")
-    text = f"{about}: {what} of the {gib(limit)} that its container may have"
+        return Line("ok", "memory", f"{about}: {what}; its spec has no memory limit, so the chart's limit applies")
+    text = f"{about}: {what} of the {gib(limit)} that its container may use"
     return Line(
         "missing" if need > limit else "ok", "memory", text, "raise resources.limits.memory" if need > limit else ""
     )

@@ -1,4 +1,4 @@
-"""What resources refer to and nobody makes for them: Secrets, ConfigMaps, claims, classes, queues. Pure."""
+"""Finds the objects that resources refer to and that must exist already: Secrets, ConfigMaps, claims, …. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolorchestra.kube.kinds import Kind
 
 @dataclass(frozen=True, order=True)
 class Reference:
-    """An object that a field names; `key`: the key in it, where one is named."""
+    """An object that a field refers to; `key`: the key in it, where the field names one."""
 
     kind: str
     name: str
@@ -39,7 +39,7 @@ _BY_FIELD = {
 
 
 def references(resources: Sequence[Resource]) -> dict[Reference, tuple[str, ...]]:
-    """What they refer to, each with the fields (`Kind/name: path`) that do."""
+    """Return every reference, with the fields (`Kind/name: path`) that name it."""
     found: dict[Reference, list[str]] = {}
     for resource in resources:
         document = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -79,7 +79,7 @@ def _field(key: str, part: Any, path: str) -> Iterator[tuple[Reference, str]]:
 
 
 def needs_default_class(resources: Sequence[Resource]) -> tuple[str, ...]:
-    """Fields of volumes that are to be made, and name no storage class."""
+    """Return the fields of volumes that will be created and name no storage class."""
     found = []
     for resource in resources:
         document = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -93,19 +93,19 @@ def needs_default_class(resources: Sequence[Resource]) -> tuple[str, ...]:
 
 
 def for_pools(reference: Reference, paths: Sequence[str]) -> bool:
-    """Whether it is a Secret that a pool refers to by `paths`: such a one has to say so, by a label."""
+    """Return whether a pool refers to this Secret in `paths`: such a Secret needs a label."""
     return reference.kind == "Secret" and any(
         path.startswith("ExpertPool/") and ".imagePullSecrets" not in path for path in paths
     )
 
 
 def agreement(reference: Reference, namespace: str) -> str:
-    """What gives a Secret that label."""
+    """Return the command that gives the Secret the label for pools."""
     return f"kubectl label secret {reference.name} -n {namespace} {'='.join(SECRET_LABEL)}"
 
 
 def remedy(reference: Reference, namespace: str) -> str:
-    """What makes it be there."""
+    """Return what to do when the object does not exist."""
     match reference.kind:
         case "Secret":
             key = reference.key or "KEY"
@@ -113,12 +113,12 @@ def remedy(reference: Reference, namespace: str) -> str:
         case "ConfigMap":
             return f"kubectl create configmap {reference.name} -n {namespace} --from-file {reference.key or 'KEY'}=FILE"
         case "PersistentVolumeClaim":
-            return f"make the claim in namespace {namespace}, or name one that is there"
+            return f"create the claim in namespace {namespace}, or name one that exists"
         case "StorageClass":
             return "name one of: kubectl get storageclass"
         case "PriorityClass":
             return "name one of: kubectl get priorityclass"
         case _:
             return (
-                f"make the LocalQueue in namespace {namespace}, or name one of: kubectl get localqueue -n {namespace}"
+                f"create the LocalQueue in namespace {namespace}, or name one of: kubectl get localqueue -n {namespace}"
             )

@@ -1,4 +1,4 @@
-"""What one incarnation is to do, and where it tells of itself: complete before anything is started."""
+"""The settings of one incarnation and its outputs (status, metrics); complete before anything starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolorchestra.telemetry.metrics import Recorder
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """`config` is what the driver was told; the rest is made of it and of the YAML that it names."""
+    """Everything that an incarnation needs to start. `config`: of the driver; the rest comes from it and its YAML."""
 
     config: DriverConfig
     run: RunDir
@@ -32,7 +32,7 @@ class Assignment:
     recorder: Recorder
     status: StatusWriter
     dispatch_timeout: float
-    """Seconds: longer than a sending can take, with all its deliveries."""
+    """Seconds; longer than a dispatch can take, with all its redeliveries."""
 
     @property
     def spec(self) -> OrchestratorTrainingSpec:
@@ -40,12 +40,11 @@ class Assignment:
 
 
 def assignment_of(config: DriverConfig, run: RunDir, *, otel: Meter | None = None) -> Assignment:
-    """Read the YAML; SettingsError where no run can be made of it. `otel`: what metrics are written with; None: to
-    nobody."""
+    """Read the YAML; SettingsError where no run can be made of it. `otel`: meter for metrics; None: no metrics."""
     bundle = load([str(path) for path in config.resources])
     training = bundle.trainings[0]
     pools = bundle.experts(training.spec.tools)
-    fresh = not run.journal.exists()  # a run that goes on has graded its tasks' answers already
+    fresh = not run.journal.exists()  # a resumed run has graded its tasks' answers already
     return Assignment(
         config=config,
         run=run,

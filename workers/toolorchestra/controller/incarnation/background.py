@@ -1,6 +1,6 @@
-"""The tasks of an incarnation beside its main line, and the wish that it ends.
+"""The background tasks of an incarnation, and the request to stop it.
 
-Whatever the main line waits for here fails with the first task that does.
+If a background task fails, whatever the main task waits for here fails with its error.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from typing import Any
 from toolorchestra.controller.pauses import Stopped
 
 CLOSE_SECONDS = 10.0
-"""Most for whatever ends an incarnation to end itself."""
+"""Time limit for each part of an incarnation to close."""
 
 
 @dataclass
 class Background:
-    """Tasks in the order in which they were started."""
+    """The background tasks, in the order of their start, and the stop request."""
 
     tasks: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _told: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    _on_stop: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Start a task, which `end` ends."""
+        """Start a task; `end` cancels it."""
         self.tasks.append(asyncio.create_task(work))
         return self.tasks[-1]
 
     def running(self) -> list[asyncio.Task[Any]]:
-        """Those that have not ended."""
+        """Return the tasks that have not ended."""
         return [task for task in self.tasks if not task.done()]
 
     def stop(self) -> None:
-        """The incarnation is asked to end."""
+        """Request the incarnation's end."""
         self.stopping.set()
-        for tell in self._told:
+        for tell in self._on_stop:
             tell()
 
     def on_stop(self, tell: Callable[[], None]) -> None:
-        """Call it when the incarnation is asked to end; at once where it was."""
-        self._told.append(tell)
+        """Call `tell` when the end is requested; at once if it was requested already."""
+        self._on_stop.append(tell)
         if self.stopping.is_set():
             tell()
 
     async def supervised(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await work, but fail with the first task that does."""
+        """Await work; if a background task fails first, cancel the work and raise that task's error."""
         main = asyncio.create_task(work)
         await asyncio.wait({main, *self.running()}, return_when=asyncio.FIRST_COMPLETED)
         if (error := self._error()) is not None:
@@ -55,7 +55,7 @@ class Background:
         return await main
 
     async def unless_stopped(self, work: Any) -> Any:
-        """Await work, or raise Stopped as soon as the incarnation is asked to end."""
+        """Await work; raise Stopped once the end is requested, or the error of a background task once one fails."""
         main = asyncio.ensure_future(work)
         stop = asyncio.create_task(self.stopping.wait())
         await asyncio.wait({main, stop, *self.running()}, return_when=asyncio.FIRST_COMPLETED)
@@ -68,12 +68,12 @@ class Background:
         return await main
 
     def _error(self) -> BaseException | None:
-        """Of the first task that failed."""
+        """Return the error of the first task that failed, or None."""
         done = (task for task in self.tasks if task.done())
         return next((error for task in done if (error := task.exception()) is not None), None)
 
     async def end(self) -> None:
-        """End all tasks; what does not end in time is left."""
+        """Cancel all tasks, and wait for them at most CLOSE_SECONDS."""
         for task in self.tasks:
             task.cancel()
         if self.tasks:

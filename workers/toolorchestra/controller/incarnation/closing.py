@@ -1,4 +1,4 @@
-"""What an incarnation has opened, and how it is closed: the last first, and all of it, whatever fails."""
+"""Closes the parts that an incarnation has opened: the last first, and all of them, even if one fails."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class _Opened:
 
 @dataclass
 class Closing:
-    """Whoever opens a part adds its end here before anything else can fail."""
+    """The opened parts. Code that opens a part must add its `close` here before anything else can fail."""
 
     _opened: list[_Opened] = field(default_factory=list[_Opened])
 
     def add(self, close: Callable[[], Awaitable[None] | None], *, stays_warm: bool = False) -> None:
-        """`stays_warm`: the next incarnation can go on with it."""
+        """Register a part's `close`. `stays_warm`: the next incarnation can reuse the part."""
         self._opened.append(_Opened(close, stays_warm))
 
     async def close(self, *, keep_warm: bool) -> None:
-        """Close all; `keep_warm`: but for what stays warm. The first part that cannot be closed raises, at the end."""
+        """Close all parts; with `keep_warm`, except those that stay warm. An error is raised after all are closed."""
         async with AsyncExitStack() as stack:
             for one in self._opened:
                 if not (keep_warm and one.stays_warm):
@@ -39,5 +39,5 @@ async def _end(one: _Opened) -> None:
 
 
 async def bounded(work: Awaitable[None], *, seconds: float) -> None:
-    """Wait for it, but not for ever; how it ended is nobody's concern."""
+    """Wait for the work for at most `seconds`; its result and its errors are ignored."""
     await asyncio.wait({asyncio.ensure_future(work)}, timeout=seconds)

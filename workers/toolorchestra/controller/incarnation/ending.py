@@ -1,4 +1,4 @@
-"""What a run that ends has still to do."""
+"""The work that remains when an incarnation ends."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """By how far the incarnation came: every stage that comes up puts its part in (`dataclasses.replace`)."""
+    """The functions to call at the end. Each stage of the start replaces its own (`dataclasses.replace`)."""
 
     step: Callable[[], int] = lambda: 0
-    """The step at which it ends."""
+    """Returns the step at which the incarnation ends."""
     money: Callable[[], dict[str, Any]] = dict[str, Any]
-    """The status' fields of what was spent; none before the ledger is open."""
+    """Returns the status fields of the spend; none before the ledger is open."""
     withdraw: Callable[[], Awaitable[None]] = _nothing
-    """Take back what is queued: nobody is to play it and be paid for it."""
+    """Withdraws queued orders, so that no worker runs them at our cost."""
     save: Callable[[], Awaitable[None]] = _nothing
-    """Checkpoint and export what there is."""
+    """Writes a checkpoint and exports the model."""
     tell: Callable[[], Awaitable[None]] = _nothing
-    """Tell the last status."""
+    """Publishes the last status."""

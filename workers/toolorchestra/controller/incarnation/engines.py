@@ -1,4 +1,4 @@
-"""The engines of an incarnation: what they are started with, and what the run says of them."""
+"""The engines of an incarnation: their configuration, their start, and their state in the run's status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolorchestra.runs.status import StatusWriter
 def engine_config(
     config: DriverConfig, spec: OrchestratorTrainingSpec, *, memory: GpuMemory, start_seconds: float
 ) -> EngineConfig:
-    """Of every engine of a training."""
+    """Return the configuration of every engine of a training."""
     cuda = config.device == "cuda"
     return EngineConfig(
         model_dir=str(config.model_dir),
@@ -43,13 +43,13 @@ def engine_config(
 
 @dataclass(frozen=True)
 class EngineNews:
-    """What becomes of the engines, in the run's events and its status."""
+    """Writes the engines' state changes into the run's events and status."""
 
     run: RunDir
     status: StatusWriter
 
     def changed(self, engine: EngineStatus) -> None:
-        """An engine has a new status."""
+        """Record an engine's new status."""
         known = dict(self.status.fields.get("engines", {}))
         known[engine.name] = {
             "state": engine.state,
@@ -64,16 +64,16 @@ class EngineNews:
             self.run.event("engine", f"{engine.name} is {engine.state} {what}".strip(), error=engine.last_error)
 
     def awaited(self, why: str) -> None:
-        """No engine serves the newest weights, or one does again (no words)."""
+        """Show in the status why the run waits for an engine with the newest weights; "" when it no longer waits."""
         state: State = self.status.latest.get("state", "Starting")
-        if state in ("Starting", "Running"):  # what a run that ended said last stands
+        if state in ("Starting", "Running"):  # never overwrite the last status of an ended run
             self.status.set(state, phase=self.status.latest.get("phase"), message=why)
 
 
 def start_engines(
     assignment: Assignment, hardware: Hardware, bus: RolloutBus, *, actor: Callable[..., Any] = engine_actor
 ) -> Engines:
-    """Find or make their actors; `actor(number, …)` is what does it for one."""
+    """Find or create the engines' actors; `actor(number, …)` does it for one engine."""
     config, spec = assignment.config, assignment.spec
     of_all = engine_config(config, spec, memory=hardware.memory, start_seconds=hardware.start_seconds)
     news = EngineNews(assignment.run, assignment.status)

@@ -1,4 +1,4 @@
-"""The evaluation of an incarnation: over its ledger and its wire, while the controller comes up and later beside it."""
+"""The evaluation parts of an incarnation; they work during the controller's start and later beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolorchestra.ledger.journalled import JournalledLedger
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Who evaluates, what is evaluated when, and the outages that training shares with it."""
+    """The evaluator, the run's evaluations, and the outages, which training and evaluation share."""
 
     evaluator: Evaluator
     evaluations: Evaluations
@@ -26,7 +26,7 @@ class Evaluation:
 def evaluation_of(
     assignment: Assignment, journalled: JournalledLedger, wire: Wire, *, controller: asyncio.Future[Controller]
 ) -> Evaluation:
-    """`controller`: looked after while an evaluation goes on, once it can take results."""
+    """Build the evaluation parts. `controller`: once it is set, its `look_after` also runs during evaluations."""
 
     async def meanwhile() -> None:
         if controller.done():

@@ -1,4 +1,4 @@
-"""The machines of an incarnation: the cluster's nodes, which GPUs, and how much of their memory, for whom."""
+"""The hardware of an incarnation: the cluster's nodes, the GPUs, and how their memory is divided."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ NODES_POLL_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What trainers and engines get."""
+    """The hardware for trainers and engines."""
 
     start_seconds: float
-    """Most for the start of an engine, and of the trainers."""
+    """Time limit for the start of an engine, and of the trainers."""
     memory: GpuMemory
     gpus_per_engine: float
     gpus_per_trainer: float
     places: PlacementGroup | None
-    """Where trainers and engines share GPUs; None: they do not."""
+    """Placement group on which trainers and engines share GPUs; None where they do not share."""
 
 
 async def nodes(assignment: Assignment, background: Background) -> None:
-    """Wait until the cluster has a node for every trainer and engine; how long is its maker's business."""
+    """Wait until the cluster has a node for every trainer and engine; the time limit is the operator's."""
     wanted_of = assignment.spec.ray
     wanted = {TRAINER_ROLE: wanted_of.trainers.replicas, ENGINE_ROLE: wanted_of.engines.replicas}
     while True:
@@ -48,7 +48,7 @@ async def nodes(assignment: Assignment, background: Background) -> None:
 
 
 async def hardware_of(assignment: Assignment, background: Background) -> Hardware:
-    """SettingsError: it cannot fit."""
+    """Return the hardware; SettingsError where the model does not fit or the placement is impossible."""
     config, spec = assignment.config, assignment.spec
     weights = sum(file.stat().st_size for file in config.model_dir.glob("*.safetensors"))
     seconds = spec.ray.engines.start_timeout_seconds or start_seconds(weights)
@@ -74,7 +74,7 @@ async def hardware_of(assignment: Assignment, background: Background) -> Hardwar
 async def _divided(assignment: Assignment, placement: Placement, background: Background) -> GpuMemory:
     gpu = await background.unless_stopped(asyncio.to_thread(smallest_gpu))
     if gpu is None:
-        raise SettingsError("no node of the cluster sees a GPU, though one is asked for: is its driver there?")
+        raise SettingsError("GPUs are requested, but no node of the cluster has one: is the GPU driver installed?")
     divided = divide(assignment.spec, assignment.config.model_dir, placement, gpu_bytes=gpu.size)
     assignment.run.event("memory", "\n".join((str(gpu), *divided.lines)))
     return divided.memory

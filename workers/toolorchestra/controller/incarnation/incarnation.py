@@ -1,8 +1,8 @@
 """One incarnation, from its start to its end.
 
-The order of `start` matters twice: engines and trainers load while the baselines are evaluated, and nothing is
-dispatched before the engines serve the weights that the ledger believes in. Whatever is opened is closed, and whatever
-a run that ends early has still to do is known, wherever the start is broken off (`Closing`, `Ending`).
+The order of `start` matters for two reasons: engines and trainers load while the baselines are evaluated, and nothing
+is dispatched before the engines serve the weights of the ledger's step. If the start fails at any point, `Closing`
+knows what to close and `Ending` knows what remains to be done.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from toolorchestra.weights.checkpoint import CheckpointStore
 
 @dataclass
 class Incarnation:
-    """What is to be done, and how far it came."""
+    """One incarnation of a training."""
 
     assignment: Assignment
     makers: Makers = field(default_factory=Makers)
@@ -49,11 +49,11 @@ class Incarnation:
     ending: Ending = field(default_factory=Ending)
 
     def stop(self) -> None:
-        """End between two steps (a signal came)."""
+        """Request the end between two steps (after a signal)."""
         self.background.stop()
 
     async def start(self) -> Training:
-        """Bring everything up; returns when training can go on."""
+        """Start everything; return when training can begin or continue."""
         task = self.assignment
         if task.config.cluster:
             await nodes(task, self.background)
@@ -107,7 +107,7 @@ class Incarnation:
         store = CheckpointStore(task.run.checkpoints, keep=task.spec.checkpoint.keep)
         checkpoint = await asyncio.to_thread(store.latest)
         bus = await self.makers.connect(config.nats_url, uid=config.uid, name="controller")
-        # Bounded: what a broken broker keeps from closing must not keep this process from being replaced.
+        # With a time limit: a broken broker must not keep this process from ending.
         self.closing.add(lambda: bounded(bus.close(), seconds=CLOSE_SECONDS))
         progress = Progress(status, bus)
         self.ending = replace(self.ending, tell=progress.tell)
@@ -173,7 +173,7 @@ class Incarnation:
         return Trainable(trainers=trainers, controller=controller)
 
     async def _go_on(self, reading: Reading, controller: Controller, milestones: Milestones) -> None:
-        """With what an earlier incarnation left: its results, and what it left under way."""
+        """Continue from earlier incarnations: restore their results and their open dispatches."""
         recovery, journalled = reading.journalled.recovery, reading.journalled.journalled
         for accepted in (a for results in recovery.restore.values() for a in results):
             body = read_frame(self.assignment.run.journal, accepted.at).body
@@ -185,14 +185,14 @@ class Incarnation:
     # ── end ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def finish(self, state: State, *, message: str) -> None:
-        """The last status, told before the bus is closed."""
+        """Write and publish the last status; call it before the bus is closed."""
         status = self.assignment.status
-        status.fields |= self.ending.money()  # the last step's figures lack what followed it
+        status.fields |= self.ending.money()  # the last step's numbers lack later costs
         status.set(state, message=message)
         self.assignment.run.event("ended", message or state, state=state, step=self.ending.step())
         await bounded(self.ending.tell(), seconds=CLOSE_SECONDS)
 
     async def close(self, *, keep_engines: bool) -> None:
-        """End what this incarnation started. Engines stay warm for the next one after a failure."""
+        """Close what this incarnation started. After a failure, engines keep running for the next incarnation."""
         await self.background.end()
         await self.closing.close(keep_warm=keep_engines)

@@ -1,4 +1,4 @@
-"""Who makes the parts of an incarnation."""
+"""The functions that make the parts of an incarnation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
 @dataclass(frozen=True, kw_only=True)
 class Makers:
-    """The real ones. Tests put theirs in the place of what needs a model, NATS, Ray or vLLM."""
+    """The real functions. Tests replace those that need a model, NATS, Ray or vLLM."""
 
     check_model: Callable[[Assignment], None] = check_model
     connect: Callable[..., Awaitable[RolloutBus]] = NatsBus.connect

@@ -1,4 +1,4 @@
-"""What a run keeps of the policy between two steps: checkpoints, evaluations, exports."""
+"""Checkpoints, evaluations and exports, which a run makes between two steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolorchestra.weights.checkpoint import CheckpointStore
 
 @dataclass(kw_only=True)
 class Milestones:
-    """Of the step that the controller is at."""
+    """Makes checkpoints, evaluations and exports of the controller's current step."""
 
     run: RunDir
     status: StatusWriter
@@ -28,14 +28,14 @@ class Milestones:
     evaluations: Evaluations
     background: Background
     saved: int | None
-    """Step of the newest checkpoint; None: there is none."""
+    """Step of the newest checkpoint; None where there is none."""
 
     @property
     def step(self) -> int:
         return self.controller.journalled.ledger.step
 
     async def checkpoint(self) -> None:
-        """Save this step, unless it is saved."""
+        """Save this step, unless it is saved already."""
         if self.saved != self.step:
             saved = await self.controller.checkpoint()
             self.saved = self.step
@@ -43,12 +43,12 @@ class Milestones:
             self.status.fields["checkpoint"] = where | {"time": round(time.time())}
 
     async def save(self) -> None:
-        """Checkpoint and export what there is."""
+        """Save a checkpoint and export the weights."""
         await self.checkpoint()
         await self.trainers.export(self.run.export / "last")
 
     async def evaluate(self, name: str, *, once: bool = False, during: bool = False) -> None:
-        """Evaluate the policy as it is; export its weights and protect their checkpoint if none did better."""
+        """Evaluate the current policy; if it is the best so far, export its weights and protect their checkpoint."""
         work = self.evaluations.policy(name, step=self.step, once=once, during=during)
         reached: Score | None = await self.background.unless_stopped(work)
         before = self.store.best_score()

@@ -1,5 +1,4 @@
-"""The model's check at the start of an incarnation: it is refused by name before engines start and baselines are paid
-for."""
+"""Checks the model at the start of an incarnation: a wrong model is refused before engines start and money is spent."""
 
 from __future__ import annotations
 
@@ -19,8 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 def check_model(assignment: Assignment) -> None:
-    """Try the model's chat template on the tasks, and say what was found; SettingsError where it cannot be used,
-    Paused where the trainer would refuse it."""
+    """Try the model's chat template on the tasks, and log notes about it.
+
+    Raises SettingsError where the model cannot be used, Paused where the trainer would refuse it.
+    """
     folder, rollout = assignment.config.model_dir, assignment.spec.rollout
     try:
         settings = read_settings(folder)

@@ -1,4 +1,4 @@
-"""The status on its way to the operator: into the training's bucket."""
+"""Publishes the status for the operator, in the training's key-value bucket."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from toolorchestra.runs.status import StatusWriter
 _log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
-"""Least time between two tellings."""
+"""Minimum time between two publications."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Tells the newest status, not every one."""
+    """Publishes the newest status, not every change."""
 
     status: StatusWriter
     bus: RolloutBus
 
     async def follow(self) -> None:
-        """Until cancelled."""
+        """Publish the status after changes, until cancelled."""
         while True:
             await self.status.changed.wait()
             await self.tell()
             await asyncio.sleep(PROGRESS_SECONDS)
 
     async def tell(self) -> None:
-        """Now."""
+        """Publish the newest status now."""
         self.status.changed.clear()
         try:
             await self.bus.put(PROGRESS_KEY, json.dumps(self.status.latest).encode())
-        except BusError as error:  # the run goes on; the next change is told again
-            _log.warning("progress was not told: %s", error)
+        except BusError as error:  # the run continues; the next change is published again
+            _log.warning("the status was not published: %s", error)

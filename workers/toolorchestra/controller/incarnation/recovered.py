@@ -1,4 +1,4 @@
-"""The ledger of an incarnation, opened at its checkpoint."""
+"""Opens the ledger of an incarnation at its checkpoint, and withdraws its orders at the end."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecoveredLedger:
-    """The journalled ledger, and what earlier incarnations left to it."""
+    """The journalled ledger, and the recovery of what earlier incarnations left."""
 
     journalled: JournalledLedger
     recovery: Recovery
 
     def money(self) -> dict[str, Any]:
-        """The status' fields: what is spent, and what may still be billed at most."""
+        """Return the status fields of the spend: dollars that are spent, and dollars that are reserved."""
         spend = self.journalled.ledger.spend
         return {"spentUSD": str(spend.settled), "reservedUSD": str(spend.held)}
 
@@ -38,7 +38,10 @@ class RecoveredLedger:
 def open_ledger(
     assignment: Assignment, checkpoint: Checkpoint | None, *, journal: Callable[..., Journal] = Journal
 ) -> RecoveredLedger:
-    """Read what the checkpoint kept of the journal, and the frames after it; the incarnation has its number then."""
+    """Load the history from the checkpoint and the journal's later frames, and open the ledger.
+
+    After this the incarnation's number is known.
+    """
     run, settings, status = assignment.run, assignment.settings, assignment.status
     step = checkpoint.step if checkpoint else 0
     history = load_history(run.journal, step=step, job=checkpoint.job if checkpoint else {})
@@ -62,12 +65,14 @@ def open_ledger(
 async def withdraw(
     bus: RolloutBus, journalled: JournalledLedger, *, reader: asyncio.Task[None], patience: float
 ) -> None:
-    """The run ends for now: nothing that is queued is to be played and paid for. What the bus does not tell in time,
-    the next incarnation asks."""
-    reader.cancel()  # every result that it takes makes room for new orders
+    """Withdraw all queued orders at the end, so that no worker runs them at our cost.
+
+    What the bus does not answer in time, the next incarnation asks again.
+    """
+    reader.cancel()  # a result that it takes would lead to new orders
     await asyncio.wait({reader})
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await empty(bus, journalled, patience=patience)
     except (BusError, TimeoutError) as error:
-        _log.warning("the queue was not emptied: %s", error or type(error).__name__)
+        _log.warning("queued orders were not withdrawn: %s", error or type(error).__name__)

@@ -1,5 +1,7 @@
-"""Results as they come from the bus: evaluation's to the evaluator, training's to the controller once it can take them,
-what does not read to the journal."""
+"""Distributes results from the bus: evaluation's to the evaluator, training's to the controller when it is ready.
+
+Results that cannot be decoded go to the journal.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,20 @@ from toolorchestra.ledger.journalled import JournalledLedger
 from toolorchestra.runs.run_dir import RunDir
 
 BATCH = 256
-"""Results journalled with one fsync."""
+"""Most results that are journalled with one fsync."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Hands on what the wire delivers."""
+    """Distributes the results that the wire delivers."""
 
     wire: Wire
     evaluator: Evaluator
     controller: asyncio.Future[Controller]
-    """Comes when it can take results: what an earlier incarnation accepted is back by then."""
+    """Set when the controller can take results: results of earlier incarnations are restored then."""
 
     async def read(self, background: Background) -> None:
-        """Until cancelled."""
+        """Read and distribute results until cancelled."""
         queue: asyncio.Queue[Delivery] = asyncio.Queue()
         background.spawn(self._pull(queue))
         while True:
@@ -40,7 +42,7 @@ class Results:
                 await self.evaluator.take(evaluation)
             training = [d for d in batch if not self.evaluator.owns(d.arrival.dispatch)]
             if training:
-                # Shielded: the end of this task is not the controller's.
+                # Shielded: cancelling this task must not cancel the controller's future.
                 controller = await asyncio.shield(self.controller)
                 await controller.take(training)
 
@@ -51,18 +53,18 @@ class Results:
 
 @dataclass(frozen=True)
 class UndecodableResults:
-    """Results that do not read: into the journal and, the first of each kind, into the events."""
+    """Writes undecodable results into the journal, and the first of each reason into the events."""
 
     journalled: JournalledLedger
     run: RunDir
     _known: set[str] = field(default_factory=set[str])
-    """Why results did not read: each is told once."""
+    """Reasons that already have an event."""
 
     async def keep(self, refused: Undecodable) -> None:
-        """Durably, before anything is acknowledged."""
+        """Write the message to the journal on disk; only then may it be acknowledged."""
         self.journalled.keep_undecodable(refused.id, why=refused.why, raw=refused.raw)
         await asyncio.to_thread(self.journalled.flush)
         if refused.why not in self._known:
             self._known.add(refused.why)
-            message = f"a result does not read ({refused.why}); it lies in the journal, its episode is sent again"
+            message = f"a result cannot be decoded ({refused.why}); the journal keeps it, its episode is sent again"
             self.run.event(UNDECODABLE, message, id=refused.id, bytes=len(refused.raw))

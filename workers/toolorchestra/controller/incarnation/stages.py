@@ -1,4 +1,4 @@
-"""What the stages of an incarnation's start make, each complete when it is returned."""
+"""Results of the stages of an incarnation's start; each is complete when its stage returns."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """The bus, and where the run stands."""
+    """The bus, and the checkpoint that the run starts from."""
 
     bus: RolloutBus
     store: CheckpointStore
     checkpoint: Checkpoint | None
-    """None: the run is fresh."""
+    """None where the run is new."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """The engines come up from here on."""
+    """The hardware, and the engines, which are starting."""
 
     hardware: Hardware
     engines: Engines
@@ -36,18 +36,18 @@ class Serving:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Results are read, and evaluation's are taken."""
+    """The ledger and the wire: results are read, and those of evaluations are processed."""
 
     journalled: RecoveredLedger
     wire: BusWire
     evaluation: Evaluation
     ready: asyncio.Future[Controller]
-    """Given the controller, training's results are taken too."""
+    """Once it is set, the results of training are processed too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """The trainers have the run's weights, and the controller has everything that it drives."""
+    """The trainers, with the run's weights, and the controller, which has all its parts."""
 
     trainers: AsyncTrainers
     controller: Controller

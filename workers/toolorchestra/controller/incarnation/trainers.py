@@ -1,4 +1,4 @@
-"""The trainers of an incarnation: started, and brought to where the run is."""
+"""Starts the trainers of an incarnation, and restores the run's state in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolorchestra.weights.checkpoint import Checkpoint, CheckpointStore
 
 
 def trainer_config(config: DriverConfig, spec: OrchestratorTrainingSpec, *, memory: GpuMemory) -> TrainerConfig:
-    """Of every trainer of a training."""
+    """Return the configuration of every trainer of a training."""
     return TrainerConfig(
         model_dir=str(config.model_dir),
         device=config.device,
@@ -32,7 +32,7 @@ def trainer_config(config: DriverConfig, spec: OrchestratorTrainingSpec, *, memo
 
 
 async def start_trainers(assignment: Assignment, hardware: Hardware, store: CheckpointStore) -> AsyncTrainers:
-    """With the base model's weights. Paused: the trainer refuses the model."""
+    """Start the trainers with the base model's weights. Paused: the trainer refuses the model."""
     config, spec = assignment.config, assignment.spec
     try:
         group = await asyncio.to_thread(
@@ -50,7 +50,7 @@ async def start_trainers(assignment: Assignment, hardware: Hardware, store: Chec
 
 
 async def restore(trainers: AsyncTrainers, checkpoint: Checkpoint | None, *, seed: int) -> None:
-    """Bring them to the checkpoint; None: to the beginning of a run."""
+    """Load the checkpoint into the trainers; without one, seed them for the beginning of a run."""
     if checkpoint is not None:
         await trainers.load(checkpoint.path)
     else:

@@ -1,4 +1,4 @@
-"""The training: steps until the goal, with the checkpoints and evaluations between them."""
+"""The training loop of an incarnation: steps until the goal, with checkpoints and evaluations between them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ REPORTED = (
     "tokens_per_second",
     "trainer_idle_fraction",
 )
-"""Of a step's line, what the status shows."""
+"""Fields of a step's line that the status shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """An incarnation that has come up."""
+    """A started incarnation, ready to train."""
 
     assignment: Assignment
     background: Background
@@ -38,7 +38,7 @@ class Training:
     milestones: Milestones
 
     async def run(self) -> None:
-        """Steps until the goal; then the last evaluation, checkpoint and export."""
+        """Make steps until the goal; then the last evaluation, checkpoint and export."""
         spec, keep = self.assignment.spec, self.milestones
         steps, every = spec.algorithm.steps, spec.evaluation.every_steps
         while keep.step < steps:
@@ -63,7 +63,7 @@ class Training:
         broken = row["groups_dropped"].get("non_finite", 0)
         self.assignment.status.set(
             "Running",
-            message=f"{broken} groups were set aside: their step was not finite" if broken else "",
+            message=f"{broken} groups were set aside because their step was not finite" if broken else "",
             step=self.milestones.step,
             policyVersion=row["version"],
             metrics=metrics,

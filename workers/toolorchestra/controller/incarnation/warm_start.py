@@ -1,4 +1,4 @@
-"""The warm start of a fresh run: supervised steps before its first version."""
+"""The warm start of a new run: supervised steps before its first version."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from toolorchestra.trainer.batch import NonFiniteStep
 from toolorchestra.trainer.facade import AsyncTrainers
 
 TOLD_EVERY = 10
-"""Steps."""
+"""The status is updated every so many steps."""
 
 
 async def warm_start(assignment: Assignment, trainers: AsyncTrainers, background: Background) -> None:
-    """Nothing where the YAML asks for none. Stopped between two of its steps; Paused where one is not finite."""
+    """Make the warm start's steps, if the YAML asks for them.
+
+    Raises Stopped between two steps where the end was requested, Paused where a step is not finite.
+    """
     warm, settings = assignment.spec.warm_start, assignment.settings
     if warm is None:
         return
@@ -32,7 +35,7 @@ async def warm_start(assignment: Assignment, trainers: AsyncTrainers, background
             raise Stopped
         try:
             metrics = await trainers.supervised_step(batch, settings.warm_step)
-        except NonFiniteStep as error:  # the same batch comes in every life
+        except NonFiniteStep as error:  # every incarnation would get the same batch
             text = f"step {number} of the warm start was not finite ({error}): lower spec.warmStart.learningRate"
             raise Paused(text, reason=Reason.STEPS_NOT_FINITE) from error
         assignment.recorder.write(measurements.of_warm_step)

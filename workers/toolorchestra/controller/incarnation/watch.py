@@ -1,4 +1,4 @@
-"""The gauges of an incarnation."""
+"""Starts the gauges of an incarnation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolorchestra.ledger.journalled import JournalledLedger
 def start_watch(
     assignment: Assignment, *, journalled: JournalledLedger, engines: Engines, bus: RolloutBus, background: Background
 ) -> None:
-    """Look at them from time to time, where somebody sees them."""
+    """Update the gauges at intervals, if metrics are exported."""
     if not assignment.recorder.on:
         return
     gauges = Gauges(

@@ -1,4 +1,4 @@
-"""The root span of every training episode: open from its first dispatch to its end, whatever happens in between."""
+"""The root span of every training episode: open from its first dispatch to its final end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from toolorchestra.telemetry.spans import end_episode, headers_of, start_episode
 
 @dataclass
 class EpisodeSpans:
-    """Spans by episode. `headers` go out with an order, so that the worker's spans become children."""
+    """Open spans by episode. The `headers` go with an order, so that the worker's spans become children."""
 
     training: str
     _open: dict[EpisodeId, Span] = field(default_factory=dict[EpisodeId, Span])
 
     def headers(self, dispatch: Dispatch, *, task: str) -> Mapping[str, str]:
-        """Trace headers of the episode's root, which a first dispatch opens."""
+        """Return the trace headers of the episode's root span; the first dispatch opens it."""
         episode = dispatch.episode
         root = self._open.get(episode)
         if root is None:
@@ -30,7 +30,7 @@ class EpisodeSpans:
         return headers_of(root)
 
     def accepted(self, dispatch: Dispatch, trace: Trace, *, step: int) -> None:
-        """The episode's result stands."""
+        """End the span of an episode whose result was accepted at `step`."""
         root = self._open.pop(dispatch.episode, None)
         if root is None:
             return
@@ -49,12 +49,12 @@ class EpisodeSpans:
         )
 
     def excluded(self, episode: EpisodeId, reason: str) -> None:
-        """Infrastructure ended it for good."""
+        """End the span of an episode that infrastructure ended for good."""
         root = self._open.pop(episode, None)
         if root is not None:
             end_episode(root, ending=reason, failed=True)
 
     def close(self) -> None:
-        """The incarnation ends: what is open was cancelled."""
+        """End all open spans as cancelled, because the incarnation ends."""
         for episode in list(self._open):
             self.excluded(episode, "cancelled")

@@ -1,4 +1,4 @@
-"""A run's gauges: what is looked at from time to time, besides what results and steps tell when they come."""
+"""A run's gauges: metrics that are read at intervals, in addition to those of results and steps."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from toolorchestra.telemetry.metrics import Measurement, Recorder
 LAG_SECONDS = 0.5
 GAUGE_SECONDS = 5.0
 DEPTH_SECONDS = 15.0
-"""Asking the bus costs four requests."""
+"""Interval of the bus's gauges: longer, because each reading needs four requests."""
 
 
 @dataclass
 class Gauges:
-    """What is looked at from time to time, on the controller's own loop: the ledger is nobody else's to read."""
+    """Reads the gauges on the controller's own event loop: no other thread may read the ledger."""
 
     recorder: Recorder
     ledger: Callable[[], Ledger]
     pools: Sequence[str]
     engines: Callable[[], Sequence[str]]
-    """States of the engines."""
+    """Returns the states of the engines."""
     depth: Callable[[], Awaitable[Depth]]
 
     async def watch(self) -> None:
-        """Until cancelled; also how late the loop runs."""
+        """Record the gauges and the delay of the event loop, until cancelled."""
         worst, told = 0.0, time.monotonic()
         while True:
             due = time.monotonic() + LAG_SECONDS
@@ -51,7 +51,7 @@ class Gauges:
         write(lambda: measurements.of_engines(self.engines()))
 
     async def watch_bus(self) -> None:
-        """Until cancelled. A bus that does not answer is the run's concern elsewhere: here a figure is missing."""
+        """Record the depth of the bus's queues until cancelled; skip it while the bus does not answer."""
         while True:
             try:
                 depth = await self.depth()

@@ -1,9 +1,9 @@
-"""From records to measurements: results, steps, evaluations and the ledger, as metrics have them. Pure.
+"""Makes measurements for metrics from records: results, steps, evaluations and the ledger. Pure.
 
-Invariants: every figure is read off a record that the run keeps anyway, so that metrics, metrics.jsonl and the journal
-agree; labels come from closed lists (endings, verdicts, pools, suites, reasons of the code), never from a text that a
-worker or an expert wrote. `Recorder.write` is given one of these functions and its record; it calls it only where
-somebody sees the figures, and what it raises ends nothing.
+Invariants: every number comes from a record that the run keeps anyway, so metrics, metrics.jsonl and the journal agree.
+Labels come from closed lists (endings, verdicts, pools, suites, reasons of the code), never from a text of a worker or
+an expert. `Recorder.write` gets one of these functions and its record. It calls the function only where metrics are
+exported, and an error in it does not end the run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from toolorchestra.telemetry.metrics import Instrument, Measurement
 Purpose = Literal["train", "evaluate"]
 
 POLICY = "policy"
-"""The pool of what the policy itself cost and said."""
+"""Pool label for the policy's own cost and tokens."""
 OTHER = "other"
-"""Stands for what is in none of the closed lists."""
+"""Label for values that are in none of the closed lists."""
 PHASES = ("generate_wait", "reward", "train", "sync")
 ENGINE_STATES = ("starting", "ready", "restarting")
 _CAUSES = frozenset(Ending) | {"lost", "restored", "stale", "spend_cap", "weights_lost"}
@@ -36,7 +36,7 @@ _WASTED: frozenset[Verdict] = frozenset({"late", "failed", "deferred"})
 
 
 def beginning() -> Iterator[Measurement]:
-    """Zeros of what alerts are about: a series that begins with its first event cannot tell that there was none."""
+    """Yield zeros for the metrics of alerts: a series that begins with its first event cannot show its absence."""
     train = {names.LABEL_PURPOSE: "train"}
     accepted = {names.LABEL_ENDING: Ending.ANSWERED.value, names.LABEL_OUTCOME: "accepted"}
     yield Measurement(m.RESULTS, 0, train | accepted)
@@ -45,13 +45,13 @@ def beginning() -> Iterator[Measurement]:
 
 
 def of_dispatch(dispatch: str, *, purpose: str) -> Iterator[Measurement]:
-    """A dispatch that was sent; `again`: not the episode's first by this incarnation."""
+    """Yield the measurement of a dispatch; `again`: not the episode's first dispatch in this incarnation."""
     again = "again" if Dispatch.parse(dispatch).n else "first"
     yield Measurement(m.ISSUES, 1, {names.LABEL_PURPOSE: purpose, names.LABEL_SENDING: again})
 
 
 def of_dead_letter() -> Iterator[Measurement]:
-    """One dead letter that came."""
+    """Yield the measurement of one dead letter."""
     yield Measurement(m.DEAD_LETTERS, 1)
 
 
@@ -59,7 +59,7 @@ def of_dead_letter() -> Iterator[Measurement]:
 
 
 def of_arrival(arrival: Arrival, *, verdict: Verdict, purpose: Purpose) -> Iterator[Measurement]:
-    """One result, and what the ledger made of it. A duplicate was measured when it came first."""
+    """Yield the measurements of one result and its verdict. A duplicate was measured when it first came."""
     trace = arrival.trace
     ending = Ending.WORKER_LOST if trace is None else trace.ending
     labels = {names.LABEL_PURPOSE: purpose, names.LABEL_ENDING: ending.value, names.LABEL_OUTCOME: verdict}
@@ -72,7 +72,7 @@ def of_arrival(arrival: Arrival, *, verdict: Verdict, purpose: Purpose) -> Itera
 
 
 def of_wasted(traces: Iterable[Trace], *, reason: str) -> Iterator[Measurement]:
-    """Results that no step will use."""
+    """Yield the measurements of results that no step will use."""
     labels = {names.LABEL_OUTCOME: reason}
     for trace in traces:
         yield Measurement(m.WASTED, 1, labels)
@@ -80,7 +80,7 @@ def of_wasted(traces: Iterable[Trace], *, reason: str) -> Iterator[Measurement]:
 
 
 def of_excluded(reasons: Iterable[str]) -> Iterator[Measurement]:
-    """Episodes that never got a result."""
+    """Yield the measurements of episodes that will not get a result, by reason."""
     for reason, n in Counter(reason if reason in _CAUSES else OTHER for reason in reasons).items():
         yield Measurement(m.EXCLUDED, n, {names.LABEL_ENDING: reason})
 
@@ -117,7 +117,7 @@ def _of_trace(trace: Trace, *, purpose: Purpose) -> Iterator[Measurement]:
 
 
 def of_step(row: Mapping[str, Any], lags: Sequence[int]) -> Iterator[Measurement]:
-    """A step's line in metrics.jsonl, and the staleness of each of its episodes."""
+    """Yield the measurements of a step, from its line in metrics.jsonl and the staleness of its episodes (`lags`)."""
     seconds = row["seconds"]
     yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "train" if row["samples"] else "empty"})
     yield Measurement(m.STEP, row["step"])
@@ -140,21 +140,21 @@ def of_step(row: Mapping[str, Any], lags: Sequence[int]) -> Iterator[Measurement
 
 
 def of_warm_step() -> Iterator[Measurement]:
-    """One step of the warm start."""
+    """Yield the measurement of one step of the warm start."""
     yield Measurement(m.STEPS, 1, {names.LABEL_KIND: "warm"})
 
 
 def of_evaluation(suite: str, figures: Mapping[str, float]) -> Iterator[Measurement]:
-    """The status' `evaluation`: step, reward, accuracy, dollars, tasks."""
+    """Yield the measurements of the status field `evaluation`: step, reward, accuracy, dollars, tasks."""
     for key, instrument in m.EVALUATION.items():
         yield Measurement(instrument, figures[key], {names.LABEL_SUITE: suite})
 
 
-# ── how it stands ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── current state ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def of_books(ledger: Ledger, *, now: float) -> Iterator[Measurement]:
-    """Groups, episodes and money as the ledger has them."""
+    """Yield the ledger's groups, episodes and money. `now`: Unix seconds."""
     yield Measurement(m.STEP, ledger.step)
     yield Measurement(m.INCARNATION, ledger.incarnation)
     if ledger.steps is not None:
@@ -176,20 +176,20 @@ def of_books(ledger: Ledger, *, now: float) -> Iterator[Measurement]:
 
 
 def of_experts(pools: Iterable[str], *, waited_for: set[str]) -> Iterator[Measurement]:
-    """Which experts episodes wait for."""
+    """Yield 1 for each expert that episodes wait for, else 0."""
     for pool in pools:
         yield Measurement(m.EXPERT_OUT, float(pool in waited_for), {names.LABEL_POOL: pool})
 
 
 def of_engines(states: Sequence[str]) -> Iterator[Measurement]:
-    """Engines by state."""
+    """Yield the number of engines by state."""
     found = Counter(states)
     for state in ENGINE_STATES:
         yield Measurement(m.ENGINES, found[state], {names.LABEL_STATE: state})
 
 
 def of_depth(depth: Depth) -> Iterator[Measurement]:
-    """What is on the bus."""
+    """Yield the depth of the bus's queues."""
     for state, n in (("queued", depth.queued), ("leased", depth.leased), ("results", depth.results)):
         yield Measurement(m.QUEUE, n, {names.LABEL_STATE: state})
     yield Measurement(m.REDELIVERED, depth.redelivered)

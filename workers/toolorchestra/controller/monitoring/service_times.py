@@ -1,6 +1,6 @@
-"""What calls of each expert lately took, and how many failed: for the live status, and from there for whoever watches.
+"""Service times and error rate of each expert's latest calls, for the status.
 
-Invariant: bounded memory; the newest `WINDOW` calls of an expert count, however old its oldest one is.
+Invariant: bounded memory; the newest `WINDOW` calls of an expert count, however old they are.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final, TypedDict
 from toolorchestra.rollout.trace import Trace
 
 WINDOW: Final = 512
-"""Calls of one expert that are remembered: enough for a 99th percentile to mean something."""
+"""How many calls of one expert are kept: enough for a useful 99th percentile."""
 _COUNTED: Final = ("ok", "refused", "unavailable")
-"""Calls that reached the expert, or should have; what we rejected or cancelled says nothing about it."""
+"""Statuses of calls that reached the expert, or should have; rejected or cancelled calls tell nothing about it."""
 
 
 class ServiceTime(TypedDict):
-    """Of one expert's latest calls. Times of calls that it answered; `None`: it answered none."""
+    """Summary of one expert's latest calls. The times are of answered calls; None where it answered none."""
 
     p50Milliseconds: int | None
     p99Milliseconds: int | None
@@ -28,7 +28,7 @@ class ServiceTime(TypedDict):
 
 
 class ServiceTimes:
-    """Fed with accepted traces."""
+    """Collects the experts' latest calls from traces."""
 
     def __init__(self) -> None:
         self._calls: dict[str, deque[float | None]] = {}
@@ -42,7 +42,7 @@ class ServiceTimes:
                     self._calls.setdefault(call.name, deque(maxlen=WINDOW)).append(seconds)
 
     def summary(self) -> dict[str, ServiceTime]:
-        """By the expert's name."""
+        """Return the summaries by the expert's name."""
         return {name: _summary(calls) for name, calls in sorted(self._calls.items())}
 
 
@@ -57,5 +57,5 @@ def _summary(calls: Sequence[float | None]) -> ServiceTime:
 
 
 def _milliseconds(ordered: Sequence[float], share: float) -> int | None:
-    """The nearest-rank percentile."""
+    """Return the nearest-rank percentile in milliseconds; None for an empty list."""
     return round(1000 * ordered[max(0, math.ceil(share * len(ordered)) - 1)]) if ordered else None

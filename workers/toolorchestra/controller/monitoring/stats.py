@@ -1,4 +1,4 @@
-"""What a step's line in metrics.jsonl says of its episodes. Pure."""
+"""Statistics of a step's episodes for its line in metrics.jsonl. Pure."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from toolorchestra.trainer.batch import Mismatch
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; 0 of nothing."""
+    """Return the arithmetic mean; 0 for an empty list."""
     return math.fsum(values) / len(values) if values else 0.0
 
 
 def lags_of(traces: Sequence[Trace], *, step: int) -> list[int]:
-    """Versions that the oldest token of each trace is behind `step`; nothing for a trace without one of the policy."""
+    """Return each trace's staleness: steps from its oldest policy token to `step`; traces without one are left out."""
     return [step - span[0].step for trace in traces if (span := version_span(trace))]
 
 
 def mismatch_figures(mismatch: Mismatch | None) -> dict[str, Any]:
-    """Trainer against engine; a step without a token to compare on has no figure, and no 0 either."""
+    """Return the mismatch between trainer and engine; empty where the step had no token to compare."""
     if mismatch is None:
         return {}
     return {"mismatch_k3": mismatch.k3, "mismatch_rms": mismatch.rms, "mismatch_tokens": mismatch.tokens}
 
 
 def episode_stats(traces: Sequence[Trace], rewards: Sequence[GroupReward], *, step: int) -> dict[str, Any]:
-    """Of the traces that trained in the step from `step` to `step + 1`.
+    """Return the statistics of the traces that trained in the step from `step` to `step + 1`.
 
-    Of none (`whenShort: Shrink`, and no group taught anything) there is no mean of anything.
+    Without traces (`whenShort: Shrink`, and no useful group), there are no means.
     """
     if not traces:
         return {"episodes": 0, "forks": 0, "endings": {}, "calls": {}}
