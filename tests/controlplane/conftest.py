@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from support.training_life import connected
+from support.cluster.training_life import connected
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from support.chart import CHART, MATRIX, NAMESPACE, environment, helm, of_kind, pod_templates, render
-from support.pool_world import vllm_pool
+from support.cluster.pool_world import vllm_pool
 from support.real_run import TINY_RUN
 from testbed.api import Api, Refused
 from testbed.cluster import CHECKOUT

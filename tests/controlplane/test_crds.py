@@ -13,8 +13,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
+from support.cluster.pool_world import vllm_pool
 from support.mutated_examples import EXAMPLES, mutated
-from support.pool_world import vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.api.base import API_VERSION, GROUP, VERSION

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from support.mortal_operator import LookingOperator
-from support.training_life import MADE, Stage, connected
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.training_life import MADE, Stage, connected
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.contract.labels import TRAINING_LABEL

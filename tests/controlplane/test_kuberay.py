@@ -17,8 +17,8 @@ import pytest
 import yaml
 from nats.aio.client import Client
 
-from support.mortal_operator import LookingOperator
-from support.training_life import Stage
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.training_life import Stage
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from support.mortal_operator import LookingOperator
-from support.operator_process import until
-from support.pool_world import endpoint_pool
-from support.training_life import GROUP, Stage, connected
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.operator_process import until
+from support.cluster.pool_world import endpoint_pool
+from support.cluster.training_life import GROUP, Stage, connected
 from testbed.api import Api, Refused
 from testbed.cluster import CHECKOUT
 from testbed.control_plane import ControlPlane

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from kubernetes import client, config, watch
 
-from support.operator_process import until
+from support.cluster.operator_process import until
 from testbed.api import Api
 from testbed.cluster import CHECKOUT, Cluster
 from testbed.control_plane import free_port
@@ -89,7 +89,7 @@ def answer(url: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def operator(
-    kubeconfig: Path, log: Path, *flags: str, module: str = "support.recording_operator"
+    kubeconfig: Path, log: Path, *flags: str, module: str = "support.cluster.recording_operator"
 ) -> AsyncIterator[Operator]:
     """The recording operator, started; killed in the end where it still runs."""
     health, metrics = free_port(), free_port()

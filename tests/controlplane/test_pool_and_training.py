@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.mortal_operator import LookingOperator
-from support.pool_world import FOR_POOLS, vllm_pool
-from support.training_life import GROUP, Stage, connected, documents
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.pool_world import FOR_POOLS, vllm_pool
+from support.cluster.training_life import GROUP, Stage, connected, documents
 from testbed.api import Api
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.api_server import ApiServer

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support.pool_world import FOR_POOLS, GPU, HERE, RUNTIME, endpoint_pool, vllm_pool
+from support.cluster.pool_world import FOR_POOLS, GPU, HERE, RUNTIME, endpoint_pool, vllm_pool
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.kube.errors import Invalid

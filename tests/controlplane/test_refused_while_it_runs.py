@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from support.mortal_operator import LookingOperator
-from support.operator_process import until
-from support.training_life import GROUP, Stage, documents
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.operator_process import until
+from support.cluster.training_life import GROUP, Stage, documents
 from testbed.api import Refused
 from testbed.cluster import Cluster
 from toolorchestra.kube.errors import Forbidden

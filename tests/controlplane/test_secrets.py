@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from support.mortal_operator import LookingOperator
-from support.operator_process import operator_process, until
-from support.pool_world import vllm_pool
-from support.training_life import GROUP, Stage
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.operator_process import operator_process, until
+from support.cluster.pool_world import vllm_pool
+from support.cluster.training_life import GROUP, Stage
 from testbed.api import Api
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer

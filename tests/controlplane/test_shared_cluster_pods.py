@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.openapi_excerpt import schemas
+from support.cluster.pool_world import vllm_pool
+from support.cluster.training_life import GROUP, Stage
 from support.hostile_specs import OVERLAYS
-from support.mortal_operator import LookingOperator
-from support.openapi_excerpt import schemas
-from support.pool_world import vllm_pool
-from support.training_life import GROUP, Stage
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from support.operator_process import RunningOperator, operator_process, until
-from support.pool_world import vllm_pool
-from support.training_life import GROUP, Player, Stage, connected, documents, played
+from support.cluster.operator_process import RunningOperator, operator_process, until
+from support.cluster.pool_world import vllm_pool
+from support.cluster.training_life import GROUP, Player, Stage, connected, documents, played
 from testbed.audit import Write
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer

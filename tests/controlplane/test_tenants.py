@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from support.operator_process import operator_process, until
-from support.training_life import GROUP, Stage, connected, documents
+from support.cluster.operator_process import operator_process, until
+from support.cluster.training_life import GROUP, Stage, connected, documents
 from testbed.cluster import Cluster
 from testbed.control_plane import free_port
 from toolorchestra.local.nats_server import NatsServer

@@ -1,7 +1,7 @@
 """A training on a real API server and a real NATS server: its life, and the operator killed in every moment of it.
 
-Jobs, pods and the controller's words are played (`support.training_life`); what is compared is everything that is there
-in the end, with what an operator left that nobody disturbed.
+Jobs, pods and the controller's words are played (`support.cluster.training_life`); what is compared is everything that
+is there in the end, with what an operator left that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from support.mortal_operator import LookingOperator, Write, Writes
-from support.operator_process import operator_process, until
-from support.training_life import GROUP, Player, Stage, documents, played
+from support.cluster.mortal_operator import LookingOperator, Write, Writes
+from support.cluster.operator_process import operator_process, until
+from support.cluster.training_life import GROUP, Player, Stage, documents, played
 from testbed.api import Api, Refused
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from support.openapi_excerpt import schemas
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra_operator.kubernetes.openapi import Schema
 from toolorchestra_operator.planning.overlay import TABLE, Merge
 

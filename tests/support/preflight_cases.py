@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from support.pool_world import GPU, vllm_pool
+from support.cluster.pool_world import GPU, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.api.training import OrchestratorTraining

@@ -22,7 +22,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from support.training_life import GROUP, connected
+from support.cluster.training_life import GROUP, connected
 from testbed.api import Refused
 from testbed.audit import AuditLog
 from testbed.cluster import Cluster, running

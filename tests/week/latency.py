@@ -8,8 +8,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from support.operator_process import until
-from support.training_life import Stage
+from support.cluster.operator_process import until
+from support.cluster.training_life import Stage
 from testbed.cluster import Cluster
 from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION
 from week.kubelet import Kubelet

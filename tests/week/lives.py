@@ -11,7 +11,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from support.training_life import STEPS, Stage
+from support.cluster.training_life import STEPS, Stage
 from testbed.api import Api, Refused
 from toolorchestra_operator.trainings.reconcile import SKIP_ANNOTATION
 from week.kubelet import ANY_ERROR, Kubelet

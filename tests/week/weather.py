@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.operator_process import RunningOperator, operator_process
+from support.cluster.operator_process import RunningOperator, operator_process
 from testbed.cluster import Cluster
 from toolorchestra.local.nats_server import NatsServer
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.pool_world import vllm_pool
-from support.training_life import GROUP, documents
+from support.cluster.pool_world import vllm_pool
+from support.cluster.training_life import GROUP, documents
 from testbed.api import Api, Refused
 from week.stories import FOREIGN, Life
 

@@ -27,8 +27,8 @@ from typing import Any
 
 from world import OPERATOR, World, events
 
-from support.operator_process import RunningOperator, operator_process, until
-from support.training_life import GROUP, connected
+from support.cluster.operator_process import RunningOperator, operator_process, until
+from support.cluster.training_life import GROUP, connected
 from testbed.binaries import binaries
 from testbed.cluster import Cluster, running
 from toolorchestra.local.nats_server import NatsServer

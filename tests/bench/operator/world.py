@@ -16,8 +16,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from support.pool_world import vllm_pool
-from support.training_life import GROUP, Stage, documents
+from support.cluster.pool_world import vllm_pool
+from support.cluster.training_life import GROUP, Stage, documents
 from testbed.api import Api
 
 OPERATOR = "toolorchestra-operator"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from support.cluster.timeline import Timeline
 from support.real_run import TINY_RUN
 from support.release import CORE, NAME, PLURALS, RESEARCH, SYSTEM, Release, orphans, services
-from support.timeline import Timeline
 from testbed.api import Refused
 from testbed.cluster import CHECKOUT
 from toolorchestra.ledger.history import account, read_history

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.chart import CHART, NAMESPACE, environment, of_kind, render
-from support.training_templates import templates
+from support.cluster.training_templates import templates
 from toolorchestra.telemetry import metrics
 from toolorchestra.trainer.batch import MOST_K3
 from toolorchestra_operator.runtime.metrics import Meter

@@ -27,7 +27,7 @@ from support.chart import (
     pod_templates,
     render,
 )
-from support.pool_world import PoolWorld, vllm_pool
+from support.cluster.pool_world import PoolWorld, vllm_pool
 from testbed.cluster import CHECKOUT
 from toolorchestra.api.load import load
 from toolorchestra.api.pool import ExpertPool

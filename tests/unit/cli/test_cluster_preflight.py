@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.pool_world import GPU
+from support.cluster.pool_world import GPU
 from support.preflight_cases import DOCUMENTS, POOLS, gpu_training, levels, pool, training
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.cluster_client.preflight.compute import demands, gpu_lines

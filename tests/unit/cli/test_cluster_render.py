@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.pool_world import vllm_pool
+from support.cluster.pool_world import vllm_pool
 from support.real_run import TINY_RUN
 from support.run_rig import orchestra
 from toolorchestra_operator.runtime.rendering import HIDDEN, STAND_IN_UID

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.pool_world import HERE, PoolWorld, vllm_pool
+from support.cluster.pool_world import HERE, PoolWorld, vllm_pool
 from support.tiny_model import tiny_model
 from testbed.control_plane import free_port
 from toolorchestra.process import Child, tail

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from support.apply_model import ApplyModel
+from support.cluster.apply_model import ApplyModel
+from support.cluster.openapi_excerpt import schemas
 from support.edits import other_than, removable, respelled, scalars
 from support.manifest_strategies import manifests, pairs
-from support.openapi_excerpt import schemas
 from toolorchestra_operator.kubernetes.canonical import differences
 from toolorchestra_operator.kubernetes.openapi import Schema
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.apply_model import ApplyModel
-from support.openapi_excerpt import schemas
+from support.cluster.apply_model import ApplyModel
+from support.cluster.openapi_excerpt import schemas
 from support.representative import SPECS, representative
 from toolorchestra.contract.labels import MANAGER
 from toolorchestra_operator.kubernetes.canonical import canonical, differences, normal

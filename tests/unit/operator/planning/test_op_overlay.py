@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.openapi_excerpt import schemas
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra_operator.planning.overlay import (
     MOST_BYTES,
     VOLUME_TYPES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.pool_world import GATE, GPU, PoolWorld, endpoint_pool, pod, vllm_pool, waiting
+from support.cluster.pool_world import GATE, GPU, PoolWorld, endpoint_pool, pod, vllm_pool, waiting
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.planning.needs import Missing
 from toolorchestra_operator.planning.plan import Emit

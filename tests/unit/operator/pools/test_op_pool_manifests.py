@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.pool_world import GPU, RUNTIME, PoolWorld, vllm_pool
+from support.cluster.pool_world import GPU, RUNTIME, PoolWorld, vllm_pool
 from toolorchestra_operator.pools.in_pod import drain
 from toolorchestra_operator.pools.server import start_seconds
 

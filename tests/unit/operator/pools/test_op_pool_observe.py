@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.openapi_excerpt import schemas
-from support.pool_world import FOR_POOLS, RUNTIME, PoolWorld, endpoint_pool, stored, vllm_pool
+from support.cluster.openapi_excerpt import schemas
+from support.cluster.pool_world import FOR_POOLS, RUNTIME, PoolWorld, endpoint_pool, stored, vllm_pool
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import MeasuredService
 from toolorchestra.kube.errors import Forbidden

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.pool_world import HERE
+from support.cluster.pool_world import HERE
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.kubernetes.manifest import Key
 from toolorchestra_operator.pools import probe

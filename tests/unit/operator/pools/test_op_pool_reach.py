@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from support.pool_world import HERE
+from support.cluster.pool_world import HERE
 from toolorchestra_operator.pools.connections import Connections, NotAllowed
 from toolorchestra_operator.pools.reach import Reach, address_of, is_listable
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.pool_world import GPU, RUNTIME, PoolWorld, endpoint_pool, vllm_pool, vllm_pools
+from support.cluster.pool_world import GPU, RUNTIME, PoolWorld, endpoint_pool, vllm_pool, vllm_pools
 from toolorchestra.api.pool import MeasuredService
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.plan import Create

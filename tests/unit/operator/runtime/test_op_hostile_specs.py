@@ -11,9 +11,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from support.cluster.openapi_excerpt import schemas
+from support.cluster.pool_world import PoolWorld, vllm_pool
 from support.hostile_specs import OVERLAYS, PARAMETERS, RESOURCES
-from support.openapi_excerpt import schemas
-from support.pool_world import PoolWorld, vllm_pool
 from support.real_run import TINY_RUN
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.kuberay_world import CONFIG_1, GPUS, RAY_JOB_1, RUNTIME, World
-from support.training_world import KEPT
+from support.cluster.kuberay_world import CONFIG_1, GPUS, RAY_JOB_1, RUNTIME, World
+from support.cluster.training_world import KEPT
 from testbed.cluster import CHECKOUT
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra.contract.driver_config import DriverConfig

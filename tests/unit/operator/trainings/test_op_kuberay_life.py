@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from support.kuberay_world import RAY_JOB_1, World
-from support.training_world import KEPT
+from support.cluster.kuberay_world import RAY_JOB_1, World
+from support.cluster.training_world import KEPT
 from toolorchestra_operator.kubernetes.manifest import Ref
 
 # ── its life ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from support.kuberay_world import World
+from support.cluster.kuberay_world import World
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.trainings.kueue import quota
 

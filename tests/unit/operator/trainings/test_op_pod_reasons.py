@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.openapi_excerpt import schemas
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra.api.conditions import Reason
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.trainings.observed import Observed

@@ -18,9 +18,9 @@ import pytest
 import typer.main
 import yaml
 
-from support import kuberay_world, training_world
-from support.apply_model import ApplyModel
-from support.openapi_excerpt import schemas
+from support.cluster import kuberay_world, training_world
+from support.cluster.apply_model import ApplyModel
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra.cli.main import app
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra_operator.kubernetes.manifest import Ref

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.training_world import KEPT, RUNTIME, World, stored_pool
+from support.cluster.training_world import KEPT, RUNTIME, World, stored_pool
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra_operator.kubernetes.manifest import Ref

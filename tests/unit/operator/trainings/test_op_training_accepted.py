@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.training_world import DOCUMENTS, KEPT, World
+from support.cluster.training_world import DOCUMENTS, KEPT, World
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.training import OrchestratorTraining
 from toolorchestra_operator.planning.needs import Missing

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from support import kuberay_world, training_world
-from support.training_templates import templates
+from support.cluster import kuberay_world, training_world
+from support.cluster.training_templates import templates
 from toolorchestra.telemetry.metrics_setup import MetricsPlan
 from toolorchestra_operator.runtime.runtimes import runtime_of
 from toolorchestra_operator.runtime.settings import Settings

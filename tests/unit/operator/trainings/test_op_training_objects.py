@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.training_world import DOCUMENTS, KEPT, World
+from support.cluster.training_world import DOCUMENTS, KEPT, World
 from toolorchestra.contract.driver_config import DriverConfig
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.trainings import node_groups

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.openapi_excerpt import schemas
-from support.training_life import documents
+from support.cluster.openapi_excerpt import schemas
+from support.cluster.training_life import documents
 from toolorchestra.api.scalars import MOST_TEXT
 from toolorchestra.contract.labels import FINALIZER
 from toolorchestra_operator.kubernetes.manifest import Key, Ref

@@ -1,8 +1,8 @@
 """An operator that dies right after its nth write, to the API server or to NATS: in this process, or as one of its own.
 
-In a process of its own (`DIES_AFTER=n python -m support.mortal_operator FLAGS`) it is the real operator, and kills
-itself with SIGKILL. In the test's process it is what the real one is put together from, one look at a time, and its
-death is an exception that nothing of the operator catches: the next one starts with nothing but what was written.
+In a process of its own (`DIES_AFTER=n python -m support.cluster.mortal_operator FLAGS`) it is the real operator, and
+kills itself with SIGKILL. In the test's process it is what the real one is put together from, one look at a time, and
+its death is an exception that nothing of the operator catches: the next one starts with nothing but what was written.
 """
 
 from __future__ import annotations

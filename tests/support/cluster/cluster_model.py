@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from support.apply_model import ApplyModel
-from support.openapi_excerpt import schemas
+from support.cluster.apply_model import ApplyModel
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra.contract.labels import FINALIZER, MANAGER
 from toolorchestra_operator.kubernetes.manifest import Ref
 from toolorchestra_operator.planning.plan import (

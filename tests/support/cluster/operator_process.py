@@ -14,12 +14,12 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.mortal_operator import DIES_AFTER
+from support.cluster.mortal_operator import DIES_AFTER
 from testbed.cluster import CHECKOUT
 from testbed.control_plane import free_port
 from toolorchestra.process import tail
 
-_MODULE = "support.mortal_operator"
+_MODULE = "support.cluster.mortal_operator"
 _TICK = 0.1
 _PREFIX = "toolorchestra_operator_"
 
@@ -91,7 +91,8 @@ def _read(url: str) -> str:
 async def operator_process(
     kubeconfig: Path, log: Path, *flags: str, dies_after: int = 0
 ) -> AsyncIterator[RunningOperator]:
-    """The operator, started; killed in the end where it still runs. `dies_after`: see `support.mortal_operator`."""
+    """The operator, started; killed in the end where it still runs. `dies_after`: see
+    `support.cluster.mortal_operator`."""
     health, metrics = free_port(), free_port()
     paths = os.pathsep.join(str(CHECKOUT / part) for part in ("tests", "operator", "workers"))
     with log.open("ab") as output:

@@ -1,6 +1,6 @@
 """The real operator process with a reconciler that says on stdout what it looks at, and keeps one ConfigMap per parent.
 
-Run as a program: `python -m support.recording_operator FLAGS`. One line of JSON for each look.
+Run as a program: `python -m support.cluster.recording_operator FLAGS`. One line of JSON for each look.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from support.cluster_model import ClusterModel
-from support.openapi_excerpt import schemas
+from support.cluster.cluster_model import ClusterModel
+from support.cluster.openapi_excerpt import schemas
 from support.real_run import TINY_RUN
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool

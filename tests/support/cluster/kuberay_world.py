@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from support.cluster_model import ClusterModel
-from support.openapi_excerpt import schemas
+from support.cluster.cluster_model import ClusterModel
+from support.cluster.openapi_excerpt import schemas
 from support.real_run import TINY_RUN
 from toolorchestra.api.pool import ExpertPool
 from toolorchestra_operator.kubernetes.kinds import RAY_JOB

@@ -1,6 +1,6 @@
 """An API server's OpenAPI v3 documents cut down to some kinds and to what `Schemas` reads of them.
 
-`openapi_excerpt.json` was made from Kubernetes 1.34.4: `python tests/support/openapi_excerpt.py
+`openapi_excerpt.json` was made from Kubernetes 1.34.4: `python tests/support/cluster/openapi_excerpt.py
 <kubernetes>/api/openapi-spec/v3`. Its RayJob is a hand-made excerpt of KubeRay's, with the same list types.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from support import kuberay_world, training_world
+from support.cluster import kuberay_world, training_world
 
 
 def templates(provider: str, **runtime: Any) -> dict[str, dict[str, Any]]:

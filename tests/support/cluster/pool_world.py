@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from support.cluster_model import ClusterModel
-from support.openapi_excerpt import schemas
+from support.cluster.cluster_model import ClusterModel
+from support.cluster.openapi_excerpt import schemas
 from toolorchestra.api.conditions import Reason
 from toolorchestra.api.pool import ExpertPool, MeasuredService
 from toolorchestra_operator.kubernetes.manifest import Manifest, Ref
