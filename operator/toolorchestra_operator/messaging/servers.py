@@ -1,10 +1,10 @@
-"""The NATS servers that trainings name: one connection to each URL, kept beside the work, and questions.
+"""The NATS servers that trainings name: one connection per URL, outside the workers, and the requests to them.
 
 Invariants
-- Whoever asks waits for `patience` at most, and not at all where a server is known not to answer: what one training's
-  server does costs nobody else's look.
-- A server that does not answer is tried again by its own task, after a back-off that only an answer ends.
-- Whoever could not be answered is called (`call`) when that changes; a server that nobody asks for is forgotten.
+- A caller waits at most `patience`, and not at all if the server is known not to answer: one training's server does not
+  delay another training's reconcile.
+- A server that does not answer is retried by its own task, after a back-off that ends only with an answer.
+- A caller that got no answer is called (`call`) when that changes; a server that nobody asks for is forgotten.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from toolorchestra_operator.kubernetes.manifest import Key
 
 _log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 1.0
-"""How long a question is waited for, and for a quarter of it a connection."""
+"""How long a caller waits for an answer; for a connection, a quarter of it."""
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 20.0
 _FORGET_SECONDS: Final = 900.0
-"""Longer than any training goes without a look."""
+"""Longer than any time between two reconciles of a training."""
 _CLOSE_SECONDS: Final = 1.0
 _PENDING: Final = "it has not answered yet"
 _Errors: Final = (OSError, TimeoutError, ValueError, nats.errors.Error, APIError)
@@ -45,29 +45,29 @@ Question = Callable[[JetStreamContext], Awaitable[Answer]]
 
 
 class MessagingUnreachable(OperatorError):
-    """A question was not answered, or refused. The message names the server, without credentials, and what it said."""
+    """A request was not answered, or was refused. The message names the server, without credentials, and its error."""
 
 
 class MessagingPending(MessagingUnreachable):
-    """It is not known yet whether the server answers: ask again."""
+    """It is not yet known whether the server answers: ask again."""
 
 
 @dataclass(eq=False)
 class _Link:
-    """One connection, from when it is up until it is `over`."""
+    """One connection, from when it is established until it is `over`."""
 
     client: Client = field(default_factory=Client)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is over, or will be told to be."""
+        """Whether the connection is over, or is known to be lost."""
         return self.over.is_set() or self.client.is_closed
 
 
 @dataclass(eq=False)
 class _Server:
-    """What is known of one URL. `words`: why it does not answer; empty: it does, or nobody can tell yet."""
+    """The state of one URL. `words`: why it does not answer; empty: it answers, or that is not yet known."""
 
     url: str
     began: float
@@ -75,9 +75,9 @@ class _Server:
     link: _Link | None = None
     words: str = ""
     known: asyncio.Event = field(default_factory=asyncio.Event)
-    """It is connected, or could not be."""
+    """Set when it is connected, or when connecting failed."""
     late: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
-    """Questions that nobody waits for any more."""
+    """Requests whose caller no longer waits."""
     waiting: set[Key] = field(default_factory=set[Key])
     keeper: asyncio.Task[None] | None = None
 
@@ -87,12 +87,12 @@ class _Server:
 
 @dataclass
 class NatsServers:
-    """For one event loop; `close` it. Durations in seconds."""
+    """All servers, for one event loop; `close` it. Durations in seconds."""
 
     patience: float = PATIENCE_SECONDS
     connect_seconds: float = _CONNECT_SECONDS
     answer_seconds: float = _ANSWER_SECONDS
-    """For one question as a whole."""
+    """The limit of one request as a whole."""
     forget_seconds: float = _FORGET_SECONDS
     backoff: Backoff = field(default_factory=lambda: Backoff(first=1.0, cap=60.0))
     clock: Callable[[], float] = time.monotonic
@@ -100,16 +100,16 @@ class NatsServers:
     _call: Callable[[Key], None] = lambda key: None
 
     def tell(self, call: Callable[[Key], None]) -> None:
-        """Who is to be called with keys whose server's state has changed."""
+        """Set the function to call with the keys whose server's state has changed."""
         self._call = call
 
     async def ask(
         self, url: str, question: Question[Answer], *, whose: Key | None = None, patient: bool = False
     ) -> Answer:
-        """The answer. `patient`: wait for it as long as a question may take at all; `whose`: called when to ask again.
+        """Return the answer. `patient`: wait as long as a request may take; `whose`: the key to call when to ask again.
 
-        Raises: MessagingUnreachable: the server does not answer, or refuses; MessagingPending: nobody can tell yet, and
-        what was asked may be done all the same.
+        Raises: MessagingUnreachable: the server does not answer, or refuses; MessagingPending: that is not yet known,
+        and the request may still be carried out.
         """
         server = self._of(url)
         try:
@@ -120,20 +120,20 @@ class NatsServers:
             raise
 
     async def close(self) -> None:
-        """End everything."""
+        """End all tasks and connections."""
         found = list(self._servers.values())
         self._servers.clear()
         tasks = [task for server in found for task in (server.keeper, *server.late) if task is not None]
         while tasks:
             for task in tasks:
-                task.cancel()  # nats-py swallows a cancellation that comes while it closes a connection
+                task.cancel()  # nats-py swallows a cancellation while it closes a connection
             _, left = await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
             tasks = list(left)
 
     async def _ask(self, server: _Server, question: Question[Answer], *, patient: bool) -> Answer:
         until = self.clock() + (self.connect_seconds + self.answer_seconds if patient else self.patience)
         if not server.known.is_set():
-            # Of all who ask meanwhile only the first waits for so long.
+            # Of all callers in this time, only the first waits this long.
             greeting = until if patient else server.began + self.patience / 4
             await _within(server.known.wait(), greeting - self.clock())
         if server.words:
@@ -158,7 +158,7 @@ class NatsServers:
                 answer = await question(link.client.jetstream(timeout=self.answer_seconds))
         except _Errors as error:
             words = said(error)
-            if link.is_lost:  # only a new connection can tell whether the server is there
+            if link.is_lost:  # only a new connection shows whether the server is there
                 link.over.set()
                 raise MessagingPending(server.named(_PENDING)) from error
             if not isinstance(error, _Refusals):
@@ -170,7 +170,7 @@ class NatsServers:
         return answer
 
     def _came(self, server: _Server, task: asyncio.Task[object]) -> None:
-        """An answer came, or did not, after nobody waited for it any more."""
+        """Handle the end of a request whose caller no longer waits."""
         server.late.discard(task)
         if not task.cancelled():
             task.exception()  # it is no surprise
@@ -186,14 +186,14 @@ class NatsServers:
         return server
 
     async def _keep(self, server: _Server) -> None:
-        """Connect, and again whenever the connection is over, until nobody asks for it."""
+        """Connect, and reconnect whenever the connection is over, until nobody asks for the server."""
         while self._is_wanted(server):
             link = _Link()
             try:
                 await self._connect(server, link)
                 while self._is_wanted(server) and not link.over.is_set():
                     await _within(link.over.wait(), self.forget_seconds)
-                # A server that was started anew is back at once: only a try that fails is told.
+                # A restarted server is back at once: only a failed attempt is reported.
             except _Errors as error:
                 self._says(server, said(error))
             finally:
@@ -234,14 +234,14 @@ class NatsServers:
             self._wake(server)
 
     def _wake(self, server: _Server) -> None:
-        """Those who wait ask again; who is still not answered waits anew."""
+        """Call the waiting keys, which then ask again; a key without an answer waits again."""
         waiting, server.waiting = server.waiting, set()
         for key in sorted(waiting):
             self._call(key)
 
 
 def said(error: BaseException) -> str:
-    """The server's words, or what is known instead; never empty, never with credentials."""
+    """Return the server's error text, or what is known instead; never empty, never with credentials."""
     if isinstance(error, APIError):
         return shown(f"{error.description} (code {error.err_code})")
     text = str(error).removeprefix("nats: ")
@@ -251,7 +251,7 @@ def said(error: BaseException) -> str:
 
 
 async def _within(wanted: Awaitable[object], seconds: float) -> None:
-    """Wait for it, for so long."""
+    """Wait for `wanted`, at most for `seconds`."""
     try:
         async with asyncio.timeout(max(seconds, 0.0)):
             await wanted
@@ -266,5 +266,5 @@ async def _closed(client: Client) -> None:
 
 
 async def _noted(error: Exception) -> None:
-    """Not the library's way, a traceback per try: what matters becomes a condition."""
+    """Log the error; the library would print a traceback per attempt. What matters becomes a condition."""
     _log.debug("nats: %r", error)

@@ -1,4 +1,4 @@
-"""A training's streams on a NATS server: what makes, removes and lists them. Every action may be repeated."""
+"""A training's streams on a NATS server: creates, removes and lists them. Every action may be repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolorchestra_operator.messaging.servers import NatsServers
 
 
 class StreamsPort(Protocol):
-    """Where streams are made and removed; both may be repeated."""
+    """Creates and removes streams; both may be repeated."""
 
     async def make(self, *, url: str, uid: str, settings: StreamSettings) -> None: ...
 
@@ -22,7 +22,7 @@ class StreamsPort(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NatsStreams:
-    """The real ones. `patient`: wait as long as the servers may take, which no worker of a queue should."""
+    """The implementation on NATS. `patient`: wait as long as servers may take, which no worker of a queue should."""
 
     servers: NatsServers = field(default_factory=NatsServers)
     patient: bool = False
@@ -44,7 +44,7 @@ class NatsStreams:
         await self.servers.ask(url, remove, patient=self.patient)
 
     async def metadata(self, *, url: str) -> dict[str, Mapping[str, str]]:
-        """The metadata of every stream on the server, by the stream's name. MessagingUnreachable: nobody answers."""
+        """Return the metadata of every stream on the server, by its name. MessagingUnreachable: no answer."""
         return await self.servers.ask(url, _metadata, patient=self.patient)
 
 
@@ -54,5 +54,5 @@ async def _metadata(js: JetStreamContext) -> dict[str, Mapping[str, str]]:
         before = len(found)
         found |= {info.config.name or "": info.config.metadata or {} for info in page}
         if len(found) == before:
-            break  # streams went while they were listed: the rest comes next time
+            break  # streams were removed while they were listed: the next call lists the rest
     return found

@@ -1,1 +1,1 @@
-"""ExpertPool: what is observed of one, what is decided, and the objects that serve it."""
+"""ExpertPool: the facts that are observed, the decisions, and the objects that serve a pool."""

@@ -1,4 +1,4 @@
-"""Whether a pool can work as it is written and as the cluster is. Pure."""
+"""Whether a pool can work with its spec on this cluster. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolorchestra_operator.pools.reach import Reach, host_of
 
 
 def read(parent: Manifest) -> ExpertPool | Missing:
-    """What the models make of the live object; what they refuse is only seen where the CRD is an older one."""
+    """Return the validated pool. The models refuse a stored object only if the CRD is older."""
     try:
         return ExpertPool.model_validate({key: value for key, value in parent.items() if key != "status"})
     except ValidationError as error:
@@ -26,7 +26,7 @@ def read(parent: Manifest) -> ExpertPool | Missing:
 
 
 def unreachable(pool: ExpertPool, reach: Reach) -> Missing | None:
-    """An endpoint that is none to be asked, whatever its name leads to."""
+    """Return a refusal if the endpoint's host may never be called, whatever its address is."""
     if pool.spec.endpoint is None:
         return None
     refused = reach.refuses(host_of(pool.spec.endpoint.url))
@@ -34,7 +34,7 @@ def unreachable(pool: ExpertPool, reach: Reach) -> Missing | None:
 
 
 def unworkable(desired: Desired) -> Missing | None:
-    """What the schema allows and cannot work."""
+    """Return a refusal of what the schema allows and cannot work."""
     vllm = desired.vllm
     wrong = tuple(mistakes(vllm.resources, claims=claims_devices(vllm.pod_template)))
     if wrong:

@@ -1,9 +1,8 @@
-"""HTTP connections to experts that lead nowhere but where `Reach` lets them.
+"""HTTP connections to experts, only to addresses that `Reach` allows.
 
-Invariants: a name's addresses are looked at when the connection is made, and those very addresses are connected to, so
-that a name that is another a moment later changes nothing; an address in the URL is looked at before. Nothing is kept
-from one reply for the next request: no cookies. Behind a proxy it is the proxy that connects: what a name is here is
-looked at where it can be told.
+Invariants: a name is resolved when the connection is made, and exactly the checked addresses are connected to, so that
+a later change of the name has no effect; an address in the URL is checked before. Nothing is kept from one reply for
+the next request: no cookies. Behind a proxy, the proxy connects; the name is then checked here if it can be resolved.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ _AGENT: Final = {"User-Agent": "toolorchestra-operator"}
 
 
 class NotAllowed(OperatorError, OSError):
-    """Nobody is asked there."""
+    """The host or its address may not be called."""
 
 
 class Connections:
-    """Sessions by the way that a request takes. Lives in one event loop; `close` it."""
+    """Client sessions, by the kind of connection. Used in one event loop; `close` it."""
 
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
         self._sessions: dict[Way, aiohttp.ClientSession] = {}
 
     async def to(self, url: str, *, inside: bool) -> tuple[aiohttp.ClientSession, str | None]:
-        """The session to ask with, and the proxy. `inside`: a Service that the operator made.
+        """Return the session for a request, and the proxy. `inside`: a Service that the operator created.
 
-        NotAllowed: why nobody is asked there. ValueError: it is no URL.
+        NotAllowed: the address may not be called. ValueError: it is not a URL.
         """
         parsed = URL(url)
         host, port = parsed.raw_host or "", parsed.port or 0
@@ -49,13 +48,13 @@ class Connections:
             await guard.check(host, port, (host,))
         proxy = None if inside else _proxy(parsed)
         if proxy is not None:
-            with contextlib.suppress(socket.gaierror):  # only the proxy can tell
+            with contextlib.suppress(socket.gaierror):  # only the proxy can resolve it
                 await guard.resolve(host, port, socket.AF_UNSPEC)
         way: Way = "inside" if inside else "outside" if proxy is None else "proxy"
         return self._session(way), proxy
 
     async def close(self) -> None:
-        """End them all."""
+        """Close all sessions."""
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
@@ -70,7 +69,7 @@ class Connections:
 
 
 class _Guard(AbstractResolver):
-    """Resolves names, and lets no address through at which nobody is asked."""
+    """Resolves names, and refuses addresses that may not be called."""
 
     def __init__(self, reach: Reach, *, inside: bool) -> None:
         self._reach, self._inside = reach, inside
@@ -79,13 +78,13 @@ class _Guard(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """NotAllowed: one of its addresses is none to connect to."""
+        """Resolve the host. NotAllowed: one of its addresses may not be connected to."""
         found = await self._real.resolve(host, port, family)
         await self.check(host, port, tuple(one["host"] for one in found))
         return found
 
     async def check(self, host: str, port: int, addresses: tuple[str, ...]) -> None:
-        """NotAllowed, or nothing."""
+        """Check the addresses. NotAllowed: one of them may not be connected to."""
         for address in map(address_of, addresses):
             if address is None:
                 raise NotAllowed(f"{host} has an address that cannot be read")
@@ -103,7 +102,7 @@ class _Guard(AbstractResolver):
 
 
 def _proxy(url: URL) -> str | None:
-    """The environment's, as other programs take it."""
+    """Return the environment's proxy for the URL, by the usual rules."""
     if urllib.request.proxy_bypass(url.raw_host or ""):
         return None
     return urllib.request.getproxies().get(url.scheme)

@@ -1,4 +1,4 @@
-"""A vLLM pool as it is wanted: its validated resource, its names, and where its model lies in a pod."""
+"""The desired vLLM pool: its validated resource, its names, and the location of its model in a pod."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CREDENTIALS_PATH: Final = "/etc/toolorchestra/object-store"
 
 @dataclass(frozen=True)
 class Desired:
-    """`parent` is the live object, `pool` what the models made of it; of type VLLM."""
+    """`parent` is the live object, `pool` the validated model of it; of type VLLM."""
 
     parent: Manifest
     pool: ExpertPool
@@ -38,7 +38,7 @@ class Desired:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a replica computes on a GPU or alike; the rest follows from it: image, flags, pod security."""
+        """Whether a replica computes on a GPU or another accelerator; image, flags and pod security follow from it."""
         return accelerator(self.vllm.resources) is not None
 
     @property
@@ -47,12 +47,12 @@ class Desired:
 
     @property
     def served_model(self) -> str:
-        """The name under which the server knows the model: the pool's."""
+        """The name under which the server serves the model: the pool's."""
         return self.names.name
 
     @cached_property
     def scheme(self) -> str:
-        """`hf`, `pvc`, `s3` or `file`."""
+        """The URI's scheme: `hf`, `pvc`, `s3` or `file`."""
         return self.vllm.model.uri.partition("://")[0]
 
     @property
@@ -71,13 +71,13 @@ class Desired:
 
     @property
     def model_claim(self) -> str | None:
-        """The claim that the model lies on."""
+        """The claim that holds the model."""
         rest = self.vllm.model.uri.partition("://")[2]
         return rest.partition("/")[0] if self.scheme == "pvc" else None
 
     @property
     def cache_claim(self) -> str | None:
-        """The claim of the cache; None: there is none, and every start fetches and compiles."""
+        """The claim of the cache; None: there is none, and every start downloads and compiles."""
         cache = self.vllm.cache
         if cache is None:
             return None

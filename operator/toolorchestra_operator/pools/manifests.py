@@ -15,11 +15,11 @@ from toolorchestra_operator.pools.server import start_seconds
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 _PATIENCE_SECONDS: Final = 600
-"""For scheduling and pulling, beside the start, before a roll-out counts as stuck."""
+"""Seconds for scheduling and pulling, in addition to the start, before a roll-out counts as stuck."""
 
 
 def api_key(desired: Desired, key: str) -> dict[str, Any]:
-    """Made once: it is never changed, and never compared."""
+    """Return the API key's Secret. It is created once, never changed, and never compared."""
     names = desired.names
     return {
         "apiVersion": "v1",
@@ -31,7 +31,7 @@ def api_key(desired: Desired, key: str) -> dict[str, Any]:
 
 
 def cache_claim(desired: Desired) -> dict[str, Any] | None:
-    """The claim to make; None: none is asked for, or one that is there is used."""
+    """Return the claim to create; None: no cache is wanted, or an existing claim is used."""
     cache = desired.vllm.cache
     if cache is None or cache.type != "EphemeralClaim":
         return None
@@ -39,7 +39,7 @@ def cache_claim(desired: Desired) -> dict[str, Any] | None:
 
 
 def service(desired: Desired) -> dict[str, Any]:
-    """One address for all replicas that are ready."""
+    """Return the Service: one address for all ready replicas."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -52,7 +52,7 @@ def service(desired: Desired) -> dict[str, Any]:
 
 
 def disruption_budget(desired: Desired) -> dict[str, Any]:
-    """`minAvailable` as in the spec, and never more than there are. Replicas that are not ready may always go."""
+    """Return the disruption budget: `minAvailable` of the spec, at most the replicas. Unready ones may always go."""
     vllm = desired.vllm
     return {
         "apiVersion": "policy/v1",
@@ -67,9 +67,10 @@ def disruption_budget(desired: Desired) -> dict[str, Any]:
 
 
 def network_policy(desired: Desired) -> dict[str, Any]:
-    """Only the pods of trainings (here) and the operator reach it: vLLM's key leaves many routes open.
+    """Return the network policy: only the pods of trainings (in this namespace) and the operator have access, because
+    vLLM's key leaves many routes open.
 
-    Policies add up: what else may reach it, such as a Prometheus, is a policy of the user's.
+    Policies add up: access for others, such as a Prometheus, is a policy of the user's.
     """
     operator_labels = {"app.kubernetes.io/part-of": MANAGER, "app.kubernetes.io/component": "operator"}
     namespace = desired.runtime.operator_namespace
@@ -91,7 +92,7 @@ def network_policy(desired: Desired) -> dict[str, Any]:
 
 
 def deployment(desired: Desired, template: Manifest, *, inputs: str) -> dict[str, Any]:
-    """Rolled without losing a request: one more first, then one less, drained."""
+    """Return the Deployment. It rolls without losing a request: first one more pod, then one less, drained."""
     vllm, names = desired.vllm, desired.names
     queue = {QUEUE_LABEL: vllm.queue_name} if vllm.queue_name else {}
     return {

@@ -1,4 +1,4 @@
-"""Names and labels of a pool's objects. Deterministic: an operator that forgot everything finds them again."""
+"""Names and labels of a pool's objects. Deterministic: an operator without any memory finds them again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ API_KEY: Final = "api-key"
 
 @dataclass(frozen=True)
 class PoolNames(Owner):
-    """Of one pool. Its name has at most 40 characters, so that every name here is a DNS label."""
+    """The names of one pool's objects. A pool's name has at most 40 characters, so that every name is a DNS label."""
 
     about = POOLS
 
     @property
     def server(self) -> str:
-        """Of the Deployment, the Service, the disruption budget and the network policy."""
+        """The name of the Deployment, the Service, the disruption budget and the network policy."""
         return f"{self.name}-vllm"
 
     @property
@@ -39,21 +39,21 @@ class PoolNames(Owner):
 
     @property
     def url(self) -> str:
-        """Where the pool is served inside the cluster."""
+        """The pool's URL inside the cluster."""
         return f"http://{self.server}.{self.namespace}.svc:{PORT}/v1"
 
     @property
     def selector(self) -> dict[str, str]:
-        """Labels of the pods and nobody else's; a Deployment's selector can never change."""
+        """Labels of exactly the pool's pods; a Deployment's selector can never change."""
         return {POOL_LABEL: self.name, "app.kubernetes.io/component": COMPONENT}
 
     @property
     def labels(self) -> dict[str, str]:
-        """What every object and pod carries."""
+        """The labels of every object and pod."""
         return our_labels(COMPONENT) | self.selector
 
     def metadata(self, name: str, *, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Of an owned object; `labels` are further ones."""
+        """Return the metadata of an owned object; `labels` are additional ones."""
         return self.owned(name, {**self.labels, **(labels or {})})
 
     @property
@@ -70,7 +70,7 @@ class PoolNames(Owner):
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """Everything that is ever made for a pool."""
+        """References to everything that is ever created for a pool."""
         return (
             self.key_ref,
             self.cache_ref,

@@ -1,7 +1,7 @@
-"""What a pool refers to and the operator does not make: Secrets, ConfigMaps, claims, storage classes. Pure.
+"""What a pool refers to and the operator does not create: Secrets, ConfigMaps, claims, storage classes. Pure.
 
-Whoever may make a pool may make the operator send a Secret's value to a URL of theirs, or have it mounted into an image
-of theirs, without any right on Secrets. So a Secret has to say itself, by a label, that it is for pools.
+A person who may create a pool can make the operator send a Secret's value to their URL, or mount it into their image,
+without any right on Secrets. So a label on the Secret has to say that it is for pools.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 def needs(pool: ExpertPool, *, namespace: str, labelled: bool = True) -> tuple[Need, ...]:
-    """Everything that the pool refers to, in the order of its fields. `labelled`: its Secrets need their label."""
+    """Return everything that the pool refers to, in the order of its fields. `labelled`: Secrets need their label."""
     return tuple(_needs(pool.spec, namespace, SECRET_LABEL if labelled else None))
 
 
@@ -56,9 +56,10 @@ def _needs(spec: ExpertPoolSpec, namespace: str, label: tuple[str, str] | None) 
 
 
 def _secrets_in(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Where a part of an overlay refers to Secrets, and their names. Pull secrets are the kubelet's, no container's.
+    """Yield the path and name of each Secret to which a part of an overlay refers. Pull secrets are left out: only the
+    kubelet uses them, no container.
 
-    Whatever its shape: what is no pod template is refused elsewhere, and what is no name is nobody's.
+    The part may have any shape: other code refuses what is not a pod template, and what is not a name is ignored.
     """
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):

@@ -1,4 +1,4 @@
-"""What a reconcile of a pool sees: GETs by name, a LIST of pods while replicas are missing, and the prober's answer."""
+"""Observes a pool for a reconcile: GETs by name, a LIST of pods while replicas are missing, and the prober's answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from toolorchestra_operator.pools.runtime import PoolRuntime
 
 
 class PoolReader(Protocol):
-    """What is read of the API server; `ApiServer` has it."""
+    """The part of `ApiServer` that observing needs."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
@@ -37,11 +37,11 @@ class PoolReader(Protocol):
 
 
 Measurements = Callable[[Key], MeasuredService | None]
-"""What calls to a pool were measured to take; None: nobody measured any."""
+"""Returns the measured service times of calls to a pool; None: there are none."""
 
 
 def unmeasured(pool: Key) -> MeasuredService | None:
-    """Nobody measures."""
+    """Return None: no measurements."""
     return None
 
 
@@ -55,7 +55,7 @@ class PoolObserver:
     measurements: Measurements = unmeasured
 
     async def observe(self, key: Key) -> Observed | None:
-        """None: the pool is gone."""
+        """Return the facts; None: the pool is gone."""
         parent = await self.api.get(Ref(*POOLS, key.namespace, key.name))
         if parent is None:
             self.prober.forget(key)
@@ -97,12 +97,12 @@ class PoolObserver:
         return await self.prober.answer(key, target)
 
     async def _objects(self, names: PoolNames) -> dict[Ref, Manifest]:
-        """The pool's own: what others have under its names is neither read nor changed (`NameTaken` says so)."""
+        """Return the pool's own objects. Foreign ones under its names are neither read nor changed (`NameTaken`)."""
         found = {ref: await self.api.get(ref) for ref in names.refs}
         return {ref: live for ref, live in found.items() if live is not None and owner_uid(live) == names.uid}
 
     async def _pods(self, names: PoolNames, pool: ExpertPool, objects: dict[Ref, Manifest]) -> tuple[Manifest, ...]:
-        """Only while some are missing: labels are not indexed, and a list costs as much as the namespace is large."""
+        """List the pods, only while some are missing: labels are not indexed, so a list reads the whole namespace."""
         live = objects.get(names.deployment_ref)
         wanted = pool.spec.vllm.replicas if pool.spec.vllm else 0
         if live is None or (states.ready_replicas(live) >= wanted and states.rolled_out(live)):
@@ -113,7 +113,7 @@ class PoolObserver:
 def _target(
     pool: ExpertPool, names: PoolNames, objects: dict[Ref, Manifest], held: dict[Ref, Manifest]
 ) -> Target | None:
-    """Whom to ask; None: nobody is to be asked, or nobody is there yet."""
+    """Return what to probe; None: nothing is to be probed, or nothing serves yet."""
     endpoint = pool.spec.endpoint
     if endpoint is None:
         key = _value(objects.get(names.key_ref), API_KEY)
@@ -129,7 +129,7 @@ def _target(
 
 
 def _value(secret: Manifest | None, key: str) -> str | None:
-    """The text of a Secret's key; None where there is none, or it is no text."""
+    """Return the text of a Secret's key; None: there is none, or it is not text."""
     try:
         return base64.b64decode(((secret or {}).get("data") or {})[key]).decode().strip()
     except (KeyError, binascii.Error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What one reconcile of a pool sees. Frozen facts; the observer fills them in, a test writes them down."""
+"""The observed facts for one reconcile of a pool, frozen. The observer fills them in; tests write them directly."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Observed:
     objects: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
     pods: tuple[Manifest, ...] = ()
     missing: tuple[Missing, ...] = ()
-    """What the spec refers to and is not there."""
+    """What the spec refers to and does not exist."""
     answer: Answer | None = None
-    """The last probe's; None: not asked, or not answered yet."""
+    """The answer of the last probe; None: not probed, or not answered yet."""
     asking: bool = False
-    """A probe is under way, or an answer will be wanted again."""
+    """Whether a probe is running, or will be due again."""
     measured: MeasuredService | None = None
-    """What calls were measured to take; None: nobody measures."""
+    """The measured service times of calls; None: there are none."""
     token: str = ""
-    """A fresh random key, for the pool's Secret where there is none."""
+    """A new random key, for the pool's Secret if there is none."""

@@ -1,4 +1,4 @@
-"""Why replicas are missing: in the words of the scheduler, the kubelet, or the container before it died. Pure."""
+"""Why replicas are missing: the message of the scheduler, the kubelet, or the container that ended. Pure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BROKEN: Final = (
     "StartError",
 )
 _WORDS: Final = 500
-"""Characters of a container's last words: the end, where the error is."""
+"""Most characters of a container's last output: the end, which has the error."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps a replica from being ready."""
+    """The reason and message why a replica is not ready."""
 
     reason: Reason
     message: str
 
 
 def obstacle(deployment: Manifest | None, pods: Sequence[Manifest]) -> Obstacle | None:
-    """The first one, of the pods in the order of their names, then of the Deployment; None: nothing but time."""
+    """Return the first obstacle, of the pods in the order of their names, then of the Deployment; None: only time."""
     for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
         if pod["metadata"].get("deletionTimestamp") or _is_ready(pod):
             continue
@@ -85,7 +85,7 @@ def _last_words(ended: Mapping[str, Any]) -> str:
 
 
 def _not_made(deployment: Manifest | None) -> Obstacle | None:
-    """Pods that are refused, by pod security, a quota or a webhook: only the Deployment says so."""
+    """Return the refusal of pods by pod security, a quota or a webhook, which only the Deployment reports."""
     failed = _condition(deployment or {}, "ReplicaFailure")
     if failed.get("status") == "True":
         return Obstacle(Reason.REPLICAS_MISSING, f"pods cannot be made: {failed.get('message', '')}")

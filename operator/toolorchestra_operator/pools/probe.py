@@ -1,11 +1,11 @@
-"""Whether an expert answers, asked over HTTP: the list of models, or one paid token.
+"""Probes whether an expert answers, over HTTP: by the list of models, or by one paid token.
 
 Invariants
-- A reconcile never waits for a slow server: probes run beside it, one at a time per pool, and the last answer counts
-  until the next is due. Asked again sooner where the answer was bad, and at once where URL, model or key changed.
-- The key goes to the URL that it was given for: redirects are not followed, and `Connections` lead nowhere else.
-- Nothing of a reply is told but its status, and whether the model was in it: whoever may make a pool could read with
-  the operator's eyes.
+- A reconcile never waits for a slow server: probes run outside it, one at a time per pool, and the last answer counts
+  until the next probe is due. After a bad answer that is sooner; after a change of URL, model or key, at once.
+- The key is sent only to the URL that it was given for: redirects are not followed, and `Connections` go nowhere else.
+- Nothing of a reply is reported except its status, and whether the model was in it: otherwise, whoever may create a
+  pool could read what only the operator can reach.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ PERIODS: Final[Mapping[tuple[Kind, bool], float]] = {
     ("Completion", True): 600.0,
     ("Completion", False): 60.0,
 }
-"""Seconds from an answer to the next question, by what is asked and whether the answer was good."""
+"""Seconds from an answer to the next probe, by the kind of probe and whether the answer was good."""
 TIMEOUTS: Final[Mapping[Kind, float]] = {"Models": 10.0, "Completion": 60.0}
 PATIENCE_SECONDS: Final = 2.0
-"""How long an observation waits for a probe that is under way."""
+"""How long a reconcile waits for a running probe."""
 _RETRY_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 4 << 20
 _ENOUGH: Final = "output limit was reached"
-"""What OpenAI's reasoning models say, with 400, to a request for one token: the model did answer."""
+"""Text of OpenAI's reasoning models, with 400, for a request for one token: the model did answer."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to ask what. `max_tokens`: what the server calls the limit on written tokens."""
+    """What to probe. `max_tokens`: the server's name for the limit on output tokens."""
 
     kind: Kind
     url: str
@@ -57,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a probe ended."""
+    """The result of a probe."""
 
     kind: Kind
     reason: Reason
@@ -67,12 +67,12 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether the expert answered as itself."""
+        """Whether the expert answered with the right model."""
         return self.reason is Reason.PROBE_ANSWERED
 
     @property
     def due(self) -> datetime:
-        """When to ask again."""
+        """When to probe again."""
         return self.at + timedelta(seconds=PERIODS[self.kind, self.ok])
 
 
@@ -84,7 +84,7 @@ class _Asked:
 
 
 class _Failed(Exception):
-    """No answer that counts. `again`: another try may help."""
+    """A probe without a valid answer. `again`: another attempt may help."""
 
     def __init__(self, message: str, *, reason: Reason = Reason.PROBE_FAILED, again: bool = False) -> None:
         super().__init__(message)
@@ -92,7 +92,7 @@ class _Failed(Exception):
 
 
 class Prober:
-    """Asks, and remembers answers by pool. Lives in one event loop; `close` it."""
+    """Sends probes, and stores answers by pool. Used in one event loop; `close` it."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Prober:
         self._connections = Connections(reach)
 
     async def answer(self, pool: Key, target: Target) -> Answer | None:
-        """The last answer; None: there is none yet, or none from this target."""
+        """Return the last answer; None: there is none yet, or none from this target."""
         asked = self._asked.get(pool)
         if asked is None or asked.target != target:
             self.forget(pool)
@@ -116,11 +116,11 @@ class Prober:
         if (task := asked.task) is not None:
             done, _ = await asyncio.wait({task}, timeout=self._patience)
             if done and not task.cancelled():
-                task.result()  # raises what is a mistake of ours
+                task.result()  # raises an unexpected error
         return asked.answer
 
     def forget(self, pool: Key) -> None:
-        """The pool is gone, or is not to be asked."""
+        """Forget a pool that is gone, or is not to be probed."""
         asked = self._asked.pop(pool, None)
         if asked is not None and asked.task is not None:
             asked.task.cancel()
@@ -146,7 +146,7 @@ class Prober:
             asked.task = None
 
     async def _twice(self, target: Target) -> str:
-        """One dropped connection is no verdict. What may have been paid for is not asked twice."""
+        """Probe, and repeat once after a dropped connection. A probe that may have cost money is not repeated."""
         try:
             return await self._once(target)
         except _Failed as failed:
@@ -156,7 +156,7 @@ class Prober:
         return await self._once(target)
 
     async def _once(self, target: Target) -> str:
-        """The name under which the model is served. _Failed: why there is none."""
+        """Return the name under which the model is served. _Failed: the reason why there is none."""
         base = target.url.rstrip("/")
         if target.kind == "Models":
             return _listed(target, await self._request(target, "GET", f"{base}/models"))
@@ -214,7 +214,7 @@ def _json(text: bytes) -> Mapping[str, Any] | None:
 
 
 def _error(parsed: Mapping[str, Any] | None) -> str:
-    """`{"error": {"message": …}}` or `{"message": …}`, as OpenAI-compatible servers have it."""
+    """Return the text of `{"error": {"message": …}}` or `{"message": …}`, the forms of OpenAI-compatible servers."""
     error = (parsed or {}).get("error")
     return str(error.get("message") if isinstance(error, Mapping) else error or (parsed or {}).get("message"))
 
@@ -230,7 +230,7 @@ def _refusal(status: int) -> str:
 
 
 def _failed(error: Exception) -> _Failed:
-    """What went wrong on the way, in our words: an error of aiohttp's may have what was read in it."""
+    """Return the connection error in our words: the text of aiohttp's errors may contain what was read."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, NotAllowed):
         return _Failed(str(cause), reason=Reason.HOST_NOT_ALLOWED)

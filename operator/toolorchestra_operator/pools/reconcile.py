@@ -1,10 +1,10 @@
 """One reconcile of a pool: pure, from what is observed to a plan.
 
 Invariants
-- Nothing in status is an input: an operator that forgot everything decides the same.
-- What is not accepted makes nothing and takes nothing away: replicas that serve go on.
-- Objects are applied where they differ; the API key is made once; a pod template changes with the spec alone
-  (`template`). The owner's end takes everything away: there is nothing to do about a deletion.
+- Nothing in status is an input: an operator without any memory decides the same.
+- If the pool is not accepted, nothing is created or removed: replicas that serve continue.
+- Objects are applied if they differ; the API key is created once; a pod template changes only with the spec
+  (`template`). Kubernetes removes everything after the owner: a deletion needs no action.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from toolorchestra_operator.pools.pod_reasons import Obstacle, obstacle
 from toolorchestra_operator.pools.template import POD_PATH, inputs_digest, key_digest, template
 
 LOOK_SECONDS: Final = 10.0
-"""How soon to look again at replicas that are missing: what happens to pods wakes nobody."""
+"""How soon to check missing replicas again: no watch reports what happens to pods."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
-    """What to do about the pool now."""
+    """Return the plan for the pool now."""
     if observed.parent["metadata"].get("deletionTimestamp"):
         return Plan()
     pool = read(observed.parent)
@@ -56,7 +56,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
 
 
 def _of_endpoint(pool: ExpertPool, observed: Observed, refusal: Missing | None, now: datetime) -> Plan:
-    """No objects: somebody else serves it."""
+    """Return the plan of an endpoint; it has no objects, because it is served elsewhere."""
     endpoint = pool.spec.endpoint
     assert endpoint is not None  # the union's rule
     answer = observed.answer
@@ -88,13 +88,13 @@ def _of_vllm(desired: Desired, observed: Observed, refusal: Missing | None, now:
 
 
 def _misshapen(desired: Desired, observed: Observed) -> Missing | None:
-    """What of the overlay the API server would not read."""
+    """Return a refusal if the overlay does not match the API server's schema."""
     found = shape_mistakes(desired.vllm.pod_template, observed.schemas, path=POD_PATH)
     return Missing(Reason.INVALID_POD_TEMPLATE, "; ".join(found)) if found else None
 
 
 def _wanted(desired: Desired, observed: Observed, live: Manifest | None) -> tuple[Action, ...] | Missing:
-    """What is to be done to the objects; Missing: they cannot be made."""
+    """Return the actions on the objects; Missing: they cannot be created."""
     key, actions = _key(desired, observed)
     digest = key_digest(key)
     inputs = inputs_digest(desired, key_digest=digest)
@@ -118,11 +118,11 @@ def _differs(wanted: Manifest, observed: Observed) -> bool:
 
 
 def _key(desired: Desired, observed: Observed) -> tuple[str, tuple[Action, ...]]:
-    """The API key, and what is to be done so that its Secret is there. One that lost its key is made anew."""
+    """Return the API key, and the actions that create its Secret. A Secret that lost its key is created again."""
     live = observed.objects.get(desired.names.key_ref)
     create = Create(manifests.api_key(desired, observed.token))
     if live is None or not _is_ours(live, desired.names):
-        return observed.token, (create,)  # another's is refused where the plan is carried out
+        return observed.token, (create,)  # a foreign Secret is refused when the plan is carried out
     try:
         return base64.b64decode((live.get("data") or {})[API_KEY], validate=True).decode(), ()
     except (KeyError, binascii.Error, UnicodeDecodeError):
@@ -135,7 +135,7 @@ def _is_ours(live: Manifest, names: PoolNames) -> bool:
 
 
 def _with_hint(found: Obstacle | None, desired: Desired, observed: Observed) -> Obstacle | None:
-    """The scheduler does not say that it waits for a volume because there is no default storage class."""
+    """Add a hint: the scheduler does not say that it waits for a volume because there is no default storage class."""
     claim = observed.objects.get(desired.names.cache_ref)
     if found is None or found.reason is not Reason.UNSCHEDULABLE or claim is None:
         return found
@@ -147,7 +147,7 @@ def _with_hint(found: Obstacle | None, desired: Desired, observed: Observed) -> 
 
 
 def _fields(desired: Desired, live: Manifest | None) -> dict[str, Any]:
-    """URL and name are known before anybody serves them, and stay while replicas come and go."""
+    """Return the status fields: URL and name are known before anything serves, and stay while replicas change."""
     names, wanted = desired.names, desired.vllm.replicas
     ready = states.ready_replicas(live)
     return {
@@ -172,7 +172,7 @@ def _plan(
     now: datetime,
     look: float | None,
 ) -> Plan:
-    """The actions, then events where a condition changed, then the status. `look`: seconds, or None."""
+    """Return the plan: the actions, events for conditions that changed, the status. `look`: seconds, or None."""
     before = observed.parent.get("status") or {}
     generation = int(observed.parent["metadata"].get("generation", 1))
     old = before.get("conditions") or ()
@@ -181,12 +181,12 @@ def _plan(
     if observed.measured is not None:
         status["measured"] = observed.measured.model_dump(mode="json", by_alias=True, exclude_none=True)
     elif "measured" in before:
-        status["measured"] = before["measured"]  # it says itself since when; nothing follows from it
+        status["measured"] = before["measured"]  # it has its own time; no decision depends on it
     return Plan((*actions, *transitions(old, new)), None if status == before else status, _requeue(observed, now, look))
 
 
 def _requeue(observed: Observed, now: datetime, look: float | None) -> float | None:
-    """At the next probe, or sooner."""
+    """Return the seconds until the next probe, or fewer."""
     waits = [] if look is None else [look]
     if observed.answer is not None:
         waits.append(max(1.0, (observed.answer.due - now).total_seconds()))

@@ -1,7 +1,7 @@
-"""How one replica runs vLLM: arguments, environment, probes and draining, as pure functions of the pool.
+"""How a replica runs vLLM: arguments, environment, probes and draining, as pure functions of the pool.
 
-vLLM's development mode is off, and its usage statistics too. The API key is in the environment, not among arguments,
-which anybody who may read pods can read.
+vLLM's development mode and its usage statistics are off. The API key is in the environment, not in the arguments, which
+everyone who may read pods can read.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from toolorchestra_operator.pools.names import API_KEY, PORT
 
 CPU_KV_CACHE_BYTES: Final = 256 << 20
 KEEP_ALIVE_SECONDS: Final = 600
-"""vLLM closes idle connections after 5 s by default, under the hands of clients that keep them."""
+"""By default vLLM closes idle connections after 5 s, while clients still want to use them."""
 START_SECONDS: Final = 600
-"""A start whose weights cost nothing: imports, compilation, graph capture."""
+"""Seconds of a start without its weights: imports, compilation, graph capture."""
 SECONDS_PER_BILLION: Final = 40
-"""10⁹ parameters are 2 GB in 16 bits, fetched at 50 MB/s."""
+"""10⁹ parameters are 2 GB in 16 bits, downloaded at 50 MB/s."""
 UNKNOWN_BILLIONS: Final = 70.0
 READY_PERIOD_SECONDS: Final = 10
 DRAIN_MARGIN_SECONDS: Final = 30
-"""Between the end of draining and SIGKILL."""
+"""Seconds between the end of draining and SIGKILL."""
 
 _PARAMETERS: Final = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])")
 
 
 def arguments(desired: Desired) -> list[str]:
-    """The command line. `python3 -m`: the `vllm` command does not start with the CPU package."""
+    """Return the command line. `python3 -m`: the `vllm` command does not start with the CPU package."""
     vllm = desired.vllm
     found = [
         *("python3", "-m", "vllm.entrypoints.openai.api_server"),
@@ -52,11 +52,11 @@ def arguments(desired: Desired) -> list[str]:
         found += ["--kv-cache-memory-bytes", str(CPU_KV_CACHE_BYTES)]
     if desired.runtime.otlp_endpoint:
         found += ["--otlp-traces-endpoint", f"{desired.runtime.otlp_endpoint.rstrip('/')}/v1/traces"]
-    return [*found, *vllm.extra_args]  # the last one counts
+    return [*found, *vllm.extra_args]  # of repeated flags, vLLM uses the last
 
 
 def environment(desired: Desired) -> list[dict[str, Any]]:
-    """The container's variables."""
+    """Return the container's environment variables."""
     plain = {
         "HOME": "/tmp",
         "HF_HOME": f"{CACHE_PATH}/huggingface",
@@ -105,16 +105,16 @@ def _threads(desired: Desired) -> int:
 
 
 def start_seconds(uri: str) -> int:
-    """How long a start may take: 600 s, and 40 s for each 10⁹ parameters that the model's name tells (`…-32B`, `135M`).
+    """Return how long a start may take: 600 s, and 40 s for each 10⁹ parameters in the model's name (`…-32B`, `135M`).
 
-    Unknown: as for 70·10⁹. Only a start that hangs ever takes so long: one that fails ends by itself.
+    Unknown size: as for 70·10⁹. Only a start that hangs takes that long: one that fails ends by itself.
     """
     sizes = [float(number) / (1000 if unit in "mM" else 1) for number, unit in _PARAMETERS.findall(uri)]
     return START_SECONDS + math.ceil(SECONDS_PER_BILLION * max(sizes, default=UNKNOWN_BILLIONS))
 
 
 def probes(desired: Desired) -> dict[str, Any]:
-    """Started and alive: /health, without a key. Ready: a program that knows the key."""
+    """Return the probes. Startup and liveness: /health, without a key. Readiness: a program that has the key."""
     health = {"httpGet": {"path": "/health", "port": "http"}}
     failures = math.ceil(start_seconds(desired.vllm.model.uri) / 10)
     return {
@@ -130,7 +130,7 @@ def probes(desired: Desired) -> dict[str, Any]:
 
 
 def lifecycle(desired: Desired) -> dict[str, Any]:
-    """Draining before SIGTERM, upon which vLLM drops what it has."""
+    """Return the hooks: draining before SIGTERM, at which vLLM drops its requests."""
     seconds = desired.vllm.drain_seconds
     if not seconds:
         return {}
@@ -138,6 +138,6 @@ def lifecycle(desired: Desired) -> dict[str, Any]:
 
 
 def _program(name: str, *arguments: str) -> list[str]:
-    """A command that needs nothing of the image but Python."""
+    """Return a command that needs only Python in the image."""
     source = resources.files("toolorchestra_operator.pools.in_pod").joinpath(f"{name}.py").read_text(encoding="utf-8")
     return ["python3", "-I", "-c", source, f"http://127.0.0.1:{PORT}", *arguments]

@@ -1,11 +1,11 @@
-"""The conditions of a pool, from what is observed. Pure; always all six, so that none tells an old story.
+"""The conditions of a pool, from the observed facts. Pure; always all six, so that none is out of date.
 
 | | VLLM | Endpoint |
 | --- | --- | --- |
-| Accepted | it can work as written | the same |
+| Accepted | it can work with its spec | the same |
 | Progressing | replicas are being replaced, or made for the first time | never |
 | Available | at least `minAvailable` replicas are ready | the probe answered |
-| Degraded | replicas are missing that no roll-out explains, or something stands in their way | the probe failed |
+| Degraded | replicas are missing without a roll-out, or an obstacle exists | the probe failed |
 | Routable | the probe of the Service answered | the probe of the URL answered |
 | Ready | accepted, available and routable | the same; without a probe: accepted |
 """
@@ -25,7 +25,7 @@ from toolorchestra_operator.pools.probe import PERIODS, Answer
 
 Condition = dict[str, Any]
 _FOLLOW: Final = frozenset({"Accepted", "Ready"})
-"""What a refusal itself decides."""
+"""Conditions that follow from a refusal itself."""
 
 
 def accepted(refusal: Missing | None) -> Condition:
@@ -39,7 +39,7 @@ def ready_replicas(deployment: Manifest | None) -> int:
 
 
 def rolled_out(deployment: Manifest | None) -> bool:
-    """As `kubectl rollout status` sees it, but once it was complete a lost replica does not make it incomplete."""
+    """Return whether it is rolled out, as `kubectl rollout status`; a replica that is lost later does not change it."""
     if deployment is None:
         return False
     status: Mapping[str, Any] = deployment.get("status") or {}
@@ -60,7 +60,7 @@ def of_vllm(
     answer: Answer | None,
     refusal: Missing | None,
 ) -> list[Condition]:
-    """Of a pool that the operator serves."""
+    """Return the conditions of a pool that the operator serves."""
     if vllm.replicas == 0:
         return _scaled_to_zero(refusal)
     there = ready_replicas(deployment)
@@ -113,7 +113,7 @@ def _scaled_to_zero(refusal: Missing | None) -> list[Condition]:
 
 
 def of_endpoint(endpoint: Endpoint, *, answer: Answer | None, refusal: Missing | None) -> list[Condition]:
-    """Of a pool that is served elsewhere."""
+    """Return the conditions of a pool that is served elsewhere."""
     routable = _not_asked() if endpoint.probe == "None" else _routable(answer)
     if refusal is not None and answer is None:
         routable = condition("Routable", "Unknown", Reason.NOT_READY, "it is not asked: see Accepted")
@@ -130,13 +130,13 @@ def of_endpoint(endpoint: Endpoint, *, answer: Answer | None, refusal: Missing |
 
 
 def of_unreadable(refusal: Missing) -> list[Condition]:
-    """Of a pool that the models refuse: what serves it goes on, and nobody looks how it is."""
+    """Return the conditions of a pool that the models refuse: its servers continue, but nothing checks them."""
     return _unknown(accepted(refusal), "its spec cannot be read: see Accepted")
 
 
 def of_refused(said: Condition, before: Sequence[Mapping[str, Any]]) -> list[Condition]:
-    """Of a pool whose objects the API server refuses, as condition Accepted (`said`) tells. What was seen before stays
-    (each condition has the generation that it is about); the rest is not known."""
+    """Return the conditions of a pool whose objects the API server refuses (`said` is its condition Accepted). Earlier
+    conditions are kept (each has the generation that it is about); the others are unknown."""
     seen = {one["type"] for one in before}
     return [one for one in _unknown(said, "it was refused: see Accepted") if one["type"] not in seen - _FOLLOW]
 
@@ -151,7 +151,8 @@ def _not_asked() -> Condition:
 
 
 def _routable(answer: Answer | None) -> Condition:
-    """States the period; not the time, which would be news at every probe."""
+    """Return the condition; its message has the probe's period, not its time, which would be a change at every
+    probe."""
     if answer is None:
         return condition("Routable", "Unknown", Reason.PROBE_PENDING)
     message = f"{answer.message}; asked every {PERIODS[answer.kind, answer.ok]:g} s"
@@ -159,7 +160,7 @@ def _routable(answer: Answer | None) -> Condition:
 
 
 def _ready(found: list[Condition]) -> Condition:
-    """That it is not known whether an expert answers, because nobody wants to know, is no reason against it."""
+    """Return the condition. A disabled probe, after which nobody knows whether an expert answers, is no obstacle."""
     by_kind = {one["type"]: one for one in found}
     bad = [
         kind

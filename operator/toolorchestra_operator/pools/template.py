@@ -1,4 +1,4 @@
-"""The pod template of a vLLM pool, and what it is made from: the spec, the key, the opt-in (see `recorded`)."""
+"""The pod template of a vLLM pool, and its inputs: the spec, the key, the refresh annotation (see `recorded`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolorchestra_operator.pools.names import COMPONENT, PORT
 from toolorchestra_operator.pools.server import DRAIN_MARGIN_SECONDS, arguments, environment, lifecycle, probes
 
 REFRESH_ANNOTATION: Final = "toolorchestra.dev/refresh-template"
-"""On the pool: another value rolls it to the templates and images of the operator that runs now."""
+"""Annotation of a pool: a new value rolls it to the templates and images of the present operator."""
 KEY_ANNOTATION: Final = "toolorchestra.dev/api-key-digest"
 
 POD_PATH: Final = "spec.vllm.podTemplate"
@@ -31,9 +31,9 @@ _ROLLS_NOTHING: Final = frozenset({"replicas", "min_available", "queue_name"})
 
 
 def inputs_digest(desired: Desired, *, key_digest: str) -> str:
-    """Of everything in the resource that the template is made from.
+    """Return the digest of everything in the resource that the template is made from.
 
-    Defaults are left out, so that a field which a later version adds, or a default that it changes, is no change.
+    Defaults are left out, so that a new field or a changed default of a later release is no change.
     """
     spec = desired.vllm.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=set(_ROLLS_NOTHING))
     annotations = desired.parent["metadata"].get("annotations") or {}
@@ -41,12 +41,12 @@ def inputs_digest(desired: Desired, *, key_digest: str) -> str:
 
 
 def key_digest(key: str) -> str:
-    """Tells one API key from another; the key is random, so nothing can be guessed from it."""
+    """Return a digest that identifies an API key; the key is random, so it cannot be guessed from the digest."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def template(desired: Desired, *, key_digest: str) -> dict[str, Any] | Rejected:
-    """What this version of the operator would make, the overlay merged in."""
+    """Return the template that this version of the operator makes, with the overlay merged in."""
     own = {
         "metadata": {"labels": desired.names.labels, "annotations": {KEY_ANNOTATION: key_digest}},
         "spec": _pod(desired),
@@ -75,10 +75,10 @@ def _pod(desired: Desired) -> dict[str, Any]:
         container["lifecycle"] = hooks
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
-        # A Service called `vllm` would set VLLM_PORT, which vLLM takes for its own.
+        # A Service called `vllm` would set VLLM_PORT, which vLLM would read as its own.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": vllm.drain_seconds + DRAIN_MARGIN_SECONDS,
-        # GPU images run as root; everything else obeys the restricted profile.
+        # GPU images run as root; everything else meets the restricted profile.
         "securityContext": {
             "seccompProfile": {"type": "RuntimeDefault"},
             **({} if desired.on_gpu else _RESTRICTED),
@@ -92,13 +92,13 @@ def _pod(desired: Desired) -> dict[str, Any]:
 
 
 def shm_size(vllm: VLLM) -> str:
-    """Of /dev/shm: what the spec says; else 2 GiB per shard, and 1 GiB where there is one. It counts as memory."""
+    """Return the size of /dev/shm: the spec's; else 2 GiB per shard, or 1 GiB for one shard. It counts as memory."""
     shards = vllm.tensor_parallel_size
     return str(vllm.shm_size) if vllm.shm_size is not None else f"{2 * shards if shards > 1 else 1}Gi"
 
 
 def _volumes(desired: Desired) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Volumes and mounts: scratch, shared memory, the cache, the model."""
+    """Return volumes and mounts: scratch, shared memory, the cache, the model."""
     cache: dict[str, Any] = {"emptyDir": {}}
     if desired.cache_claim is not None:
         cache = {"persistentVolumeClaim": {"claimName": desired.cache_claim}}

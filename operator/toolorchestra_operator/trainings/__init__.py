@@ -1,1 +1,1 @@
-"""OrchestratorTraining: what is observed of one, what is decided, and the objects that are made."""
+"""OrchestratorTraining: the facts that are observed, the decisions, and the objects that are created."""

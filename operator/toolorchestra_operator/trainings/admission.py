@@ -1,6 +1,6 @@
-"""Whether a training can work as it is written and as the cluster is: refused at once, with what to change. Pure.
+"""Whether a training can run with its spec on this cluster; if not, it is refused at once, with the remedy. Pure.
 
-A refusal is about what would be made. What is there already is supervised by other means (`supervision`).
+A refusal is about objects that would be created. Existing objects are supervised independently (`supervision`).
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from toolorchestra_operator.trainings.storage import cache_claim, storage_claim
 
 _log = logging.getLogger(__name__)
 LEFT_SECONDS: Final = 5.0
-"""How often to look after what is being removed."""
+"""How often to check what is being removed."""
 
 
 @dataclass(frozen=True)
 class NotAdmitted:
-    """`Accepted=False`."""
+    """The reason and message of `Accepted=False`."""
 
     reason: Reason
     message: str
     again: float | None = None
-    """Seconds until another look, where the cause goes by itself and nobody would tell."""
+    """Seconds until another reconcile, if the cause ends by itself and no event reports it."""
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """What is made of an admitted training is made of this."""
+    """What the objects of an admitted training are made from."""
 
     desired: Desired
     experts: tuple[ExpertPool, ...]
@@ -55,11 +55,12 @@ class Admitted:
 
 
 def admit(observed: Observed, remembered: Remembered) -> Admitted | NotAdmitted:
-    """Everything that can be said before anything is made. What was admitted keeps its experts and its provider."""
+    """Return everything that can be refused before anything is created. An admitted training keeps its experts and its
+    provider."""
     try:
         return _admit(observed, remembered)
-    except Exception as error:  # a spec that nobody thought of: refused like any other, and what runs is supervised
-        _log.exception("%s: it cannot be admitted", observed.parent["metadata"]["name"])
+    except Exception as error:  # an unexpected spec: refused like any other, and what runs is supervised
+        _log.exception("%s: admission failed", observed.parent["metadata"]["name"])
         return NotAdmitted(Reason.OPERATOR_FAILED, broke(error))
 
 
@@ -69,7 +70,7 @@ def _admit(observed: Observed, remembered: Remembered) -> Admitted | NotAdmitted
     except ValidationError as error:
         return NotAdmitted(Reason.INVALID_SPEC, _said(error))
     desired = Desired(observed.parent, training, observed.runtime)
-    if remembered.terminal is not None:  # it needs nothing any more
+    if remembered.terminal is not None:  # it needs nothing any more: it has ended
         return Admitted(desired, (), remembered.provider or "Builtin")
     if unseen := [one for one in observed.missing if one.reason is Reason.FORBIDDEN]:
         return NotAdmitted(Reason.FORBIDDEN, "; ".join(one.message for one in unseen))
@@ -107,7 +108,7 @@ def _experts(
 
 
 def _provider(training: OrchestratorTraining, observed: Observed, remembered: Remembered) -> Provider | NotAdmitted:
-    """Sticky once it is known. Auto: KubeRay where it is installed."""
+    """Return the provider, which does not change once it is chosen. Auto: KubeRay if it is installed."""
     wanted, queue = remembered.provider or training.spec.ray.provider, training.spec.queue_name
     if wanted == "Auto":
         wanted = "KubeRay" if observed.kuberay else "Builtin"
@@ -128,7 +129,7 @@ def _provider(training: OrchestratorTraining, observed: Observed, remembered: Re
 
 
 def _unsupported(desired: Desired) -> list[str]:
-    """What the schema allows and this version cannot do; said before a GPU is asked for."""
+    """Return what the schema allows and this release does not support; reported before a GPU is requested."""
     spec, found = desired.spec, []
     if spec.storage.type == "URI":
         found.append("spec.storage.type: URI is not available; use EphemeralClaim or ExistingClaim")
@@ -138,13 +139,13 @@ def _unsupported(desired: Desired) -> list[str]:
         found.append("spec.initFrom: not available; set spec.model.uri to the exported folder (pvc://claim/path)")
     if spec.export is not None:
         found.append("spec.export: not available; the model is exported into storage, see status.exportURI")
-    if desired.nats_url is None:  # the operator makes the streams, whoever else has a URL of their own
+    if desired.nats_url is None:  # the operator creates the streams, even if the pods have URLs of their own
         found.append("spec.messaging.url: no NATS server is known; name one, or install the chart with nats.enabled")
     return [*found, *_accelerators(desired)]
 
 
 def _accelerators(desired: Desired) -> Iterator[str]:
-    """What trainers and engines ask for, and cannot be certain to compute on."""
+    """Yield errors in the requested accelerators of trainers and engines."""
     ray = desired.spec.ray
     claims = claims_devices(ray.pod_template)
     nodes = {"trainers": ray.trainers.resources}
@@ -161,13 +162,13 @@ def _accelerators(desired: Desired) -> Iterator[str]:
 
 
 def _misshapen(desired: Desired, observed: Observed) -> list[str]:
-    """What of the overlays the API server would not read."""
+    """Return the errors of the overlays against the API server's schema."""
     overlays = (desired.overlay(component) for component in ("head", "workers"))
     return [one for path, overlay in overlays for one in shape_mistakes(overlay, observed.schemas, path=path)]
 
 
 def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: int) -> NotAdmitted | None:
-    """Names that an attempt needs, and that somebody else's objects have."""
+    """Return a refusal if foreign objects have names that an attempt needs."""
     claims = (storage_claim(desired), cache_claim(desired))
     wanted = [Ref.of(one) for one in claims if one is not None]
     names = desired.names
@@ -182,7 +183,7 @@ def _taken(desired: Desired, provider: Provider, observed: Observed, attempt: in
 
 
 def _pods(desired: Desired, provider: RayProvider) -> None:
-    """Every pod template once, for what an overlay must not say."""
+    """Build every pod template once; raises for what an overlay may not set."""
     provider.manifests(desired, attempt=1)
     workers.deployment(desired, (), attempt=1, replicas=0)
 

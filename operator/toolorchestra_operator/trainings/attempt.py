@@ -1,7 +1,7 @@
-"""An attempt under way: what is to exist for it, and what follows from how its cluster does. Pure.
+"""A running attempt: which objects should exist for it, and what follows from the state of its cluster. Pure.
 
-What follows is decided of `Supervised` alone; only what is to be made needs `Admitted`, and is left where the spec is
-refused.
+What follows is decided from `Supervised` alone. Only the creation of objects needs `Admitted`; it is left out if the
+spec is refused.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from toolorchestra_operator.trainings.streams import settings_of
 from toolorchestra_operator.trainings.supervision import Supervised
 
 UNANSWERED_SECONDS = 30.0
-"""How often to look where NATS does not answer: that it does again is told at once."""
+"""How often to check a NATS server that does not answer; its return is reported at once."""
 MADE_SECONDS = 1.0
-"""How soon to look for streams that were just made: no watch tells of them."""
+"""How soon to check streams that were just created: no watch reports them."""
 
 
 def under_way(
     supervised: Supervised, admitted: Admitted | None, observed: Observed, remembered: Remembered, now: datetime
 ) -> Decision:
-    """The decision about a not suspended, not finished training with an attempt to its name. `admitted` None: its spec
-    is refused now.
+    """Return the decision about a training that is neither suspended nor finished and has an attempt. `admitted` None:
+    its spec is refused now.
     """
     attempt, ray = remembered.attempt, supervised.ray
     state = _state(supervised, observed, attempt)
@@ -75,7 +75,7 @@ def under_way(
 
 
 def _state(supervised: Supervised, observed: Observed, attempt: int) -> ClusterState:
-    """What cannot be seen is not known to be absent."""
+    """Return the cluster's state; an object that may not be read is not treated as absent."""
     state = supervised.ray.state(supervised.names, attempt, objects=observed.objects, pods=observed.pods)
     hidden = [str(ref) for ref in supervised.ray.refs(supervised.names, attempt) if ref in observed.hidden]
     if hidden and not state.ended:
@@ -91,10 +91,10 @@ def _made(
     state: ClusterState,
     held: Quota,
 ) -> Decision:
-    """What is to exist for an attempt that has not ended."""
+    """Add what should exist for an attempt that has not ended."""
     may_work = held.reserved and state.life != "Queued"
     if admitted is None:
-        # Nothing is made or changed. What waits in a queue gives its workers back all the same.
+        # Nothing is created or changed. A training that waits in a queue gives its workers back all the same.
         idle = () if may_work else (workers.ref(supervised.names),)
         return replace(decision, remove=(*decision.remove, *idle))
     if state.life == "Absent" and (blocked := _blocked(decision, admitted, observed)) is not None:
@@ -112,7 +112,7 @@ def _made(
 
 
 def _facts(decision: Decision, observed: Observed, state: ClusterState, held: Quota) -> Decision:
-    """Conditions that describe, and decide nothing."""
+    """Add the conditions that only describe."""
     messaging, decision = observed.messaging, decision.says("QuotaReserved", *held.aspect)
     if messaging.error:
         decision = decision.says("MessagingReady", "False", Reason.MESSAGING_UNREACHABLE, messaging.error)
@@ -162,7 +162,7 @@ def _running(decision: Decision, observed: Observed) -> Decision:
     told = of_attempt(observed.progress, decision.remembered.attempt)
     if not told:
         if not observed.messaging.answered and condition_of(observed.parent, "Running").get("status") == "True":
-            return decision  # it runs as far as anybody can tell
+            return decision  # as far as is known, it runs
         return decision.says("Running", "False", Reason.CLUSTER_STARTING)
     message, phase = str(told.get("message", "")), phase_of(told)
     if told.get("state") == "Running":
@@ -175,16 +175,16 @@ def _running(decision: Decision, observed: Observed) -> Decision:
 
 
 def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Decision | None:
-    """What must be there before a cluster is asked for: streams, and experts that are served."""
+    """Wait for what must exist before a cluster is requested: streams, and experts that are served."""
     if not observed.messaging.answered:
         return decision
     if not observed.messaging.ready:
         return replace(decision, streams="make", requeue_after=MADE_SECONDS)
     if alive := _heads_of_others(observed, decision.remembered.attempt):
-        # Two drivers on one storage would be two truths.
+        # Two drivers writing one volume would corrupt the run.
         return decision.says("ClusterReady", "False", Reason.CLUSTER_STARTING, f"waiting for {alive} to end")
-    # What answers elsewhere may come and go; a model that is served here, for hours at first, is waited for. So is one
-    # that is refused: its URL, or its Secret, is none that workers may be told.
+    # An outside endpoint may be down at times; a model that the operator serves, which may take hours at first, is
+    # waited for. So is a refused pool, because workers may not be told its URL or its Secret.
     if not_served := [
         pool.metadata.name
         for pool in admitted.experts
@@ -196,7 +196,7 @@ def _blocked(decision: Decision, admitted: Admitted, observed: Observed) -> Deci
 
 
 def _heads_of_others(observed: Observed, attempt: int) -> str:
-    """A head of another attempt that still lives."""
+    """Return the head of another attempt that still runs, as text; empty: none."""
     for pod in observed.pods:
         labels = pod["metadata"].get("labels") or {}
         ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
@@ -207,12 +207,12 @@ def _heads_of_others(observed: Observed, attempt: int) -> str:
 
 
 def _serves(pool: ExpertPool) -> bool:
-    """It is ready, and what an attempt is told of it is known."""
+    """Return whether the pool is ready and its endpoint is known."""
     return _is_known(pool) and is_ready(pool)
 
 
 def _is_known(pool: ExpertPool) -> bool:
-    """What an attempt is told of it."""
+    """Return whether the pool's endpoint, which an attempt is told, is known."""
     status = pool.status
     there = status is not None and status.url is not None and status.served_model is not None
     return pool.spec.endpoint is not None or there
@@ -224,15 +224,15 @@ def _is_known(pool: ExpertPool) -> bool:
 def _exists(
     decision: Decision, supervised: Supervised, admitted: Admitted, observed: Observed, *, workers_wanted: int
 ) -> Decision:
-    """`workers_wanted`: none before quota is there for the cluster whose episodes they run."""
+    """Add the objects. `workers_wanted`: 0 until there is quota for the cluster whose episodes they run."""
     if not all(map(_is_known, admitted.experts)):
-        return decision  # one was made anew under the training: what runs goes on as it was told
+        return decision  # a pool was created again meanwhile: what runs keeps its configuration
     desired, attempt, ray = admitted.desired, decision.remembered.attempt, supervised.ray
     pools = [resolved(pool) for pool in admitted.experts]
     once: list[Manifest] = [_token(admitted, observed.token)]
     for one in (storage_claim(desired), cache_claim(desired), nats_secret(desired, attempt=attempt)):
         once += [one] if one is not None else []
-    if desired.names.config_ref(attempt) not in observed.objects:  # to write a large one takes a second, at every look
+    if desired.names.config_ref(attempt) not in observed.objects:  # a large one takes a second to build
         once.append(config_map(desired, pools, attempt=attempt, ray_address=ray.ray_address(desired, attempt=attempt)))
     once += ray.manifests(desired, attempt=attempt)
     create = tuple(one for one in once if Ref.of(one) not in observed.objects)
@@ -244,20 +244,21 @@ def _exists(
 
 
 def _fits(desired: Desired, messaging: Messaging) -> bool:
-    """The streams are there; and as many workers as the spec has by now may hold tasks."""
+    """Return whether the streams exist and are large enough for the spec's current number of workers."""
     leases = messaging.leases
     return messaging.ready and (leases is None or leases == settings_of(desired).max_ack_pending)
 
 
 def _token(admitted: Admitted, token: str) -> Manifest:
-    """Made once: it outlives attempts, and is never compared."""
+    """Return the token's Secret. It is created once, is kept across attempts, and is never compared."""
     names = admitted.desired.names
     metadata = names.metadata(names.ray_token, "ray")
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {SECRET_TOKEN_KEY: token}}
 
 
 def leftovers(supervised: Supervised, observed: Observed, attempt: int) -> tuple[Ref, ...]:
-    """What is to go of the attempt before `attempt`: its head, and nodes when no head needs them for a checkpoint."""
+    """Return what to delete of the attempt before `attempt`: its head, and its nodes once no head needs them for a
+    checkpoint."""
     if attempt <= 1:
         return ()
     refs = supervised.everything_of(attempt - 1)
@@ -268,7 +269,7 @@ def leftovers(supervised: Supervised, observed: Observed, attempt: int) -> tuple
 
 
 def _complete(decision: Decision, supervised: Supervised, now: datetime) -> Decision:
-    """Whoever sees that it is complete finds the model."""
+    """Return the decision for a complete training: its status names the model."""
     remembered = replace(decision.remembered, terminal="Complete", completion_time=now)
     fields = {"exportURI": supervised.export_uri}
     return Decision(remembered, conditions=decision.conditions, fields=fields, requeue_after=0.0).says(
@@ -277,7 +278,7 @@ def _complete(decision: Decision, supervised: Supervised, now: datetime) -> Deci
 
 
 def fail(decision: Decision, reason: Reason, message: str, now: datetime) -> Decision:
-    """For good: nothing brings it back but a new training."""
+    """Fail the training finally: only a new training can continue."""
     remembered = replace(decision.remembered, terminal="Failed", completion_time=now)
     fact = Decision(remembered, conditions=decision.conditions, requeue_after=0.0)
     return fact.says("Failed", "True", reason, message)
@@ -292,7 +293,8 @@ def _failed(decision: Decision, supervised: Supervised, state: ClusterState, now
 
 
 def next_attempt(decision: Decision, reason: Reason, message: str, *, failed: bool) -> Decision:
-    """The fact is written first; what is left of this attempt is removed when the next one begins."""
+    """Move to the next attempt. The status is written first; the old attempt's objects are removed when the next one
+    begins."""
     before = decision.remembered
     remembered = replace(before, attempt=before.attempt + 1, restarts=before.restarts + (1 if failed else 0))
     said = f"attempt {before.attempt} ended: {message}"
@@ -304,8 +306,8 @@ def next_attempt(decision: Decision, reason: Reason, message: str, *, failed: bo
 def _paused(
     decision: Decision, supervised: Supervised, admitted: Admitted | None, observed: Observed, state: ClusterState
 ) -> Decision:
-    """Until the spec differs from what the attempt was told: the change is the person's answer. Nodes and workers go;
-    what tells that it is paused stays.
+    """Pause until the spec differs from the attempt's configuration, which is a person's reaction. Nodes and workers
+    are deleted; the object that shows the pause stays.
     """
     told = of_attempt(observed.progress, decision.remembered.attempt)
     reason = next((one for one in Reason if one == told.get("reason")), state.reason)
@@ -321,7 +323,7 @@ def _paused(
 
 
 def _is_told_otherwise(supervised: Supervised, admitted: Admitted, observed: Observed, attempt: int) -> bool:
-    """Whether the next attempt would be told something else than this one was."""
+    """Return whether the next attempt's configuration would differ from this one's."""
     before = observed.objects.get(supervised.names.config_ref(attempt))
     if before is None or not all(map(_is_known, admitted.experts)):
         return False
@@ -332,7 +334,7 @@ def _is_told_otherwise(supervised: Supervised, admitted: Admitted, observed: Obs
 
 
 def _steps(told: Mapping[str, Any]) -> bool:
-    """Whether it has begun to train; a supervised start is training."""
+    """Return whether training has begun, supervised warm start included."""
     return phase_of(told) in ("WarmStart", "Training", "Evaluating")
 
 
@@ -347,7 +349,7 @@ def _deadlines(
     if begun is None or _steps(of_attempt(observed.progress, remembered.attempt)):
         return decision
     if not observed.messaging.answered:
-        return decision  # it may have made its steps long ago: nobody can tell
+        return decision  # it may have done steps long ago, but the progress is unknown
     if now - begun > timedelta(seconds=terms.start_deadline_seconds):
         _, message = obstacle(observed, attempt=remembered.attempt) or (None, state.message)
         said = f"no step within {terms.start_deadline_seconds} seconds: {message}"

@@ -1,9 +1,9 @@
-"""The Builtin provider: a Ray cluster out of Jobs, for kind, small clusters and clusters without KubeRay.
+"""The Builtin provider: a Ray cluster made of Jobs, for kind, small clusters and clusters without KubeRay.
 
 A head Job of one pod (Ray's head and the driver), a headless Service by which the nodes find it, an Indexed Job of
 trainer nodes and one of engine nodes, or one of nodes for both (`node_groups.py`). All are created once per attempt and
-never touched again. No Kueue, nothing elastic. A node's container that dies is started again in its pod; the head's
-never is: its end is the attempt's.
+never changed. It supports neither Kueue nor elastic sizes. A node's container that dies is restarted in its pod; the
+head's is not: the end of the head is the end of the attempt.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from toolorchestra_operator.trainings.pods import (
 GCS_PORT = 6379
 HEAD: Final = "head"
 SHARED_LABEL: Final = "toolorchestra.dev/shared-nodes"
-"""On the trainers' Job, where its nodes are for engines too: there is no Job of engines then."""
+"""On the trainers' Job if its nodes are also for engines; there is then no Job of engines."""
 _JOBS: Final = (HEAD, ENGINES, TRAINERS)
 
 
 def refs(names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
-    """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
+    """Return all objects of an attempt to observe; they are deleted in this order when it is over."""
     jobs = [Ref("batch/v1", "Job", names.namespace, names.job(attempt, c)) for c in _JOBS]
     return (*jobs, Ref("v1", "Service", names.namespace, names.attempt(attempt)))
 
 
 def compute(names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
-    """The nodes. The head of a success has ended, and its log stays to be read until the TTL."""
+    """Return the objects that use compute. After a success the head has ended, and its log stays until the TTL."""
     head, engines, trainers, _ = refs(names, attempt)
     return (engines, trainers, head) if failed else (engines, trainers)
 
 
 def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
-    """The Service, then the Jobs: trainers and engines wait for the head, so that the order does not matter."""
+    """Return the Service, then the Jobs. Trainers and engines wait for the head, so their order does not matter."""
     ray = desired.spec.ray
     head = NodeGroup(HEAD, (), 1, ray.head.resources)
     return [_service(desired, attempt), *(_job(desired, attempt, group) for group in (head, *node_groups(ray)))]
 
 
 def ray_address(desired: Desired, *, attempt: int) -> str:
-    """For the driver, which runs in the head's pod."""
+    """Return Ray's address for the driver, which runs in the head's pod."""
     return f"{desired.names.attempt(attempt)}.{desired.names.namespace}.svc:{GCS_PORT}"
 
 
@@ -72,7 +72,7 @@ def _service(desired: Desired, attempt: int) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "selector": names.labels(HEAD, attempt=attempt),
-            # The nodes join before the head is ready: its readiness is theirs.
+            # The nodes join before the head is ready: the head's readiness depends on them.
             "publishNotReadyAddresses": True,
             "ports": [{"name": "gcs", "port": GCS_PORT, "targetPort": GCS_PORT, "protocol": "TCP"}],
         },
@@ -85,7 +85,7 @@ def _job(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
         "completions": group.replicas,
         "parallelism": group.replicas,
         "completionMode": "Indexed",
-        # The head's end is the attempt's, and the operator counts. A node may die often: it joins again.
+        # The end of the head ends the attempt, and the operator counts. A node may die often: it joins again.
         "backoffLimit": 0 if is_head else 1000,
         "template": _pod(desired, attempt, group),
     }
@@ -133,7 +133,7 @@ def _pod(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
 def state(
     names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
 ) -> ClusterState:
-    """What the attempt's cluster is doing, from its Jobs and the head's pod."""
+    """Return the state of the attempt's cluster, from its Jobs and the head's pod."""
     head_ref, engines_ref, trainers_ref, _ = refs(names, attempt)
     head = objects.get(head_ref)
     if head is None:
@@ -149,7 +149,7 @@ def state(
 
 
 def begun(names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
-    """When its head was made."""
+    """Return when its head was created."""
     head = objects.get(refs(names, attempt)[0])
     return None if head is None else datetime.fromisoformat(head["metadata"]["creationTimestamp"])
 
@@ -160,19 +160,20 @@ def _is_shared(trainers: Manifest | None) -> bool:
 
 
 def _waiting(job: Manifest) -> str:
-    """What of a Job is not ready; empty where all is."""
+    """Return what of a Job is not ready, as text; empty: all pods are ready."""
     wanted, ready = job["spec"].get("parallelism", 1), (job.get("status") or {}).get("ready", 0)
     component = job["metadata"]["labels"]["app.kubernetes.io/component"]
     return "" if ready >= wanted else f"{component}: {ready} of {wanted} ready"
 
 
 def _lost_pods(job: Manifest | None) -> int:
-    """Pods that were deleted, evicted, or went with their node: a container that ends is started again in its pod."""
+    """Return the number of pods that were deleted, evicted, or lost with their node (a container that ends is restarted
+    in its pod)."""
     return 0 if job is None else int((job.get("status") or {}).get("failed", 0))
 
 
 def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> ClusterState | None:
-    """By the pod that the head's Job made: another's last words are another's."""
+    """Return how the attempt ended, from the pod that the head's Job created, and from no other pod."""
     conditions = {c["type"] for c in (head.get("status") or {}).get("conditions") or () if c["status"] == "True"}
     if not conditions & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"}:
         return None
@@ -183,12 +184,12 @@ def _ended(head: Manifest, pods: Sequence[Manifest], *, lost_trainers: int) -> C
             return of_exit(CANCELLED if taken else code, message=message)
     if conditions & {"Complete", "SuccessCriteriaMet"}:
         return of_exit(0, message="")
-    # No pod to ask: its node is gone, or it was evicted. That is nobody's failure.
+    # There is no pod to read: its node is gone, or it was evicted. That counts as no failure.
     return of_exit(CANCELLED, message="the head's pod is gone")
 
 
 def _terminated(one: Manifest) -> tuple[int, str] | None:
-    """Exit status and last words of a head's container: what a mesh puts beside it ends as it does."""
+    """Return exit status and last message of the head's container; containers that a mesh adds are ignored."""
     for container in (one.get("status") or {}).get("containerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated")
         if ended and container["name"] == HEAD:
@@ -197,6 +198,6 @@ def _terminated(one: Manifest) -> tuple[int, str] | None:
 
 
 def _is_disrupted(one: Manifest) -> bool:
-    """Whether Kubernetes ended the pod: a node under pressure kills without a word to the program."""
+    """Return whether Kubernetes ended the pod: a node under pressure kills without a signal to the program."""
     conditions = (one.get("status") or {}).get("conditions") or ()
     return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)

@@ -1,4 +1,4 @@
-"""What a training's Ray cluster is doing, whoever made it: the one thing that both providers are translated to."""
+"""The state of a training's Ray cluster, into which both providers translate theirs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from toolorchestra.api.conditions import Reason
 from toolorchestra.contract.exit_status import CANCELLED, PAUSED, TERMINATED
 
 Life = Literal["Absent", "Queued", "Starting", "Up", "Succeeded", "Failed", "Refused", "Paused", "Stopped"]
-"""Queued: it may not use compute, or is giving it back, and will be let go on. Failed: the program's own failure, which
-counts. Refused: it cannot be made as it is written. Stopped: told to end, or its nodes were taken away; never counts.
-Paused: a person has to act."""
+"""Queued: it may not use compute, or is giving it back, and will be admitted later. Failed: a failure of the program,
+which counts. Refused: it cannot be created as it is written. Stopped: it was told to end, or its nodes were lost; it
+never counts. Paused: a person has to act."""
 
 
 @dataclass(frozen=True)
 class ClusterState:
-    """`message`: the program's or the scheduler's own words."""
+    """The state, with the reason. `message`: the text of the program or the scheduler."""
 
     life: Life
     reason: Reason = Reason.CLUSTER_STARTING
@@ -28,9 +28,9 @@ class ClusterState:
 
 
 def of_exit(code: int | None, *, message: str, reason: str | None = None) -> ClusterState:
-    """How an attempt ended, by the exit status of its driver; None: nobody knows, so it counts as a failure.
+    """Return how an attempt ended, by the exit status of its driver; None: unknown, so it counts as a failure.
 
-    `reason` is the driver's own, of a pause.
+    `reason` is the driver's own reason of a pause.
     """
     match code:
         case 0:

@@ -1,8 +1,8 @@
-"""The ConfigMap of an attempt: what the driver and the workers are told. Made once; an attempt never changes.
+"""The ConfigMap of an attempt, with the input of driver and workers. Created once; an attempt's never changes.
 
-`driver.json` is a `DriverConfig`, and of it only what is set here: an image of the release before refuses fields that
-it does not know. `resources.yaml` is the training with its experts as endpoints, whatever serves them. Neither holds a
-secret: `nats_secret` is where the NATS URL is, where it holds credentials.
+`driver.json` is a `DriverConfig`, with only the fields that are set here: an image of the previous release refuses
+fields that it does not know. `resources.yaml` is the training with its experts as endpoints, whatever serves them.
+Neither holds a secret; the Secret of `nats_secret` holds a NATS URL with credentials.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESOURCES_FILE = "resources.yaml"
 
 
 def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, ray_address: str) -> dict[str, Any]:
-    """`pools` are resolved: see `experts.resolved`."""
+    """Return the ConfigMap. `pools` are resolved: see `experts.resolved`."""
     names = desired.names
     return {
         "apiVersion": "v1",
@@ -39,7 +39,7 @@ def config_map(desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, r
 
 
 def nats_secret(desired: Desired, *, attempt: int) -> dict[str, Any] | None:
-    """The attempt's Secret with its NATS URL. None: it is no secret, or the spec names Secrets for all."""
+    """Return the attempt's Secret with its NATS URL. None: the URL is not secret, or the spec names Secrets for all."""
     names, messaging, url = desired.names, desired.spec.messaging, desired.nats_url or ""
     named = messaging.controller_secret_ref is not None and messaging.worker_secret_ref is not None
     if named or not has_credentials(url):
@@ -49,7 +49,8 @@ def nats_secret(desired: Desired, *, attempt: int) -> dict[str, Any] | None:
 
 
 def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> DriverConfig:
-    """The NATS URL without its credentials: a pod is told the whole one by its environment, which wins."""
+    """Return the driver's configuration. Its NATS URL has no credentials: the pod's environment has the whole URL and
+    takes precedence."""
     return DriverConfig(
         uid=desired.names.short_uid,
         run=Path(desired.run_path),
@@ -67,7 +68,7 @@ def driver_config(desired: Desired, *, attempt: int, ray_address: str) -> Driver
 
 
 def _threads(desired: Desired) -> int:
-    """Whole cores of the trainer's CPU limit."""
+    """Return the whole cores of the trainer's CPU limit."""
     cores = str(desired.spec.ray.trainers.resources.limits.get("cpu", ""))
     if not cores.isdigit():
         return desired.runtime.cpu_threads
@@ -83,7 +84,7 @@ def _training(desired: Desired) -> dict[str, Any]:
 
 
 def _document(resource: Any) -> dict[str, Any]:
-    """A resource as a file would have it: without status, and of the metadata what was written by people."""
+    """Return a resource as in a file: without status, and with the metadata that people write."""
     document: dict[str, Any] = resource.model_dump(mode="json", by_alias=True, exclude_none=True)
     document.pop("status", None)
     metadata = document["metadata"]

@@ -1,6 +1,6 @@
-"""What is decided about a training, before it becomes a plan: the conditions, the facts to remember, what is to exist.
+"""A decision about a training, before it becomes a plan: the conditions, the facts to remember, the objects to have.
 
-Frozen, so that every rule of `reconcile` returns one and none can half-apply another.
+Frozen, so that every rule of `reconcile` returns a decision and none can apply another's half.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Aspect = tuple[Status, Reason, str]
 
 @dataclass(frozen=True)
 class Decision:
-    """`create` once each, `apply` where it differs, `remove` whatever of these is there; in this order."""
+    """`create`: once each; `apply`: if it differs; `remove`: those that exist; in this order."""
 
     remembered: Remembered
     conditions: Mapping[TrainingConditionType, Aspect] = field(default_factory=dict[TrainingConditionType, Aspect])
@@ -29,9 +29,9 @@ class Decision:
     remove: tuple[Ref, ...] = ()
     streams: Literal["keep", "make", "remove"] = "keep"
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Further fields of status."""
+    """Additional fields of status."""
     requeue_after: float | None = None
 
     def says(self, kind: TrainingConditionType, status: Status, reason: Reason, message: str = "") -> Decision:
-        """With one more condition."""
+        """Return the decision with one more condition."""
         return replace(self, conditions={**self.conditions, kind: (status, reason, message)})

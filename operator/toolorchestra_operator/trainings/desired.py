@@ -1,4 +1,4 @@
-"""A training as it is wanted: its validated resource, its names, and what the operator's configuration adds."""
+"""The desired training: its validated resource, its names, and what the operator's configuration adds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS_PATH = "/models"
 
 @dataclass(frozen=True)
 class Desired:
-    """`parent` is the live object, `training` what the models made of it."""
+    """`parent` is the live object, `training` the validated model of it."""
 
     parent: Manifest
     training: OrchestratorTraining
@@ -43,7 +43,7 @@ class Desired:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether trainers or engines compute on GPUs: then the whole cluster runs the GPU image."""
+        """Whether trainers or engines compute on GPUs; the whole cluster then runs the GPU image."""
         wanted = (self.spec.ray.trainers.resources, self.spec.ray.engines.resources)
         return any(accelerator(one) is not None for one in wanted)
 
@@ -52,7 +52,7 @@ class Desired:
         return self.spec.ray.image or (self.runtime.gpu_image if self.on_gpu else self.runtime.cpu_image)
 
     def overlay(self, component: str) -> tuple[str, Mapping[str, Any] | None]:
-        """The path and the value of the `podTemplate` that is for a component's pods."""
+        """Return path and value of the `podTemplate` for a component's pods."""
         if component == "workers":
             return "spec.rollout.podTemplate", self.spec.rollout.pod_template
         return "spec.ray.podTemplate", self.spec.ray.pod_template
@@ -67,17 +67,17 @@ class Desired:
 
     @property
     def run_path(self) -> str:
-        """The training's folder in storage, by UID: a volume may be shared."""
+        """The training's folder in storage, by UID, because trainings may share a volume."""
         return f"{STORAGE_PATH}/{folder_of(self.spec.storage, self.names)}"
 
     @property
     def claim(self) -> str:
-        """The claim that storage is."""
+        """The name of the storage claim."""
         return claim_of(self.spec.storage, self.names)
 
     @property
     def volumes(self) -> Mapping[str, str]:
-        """Claims that URIs of the spec name, with where they are mounted (read-only)."""
+        """Claims that URIs of the spec name, with their mount paths (read-only)."""
         named = (
             named_claim(path, value) for path, value in described(self.parent, skip=("spec.export", "spec.storage"))
         )
@@ -86,7 +86,7 @@ class Desired:
 
     @property
     def model_dir(self) -> str:
-        """Where every pod finds the model to start from; one volume may keep those of several trainings."""
+        """The folder with the initial model in every pod; one volume may keep those of several trainings."""
         scheme, _, rest = self.spec.model.uri.partition("://")
         match scheme:
             case "file":
@@ -100,7 +100,7 @@ class Desired:
 
     @property
     def model_cache(self) -> str | None:
-        """The claim that keeps weights and compiled code; None: every pod fetches and compiles."""
+        """The claim that keeps weights and compiled code; None: every pod downloads and compiles."""
         cache = self.spec.ray.model_cache
         if cache is None:
             return None
@@ -108,5 +108,5 @@ class Desired:
 
     @property
     def fetched(self) -> bool:
-        """Whether the model is downloaded by the pods themselves."""
+        """Whether the pods themselves download the model."""
         return self.spec.model.uri.startswith("hf://")

@@ -1,7 +1,7 @@
 """The experts of a training: chosen at admission, resolved to endpoints, remembered in status.
 
-An attempt is told endpoints only. A pool that the operator serves with vLLM is, for the programs, an endpoint like any
-other: its Service, the model's served name, the key that the operator made.
+An attempt's configuration has endpoints only. A pool that the operator serves with vLLM is an endpoint like any other
+for the programs: its Service, the model's served name, the key that the operator created.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from toolorchestra.api.pool import Endpoint, ExpertPool
 from toolorchestra.api.training import OrchestratorTraining
 
 API_KEY = "api-key"
-"""Key in the Secret `<pool>-api-key` that the operator makes for a pool it serves."""
+"""Key in the Secret `<pool>-api-key`, which the operator creates for a pool that it serves."""
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """No expert can be resolved: why, and what to change."""
+    """No expert can be resolved: the reason, and what to change."""
 
     reason: Reason
     message: str
 
 
 def chosen(training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> tuple[ExpertPool, ...] | Unmatched:
-    """The pools that are experts of the training, among those of its namespace."""
+    """Return the pools of the namespace that are experts of the training."""
     bundle = Bundle(pools=tuple(pools))
     tools = training.spec.tools
     there = ", ".join(sorted(pool.metadata.name for pool in pools)) or "none"
@@ -47,12 +47,12 @@ def chosen(training: OrchestratorTraining, pools: Sequence[ExpertPool]) -> tuple
 
 
 def remembered_names(experts: Sequence[Any]) -> tuple[str, ...]:
-    """The pools that an admitted training stays with."""
+    """Return the pools that an admitted training keeps."""
     return tuple(expert["name"] for expert in experts)
 
 
 def in_status(pools: Sequence[ExpertPool]) -> list[dict[str, Any]]:
-    """`status.experts`: as they were at admission."""
+    """Return `status.experts`: the pools as they were at admission."""
     return [
         {
             "name": pool.metadata.name,
@@ -71,7 +71,7 @@ def _model(pool: ExpertPool) -> str:
 
 
 def resolved(pool: ExpertPool) -> ExpertPool:
-    """The pool as an endpoint; ValueError where nothing serves it yet."""
+    """Return the pool as an endpoint. ValueError: nothing serves it yet."""
     if pool.spec.endpoint is not None:
         return pool
     status = pool.status
@@ -84,12 +84,12 @@ def resolved(pool: ExpertPool) -> ExpertPool:
 
 
 def is_ready(pool: ExpertPool) -> bool:
-    """Its condition `Ready`."""
+    """Return whether its condition `Ready` is True."""
     return _says(pool, "Ready", "True")
 
 
 def is_refused(pool: ExpertPool) -> bool:
-    """Its condition `Accepted`, once it has one."""
+    """Return whether its condition `Accepted`, once it has one, is False."""
     return _says(pool, "Accepted", "False")
 
 

@@ -1,8 +1,8 @@
-"""A RayJob's status in our words: one table over `jobDeploymentStatus`, `jobStatus` and `reason`.
+"""Translates a RayJob's status: one table over `jobDeploymentStatus`, `jobStatus` and `reason`.
 
 Source: ray-operator/apis/ray/v1/rayjob_types.go and controllers/ray/rayjob_controller.go of KubeRay 1.6 and 1.7;
-jobStatus is Ray's own (ray.job_submission.JobStatus). What is not in the table is said as it is: something that goes on
-is waited for, something that has ended counts as a failure.
+jobStatus is Ray's own (ray.job_submission.JobStatus). A status that is not in the table is reported as it is: one that
+may still change is waited for, one that has ended counts as a failure.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from toolorchestra_operator.trainings.cluster_state import ClusterState, Life, o
 
 ANY: Final = "*"
 MOST_WORDS: Final = 3000
-"""Characters of KubeRay's and the program's words that are kept: the end, where the error is."""
+"""Most characters that are kept of KubeRay's and the program's messages: the end, which has the error."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The first row that fits is it. `ByExit`: the driver's exit status, which is in the message, decides."""
+    """A row of the table; the first that fits is used. `ByExit`: the driver's exit status in the message decides."""
 
     deployment: str
     job: str
@@ -38,12 +38,12 @@ class Row:
 
 
 TABLE: Final[tuple[Row, ...]] = (
-    # What the program said is final, whatever KubeRay makes of it. A driver that is suspended too late is done.
+    # The program's result is final, whatever KubeRay makes of it. A driver that is suspended too late is done.
     Row(ANY, "SUCCEEDED", ANY, "Succeeded", "all steps are done"),
     # Suspension: by Kueue, or by hand.
     Row("Suspending", ANY, ANY, "Queued", "its pods are ending"),
     Row("Suspended", ANY, ANY, "Queued", "it has no pods"),
-    # On the way up.
+    # While starting.
     Row("", ANY, ANY, "Starting", "KubeRay has not taken it up"),
     Row("Initializing", ANY, ANY, "Starting", "its RayCluster is coming up"),
     Row("Waiting", ANY, ANY, "Starting", "KubeRay waits for a Ray job that nobody submits"),
@@ -57,7 +57,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("Failed", "FAILED", "AppFailed", "ByExit", ""),
     Row("Failed", "FAILED", "JobDeploymentStatusTransitionGracePeriodExceeded", "ByExit", ""),
     Row(ANY, "STOPPED", ANY, "Stopped", "its Ray job was stopped"),
-    # KubeRay gave up without a word from the program. A head that was there and is lost is nobody's failure.
+    # KubeRay gave up without a result of the program. A head that existed and is lost counts as no failure.
     Row("Failed", "RUNNING", "JobStatusCheckTimeoutExceeded", "Stopped", "the head does not answer any more"),
     Row("Failed", ANY, "JobStatusCheckTimeoutExceeded", "Failed", "KubeRay's operator never reached the head"),
     Row("Failed", ANY, "AppFailed", "Stopped", "the head is gone"),
@@ -74,7 +74,7 @@ _NODE_DIED: Final = "its node has died"
 
 
 def of_status(status: Manifest) -> ClusterState:
-    """What `status` of a RayJob says. Pure; every row of the table is a test's."""
+    """Translate `status` of a RayJob. Pure; a test covers every row of the table."""
     deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
     reason, words = status.get("reason", ""), str(status.get("message", ""))
     row = next((row for row in TABLE if row.fits(deployment, job, reason)), None)
@@ -99,17 +99,17 @@ _REASONS: Final[dict[Life, Reason]] = {
 
 
 def _by_exit(words: str) -> ClusterState:
-    """Ray's message has the exit status of the entrypoint, and then the end of its output."""
+    """Return the end by the exit status of the entrypoint, which Ray's message has before the end of its output."""
     found = _EXIT.search(words)
     if found is None:
         return of_exit(None, message=words[-MOST_WORDS:])
     code = int(found[1])
-    # Killed by a signal: as a shell would say it.
+    # Killed by a signal: the status is the one that a shell would report.
     return of_exit(code if code >= 0 else 128 - code, message=words.partition(":\n")[2].strip()[-MOST_WORDS:])
 
 
 def of_job(job: Manifest, trainers: Sequence[Manifest]) -> ClusterState:
-    """What a live RayJob is doing; `trainers` are the attempt's pods of trainers, where they were looked at."""
+    """Return the state of a live RayJob; `trainers` are the attempt's trainer pods, if they were listed."""
     status: Manifest = job.get("status") or {}
     state = of_status(status)
     if state.ended:
@@ -122,7 +122,7 @@ def of_job(job: Manifest, trainers: Sequence[Manifest]) -> ClusterState:
 
 
 def _node_loss(state: ClusterState, status: Manifest, trainers: Sequence[Manifest]) -> ClusterState:
-    """A trainer that was lost with its node is nobody's failure; one whose own container ended is."""
+    """Treat a trainer that was lost with its node as no failure; if its own container ended, it is one."""
     words = str(status.get("message", ""))
     code = _EXIT.search(words)
     if state.life != "Failed" or code is None or int(code[1]) != TRAINER_LOST or any(map(_broke, trainers)):
@@ -133,14 +133,14 @@ def _node_loss(state: ClusterState, status: Manifest, trainers: Sequence[Manifes
 
 
 def _broke(pod: Manifest) -> bool:
-    """Whether a container ended by itself: out of memory, or with an error."""
+    """Return whether a container ended by itself: out of memory, or with an error."""
     containers = (pod.get("status") or {}).get("containerStatuses") or ()
     ends = [(one.get(when) or {}).get("terminated") for one in containers for when in ("state", "lastState")]
     return any(end is not None and end.get("exitCode") not in (0, 143) for end in ends)
 
 
 def _missing(status: Manifest) -> str:
-    """What of the trainers and engines is not ready; empty where all are, or nobody counted."""
+    """Return what of the trainers and engines is not ready; empty: all are ready, or there is no count."""
     cluster: dict[str, Any] = dict(status.get("rayClusterStatus") or {})
     wanted, ready = cluster.get("desiredWorkerReplicas", 0), cluster.get("readyWorkerReplicas", 0)
     return "" if ready >= wanted else f"trainers and engines: {ready} of {wanted} ready"

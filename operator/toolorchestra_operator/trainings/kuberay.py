@@ -1,15 +1,14 @@
 """The KubeRay provider: one RayJob per attempt. KubeRay starts Ray in its pods and the driver in the head's.
 
 Invariants
-- Created once, never written again: KubeRay ignores most edits, and what Kueue puts in (`suspend`, selectors) is its.
-- KubeRay ends what has ended (`shutdownAfterJobFinishes`) and decides nothing else: deadlines, attempts and the TTL are
-  ours, so `backoffLimit` is 0, and there is no deadline and no deletion rule in it.
-- The same images, variables, volumes and resources as the Builtin provider's pods.
+- Created once, never written again: KubeRay ignores most edits, and Kueue owns what it adds (`suspend`, selectors).
+- KubeRay deletes what has ended (`shutdownAfterJobFinishes`) and decides nothing else: the operator handles deadlines,
+  attempts and the TTL, so `backoffLimit` is 0, and the RayJob has no deadline and no deletion rule.
+- The pods have the same images, variables, volumes and resources as those of the Builtin provider.
 
-KubeRay's operator submits the driver over HTTP (`HTTPMode`): a submitter's pod would be one more that can be lost, and
-KubeRay's sidecar has no security context, which restricted pod security refuses. Ray runs the driver in the head's
-container and gives it 3 seconds to end, or none where the pod is deleted: hence `RAY_JOB_STOP_WAIT_TIME_S` and the
-`preStop` hooks.
+KubeRay's operator submits the driver over HTTP (`HTTPMode`): a submitter's pod could be lost too, and KubeRay's sidecar
+has no security context, which restricted pod security refuses. Ray runs the driver in the head's container and gives it
+3 seconds to end, or none if the pod is deleted: hence `RAY_JOB_STOP_WAIT_TIME_S` and the `preStop` hooks.
 """
 
 from __future__ import annotations
@@ -43,38 +42,38 @@ from toolorchestra_operator.trainings.pods import (
 )
 
 RAY_VERSION: Final = "2.60.0"
-"""Of the images' locks (a test holds the two together)."""
+"""Ray's version in the images' locks (a test compares the two)."""
 DASHBOARD_PORT: Final = 8265
 AGENT_PORT: Final = 52365
 HEALTH_PATH: Final = "/api/healthz"
-"""Of Ray's agent on every node, without a token: the raylet's health, on the head the GCS's too."""
+"""Health path of Ray's agent on every node, without a token: the raylet's health, on the head also the GCS's."""
 HEAD_OBJECT_STORE_BYTES: Final = 256 * 1024**2
 DASHBOARD_START_SECONDS: Final = 300
 _DASHBOARD_PATIENCE: Final = ("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT")
-"""Ray ends a head whose dashboard is not up within 60 and 30 s: too short for a busy node without GPUs."""
+"""Ray ends a head whose dashboard is not up within 60 and 30 s, which is too short for a busy node without GPUs."""
 LEAST_TTL_SECONDS: Final = 60
-"""A RayJob stays for so long after its end, whatever KubeRay was told to delete: its status says how it ended."""
+"""The shortest time that a RayJob stays after its end, whatever else KubeRay deletes: its status says how it ended."""
 _BEFORE: Final = ("", "Suspended", "Suspending")
-"""Deployment statuses in which `startTime` is that of an earlier life, or of none."""
+"""Deployment statuses in which `startTime` belongs to an earlier run, or to none."""
 
 
 def refs(names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
-    """The RayJob: all else is its own."""
+    """Return the RayJob, which owns everything else."""
     return (Ref(*RAY_JOB, names.namespace, names.attempt(attempt)),)
 
 
 def compute(names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
-    """All of it: logs are in storage, and how it ended is in the training's status."""
+    """Return the RayJob: logs are in storage, and the training's status says how it ended."""
     return refs(names, attempt)
 
 
 def ray_address(desired: Desired, *, attempt: int) -> str:
-    """Ray tells the driver, which runs on the head, by RAY_ADDRESS."""
+    """Return Ray's address; Ray passes it as RAY_ADDRESS to the driver, which runs on the head."""
     return "auto"
 
 
 def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
-    """The RayJob; suspended from the start where a queue decides."""
+    """Return the RayJob; if a queue decides, it is suspended from the start."""
     names, ray, queue = desired.names, desired.spec.ray, queue_labels(desired.spec.queue_name)
     job: dict[str, Any] = {
         "entrypoint": f"exec {' '.join(DRIVER_COMMAND)} --config {CONFIG_PATH}/{DRIVER_FILE}",
@@ -98,7 +97,7 @@ def manifests(desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
 
 
 def _head(desired: Desired, attempt: int) -> dict[str, Any]:
-    """Without room for actors: the driver runs beside it."""
+    """Return the head group, without resources for actors: the driver runs beside it."""
     env = [
         *nats_environment(desired, desired.spec.messaging.controller_secret_ref, attempt=attempt),
         *telemetry(desired, service="toolorchestra-controller", scraped=True),
@@ -122,10 +121,10 @@ def _head(desired: Desired, attempt: int) -> dict[str, Any]:
 
 
 def _workers(desired: Desired, attempt: int, group: NodeGroup) -> dict[str, Any]:
-    """A group of nodes, each with room for one actor of each of its roles."""
+    """Return a group of nodes, each with resources for one actor of each of its roles."""
     component = group.component
     env = [*telemetry(desired, service=f"toolorchestra-{ROLES[component]}"), variable("HF_HUB_OFFLINE", "1")]
-    # KubeRay puts the value into a shell's command line as it is.
+    # KubeRay puts the value unquoted into a shell's command line.
     told = {"num-cpus": str(len(group.roles)), "resources": f"'{json.dumps(group.resources)}'"}
     if group.gpus:
         told["num-gpus"] = str(group.gpus)  # KubeRay reads limits itself, and knows fewer names
@@ -150,7 +149,7 @@ def _pod(
     role: str,
     ports: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """As the Builtin provider's, but that KubeRay writes the command. All of them end as late as the head does."""
+    """Return the Builtin provider's pod, but with KubeRay's command. All pods end as late as the head does."""
     template = pod(
         desired,
         component=component,
@@ -169,7 +168,7 @@ def _pod(
     (container,) = template["spec"]["containers"]
     del container["command"]
     container["lifecycle"] = {"preStop": {"exec": {"command": [*PRE_STOP_COMMAND, role]}}}
-    # KubeRay's own need `wget` in the image where it does not know the version of Ray.
+    # KubeRay's own probes need `wget` in the image if it does not know the version of Ray.
     ask = {"httpGet": {"path": HEALTH_PATH, "port": AGENT_PORT}, "periodSeconds": 5, "timeoutSeconds": 5}
     container["readinessProbe"] = {**ask, "failureThreshold": 10}
     container["livenessProbe"] = {**ask, "initialDelaySeconds": 30, "failureThreshold": 120}
@@ -179,7 +178,7 @@ def _pod(
 def state(
     names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
 ) -> ClusterState:
-    """What the attempt's RayJob is doing."""
+    """Return the state of the attempt's RayJob."""
     job = objects.get(refs(names, attempt)[0])
     if job is None:
         return ClusterState("Absent")
@@ -192,7 +191,7 @@ def _is_trainer(one: Manifest, attempt: int) -> bool:
 
 
 def begun(names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
-    """When KubeRay took it up, in this life. None while it is suspended: the time in a queue is nobody's."""
+    """Return when KubeRay started its current run. None while it is suspended: time in a queue does not count."""
     job = objects.get(refs(names, attempt)[0])
     if job is None or job["spec"].get("suspend"):
         return None

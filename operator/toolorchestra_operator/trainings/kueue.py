@@ -1,7 +1,7 @@
-"""Quota by Kueue: what a training's RayJob carries for it, and what can be told of the wait. Pure.
+"""Quota by Kueue: what a training's RayJob carries for it, and what is reported while it waits. Pure.
 
-The label and `suspend: true` at creation are all that is written. Kueue sees the RayJob, makes a Workload for it, and
-takes `suspend` away when it admits it; it puts it back to take the quota away, which is no failure.
+The operator writes only the label and `suspend: true`, at creation. Kueue sees the RayJob, creates a Workload for it,
+and clears `suspend` when it admits it. It sets `suspend` again to take the quota back, which is no failure.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from toolorchestra_operator.trainings.decision import Aspect
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
-"""Of a Workload: the UID of what it was made for."""
+"""Label of a Workload: the UID of the job that it was created for."""
 PATIENCE_SECONDS: Final = 60
-"""After which a RayJob without a Workload is one that nobody looks at."""
+"""Seconds after which a RayJob without a Workload is not managed by any Kueue."""
 
 
 def queue_labels(queue: str | None) -> dict[str, str]:
-    """What a RayJob carries; empty where no queue is named."""
+    """Return the queue label of a RayJob; empty if no queue is named."""
     return {} if queue is None else {QUEUE_LABEL: queue}
 
 
 @dataclass(frozen=True)
 class Quota:
-    """`reserved`: compute may be used. `preempted`: it was used before, and may not be now."""
+    """The quota of an attempt. `reserved`: it may use compute. `preempted`: it used compute before, and may not now."""
 
     reserved: bool
     aspect: Aspect
@@ -39,9 +39,9 @@ class Quota:
 def quota(
     queue: str | None, job: Manifest | None, workloads: Sequence[Manifest] | None, *, ran: bool, now: datetime
 ) -> Quota:
-    """Of an attempt's RayJob; `workloads` are those made for it, None where no Kueue is installed.
+    """Return the quota of an attempt's RayJob; `workloads` are those of the RayJob, None if Kueue is not installed.
 
-    `ran`: the attempt's driver has been heard of, so that a RayJob which is suspended now was let go on before.
+    `ran`: the attempt's driver has reported, so that a RayJob which is suspended now was admitted before.
     """
     if queue is None:
         return Quota(True, ("True", Reason.NO_QUEUE, ""))
@@ -69,7 +69,7 @@ def _is(conditions: Mapping[str, Mapping[str, Any]], kind: str, status: str) -> 
 
 
 def _why(conditions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Kueue's own words, of the condition that explains the wait."""
+    """Return Kueue's own message, from the condition that explains the wait."""
     telling = (("QuotaReserved", "False"), ("Evicted", "True"), ("Admitted", "False"), ("QuotaReserved", "True"))
     found = (conditions[kind] for kind, status in telling if _is(conditions, kind, status))
     return next((str(one.get("message", "")) for one in found), "")

@@ -1,7 +1,7 @@
-"""Names and labels of a training's objects. Deterministic: an operator that forgot everything finds them again.
+"""Names and labels of a training's objects. Deterministic: an operator without any memory finds them again.
 
-A training's name has at most 40 characters, so that every name here is a DNS label. What belongs to an attempt carries
-its number, and is made once; the rest is named after the training.
+A training's name has at most 40 characters, so that every name here is a DNS label. Objects of an attempt have its
+number in their name, and are created once; the others are named after the training.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Component = Literal["head", "trainers", "engines", "workers", "storage", "config
 
 @dataclass(frozen=True, order=True)
 class TrainingNames(Owner):
-    """Of one training."""
+    """The names of one training's objects."""
 
     about = TRAININGS
 
     @property
     def short_uid(self) -> str:
-        """Two namespaces, or a delete and a re-create, never meet under it."""
+        """The first 8 digits of the UID; two trainings of one name never share it."""
         return short_uid(self.uid)
 
     @property
@@ -35,7 +35,7 @@ class TrainingNames(Owner):
 
     @property
     def model_cache(self) -> str:
-        """Not `…-cache`: that ending is of pools' claims, and `x-model` may be a pool."""
+        """The claim of the model cache. Not `…-cache`: pools' claims end like that, and `x-model` may be a pool."""
         return f"{self.name}-models"
 
     @property
@@ -52,7 +52,7 @@ class TrainingNames(Owner):
         return f"{self.name}-workers"
 
     def attempt(self, number: int) -> str:
-        """Of the attempt's configuration, its head's Service, and its RayJob."""
+        """Return the name of the attempt's configuration, of its head's Service, and of its RayJob."""
         return f"{self.name}-{number}"
 
     def config_ref(self, number: int) -> Ref:
@@ -60,23 +60,23 @@ class TrainingNames(Owner):
         return Ref("v1", "ConfigMap", self.namespace, self.attempt(number))
 
     def nats(self, number: int) -> str:
-        """Of the attempt's Secret with its NATS URL, where that is one."""
+        """Return the name of the attempt's Secret with its NATS URL, if the URL is secret."""
         return f"{self.attempt(number)}-nats"
 
     def nats_ref(self, number: int) -> Ref:
-        """That Secret."""
+        """Return the reference to that Secret."""
         return Ref("v1", "Secret", self.namespace, self.nats(number))
 
     def job(self, number: int, component: Component) -> str:
         return f"{self.name}-{number}-{component}"
 
     def labels(self, component: Component, *, attempt: int | None = None) -> dict[str, str]:
-        """What every object and pod carries; with `attempt`, what only that attempt's do."""
+        """Return the labels of every object and pod; with `attempt`, those of that attempt only."""
         labels = our_labels(component) | {TRAINING_LABEL: self.name}
         return labels if attempt is None else labels | {ATTEMPT_LABEL: str(attempt), UID_LABEL: self.uid}
 
     def metadata(
         self, name: str, component: Component, *, attempt: int | None = None, extra: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Metadata of an owned object; `extra` are further labels."""
+        """Return the metadata of an owned object; `extra` are additional labels."""
         return self.owned(name, {**self.labels(component, attempt=attempt), **(extra or {})})

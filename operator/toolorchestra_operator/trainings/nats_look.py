@@ -1,4 +1,4 @@
-"""What is asked of NATS while trainings run: are the streams there, what did the controller tell last."""
+"""Reads a training's state from NATS: whether its streams exist, and the last progress of its controller."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from toolorchestra_operator.trainings.observed import Messaging
 
 @dataclass(frozen=True)
 class NatsLook:
-    """Reads only. A server that does not answer is a word in what is seen, never an exception, and never waited for."""
+    """Reads only. If a server does not answer, the result says so; it raises no exception, and nobody waits."""
 
     servers: NatsServers = field(default_factory=NatsServers)
 
     async def look(self, url: str, uid: str, *, whose: Key | None = None) -> Messaging:
-        """Whether every consumer, and with it its stream, and the buckets are there; and the progress. `whose`: the
-        training, which is called when a server that did not answer does."""
+        """Return whether every consumer with its stream, and every bucket, exists; and the progress. `whose`: the
+        training to reconcile when a server that did not answer answers."""
 
         async def question(js: JetStreamContext) -> Messaging:
             return await _seen(js, uid)
@@ -47,7 +47,7 @@ async def _seen(js: JetStreamContext, uid: str) -> Messaging:
 
 
 async def _value(js: JetStreamContext, uid: str, key: str) -> bytes | None:
-    """A key of the training's bucket; None where it was never set."""
+    """Return the value of a key in the training's bucket; None: it was never set."""
     try:
         bucket = await js.key_value(StreamNames(uid).state)
         return (await bucket.get(key)).value
@@ -56,7 +56,7 @@ async def _value(js: JetStreamContext, uid: str, key: str) -> bytes | None:
 
 
 def _object(body: bytes | None) -> dict[str, Any]:
-    """A JSON object; whatever else somebody wrote there tells nothing."""
+    """Return the JSON object; empty for anything else that was written there."""
     try:
         found = json.loads(body or b"{}")
     except (ValueError, RecursionError):
@@ -73,7 +73,7 @@ async def _leases(js: JetStreamContext, uid: str) -> int | None:
 
 
 def _questions(js: JetStreamContext, uid: str) -> Iterator[Awaitable[Any]]:
-    """One for each consumer, and with it its stream, and for each bucket."""
+    """Yield one request for each consumer (and with it its stream), and for each bucket."""
     names = StreamNames(uid)
     for stream, consumer in consumer_configs(uid, StreamSettings()):
         yield js.consumer_info(stream, consumer.durable_name or "")

@@ -1,4 +1,4 @@
-"""What a training refers to and the operator does not make: Secrets, claims, storage classes. Pure."""
+"""What a training refers to and the operator does not create: Secrets, claims, storage classes. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from toolorchestra_operator.planning.needs import Need, storage_class
 from toolorchestra_operator.trainings.references import described, named_claim
 
 _SKIPPED = ("spec.export",)
-"""Where the model goes at the end."""
+"""Paths that are not read: where the model goes at the end."""
 
 
 def needs(parent: Manifest, *, has_storage: bool) -> tuple[Need, ...]:
-    """Everything that the spec refers to, in the order of its fields; read of the raw object, so that it is told even
-    of a spec that the models refuse. With `has_storage` the volume is made: its class has done its part.
+    """Return everything that the spec refers to, in the order of its fields. It reads the raw object, so that the needs
+    of a spec that the models refuse are known too. `has_storage`: the volume exists, and its class is not needed again.
     """
     return tuple(_needs(parent, parent["metadata"]["namespace"], has_storage=has_storage))
 
@@ -34,6 +34,6 @@ def _needs(parent: Manifest, namespace: str, *, has_storage: bool) -> Iterator[N
 
 
 def _text(value: object, name: str) -> str:
-    """A field of an object; "" where there is none, or it is no text: the models refuse that."""
+    """Return a field of an object; "" if it is absent or not a text, which the models refuse."""
     found = value.get(name) if isinstance(value, Mapping) else None
     return found if isinstance(found, str) else ""

@@ -1,7 +1,8 @@
-"""The groups of Ray nodes of a training: which actors a pod has room for, and what it asks the cluster for.
+"""The groups of Ray nodes of a training: the actors that fit into a pod, and the resources that a pod requests.
 
-A pod is one Ray node. `Separate`: one group for trainers and one for engines. `Shared`: a pod's GPU limit is whole, so
-a trainer and an engine that share a GPU share a pod: one group, whose nodes are for both, and Ray gives each its half.
+A pod is one Ray node. `Separate`: one group for trainers and one for engines. `Shared`: GPU limits are whole numbers,
+so a trainer and an engine that share a GPU share a pod: one group, whose nodes serve both, and Ray gives each half a
+GPU.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from toolorchestra_operator.trainings.names import Component
 TRAINERS: Final = "trainers"
 ENGINES: Final = "engines"
 ROLES: Final = {TRAINERS: "trainer", ENGINES: "engine"}
-"""What a node tells Ray that it is for."""
+"""The resource by which a node tells Ray its role."""
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Pods alike. `roles`: each node has room for one actor of each."""
+    """A group of equal pods. `roles`: each node has resources for one actor of each."""
 
     component: Component
     roles: tuple[str, ...]
     replicas: int
     wanted: Resources
     devices: int = 1
-    """On which each of its actors computes, where it does so on devices that no limit counts."""
+    """Devices per actor, if it computes on devices that no limit counts."""
 
     @property
     def gpus(self) -> int:
-        """As many as Ray is told of: it finds some kinds by itself, and of others it knows nothing."""
+        """The number of GPUs that Ray is told: it detects some kinds itself, and does not know others."""
         found = accelerator(self.wanted)
         if found is None:
             return 0
@@ -42,17 +43,17 @@ class NodeGroup:
 
     @property
     def resources(self) -> dict[str, int]:
-        """Told to Ray."""
+        """The custom resources that Ray is told."""
         return dict.fromkeys(self.roles, 1)
 
 
 def shares(ray: Ray) -> bool:
-    """Whether trainer and engine share a pod. Not said: they do not."""
+    """Return whether trainer and engine share a pod; the default is no."""
     return ray.placement == "Shared"
 
 
 def node_groups(ray: Ray) -> tuple[NodeGroup, ...]:
-    """All but the head."""
+    """Return all groups except the head."""
     trainers, engines = ray.trainers, ray.engines
     if shares(ray):
         return (NodeGroup(TRAINERS, tuple(ROLES.values()), trainers.replicas, trainers.resources),)
@@ -63,7 +64,7 @@ def node_groups(ray: Ray) -> tuple[NodeGroup, ...]:
 
 
 def device_problems(ray: Ray) -> Iterator[str]:
-    """Devices that would never be had, or lie idle: by field, with what to change."""
+    """Yield errors about devices that would be missing or unused: by field, with what to change."""
     parts = {TRAINERS: ray.trainers.resources, ENGINES: ray.engines.resources}
     have = [name for name, wanted in parts.items() if accelerator(wanted) is not None]
     if len(have) == 1 and not shares(ray):

@@ -1,7 +1,8 @@
-"""What a reconcile of a training sees: GETs by name, a LIST of pools, and one of pods where something is amiss.
+"""Observes a training for a reconcile: GETs by name, a LIST of pools, and one of pods if something is wrong.
 
-What may not be looked at (a right was taken away) ends no look: it is told as missing, and what can be seen is looked
-after. What others have under the training's names is kept apart (`Observed.foreign`).
+If the operator may not read something (a right was removed), the reconcile continues: the object is reported as
+missing, and everything else is supervised. Foreign objects under the training's names are kept apart
+(`Observed.foreign`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ EVENTS = ("events.k8s.io/v1", "Event")
 
 
 class TrainingReader(Protocol):
-    """What is read of the API server; `ApiServer` has it."""
+    """The part of `ApiServer` that observing needs."""
 
     async def get(self, ref: Ref) -> dict[str, Any] | None: ...
 
@@ -55,14 +56,14 @@ class TrainingReader(Protocol):
 
 
 class StreamsReader(Protocol):
-    """What is read of NATS."""
+    """The part of NATS that observing reads."""
 
     async def look(self, url: str, uid: str, *, whose: Key | None = None) -> Messaging: ...
 
 
 @dataclass(frozen=True)
 class _Sight:
-    """The API server, as far as the operator may see it. For one look."""
+    """The API server within the operator's rights, for one reconcile; refusals are collected."""
 
     api: TrainingReader
     missing: list[Missing] = field(default_factory=list[Missing])
@@ -104,10 +105,10 @@ class TrainingObserver:
     streams: StreamsReader
     runtime: Runtime
     hear: Callable[[str, Mapping[str, Any]], None] = lambda namespace, progress: None
-    """Told every progress that is seen, and its namespace."""
+    """Called with the namespace and every progress that is observed."""
 
     async def observe(self, key: Key) -> Observed | None:
-        """None where the training is gone."""
+        """Return the facts; None: the training is gone."""
         parent = await self.api.get(Ref(API_VERSION, key.kind, key.namespace, key.name))
         if parent is None:
             return None
@@ -151,7 +152,7 @@ class TrainingObserver:
     async def _objects(
         self, sight: _Sight, names: TrainingNames, remembered: Remembered, *, kuberay: bool, secret_url: bool
     ) -> dict[Ref, Manifest]:
-        """Whosever they are. Before a provider is chosen: under the names of each."""
+        """Return the objects under the training's names, whoever owns them; before a provider is chosen, of both."""
         refs = [
             Ref("apps/v1", "Deployment", names.namespace, names.workers),
             Ref("v1", "Secret", names.namespace, names.ray_token),
@@ -170,7 +171,7 @@ class TrainingObserver:
     async def _pods(
         self, sight: _Sight, names: TrainingNames, remembered: Remembered, objects: Mapping[Ref, Manifest]
     ) -> tuple[Manifest, ...]:
-        """Only while a cluster is not simply up, with all of its workers."""
+        """List the pods, only while the cluster is not up with all of its workers."""
         if not remembered.attempt or remembered.terminal or remembered.provider is None:
             return ()
         state = PROVIDERS[remembered.provider].state(names, remembered.attempt, objects=objects, pods=())
@@ -181,8 +182,8 @@ class TrainingObserver:
         return tuple(pod for pod in found if is_own_pod(pod, names))
 
     async def _events(self, objects: Mapping[Ref, Manifest]) -> tuple[Manifest, ...]:
-        """Of Jobs without all of their pods: nothing else says that pods are refused, and why. Without the right to
-        look, nobody is told that, and no more."""
+        """List the events of Jobs that lack pods: only events say that pods are refused, and why. Without the right to
+        read events, that reason is missing, and nothing else."""
         found = list[Manifest]()
         for ref, live in objects.items():
             if ref.kind == "Job" and lacks_pods(live):
@@ -199,7 +200,7 @@ class TrainingObserver:
         remembered: Remembered,
         objects: Mapping[Ref, Manifest],
     ) -> tuple[Manifest, ...] | None:
-        """Only where a queue is named and still decides."""
+        """List Kueue's Workloads, only if a queue is named and still decides."""
         job = objects.get(Ref(*RAY_JOB, names.namespace, names.attempt(remembered.attempt)))
         waits = job is not None and job["spec"].get("suspend") and "queueName" in parent["spec"]
         if not waits or job is None:
@@ -211,10 +212,10 @@ class TrainingObserver:
         return None
 
     async def _pools(self, sight: _Sight, namespace: str) -> tuple[ExpertPool, ...]:
-        """Pools that the models accept; one that they do not is no expert, and says so itself."""
+        """Return the pools that the models accept; a pool that they refuse is no expert, and reports it itself."""
         found = []
         for live in await sight.list(API_VERSION, "ExpertPool", namespace=namespace):
-            await asyncio.sleep(0)  # a namespace may have thousands, and the others' workers share this thread
+            await asyncio.sleep(0)  # a namespace may have thousands, and all workers share this thread
             try:
                 pool = ExpertPool.model_validate(live)
             except ValueError:
@@ -223,7 +224,7 @@ class TrainingObserver:
         return tuple(found)
 
     async def _described(self, sight: _Sight, pool: ExpertPool, namespace: str) -> ExpertPool:
-        """With the text that is kept elsewhere, which programs are told as if it had been written in the pool."""
+        """Return the pool with its description from a ConfigMap, as if it had been written in the pool."""
         if pool.spec.description_from is None:
             return pool
         kept = pool.spec.description_from.config_map_key_ref

@@ -1,4 +1,4 @@
-"""What one reconcile of a training sees. Frozen facts; the observer fills them in, a test writes them down."""
+"""The observed facts for one reconcile of a training, frozen. The observer fills them in; tests write them directly."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from toolorchestra_operator.trainings.runtime import Runtime
 
 @dataclass(frozen=True)
 class Messaging:
-    """The training's streams on NATS. `ready`: all of them are there; `partial`: some of them are; `error`: why nobody
-    can tell; `pending`: that nobody can tell yet. `leases`: tasks that all workers together may hold; None: nobody
-    looked. `progress`: what the controller told last; empty where it told nothing."""
+    """The state of the training's streams on NATS. `ready`: all exist; `partial`: some exist; `error`: why that is
+    unknown; `pending`: it is not known yet. `leases`: tasks that all workers together may hold; None: not read.
+    `progress`: the controller's last report; empty: none."""
 
     ready: bool = False
     partial: bool = False
@@ -28,14 +28,14 @@ class Messaging:
 
     @property
     def answered(self) -> bool:
-        """Whether anything is known: that nothing is told of streams and progress says nothing otherwise."""
+        """Whether NATS answered; if not, streams and progress are unknown, not absent."""
         return not (self.error or self.pending)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """`objects` are the live children (and those of the attempt before), `pods` all pods of the training: its own, and
-    nobody else's. What of others has one of its names is in `foreign`, where no rule can read or remove it.
+    """`objects` are the live children (and those of the previous attempt), `pods` all pods of the training; both only
+    its own. Foreign objects under its names are in `foreign`, where no rule can read or remove them.
     """
 
     parent: Manifest
@@ -44,24 +44,24 @@ class Observed:
     objects: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
     foreign: Mapping[Ref, Manifest] = field(default_factory=dict[Ref, Manifest])
     hidden: frozenset[Ref] = frozenset()
-    """What may be there: the operator may not look. `missing` says so."""
+    """Objects that may exist, but that the operator may not read. `missing` says so."""
     pods: tuple[Manifest, ...] = ()
     events: tuple[Manifest, ...] = ()
-    """Of Jobs that have fewer pods than they want."""
+    """Events of Jobs that have fewer pods than they want."""
     pools: tuple[ExpertPool, ...] = ()
     """All pools of the namespace."""
     missing: tuple[Missing, ...] = ()
-    """What the spec refers to and that is not there, or what may not be looked at (`Forbidden`)."""
+    """What the spec refers to and does not exist, or what may not be read (`Forbidden`)."""
     messaging: Messaging = Messaging()
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the controller told last; empty where it told nothing, or NATS cannot be asked."""
+    """The controller's last report; empty: there is none, or NATS does not answer."""
     kuberay: bool = False
     """Whether RayJobs are served."""
     workloads: tuple[Manifest, ...] | None = None
-    """Kueue's, of the attempt's RayJob; None where Kueue is not installed."""
+    """Kueue's Workloads of the attempt's RayJob; None: Kueue is not installed."""
     token: str = ""
-    """A fresh random token, for the Ray cluster's Secret where there is none."""
+    """A new random token, for the Ray cluster's Secret if there is none."""
 
     def may_be_there(self, ref: Ref) -> bool:
-        """Whether an own object is there, as far as anybody knows."""
+        """Return whether an own object exists, as far as is known."""
         return ref in self.objects or ref in self.hidden

@@ -1,4 +1,4 @@
-"""What of the objects and pods under a training's names is its own; and what others have there, in words. Pure."""
+"""Which objects and pods under a training's names are its own; and messages about foreign ones. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from toolorchestra_operator.trainings.names import TrainingNames
 
 
 def is_own(live: Manifest, names: TrainingNames, *, admitted: bool) -> bool:
-    """Whether a live object under one of the training's names was made for it."""
+    """Return whether a live object under one of the training's names was created for it."""
     uid = owner_uid(live)
     return uid == names.uid or (uid is None and admitted and _is_unmarked_volume(live, names))
 
 
 def _is_unmarked_volume(live: Manifest, names: TrainingNames) -> bool:
-    """A retained volume of a release that did not mark them. A training that was admitted uses the one of its name: had
-    it been there before and another's, it would not have been admitted.
+    """Return whether it is a retained volume of a release that did not mark them. An admitted training owns the one of
+    its name: if the volume had belonged to another one, the training would not have been admitted.
     """
     labels = live["metadata"].get("labels") or {}
     made = (labels.get(MANAGED_BY_LABEL), labels.get(TRAINING_LABEL)) == (MANAGER, names.name)
@@ -26,25 +26,25 @@ def _is_unmarked_volume(live: Manifest, names: TrainingNames) -> bool:
 
 
 def is_own_pod(pod: Manifest, names: TrainingNames) -> bool:
-    """Of the pods that carry the training's name: those of an earlier one may still end. (A pod without a UID is of a
-    release that wrote none: whoever waits for heads to end waits for it too.)
+    """Return whether a pod with the training's name is its own: pods of an earlier training may still be ending. (A pod
+    without a UID label is of a release that wrote none, and counts: the wait for heads includes it.)
     """
     labels = pod["metadata"].get("labels") or {}
     return labels.get(UID_LABEL) in (None, names.uid)
 
 
 def leaves(live: Manifest, names: TrainingNames) -> bool:
-    """Whether it goes by itself: it is being deleted, or the garbage collector will take it after its training."""
+    """Return whether it will be deleted: it is in deletion, or the garbage collector removes it after its training."""
     owner = controller(live)
     earlier = (owner.get("kind"), owner.get("name")) == (TRAININGS[1], names.name) and owner["uid"] != names.uid
     return earlier or bool(live["metadata"].get("deletionTimestamp"))
 
 
 def taken(ref: Ref, live: Manifest, names: TrainingNames) -> str:
-    """What to do about an object of others whose name the training needs."""
+    """Return what to do about a foreign object whose name the training needs."""
     whose = owner_in_words(live)
     if leaves(live, names):
-        return f"{ref} belongs to {whose} and is on its way out: waiting until it is gone"
+        return f"{ref} belongs to {whose} and is being deleted: waiting until it is gone"
     if ref.kind == "PersistentVolumeClaim" and not live["metadata"].get("ownerReferences"):
         take = f"storage: {{type: ExistingClaim, existingClaim: {{claimName: {ref.name}}}}}"
         return (

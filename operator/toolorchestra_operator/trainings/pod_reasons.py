@@ -1,7 +1,7 @@
-"""Why pods do not come up, in the words of the scheduler, the kubelet, or the API server that refuses them. Pure.
+"""Why pods do not start: the message of the scheduler, the kubelet, or the API server that refuses them. Pure.
 
-A pod that is refused (by a quota, pod security, for want of its PriorityClass or ServiceAccount, by a webhook) is not
-there to be asked. A Deployment and KubeRay's RayCluster say so in their status; of a Job only its events do.
+A pod that is refused (by a quota, pod security, a missing PriorityClass or ServiceAccount, or a webhook) does not
+exist. A Deployment and KubeRay's RayCluster report it in their status; for a Job, only its events do.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Obstacle = tuple[Reason, str]
 
 
 def obstacle(observed: Observed, *, attempt: int) -> Obstacle | None:
-    """The first thing that keeps a pod from running, or from being made; None where nothing does."""
+    """Return the first obstacle that keeps a pod from running, or from being created; None: there is none."""
     return of_pods(observed.pods) or next(_refusals(observed, attempt), None)
 
 
 def of_workers(deployment: Manifest, pods: Sequence[Manifest]) -> Obstacle | None:
-    """What keeps rollout workers away, while their Deployment has fewer than it wants. `pods`: all of the training."""
+    """Return why workers are missing, while their Deployment has fewer than it wants. `pods`: of the training."""
     if not lacks_workers(deployment):
         return None
     labels = deployment["spec"]["selector"]["matchLabels"].items()
@@ -42,12 +42,12 @@ def of_workers(deployment: Manifest, pods: Sequence[Manifest]) -> Obstacle | Non
 
 
 def ready_workers(deployment: Manifest) -> int:
-    """How many rollout workers are ready."""
+    """Return the number of ready rollout workers."""
     return int((deployment.get("status") or {}).get("readyReplicas", 0))
 
 
 def lacks_pods(job: Manifest) -> bool:
-    """Whether a Job that goes on has fewer pods than it wants: why, its events may tell."""
+    """Return whether a Job that has not ended has fewer pods than it wants; its events may say why."""
     status: Manifest = job.get("status") or {}
     ended = any(
         one["status"] == "True" for one in status.get("conditions") or () if one["type"] in ("Complete", "Failed")
@@ -56,12 +56,12 @@ def lacks_pods(job: Manifest) -> bool:
 
 
 def lacks_workers(deployment: Manifest) -> bool:
-    """Whether fewer are ready than it wants."""
+    """Return whether fewer workers are ready than the Deployment wants."""
     return bool(deployment["spec"].get("replicas", 1) > ready_workers(deployment))
 
 
 def of_pods(pods: Sequence[Manifest]) -> Obstacle | None:
-    """The first one, of the pods in the order of their names."""
+    """Return the first obstacle, of the pods in the order of their names."""
     for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"])):
         if found := _unschedulable(pod) or _waiting(pod):
             reason, message = found
@@ -70,7 +70,7 @@ def of_pods(pods: Sequence[Manifest]) -> Obstacle | None:
 
 
 def _refusals(observed: Observed, attempt: int) -> Iterator[Obstacle]:
-    """Of everything that makes pods for an attempt: its Jobs or its RayJob, and the workers' Deployment."""
+    """Yield refusals of everything that creates pods for an attempt: its Jobs or its RayJob, and the Deployment."""
     for ref, live in observed.objects.items():
         of_attempt = (live["metadata"].get("labels") or {}).get(ATTEMPT_LABEL) == str(attempt)
         match ref.kind:
@@ -88,7 +88,7 @@ def _refusals(observed: Observed, attempt: int) -> Iterator[Obstacle]:
 
 
 def _of_job(job: Manifest, events: Sequence[Manifest]) -> Obstacle | None:
-    """The newest event of a pod that could not be made."""
+    """Return the newest event about a pod that could not be created."""
     uid = job["metadata"]["uid"]
     about = [e for e in events if e.get("reason") == _FAILED_CREATE and (e.get("regarding") or {}).get("uid") == uid]
     if not about:
@@ -98,7 +98,7 @@ def _of_job(job: Manifest, events: Sequence[Manifest]) -> Obstacle | None:
 
 
 def _when(event: Manifest) -> str:
-    """Times of one format compare as text. The Job controller's recorder fills in the older fields."""
+    """Return the event's time as text: one format, so texts compare. The Job controller fills in the older fields."""
     series = (event.get("series") or {}).get("lastObservedTime")
     return str(series or event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
 
@@ -108,7 +108,7 @@ def _of_deployment(deployment: Manifest) -> Obstacle | None:
 
 
 def _in_condition(status: Mapping[str, Any], what: str) -> Obstacle | None:
-    """Deployments and RayClusters call it alike."""
+    """Return the refusal in a Deployment's or a RayCluster's conditions, which have the same form."""
     for one in status.get("conditions") or ():
         if one["type"] == "ReplicaFailure" and one["status"] == "True":
             return Reason.PODS_REFUSED, f"{what}: pods cannot be made: {one.get('message', '')}"

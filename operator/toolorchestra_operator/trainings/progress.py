@@ -1,4 +1,4 @@
-"""From what the controller told over NATS to the fields of status. Of this attempt, or not at all."""
+"""Converts the controller's report over NATS into fields of status, if the report is of the present attempt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 _EVALUATED = {"reward": "reward", "accuracy": "accuracy", "nominalUSDPerTask": "usdPerTask"}
-"""Of the last evaluation. They win: a combiner may centre the rewards of a step, whose mean then says nothing."""
+"""Metrics of the last evaluation. They take precedence: a combiner may centre a step's rewards around zero."""
 _METRICS = {
     "reward_mean": "reward",
     "accuracy": "accuracy",
@@ -19,23 +19,23 @@ _METRICS = {
     "trainer_idle_fraction": "trainerIdleFraction",
 }
 LOOK_SECONDS = 10.0
-"""How often progress is copied into status at most."""
+"""The shortest interval in seconds at which progress is copied into status."""
 LONGEST_SECONDS = 60.0
-"""And at least: what does more than tell progress wakes its training anyway."""
+"""The longest interval; any other important change triggers a reconcile itself."""
 _DIGITS = 6
 _MOST_DOLLAR_DIGITS = 9
 _DIGITS_OF = {"usdPerTask": _MOST_DOLLAR_DIGITS}
 
 
 def of_attempt(progress: Mapping[str, Any], attempt: int) -> Mapping[str, Any]:
-    """The progress, where it is this attempt's."""
+    """Return the progress if it is this attempt's, else empty."""
     return progress if progress.get("attempt") == attempt else {}
 
 
 def look_after(progress: Mapping[str, Any], now: datetime) -> float:
-    """Seconds until the next look at a progress: the longer nothing was told, the longer.
+    """Return the seconds until the next read of the progress; they grow with the time since the last report.
 
-    A look costs some twenty requests: a training whose steps take minutes needs none every ten seconds.
+    A reconcile costs some twenty requests, which a training whose steps take minutes does not need every ten seconds.
     """
     updated = progress.get("updated")
     if progress.get("state") != "Running" or not isinstance(updated, int | float):
@@ -44,8 +44,8 @@ def look_after(progress: Mapping[str, Any], now: datetime) -> float:
 
 
 def status_fields(progress: Mapping[str, Any], *, claim: str, root: str) -> dict[str, Any]:
-    """Status of a progress. `claim` and `root` (where it is mounted) say where a path in storage lies. None of it where
-    a part cannot be read (the image may be of another release): suspension and deadlines do not wait for that.
+    """Return the status fields of a progress. `claim` and `root` (its mount path) turn a path in storage into a URI. If
+    any part cannot be read (the image may be of another release), return none: suspension and deadlines go on without.
     """
     try:
         return _fields(progress, claim=claim, root=root)
@@ -85,7 +85,7 @@ def _metrics(progress: Mapping[str, Any]) -> dict[str, str]:
 
 
 def decimal(value: float, *, digits: int = _DIGITS) -> str:
-    """A decimal string without an exponent: there are no floats in a resource."""
+    """Return a decimal string without an exponent: a resource has no floats."""
     text = f"{Decimal(repr(float(value))):.{digits}f}".rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
 
@@ -96,5 +96,5 @@ def dollars(value: Decimal) -> str:
 
 
 def uri(path: str, *, claim: str, root: str) -> str:
-    """`pvc://claim/…` of a path in storage."""
+    """Return the URI `pvc://claim/…` of a path in storage."""
     return f"pvc://{claim}/{path.removeprefix(root).lstrip('/')}"

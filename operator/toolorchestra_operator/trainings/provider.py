@@ -1,7 +1,7 @@
-"""Who makes a training's Ray cluster: what the two providers have in common. A module each, of pure functions.
+"""The protocol of the two providers of a training's Ray cluster. Each is a module of pure functions.
 
-A provider's objects are created once per attempt and never touched again. What becomes of the attempt is decided
-elsewhere, from the `ClusterState` that it translates them to.
+A provider's objects are created once per attempt and never changed. What follows for the attempt is decided elsewhere,
+from the `ClusterState` into which the provider translates them.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from toolorchestra_operator.trainings.remembered import Provider
 
 
 class RayProvider(Protocol):
-    """What `builtin` and `kuberay` are."""
+    """The functions that `builtin` and `kuberay` have."""
 
     def refs(self, names: TrainingNames, attempt: int) -> tuple[Ref, ...]:
-        """Everything of an attempt that is to be looked at, and deleted in this order when it is over."""
+        """Return all objects of an attempt to observe; they are deleted in this order when it is over."""
         ...
 
     def compute(self, names: TrainingNames, attempt: int, *, failed: bool) -> tuple[Ref, ...]:
-        """What of it gives compute back once the training has ended; the rest stays until the TTL."""
+        """Return the objects that use compute, to delete once the training has ended; the rest stays until the TTL."""
         ...
 
     def manifests(self, desired: Desired, *, attempt: int) -> list[dict[str, Any]]:
-        """The objects. OverlayRejected: `podTemplate` sets what the operator owns."""
+        """Return the objects. OverlayRejected: `podTemplate` sets what the operator owns."""
         ...
 
     def ray_address(self, desired: Desired, *, attempt: int) -> str:
-        """Where the driver finds Ray."""
+        """Return the address at which the driver finds Ray."""
         ...
 
     def state(
         self, names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest], pods: Sequence[Manifest]
     ) -> ClusterState:
-        """What the attempt's cluster is doing; `pods` may be empty while it is up."""
+        """Return the state of the attempt's cluster; `pods` may be empty while it is up."""
         ...
 
     def begun(self, names: TrainingNames, attempt: int, *, objects: Mapping[Ref, Manifest]) -> datetime | None:
-        """Since when it may use compute: the start deadline counts from here. None: it may not, or not yet."""
+        """Return since when it may use compute, where the start deadline begins. None: it may not, or not yet."""
         ...
 
 

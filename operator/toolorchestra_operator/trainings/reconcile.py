@@ -1,13 +1,13 @@
 """One reconcile of a training: pure, from what is observed to a plan.
 
 Invariants
-- A fact is written before it is acted on: admission, the next attempt and the end are plans with a status and nothing
-  else; the plan after makes or removes what follows. An operator killed in between decides the same again.
+- A fact is written before the operator acts on it: admission, the next attempt and the end are plans with a status and
+  nothing else; the next plan creates or removes what follows. An operator killed in between decides the same again.
 - What is created once (the attempt's configuration, its cluster) is planned only while it is absent.
 - A finished training whose children are gone stays finished.
-- A refusal (`Accepted=False`) gates what would be made or changed, and nothing else: facts, deadlines, `suspend`, the
-  TTL and a deletion are decided of what is there.
-- Only own objects are read or removed: others' under the same names are not among the observed (`Observed.foreign`).
+- A refusal (`Accepted=False`) blocks what would be created or changed, and nothing else: facts, deadlines, `suspend`,
+  the TTL and a deletion are decided from what exists.
+- Only own objects are read or removed: foreign ones under the same names are kept apart (`Observed.foreign`).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from toolorchestra_operator.trainings.terms import Terms, nats_url_of
 GIVEN_BACK = "compute is given back"
 SKIP_ANNOTATION = "toolorchestra.dev/skip-stream-removal"
 REMOVAL_SECONDS = 300
-"""How long RayJobs and streams may hold a deletion up."""
+"""The longest time for which RayJobs and streams may delay a deletion."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Plan:
-    """What to do about the training now."""
+    """Return the plan for the training now."""
     remembered = Remembered.of(observed.parent)
     if observed.parent["metadata"].get("deletionTimestamp"):
         return _deleted(observed, now)
@@ -72,7 +72,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
 
 
 def _supervised(observed: Observed, remembered: Remembered, admitted: Admitted | None) -> Supervised | None:
-    """None: it was never admitted, so that nothing was made."""
+    """Return the supervised training; None: it was never admitted, so that nothing was created."""
     if not remembered.attempt:
         return None
     provider = remembered.provider or (admitted.provider if admitted else "Builtin")
@@ -104,7 +104,7 @@ def _decide(
 def _before_it_begins(
     verdict: Admitted | NotAdmitted, remembered: Remembered, now: datetime, *, suspend: bool
 ) -> Decision:
-    """Nothing is made before it is admitted, and not suspended."""
+    """Return the decision before the first attempt: nothing is created unless it is admitted and not suspended."""
     if suspend:
         return _given_back(Decision(remembered), Reason.SUSPENDED_BY_USER, GIVEN_BACK)
     if isinstance(verdict, NotAdmitted):
@@ -116,7 +116,7 @@ def _before_it_begins(
 def _queue(
     decision: Decision, supervised: Supervised | None, admitted: Admitted | None, remembered: Remembered
 ) -> Decision:
-    """What is said of the quota where nobody looked for it."""
+    """Add the condition about quota if nothing else did."""
     if supervised is not None:
         queue = supervised.queue
     elif admitted is not None:
@@ -136,10 +136,10 @@ def _experts(admitted: Admitted) -> tuple[Mapping[str, Any], ...]:
 
 
 def _suspended(supervised: Supervised, observed: Observed, remembered: Remembered) -> Decision:
-    """Compute is given back. An attempt that had begun is over: the next one goes on from its checkpoint."""
+    """Give compute back. An attempt that had begun is over: the next one continues from its checkpoint."""
     refs = supervised.everything_of(remembered.attempt)
     if any(ref in observed.objects for ref in refs):
-        # The number is moved on first: what an attempt leaves is removed as the leftovers of the one before.
+        # The number is increased first: the objects of the attempt are then removed as those of the previous one.
         moved = replace(remembered, attempt=remembered.attempt + 1)
         said = "giving compute back"
         return Decision(moved, requeue_after=0.0).says("Suspended", "True", Reason.SUSPENDING, said)
@@ -161,7 +161,7 @@ def _given_back(decision: Decision, said: Reason, message: str) -> Decision:
 
 
 def _finished(supervised: Supervised, observed: Observed, remembered: Remembered, now: datetime) -> Decision:
-    """Nodes and workers go at once (after a failure they stay for a look), the head and the streams after the TTL."""
+    """Delete nodes and workers at once (after a failure, they stay for inspection), head and streams after the TTL."""
     terms, names = supervised.terms, supervised.names
     decision = Decision(remembered)
     ended = remembered.completion_time or now
@@ -175,7 +175,7 @@ def _finished(supervised: Supervised, observed: Observed, remembered: Remembered
         remove = tuple(dict.fromkeys((*remove, *supervised.everything_of(remembered.attempt))))
         decision = replace(decision, streams="remove")
         if not any(map(observed.may_be_there, supervised.ray.refs(names, remembered.attempt))):
-            # Last: KubeRay's operator needs it to let go of a RayJob.
+            # Last: KubeRay's operator needs it to release a RayJob.
             remove += (names.token_ref,)
     waits = [wait.total_seconds() for wait in (ended + look - now, ended + ttl - now) if wait > timedelta()]
     if any(ref in observed.objects for ref in remove):
@@ -191,12 +191,12 @@ def _finished(supervised: Supervised, observed: Observed, remembered: Remembered
 
 
 def _deleted(observed: Observed, now: datetime) -> Plan:
-    """RayJobs, then streams and all that it made go with the training: best effort, for a while, unless the annotation
-    says not to wait.
+    """Delete RayJobs, then streams and everything that was created for the training, as far as possible within a time
+    limit, unless the annotation says not to wait.
 
-    A RayJob before its token's Secret: without the token KubeRay's operator keeps the RayJob, and with it all of its
-    pods, for ever. The rest is not left to Kubernetes' garbage collector alone: it forgets owners that go while it has
-    lost sight of our kinds, as it does for seconds after the API server was restarted, and never looks again.
+    A RayJob is deleted before its token's Secret: without the token, KubeRay's operator keeps the RayJob and all of its
+    pods for ever. Kubernetes' garbage collector alone is not enough: for seconds after a restart of the API server it
+    does not know our kinds, and then ignores owners that are deleted, permanently.
     """
     metadata = observed.parent["metadata"]
     if FINALIZER not in (metadata.get("finalizers") or ()):
@@ -205,14 +205,14 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
     skip = SKIP_ANNOTATION in (metadata.get("annotations") or {})
     late, url = since > timedelta(seconds=REMOVAL_SECONDS), _nats_url(observed)
     streams = () if skip or late or url is None else (RemoveStreams(url, TrainingNames.of(observed.parent).short_uid),)
-    if "orphan" in metadata["finalizers"]:  # `--cascade=orphan`: what it made is to outlive it
+    if "orphan" in metadata["finalizers"]:  # `--cascade=orphan`: the children are to be kept
         return Plan((*streams, SetFinalizer(present=False)))
     going = [
         Delete(ref, live["metadata"]["uid"])
         for ref, live in observed.objects.items()
         if _goes_with(live, metadata["uid"]) and not live["metadata"].get("deletionTimestamp")
     ]
-    if late:  # whatever keeps the others
+    if late:  # whatever delays the others
         return Plan((SetFinalizer(present=False), *going))
     if not skip and any(ref.kind == RAY_JOB[1] for ref in observed.hidden):
         return Plan(requeue_after=LEFT_SECONDS)
@@ -222,7 +222,7 @@ def _deleted(observed: Observed, now: datetime) -> Plan:
 
 
 def _goes_with(live: Manifest, uid: str) -> bool:
-    """As Kubernetes has it: what others own as well outlives one of its owners."""
+    """Return whether the owner's deletion removes the object, as in Kubernetes: not if it has another owner."""
     owners = live["metadata"].get("ownerReferences") or ()
     return bool(owners) and all(owner["uid"] == uid for owner in owners)
 
@@ -237,7 +237,7 @@ def _plan(
     admitted: Admitted | None,
     now: datetime,
 ) -> Plan:
-    """The actions, then the status; events where a condition changed."""
+    """Return the plan: the actions, events for conditions that changed, and the status."""
     generation = int(observed.parent["metadata"].get("generation", 1))
     before: Mapping[str, Any] = observed.parent.get("status") or {}
     wanted = [
@@ -252,7 +252,7 @@ def _plan(
 
 
 def _actions(decision: Decision, observed: Observed, admitted: Admitted | None) -> list[Action]:
-    """What goes, first: what is made may need the room, and be refused for the lack of it."""
+    """Return the actions, deletions first: a creation may need their room, and be refused without it."""
     messaging, url, found = observed.messaging, _nats_url(observed), list[Action]()
     for ref in decision.remove:
         live = observed.objects.get(ref)
@@ -279,12 +279,12 @@ def _making(decision: Decision, observed: Observed, admitted: Admitted) -> list[
 
 
 def _nats_url(observed: Observed) -> str | None:
-    """Where its streams are."""
+    """Return the URL of the NATS server with its streams."""
     return nats_url_of(observed.parent) or observed.runtime.nats_url
 
 
 def _ray(admitted: Admitted, remembered: Remembered) -> dict[str, Any]:
-    """The attempt's cluster. (Where the spec is refused, the last one that was made stays.)"""
+    """Return the status of the attempt's cluster. (If the spec is refused, the last one is kept.)"""
     name = admitted.desired.names.attempt(remembered.attempt)
     made_with = remembered.image if remembered.cluster == name else None
     return {"provider": remembered.provider, "name": name, "image": made_with or admitted.desired.cluster_image}
@@ -298,7 +298,7 @@ def _status(
     conditions: Any,
     generation: int,
 ) -> dict[str, Any]:
-    """The whole status: what is remembered, what the controller told, the conditions."""
+    """Return the complete status: what is remembered, the controller's report, the conditions."""
     remembered, before = decision.remembered, dict(observed.parent.get("status") or {})
     found: dict[str, Any] = {**before, "observedGeneration": generation, "conditions": list(conditions)}
     attempt = remembered.attempt

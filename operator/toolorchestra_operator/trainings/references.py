@@ -1,7 +1,7 @@
 """Every value of a training's spec that its schema describes, with its path. Pure.
 
-Of the raw object, so that what a spec refers to is known though the models refuse it. What is opaque (`podTemplate`, a
-dataset's parameters) is somebody else's: whatever its fields are called, it refers to nothing.
+It reads the raw object, so that references are known although the models refuse the spec. Opaque parts (`podTemplate`,
+a dataset's parameters) refer to nothing, whatever their fields are called.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _OPAQUE: Final = "x-kubernetes-preserve-unknown-fields"
 
 
 def described(parent: Mapping[str, Any], *, skip: tuple[str, ...] = ()) -> Iterator[tuple[Path, Any]]:
-    """In the order in which they are written; objects before their fields. `skip`: paths that are left out."""
+    """Yield values in the order in which they are written, objects before their fields. `skip`: paths to leave out."""
     spec = structural_schema(OrchestratorTraining)["properties"]["spec"]
     yield from _described(parent["spec"], spec, ("spec",), skip)
 
 
 def named_claim(path: Path, value: Any) -> str | None:
-    """The claim that a `pvc://claim/…` names; None where it is another URI, or only a text."""
+    """Return the claim of a `pvc://claim/…`; None: it is another URI, or only a text."""
     is_uri = path[-1].lower().endswith("uri") and isinstance(value, str) and value.startswith("pvc://")
     return value.removeprefix("pvc://").partition("/")[0] if is_uri else None
 

@@ -1,4 +1,4 @@
-"""What observation cannot give back, read from status: a closed list. Nothing else in status is ever an input.
+"""The facts that cannot be observed and are read from status: a closed list. Nothing else in status is an input.
 
 attempt and its start, restarts, the terminal condition, the Ray provider, the present cluster's name and image, the
 resolved experts, the last committed checkpoint, the dollars spent.
@@ -19,7 +19,7 @@ Terminal = Literal["Complete", "Failed"]
 
 @dataclass(frozen=True)
 class Remembered:
-    """`attempt` 0: never admitted."""
+    """The remembered facts. `attempt` 0: the training was never admitted."""
 
     attempt: int = 0
     restarts: int = 0
@@ -29,7 +29,7 @@ class Remembered:
     provider: Provider | None = None
     cluster: str | None = None
     image: str | None = None
-    """Of the pods of `cluster`, whatever the operator would take today."""
+    """The image of the pods of `cluster`, whatever the operator would use today."""
     experts: tuple[Mapping[str, Any], ...] = ()
     step: int | None = None
     checkpoint: Mapping[str, Any] | None = None
@@ -58,7 +58,7 @@ class Remembered:
 
 
 def condition_of(parent: Manifest, kind: str) -> Mapping[str, Any]:
-    """The condition of that type; empty where it was never written."""
+    """Return the condition of that type; empty: it was never written."""
     conditions = (parent.get("status") or {}).get("conditions") or ()
     return next((c for c in conditions if c["type"] == kind), {})
 

@@ -1,5 +1,5 @@
-"""The volumes that are made for a training. A retained one has no owner: the model outlives the resource. It says whom
-it was made for, and is no other training's unless that one names it (`ExistingClaim`).
+"""The volumes that are created for a training. A retained one has no owner, because the model is kept longer than the
+resource. Its annotation says for which training it was created; another one uses it only by name (`ExistingClaim`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from toolorchestra_operator.trainings.desired import Desired
 
 
 def storage_claim(desired: Desired) -> dict[str, Any] | None:
-    """Of checkpoints and the journal; None where a claim that is there already is used."""
+    """Return the claim of checkpoints and the journal; None: an existing claim is used."""
     storage = desired.spec.storage
     if storage.type != "EphemeralClaim":
         return None
@@ -24,7 +24,7 @@ def storage_claim(desired: Desired) -> dict[str, Any] | None:
 
 
 def cache_claim(desired: Desired) -> dict[str, Any] | None:
-    """Of weights and compiled code; None where none is asked for, or one that is there already is used."""
+    """Return the claim of weights and compiled code; None: there is none, or an existing claim is used."""
     cache = desired.spec.ray.model_cache
     if cache is None or cache.type != "EphemeralClaim":
         return None

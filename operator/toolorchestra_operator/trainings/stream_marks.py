@@ -1,4 +1,4 @@
-"""What a training's streams carry to say whose they are: without it a sweep would have to guess from a name. Pure."""
+"""The metadata of a training's streams that names their owner, so that a sweep need not guess from a name. Pure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _UID: Final = "toolorchestra.dev/uid"
 
 @dataclass(frozen=True, order=True)
 class Owner:
-    """The training that streams were made for, and its cluster."""
+    """The training that streams were created for, and its cluster."""
 
     cluster: str
     names: TrainingNames
 
     @classmethod
     def of(cls, stream: str, metadata: Mapping[str, str]) -> Self | None:
-        """Whose the streams are to which this one belongs, which is made first and removed last.
+        """Return the owner of the streams to which this stream belongs; it is created first and removed last.
 
         None: they are not an operator's, or it is another of their streams.
         """
@@ -39,7 +39,7 @@ class Owner:
 
 
 def marks_of(names: TrainingNames, *, cluster: str) -> tuple[tuple[str, str], ...]:
-    """The marks of a training's streams."""
+    """Return the metadata of a training's streams."""
     return (
         (MANAGED_BY_LABEL, MANAGER),
         (_CLUSTER, cluster),

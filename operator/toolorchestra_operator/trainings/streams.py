@@ -9,7 +9,7 @@ from toolorchestra_operator.trainings.stream_marks import marks_of
 
 
 def settings_of(desired: Desired) -> StreamSettings:
-    """Leased at once: every slot of every worker, and a little more."""
+    """Return the settings; the leases cover every slot of every worker, and a few more."""
     rollout = desired.spec.rollout
     return StreamSettings(
         replicas=desired.stream_replicas,

@@ -1,7 +1,7 @@
-"""What an attempt under way, and a training that has ended, is looked after with. Pure.
+"""What is needed to supervise a running attempt, and a training that has ended. Pure.
 
-None of it depends on whether the spec is admitted now: an end, a deadline, `suspend`, the TTL and a deletion are never
-held up by what is wrong with what would be made next.
+None of it depends on whether the spec is admitted now: an error in what would be created next never delays an end, a
+deadline, `suspend`, the TTL or a deletion.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ class Supervised:
 
     @property
     def ray(self) -> RayProvider:
-        """Who makes its Ray clusters."""
+        """The provider of its Ray clusters."""
         return PROVIDERS[self.provider]
 
     @property
     def queue(self) -> str | None:
-        """The queue that decides when it may use compute; None: nobody does."""
+        """The queue that decides when it may use compute; None: there is none."""
         return self.terms.queue_name if self.provider == "KubeRay" else None
 
     @property
     def claim(self) -> str:
-        """The claim that its storage is."""
+        """The name of its storage claim."""
         return claim_of(self.terms.storage, self.names)
 
     @property
     def export_uri(self) -> str:
-        """Where its model lies once it is complete."""
+        """The URI of its model once it is complete."""
         return f"pvc://{self.claim}/{folder_of(self.terms.storage, self.names)}/export/last"
 
     def everything_of(self, attempt: int) -> tuple[Ref, ...]:
-        """What an attempt that is over leaves: its cluster, then its configuration."""
+        """Return the objects of an attempt that is over: its cluster, then its configuration."""
         names = self.names
         return (*self.ray.refs(names, attempt), names.config_ref(attempt), names.nats_ref(attempt))

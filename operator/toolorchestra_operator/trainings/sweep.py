@@ -1,11 +1,11 @@
-"""Removes streams, with their consumers, and buckets whose training is no more.
+"""Removes streams, with their consumers, and buckets whose training no longer exists.
 
-They are left where a training went without its operator: its finalizer was taken away by hand, NATS was away for longer
-than a deletion waits, or it was asked not to wait.
+They remain if a training was deleted without its operator: its finalizer was removed by hand, NATS was away for longer
+than a deletion waits, or it was told not to wait.
 
-Invariants: what is removed was marked by an operator of this cluster, for a training of a namespace that this operator
-looks after, of which the API server says that it is gone, or that another one has its name. What is not marked, or not
-for this cluster, is never touched; nor is anything under the short UID of a training that is there.
+Invariants: only streams are removed that an operator of this cluster marked, for a training of a namespace that this
+operator watches, if the API server says that the training is gone, or that another one has its name. Streams without a
+mark, or of another cluster, are never removed; nor is anything under the short UID of an existing training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class MarkedStreams(Protocol):
-    """What it needs of `NatsStreams`, which has it."""
+    """The part of `NatsStreams` that the sweep needs."""
 
     async def metadata(self, *, url: str) -> Mapping[str, Mapping[str, str]]: ...
 
@@ -37,39 +37,39 @@ class MarkedStreams(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSweep:
-    """One sweep of every NATS server that is known. `namespaces` empty: all of the cluster."""
+    """One sweep of every known NATS server. `namespaces` empty: the whole cluster."""
 
     find: Callable[[Ref], Awaitable[Manifest | None]]
-    """An object, live; None: there is none."""
+    """Returns a live object; None: it does not exist."""
     streams: MarkedStreams
     cluster: str
     namespaces: tuple[str, ...] = ()
     nats_url: str | None = None
-    """NATS of trainings that name none."""
+    """The NATS server of trainings that name none."""
 
     async def __call__(self, parents: Sequence[Manifest]) -> None:
-        """`parents` are all that were there a moment ago."""
+        """Sweep. `parents` are all trainings that existed a moment ago."""
         trainings = [one for one in parents if one["kind"] == TRAININGS[1]]
         urls = {self.nats_url, *map(nats_url_of, trainings)} - {None}
         living = frozenset(TrainingNames.of(one) for one in trainings)
-        # Side by side: one that takes its time to answer keeps no other training's streams from being looked at.
+        # Concurrently: a slow server does not delay the others.
         await asyncio.gather(*(self._swept(url, living) for url in sorted(filter(None, urls))))
 
     async def _swept(self, url: str, living: frozenset[TrainingNames]) -> None:
         try:
             await self._sweep(url, living)
         except (MessagingUnreachable, ApiError) as error:
-            _log.warning("orphaned streams were not looked for to the end: %s", error)
+            _log.warning("the search for orphaned streams did not finish: %s", error)
 
     async def _sweep(self, url: str, living: frozenset[TrainingNames]) -> None:
         found = await self.streams.metadata(url=url)
         for owner in suspects(found, living=living, cluster=self.cluster, namespaces=self.namespaces):
-            # A training may have been made since they were listed: the API server has the last word.
+            # A training may have been created since the list: the API server decides.
             names = owner.names
             live = await self.find(Ref(*TRAININGS, names.namespace, names.name))
             if live is not None and live["metadata"]["uid"] == names.uid:
                 continue
-            _log.info("removing the streams of %s/%s (%s), which is gone", names.namespace, names.name, names.uid)
+            _log.info("removing the streams of %s/%s (%s), which is deleted", names.namespace, names.name, names.uid)
             await self.streams.remove(url=url, uid=names.short_uid)
 
 
@@ -80,7 +80,7 @@ def suspects(
     cluster: str,
     namespaces: Sequence[str],
 ) -> tuple[Owner, ...]:
-    """Owners of streams that are none of the living; `streams` are names with metadata."""
+    """Return the owners of streams that do not exist any more; `streams` are names with metadata."""
     if not cluster:
         return ()
     there = {names.short_uid for names in living}

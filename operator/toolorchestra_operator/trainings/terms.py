@@ -1,7 +1,8 @@
-"""The terms of a training: the few fields of its spec that its endings go by. Pure.
+"""The few fields of a training's spec that decide how it ends. Pure.
 
-Read of the raw object, one by one: whatever else of a spec is refused (it may have been stored under another release's
-schema), what runs is suspended, timed, ended and cleaned up by them. One that does not read counts as not written.
+They are read from the raw object, one by one: whatever else of a spec is refused (it may have been stored under another
+release's schema), what runs can be suspended, timed, ended and cleaned up. A field that cannot be read counts as
+absent.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """As in `spec`."""
+    """The fields, as in `spec`."""
 
     suspend: bool
     start_deadline_seconds: int
@@ -43,13 +44,13 @@ class Terms:
 
 
 def nats_url_of(parent: Manifest) -> str | None:
-    """Where the spec says that its streams are."""
+    """Return the NATS URL that the spec names for its streams."""
     return _text(part(parent.get("spec"), "messaging"), "url")
 
 
 def of_deleted(parent: Manifest) -> dict[str, Any]:
-    """A training that is deleted, with what its end goes by and nothing else: no word that is in it, of whatever
-    release or hand, may keep its finalizer and its namespace for ever.
+    """Return a deleted training, reduced to what its end needs: no other content, of whatever release or author, may
+    keep its finalizer and its namespace for ever.
     """
     url, status = nats_url_of(parent), parent.get("status")
     attempt, provider = part(parent, "status").get("attempt"), _text(part(status, "ray"), "provider")
@@ -65,19 +66,19 @@ def _text(value: Mapping[str, Any], name: str) -> str | None:
 
 
 def claim_of(storage: Storage, names: TrainingNames) -> str:
-    """The claim that a training's storage is."""
+    """Return the name of a training's storage claim."""
     return storage.existing_claim.claim_name if storage.existing_claim else names.storage
 
 
 def folder_of(storage: Storage, names: TrainingNames) -> str:
-    """The training's folder in it, by UID: a volume may be shared."""
+    """Return the training's folder in storage, by UID, because trainings may share a volume."""
     existing = storage.existing_claim
     above = f"{existing.path.strip('/')}/" if existing and existing.path else ""
     return f"{above}{names.name}-{names.short_uid}"
 
 
 def _adapter(name: str) -> tuple[str, TypeAdapter[Any], Any]:
-    """How a field is called in YAML, its type with its bounds, and its default."""
+    """Return the name of a field in YAML, its type with its bounds, and its default."""
     field = OrchestratorTrainingSpec.model_fields[name]
     bounded: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     return field.alias or name, TypeAdapter(bounded), field.get_default(call_default_factory=True)

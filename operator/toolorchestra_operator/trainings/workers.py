@@ -22,10 +22,10 @@ from toolorchestra_operator.trainings.pods import (
 )
 
 GRACE_MARGIN_SECONDS = 10
-"""Between the end of the episodes' grace and the pod's."""
+"""Seconds between the end of the episodes' grace and the end of the pod's."""
 _HEARTBEAT_FILE = "/tmp/heartbeat"
 _STALL_SECONDS = 90
-"""More than the worker's own watch allows (60 s): that one says where it stood still, this one needs no life in it."""
+"""More than the worker's own watchdog allows (60 s), which reports where it stopped; this one works without it."""
 _LIVENESS = {
     "exec": {
         # A shell, because an interpreter every half minute would cost too much. No file: it has not begun to work.
@@ -50,9 +50,9 @@ def ref(names: TrainingNames) -> Ref:
 def deployment(
     desired: Desired, pools: Sequence[ExpertPool], *, attempt: int, replicas: int, live: Manifest | None = None
 ) -> dict[str, Any]:
-    """`replicas` 0 until the cluster is admitted. Rolled with the attempt, whose configuration it reads, and where the
-    spec's fields about workers change; not because this operator would make its pods otherwise than the one that made
-    `live` did."""
+    """Return the Deployment. `replicas` is 0 until the cluster is admitted. It rolls with the attempt, whose
+    configuration it reads, and when the spec's fields about workers change; not when this operator would build its pods
+    differently than the operator that made `live`."""
     names, inputs = desired.names, _inputs(desired, attempt=attempt)
     template = recorded(live, inputs=inputs) or _template(desired, pools, attempt=attempt)
     metadata = names.metadata(names.workers, "workers")
@@ -70,7 +70,8 @@ def deployment(
 
 
 def _inputs(desired: Desired, *, attempt: int) -> str:
-    """Defaults are left out, so that one which a later version changes is no change."""
+    """Return the digest of the template's inputs, without defaults, so that a default of a later release is no
+    change."""
     rollout = desired.spec.rollout.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"workers"})
     return digest([attempt, rollout])
 

@@ -171,7 +171,7 @@ DESCRIBED = {"configMapKeyRef": {"name": "texts", "key": "oak"}}
             Reason.CLAIM_NOT_FOUND,
             "spec.vllm.cache.existingClaim.claimName",
         ),
-        (vllm_pool(cache=CLASS), (), Reason.STORAGE_CLASS_NOT_FOUND, "there is no StorageClass fast: make it"),
+        (vllm_pool(cache=CLASS), (), Reason.STORAGE_CLASS_NOT_FOUND, "there is no StorageClass fast: create it"),
         (
             endpoint_pool(apiKeySecretRef={"name": "openai", "key": "k"}),
             (),
