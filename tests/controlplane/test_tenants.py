@@ -115,7 +115,7 @@ async def test_an_object_that_python_cannot_read_ends_nothing(cluster: Cluster, 
 
             async def are_told() -> bool:
                 refused = [says(namespace, pool["metadata"]["name"], "Accepted") for pool in created]
-                return all(said[0] == "False" and "100 deep" in said[1] for said in refused)
+                return all(said[0] == "False" and "deeper than 100 levels" in said[1] for said in refused)
 
             created = pools[:1]
             await until(are_told, seconds=60)
