@@ -103,16 +103,16 @@ def test_what_was_not_scored_is_scored_again(tmp_path: Path, head: dict[str, Any
     assert found.scored_before(Evaluation("s", "policy"), task="t") is None
 
 
-def test_an_issue_has_one_fate() -> None:
+def test_a_dispatch_has_one_fate() -> None:
     dispatch = Dispatch.parse(ONE)
-    with pytest.raises(ValueError, match="trained and yet set_aside:stale: u"):
+    with pytest.raises(ValueError, match=r"dispatch u\S+ was trained, but it is also set_aside:stale"):
         account(History(steps={1: (dispatch,)}, fate={dispatch: "set_aside:stale"}))
     for unknown in (History(steps={1: (dispatch,)}), History(fate={dispatch: "excluded:x"})):
-        with pytest.raises(ValueError, match="never accepted, yet trained or ended: u"):
+        with pytest.raises(ValueError, match=r"dispatch u\S+ was trained or ended, but it was never accepted"):
             account(unknown)
 
 
-def test_what_an_issue_counts_that_tells_no_bill() -> None:
+def test_what_a_dispatch_without_a_bill_counts() -> None:
     spend = Spend(cap=Decimal(2), reserved={ONE: Decimal("0.5")}, presumed={TWO: Decimal("0.25")})
     assert [spend.bill(one, None) for one in (ONE, TWO, "u.2.0.0.0")] == [Decimal("0.5"), Decimal("0.25"), 0]
     assert spend.bill(ONE, Decimal("0.1")) == Decimal("0.1")
