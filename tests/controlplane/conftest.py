@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from support.cluster.training_life import connected
+from support.cluster.training_life import Stage, connected
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
@@ -78,3 +78,9 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
     """A client of it."""
     async with connected(nats_server.url) as client:
         yield client
+
+
+@pytest.fixture
+def stage(api: Api, namespace: str, bus: Client) -> Stage:
+    """A training of the test's namespace, whose pods and controller the test plays."""
+    return Stage(api, namespace, bus)
