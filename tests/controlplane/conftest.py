@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
+from support.cluster.kuberay_life import KubeRay, World
+from support.cluster.mortal_operator import LookingOperator
 from support.cluster.training_life import Stage, connected
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,3 +87,16 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
 def stage(api: Api, namespace: str, bus: Client) -> Stage:
     """A training of the test's namespace, whose pods and controller the test plays."""
     return Stage(api, namespace, bus)
+
+
+@pytest.fixture
+async def world(
+    kuberay: Cluster, server: ApiServer, namespace: str, nats_server: NatsServer, bus: Client
+) -> AsyncIterator[World]:
+    """A training on KubeRay, and the operator that looks after it."""
+    images = {"cpu_image": "cpu:1", "gpu_image": "gpu:1", "worker_image": "worker:1"}
+    settings = Settings.model_validate({"nats_url": nats_server.url, **images, "image_pull_secrets": ["registry"]})
+    operator = LookingOperator(server, settings)
+    stage = Stage(kuberay.api, namespace, bus)
+    yield World(operator, stage, KubeRay(stage))
+    await operator.close()
