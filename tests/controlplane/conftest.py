@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from nats.aio.client import Client
 
+from support.cluster.command_line import Run
 from support.cluster.kuberay_life import KubeRay, World
 from support.cluster.mortal_operator import LookingOperator
 from support.cluster.training_life import Stage, connected
+from support.run_rig import orchestra
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
@@ -100,3 +103,13 @@ async def world(
     stage = Stage(kuberay.api, namespace, bus)
     yield World(operator, stage, KubeRay(stage))
     await operator.close()
+
+
+@pytest.fixture
+def run(cluster: Cluster, namespace: str) -> Run:
+    """`orchestra` about the test's namespace."""
+
+    def orchestra_there(*arguments: object, status: int = 0) -> Result:
+        return orchestra(*arguments, "--kubeconfig", cluster.kubeconfig, "--namespace", namespace, status=status)
+
+    return orchestra_there
