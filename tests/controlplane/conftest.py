@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from support.cluster.command_line import Run
 from support.cluster.kuberay_life import KubeRay, World
 from support.cluster.mortal_operator import LookingOperator
+from support.cluster.pool_operator import Operator
 from support.cluster.training_life import Stage, connected
 from support.run_rig import orchestra
 from testbed.api import Api
@@ -113,3 +114,11 @@ def run(cluster: Cluster, namespace: str) -> Run:
         return orchestra(*arguments, "--kubeconfig", cluster.kubeconfig, "--namespace", namespace, status=status)
 
     return orchestra_there
+
+
+@pytest.fixture
+async def operator(server: ApiServer, namespace: str) -> AsyncIterator[Operator]:
+    """The pools' half of the operator, in the test's namespace."""
+    made = Operator(server, namespace)
+    yield made
+    await made.prober.close()
