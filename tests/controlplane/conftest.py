@@ -8,14 +8,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from nats.aio.client import Client
 
-from support.cluster.training_life import connected
+from support.cluster.command_line import Run
+from support.cluster.kuberay_life import KubeRay, World
+from support.cluster.mortal_operator import LookingOperator
+from support.cluster.pool_operator import Operator
+from support.cluster.training_life import Stage, connected
+from support.run_rig import orchestra
 from testbed.api import Api
 from testbed.cluster import Cluster, running
 from testbed.kuberay import crd_files
 from toolorchestra.local.nats_server import NatsServer
 from toolorchestra_operator.kubernetes.api_server import ApiServer
+from toolorchestra_operator.runtime.settings import Settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,3 +85,40 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Client]:
     """A client of it."""
     async with connected(nats_server.url) as client:
         yield client
+
+
+@pytest.fixture
+def stage(api: Api, namespace: str, bus: Client) -> Stage:
+    """A training of the test's namespace, whose pods and controller the test plays."""
+    return Stage(api, namespace, bus)
+
+
+@pytest.fixture
+async def world(
+    kuberay: Cluster, server: ApiServer, namespace: str, nats_server: NatsServer, bus: Client
+) -> AsyncIterator[World]:
+    """A training on KubeRay, and the operator that looks after it."""
+    images = {"cpu_image": "cpu:1", "gpu_image": "gpu:1", "worker_image": "worker:1"}
+    settings = Settings.model_validate({"nats_url": nats_server.url, **images, "image_pull_secrets": ["registry"]})
+    operator = LookingOperator(server, settings)
+    stage = Stage(kuberay.api, namespace, bus)
+    yield World(operator, stage, KubeRay(stage))
+    await operator.close()
+
+
+@pytest.fixture
+def run(cluster: Cluster, namespace: str) -> Run:
+    """`orchestra` about the test's namespace."""
+
+    def orchestra_there(*arguments: object, status: int = 0) -> Result:
+        return orchestra(*arguments, "--kubeconfig", cluster.kubeconfig, "--namespace", namespace, status=status)
+
+    return orchestra_there
+
+
+@pytest.fixture
+async def operator(server: ApiServer, namespace: str) -> AsyncIterator[Operator]:
+    """The pools' half of the operator, in the test's namespace."""
+    made = Operator(server, namespace)
+    yield made
+    await made.prober.close()

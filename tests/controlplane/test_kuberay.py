@@ -1,148 +1,27 @@
-"""Trainings on KubeRay on a real API server with its real CRDs: what is made is accepted whole, its status is played
-row by row, and what a second manager writes into a RayJob stays.
+"""Trainings on KubeRay on a real API server with its real CRDs: what is made is accepted whole, and its status is
+played row by row.
 
-KubeRay's and Kueue's controllers are played; NATS is a real server.
+KubeRay's controller is played; NATS is a real server.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from nats.aio.client import Client
 
-from support.cluster.mortal_operator import LookingOperator
-from support.cluster.training_life import Stage
+from support.cluster.kuberay_life import AGENT, RUNNING, World
 from testbed.api import Refused
 from testbed.cluster import Cluster
-from toolorchestra.local.nats_server import NatsServer
-from toolorchestra_operator.kubernetes.api_server import ApiServer
-from toolorchestra_operator.runtime.settings import Settings
 
-FINALIZER = "ray.io/rayjob-finalizer"
 GPU = {"limits": {"nvidia.com/gpu": 1, "cpu": "8000m", "memory": "65536Mi"}, "requests": {"cpu": "4"}}
-RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
-WORKLOADS = "/apis/kueue.x-k8s.io/v1beta2"
-AGENT = {"user_agent": "toolorchestra-operator"}
-
-WORKLOAD_CRD: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "workloads.kueue.x-k8s.io"},
-    "spec": {
-        "group": "kueue.x-k8s.io",
-        "scope": "Namespaced",
-        "names": {"plural": "workloads", "singular": "workload", "kind": "Workload", "listKind": "WorkloadList"},
-        "versions": [
-            {
-                "name": "v1beta2",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
-"""As little of Kueue's as is read; its own is not to be had here."""
-
-
-@dataclass
-class KubeRay:
-    """What KubeRay's operator and Kueue would write about one training's RayJobs."""
-
-    stage: Stage
-
-    def path(self, attempt: int, part: str = "") -> str:
-        return self.stage.of("/apis/ray.io/v1", "rayjobs", f"{self.stage.name}-{attempt}", part)
-
-    def job(self, attempt: int) -> dict[str, Any]:
-        return self.stage.api.get(self.path(attempt))
-
-    def there(self, attempt: int) -> bool:
-        jobs = self.stage.api.get(self.stage.of("/apis/ray.io/v1", "rayjobs"))["items"]
-        return any(one["metadata"]["name"] == f"{self.stage.name}-{attempt}" for one in jobs)
-
-    def takes_up(self, attempt: int) -> None:
-        """Its finalizer, and the first status."""
-        self.stage.api.merge(self.path(attempt), {"metadata": {"finalizers": [FINALIZER]}}, manager="kuberay")
-        self.says(attempt, jobDeploymentStatus="Initializing", startTime="2030-01-01T00:00:00Z")
-
-    def says(self, attempt: int, **status: Any) -> None:
-        whole = {"failed": 0, "succeeded": 0, "rayClusterName": f"{self.stage.name}-{attempt}-abcde", **status}
-        told = {"status": whole}
-        self.stage.api.merge(self.path(attempt, "status"), told, manager="kuberay")
-        live = self.job(attempt)["status"]
-        assert {key: live[key] for key in whole} == whole, "KubeRay's CRD knows these fields"
-
-    def lets_go(self, attempt: int) -> None:
-        """It has stopped the Ray job of a RayJob that is being deleted."""
-        assert "deletionTimestamp" in self.job(attempt)["metadata"]
-        self.stage.api.merge(self.path(attempt), {"metadata": {"finalizers": None}}, manager="kuberay")
-
-    def suspends(self, attempt: int, flag: bool, **selectors: str) -> None:
-        """Kueue, as it writes: the whole spec, with the flavour's node selectors put into every pod template."""
-        live = self.job(attempt)
-        cluster = live["spec"]["rayClusterSpec"]
-        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-            pod = group["template"]["spec"]
-            pod["nodeSelector"] = selectors
-        live["spec"]["suspend"] = flag
-        live["metadata"].pop("managedFields")
-        self.stage.api.request("PUT", self.path(attempt), body=live, fieldManager="kueue")
-
-
-@dataclass
-class World:
-    """One training, the operator that looks after it, and those who are played."""
-
-    operator: LookingOperator
-    stage: Stage
-    kuberay: KubeRay
-
-    async def rests(self) -> None:
-        await self.operator.settles(self.stage.namespace, self.stage.name)
-
-    async def begins(self, **spec: Any) -> None:
-        self.stage.submit(**{"ray": {}, **spec})
-        for pool in ("small", "large"):
-            await self.operator.settles(self.stage.namespace, pool, kind="ExpertPool")
-        await self.rests()
-
-    async def runs(self, attempt: int, *, step: int = 1) -> None:
-        await self.stage.tells(attempt, step)
-        self.kuberay.says(attempt, **RUNNING, startTime="2030-01-01T00:00:00Z")
-        await self.rests()
-        assert self.stage.condition("Running") == ("True", "Training")
-        assert self.stage.condition("ClusterReady") == ("True", "ClusterReady")
-
-    def workers(self) -> int:
-        deployment = self.stage.of("/apis/apps/v1", "deployments", f"{self.stage.name}-workers")
-        return int(self.stage.api.get(deployment)["spec"]["replicas"])
-
-    def message(self, kind: str) -> str:
-        return next(str(one["message"]) for one in self.stage.status()["conditions"] if one["type"] == kind)
-
-
-@pytest.fixture
-async def world(
-    kuberay: Cluster, server: ApiServer, namespace: str, nats_server: NatsServer, bus: Client
-) -> AsyncIterator[World]:
-    images = {"cpu_image": "cpu:1", "gpu_image": "gpu:1", "worker_image": "worker:1"}
-    settings = Settings.model_validate({"nats_url": nats_server.url, **images, "image_pull_secrets": ["registry"]})
-    operator = LookingOperator(server, settings)
-    stage = Stage(kuberay.api, namespace, bus)
-    yield World(operator, stage, KubeRay(stage))
-    await operator.close()
 
 
 # ── what is made is accepted, whole ────────────────────────────────────────────────────────────────────────────────
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "cpu": {},
@@ -359,98 +238,3 @@ async def test_suspended_resumed_and_deleted(world: World) -> None:
     with pytest.raises(Refused, match="not found"):
         stage.live()
     assert not await stage.streams(uid)
-
-
-# ── Kueue ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_second_managers_suspend_and_selectors_stay(world: World, kuberay: Cluster) -> None:
-    stage, played = world.stage, world.kuberay
-    await world.begins(queueName="research")
-    assert played.job(1)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
-    assert world.workers() == 0
-    since = kuberay.audit_log.position()
-    for flag, flavour, workers in ((False, "a100", 2), (True, "", 0), (False, "h100", 2)):
-        played.suspends(1, flag, **({"flavour": flavour} if flavour else {}))
-        injected = played.job(1)
-        for _ in range(2):
-            await world.rests()
-            live = played.job(1)
-            assert live["spec"] == injected["spec"]
-            assert live["metadata"]["resourceVersion"] == injected["metadata"]["resourceVersion"]
-        assert world.workers() == workers
-    assert stage.condition("QuotaReserved") == ("True", "QuotaReserved")
-    writes = kuberay.audit_log.writes(since=since, namespace=stage.namespace, **AGENT)
-    assert not [one for one in writes if one.resource.startswith("rayjobs")]
-
-
-@pytest.fixture
-def kueue(kuberay: Cluster, tmp_path: Path) -> Cluster:
-    """With Workloads served; only in a control plane of our own: elsewhere there may be a real Kueue."""
-    assert kuberay.own is not None
-    file = tmp_path / "workloads.yaml"
-    file.write_text(yaml.safe_dump(WORKLOAD_CRD), encoding="utf-8")
-    kuberay.api.apply_crds([file])
-    return kuberay
-
-
-def condition(kind: str, status: str, message: str) -> dict[str, str]:
-    return {"type": kind, "status": status, "reason": "Played", "message": message}
-
-
-async def test_a_queue_admits_preempts_and_admits_again(world: World, kueue: Cluster) -> None:
-    stage, played = world.stage, world.kuberay
-    await world.begins(queueName="research", backoffLimit=0)
-    assert stage.condition("QuotaReserved") == ("False", "QuotaPending")
-    world.operator.now += timedelta(seconds=120)
-    await world.rests()
-    assert stage.condition("QuotaReserved") == ("Unknown", "QuotaUnknown")
-    assert "Kueue made no Workload for RayJob tiny-1" in world.message("QuotaReserved")
-
-    labels = {"kueue.x-k8s.io/job-uid": played.job(1)["metadata"]["uid"]}
-    workloads = stage.of(WORKLOADS, "workloads")
-    kind = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload"}
-    kueue.api.create(workloads, {**kind, "metadata": {"name": "rayjob-tiny-1-b8f3d", "labels": labels}})
-
-    def decides(*conditions: dict[str, str]) -> None:
-        status = {"status": {"conditions": list(conditions)}}
-        kueue.api.merge(f"{workloads}/rayjob-tiny-1-b8f3d/status", status, manager="kueue")
-
-    decides(condition("QuotaReserved", "False", "insufficient unused quota for nvidia.com/gpu"))
-    await world.rests()
-    assert stage.condition("QuotaReserved") == ("False", "QuotaPending")
-    assert world.message("QuotaReserved") == "queue research: insufficient unused quota for nvidia.com/gpu"
-    decides(condition("QuotaReserved", "True", ""), condition("Admitted", "True", ""))
-    played.suspends(1, False, flavour="a100")
-    played.takes_up(1)
-    await world.rests()
-    assert stage.condition("QuotaReserved") == ("True", "QuotaReserved")
-    assert world.workers() == 2
-    await world.runs(1)
-
-    decides(
-        condition("QuotaReserved", "False", "Preempted to accommodate a workload"),
-        condition("Evicted", "True", "Preempted to accommodate a workload"),
-    )
-    played.suspends(1, True)
-    for status in (RUNNING, {"jobDeploymentStatus": "Suspending", "jobStatus": "RUNNING"}):
-        played.says(1, **status)
-        await world.rests()
-        assert stage.condition("QuotaReserved") == ("False", "Preempted")
-        assert stage.condition("Running") == ("False", "Preempted")
-        assert world.workers() == 0
-    await stage.tells(1, 3, state="Cancelled")
-    played.says(1, jobDeploymentStatus="Suspended", jobStatus="")
-    world.operator.now += timedelta(days=1)
-    await world.rests()
-    assert (stage.status()["attempt"], stage.status()["restarts"]) == (1, 0)
-    assert stage.condition("Failed") == ("", "")
-
-    played.suspends(1, False, flavour="h100")
-    await world.rests()
-    assert stage.condition("QuotaReserved") == ("True", "QuotaReserved")
-    again = world.operator.now.isoformat().replace("+00:00", "Z")
-    played.says(1, jobDeploymentStatus="Initializing", startTime=again)
-    await world.rests()
-    assert world.workers() == 2
-    await world.runs(1, step=4)
