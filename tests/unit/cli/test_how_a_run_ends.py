@@ -13,6 +13,7 @@ from support.run_rig import make_run
 from toolorchestra.api.load import load
 from toolorchestra.cli import running
 from toolorchestra.contract.progress import State
+from toolorchestra.evaluation.acceptance import Criterion
 from toolorchestra.local.lock import RunLocked
 from toolorchestra.local.nats_server import NatsServerError
 from toolorchestra.local.plan import LocalPlan
@@ -29,10 +30,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
 
 
 @pytest.fixture
-def ended(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Callable[[State | Exception, str], int]:
+def ended(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run to an end of this kind; the exit status."""
 
-    def end(how: State | Exception, message: str) -> int:
+    def end(how: State | Exception, message: str, **asked: bool) -> int:
         def supervise(run: RunDir, plan: LocalPlan, *, console: Console) -> State:
             if isinstance(how, Exception):
                 raise how
@@ -43,13 +44,13 @@ def ended(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Callable[[State | Exc
         found = load(TINY)
         plan = LocalPlan(found.trainings[0], found.pools, Path("model"), {}, None, 0.0, ())
         with pytest.raises(typer.Exit) as caught:
-            running.run_to_the_end(run, plan, console=Console())
+            running.run_to_the_end(run, plan, console=Console(), **asked)
         return caught.value.exit_code
 
     return end
 
 
-Ended = Callable[[State | Exception, str], int]
+Ended = Callable[..., int]
 
 
 @pytest.mark.parametrize(("state", "status"), [("Complete", 0), ("Cancelled", 130), ("Paused", 75)])
@@ -79,3 +80,33 @@ def test_a_lost_race_for_the_lock_changes_nothing(
     assert ended(RunLocked("is running already, as process 7"), "") == 2
     assert "as process 7" in capsys.readouterr().err
     assert run.read_status()["state"] == "Running"
+
+
+@pytest.mark.parametrize(
+    ("how", "passed", "status"),
+    [("Complete", True, 0), ("Complete", False, 1), ("Paused", True, 75), ("Paused", False, 75)],
+)
+def test_acceptance_is_an_exit_status(
+    ended: Ended,
+    run: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: State,
+    passed: bool,
+    status: int,
+) -> None:
+    """A state that is no success keeps its own; unasked, no criterion is looked at."""
+    (run.root / "report.json").write_text("{}")
+    found = [Criterion("cost", 0.1, 0.3, True), Criterion("accuracy", 0.5, 0.8, passed)]
+    monkeypatch.setattr(running, "acceptance", lambda report: found)
+    assert ended(how, "", check_acceptance=True) == status
+    assert f"{'pass' if passed else 'MISS'}  accuracy: 0.5 (bar 0.8)" in capsys.readouterr().out
+    assert ended("Complete", "") == 0
+    assert "accuracy" not in capsys.readouterr().out
+
+
+def test_a_run_without_evaluations_is_not_accepted_and_says_why(
+    ended: Ended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended("Complete", "", check_acceptance=True) == 1
+    assert "error: nothing to check: the run has not evaluated" in capsys.readouterr().err

@@ -208,7 +208,7 @@ def test_a_report_says_nothing_of_the_demos_bars_unasked(run: RunDir) -> None:
 
     headline, page = printed()
     assert page == f"report: {run.root / 'report.html'}"
-    assert printed("--bars")[0] == headline
+    assert printed("--acceptance")[0] == headline
     assert any(line.startswith("MISS") for line in printed("--bars"))
 
 

@@ -37,6 +37,8 @@ BROKEN = {
         "NaN": "NaN = lambda config: lambda groups: [GroupReward(n(g, nan), n(g, 0.0), True) for g in groups]",
         "Ordered": "Ordered = lambda config: lambda groups: [GroupReward(tuple(map(float, range(len(g.episodes)))),"
         " n(g, 0.0), True) for g in groups]",
+        "Dicts": "Dicts = lambda config: lambda groups: [{'rewards': n(g, 0.0)} for g in groups]",
+        "Texts": "Texts = lambda config: lambda groups: [GroupReward(n(g, '1'), n(g, 0.0), True) for g in groups]",
         "Unreasoned": "Unreasoned = lambda config: lambda groups: [GroupReward(n(g, 0.0), n(g, 0.0), False)"
         " for g in groups]",
     },
@@ -45,6 +47,7 @@ BROKEN = {
         "Explodes": "Explodes = lambda config: lambda i: LossOutputs((i.weights * (i.logprobs -"
         " i.sampler_logprobs).exp()).sum())",
         "Constant": "Constant = lambda config: lambda i: LossOutputs(i.entropy.sum())",
+        "Bare": "Bare = lambda config: lambda i: (i.weights * i.logprobs).sum()",
         "Vector": "Vector = lambda config: lambda i: LossOutputs(i.logprobs)",
     },
 }
@@ -131,7 +134,9 @@ def test_broken_sources(name: str, says: str) -> None:
     ("name", "says"),
     [
         ("Short", "0 rewards for"),
-        ("NaN", "not finite"),
+        ("NaN", "not finite numbers"),
+        ("Dicts", "gave a dict for a group; want a GroupReward"),
+        ("Texts", "not finite numbers"),
         ("Ordered", "in another order"),
         ("Unreasoned", "keep is False, and the reason ''"),
     ],
@@ -154,9 +159,13 @@ def test_broken_objectives(name: str, says: str) -> None:
         contracts.objective(f"broken-parts/{name}")
 
 
-def test_an_objective_whose_loss_is_no_scalar_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"objective broken-parts/Vector gave a loss of shape \[64\]"):
-        contracts.objective("broken-parts/Vector")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("Vector", r"gave a loss of shape \[64\]"), ("Bare", "gave a Tensor; want LossOutputs with a tensor")],
+)
+def test_an_objective_whose_loss_is_no_scalar_is_refused(name: str, says: str) -> None:
+    with pytest.raises(PluginError, match=f"objective broken-parts/{name} {says}"):
+        contracts.objective(f"broken-parts/{name}")
 
 
 class Silent:

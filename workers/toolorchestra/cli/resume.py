@@ -43,9 +43,9 @@ def resume(
     resume_run(run, runs=folder)
 
 
-def resume_run(run: Path, *, runs: Path) -> None:
-    """Continue a local run in this process, until it ends."""
-    from toolorchestra.cli.running import new_plan, run_to_the_end, with_seed
+def resume_run(run: Path, *, runs: Path, check_acceptance: bool = False) -> None:
+    """Continue a local run in this process, until it ends; `check_acceptance` as in `run_to_the_end`."""
+    from toolorchestra.cli.running import is_accepted, new_plan, run_to_the_end, with_seed
     from toolorchestra.local.compute import device_of
     from toolorchestra.local.lock import RunLock, RunLocked
 
@@ -60,6 +60,8 @@ def resume_run(run: Path, *, runs: Path) -> None:
         typer.echo(f"{folder.name} is complete: nothing was started")
         page = folder.root / "report.html"
         typer.echo(f"report: {page}" if page.exists() else f"write the report with: orchestra report {folder.root}")
+        if check_acceptance and not is_accepted(folder):
+            raise typer.Exit(1)
         return
     plan = new_plan(
         [Path(path) for path in options["inputs"]],
@@ -74,7 +76,7 @@ def resume_run(run: Path, *, runs: Path) -> None:
     )
     plan = with_seed(plan, int(manifest["seed"]))
     typer.echo(f"continuing {folder.name}")
-    run_to_the_end(folder, plan, console=Console())
+    run_to_the_end(folder, plan, console=Console(), check_acceptance=check_acceptance)
 
 
 def is_complete(run: RunDir, *, goal: int) -> bool:

@@ -16,6 +16,7 @@ from rich.table import Table
 from toolorchestra.api.load import load
 from toolorchestra.api.mistakes import ResourceError
 from toolorchestra.api.training import OrchestratorTraining
+from toolorchestra.cli.acceptance import accepted
 from toolorchestra.cli.say import fail, say
 from toolorchestra.contract.exit_status import EXIT_CODES
 from toolorchestra.controller.settings import SettingsError
@@ -124,9 +125,9 @@ def run_to_the_end(run: RunDir, plan: LocalPlan, *, console: Console, check_acce
         page = report(run)
         typer.echo(f"report: {_relative(page)}")
         _print_evaluations(run, console)
-    accepted = _accepted(run) if check_acceptance else True
+    met = is_accepted(run) if check_acceptance else True
     typer.echo(f"run: {_short(run)}")
-    raise typer.Exit(EXIT_CODES[state] or (0 if accepted else 1))
+    raise typer.Exit(EXIT_CODES[state] or (0 if met else 1))
 
 
 def _print_evaluations(run: RunDir, console: Console) -> None:
@@ -142,12 +143,9 @@ def _print_evaluations(run: RunDir, console: Console) -> None:
             console.print(f"{suite['suite']}: tasks without a score, because infrastructure failed: {missing}")
 
 
-def _accepted(run: RunDir) -> bool:
-    """Print each acceptance criterion; return False where one is missed or where the run has no criteria."""
-    criteria = acceptance(_report(run)) if run.metrics.exists() else []
-    for criterion in criteria:
-        typer.echo(criterion.line())
-    return bool(criteria) and all(criterion.passed for criterion in criteria)
+def is_accepted(run: RunDir) -> bool:
+    """Print the acceptance criteria of the run's report; return whether all are met."""
+    return accepted(acceptance(_report(run)) if (run.root / "report.json").exists() else [])
 
 
 def _report(run: RunDir) -> dict[str, Any]:

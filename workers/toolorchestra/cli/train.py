@@ -69,7 +69,7 @@ def train(
             fail(f"--device {device}: a run continues on the device that it was started on; remove it with --resume")
         from toolorchestra.cli.resume import resume_run
 
-        resume_run(resume, runs=runs)
+        resume_run(resume, runs=runs, check_acceptance=check_acceptance)
         return
     if not files:
         fail("no training given: orchestra train -f training.yaml [-f pools.yaml] [--simulator skills.yaml]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from toolorchestra.plugins import PluginError, shown
 from toolorchestra.rewards.component import Combiner, GroupComponents, GroupReward
@@ -29,9 +30,16 @@ class CheckedCombiner:
             self._check(reward, episodes=len(group.episodes))
         return given
 
-    def _check(self, given: GroupReward, *, episodes: int) -> None:
+    def _check(self, given: object, *, episodes: int) -> None:
+        if not isinstance(given, GroupReward):
+            raise PluginError(f"combiner {self.name} gave a {type(given).__name__} for a group; want a GroupReward")
         for what, numbers in (("rewards", given.rewards), ("advantages", given.advantages)):
             if len(numbers) != episodes:
                 raise PluginError(f"combiner {self.name} gave {len(numbers)} {what} for {episodes} episodes")
-            if not all(map(math.isfinite, numbers)):
-                raise PluginError(f"combiner {self.name} gave {what} that are not finite: {numbers}")
+            if not all(map(_is_finite, numbers)):
+                raise PluginError(f"combiner {self.name} gave {what} that are not finite numbers: {numbers}")
+
+
+def _is_finite(number: object) -> bool:
+    """Return whether it is a finite number; numpy's count too."""
+    return isinstance(number, Real) and math.isfinite(number)

@@ -98,9 +98,7 @@ def grader_of(task: Task) -> Comparing | Sandboxed:
     """The task's grader; GraderFailure where there is none of its name."""
     try:
         return grader_named(task.grader.type)
-    except UnknownGrader as error:
-        raise GraderFailure(f"task {task.id}: {error.args[0]}") from error
-    except PluginError as error:
+    except (UnknownGrader, PluginError) as error:
         raise GraderFailure(f"task {task.id}: {error}") from error
 
 
@@ -167,9 +165,7 @@ def check_grader(spec: GraderSpec) -> list[tuple[str, str]]:
     """Return what is wrong with a grader spec, as (dotted field, message); empty: nothing."""
     try:
         grader = grader_named(spec.type)
-    except UnknownGrader as error:
-        return [("grader.type", str(error.args[0]))]
-    except PluginError as error:
+    except (UnknownGrader, PluginError) as error:
         return [("grader.type", str(error))]
     try:
         grader.check(spec.data)

@@ -10,7 +10,7 @@ from torch import Tensor
 from toolorchestra.plugins import PluginError, is_plugin, load, shown
 from toolorchestra.trainer.batch import StepConfig
 from toolorchestra.trainer.objectives.clipped import Clipped
-from toolorchestra.trainer.objectives.mismatch import mismatch_sums
+from toolorchestra.trainer.objectives.mismatch import policy_sums
 from toolorchestra.trainer.objectives.objective import (
     MAX_LOG_RATIO,
     LossInputs,
@@ -45,6 +45,8 @@ class Measured:
             outputs = self.objective(inputs)
         except Exception as error:
             raise PluginError(f"objective {self.name} raised {shown(error)}") from error
+        if not isinstance(outputs, LossOutputs) or not isinstance(outputs.loss, Tensor):
+            raise PluginError(f"objective {self.name} gave a {type(outputs).__name__}; want LossOutputs with a tensor")
         loss = outputs.loss
         if loss.shape or not loss.requires_grad:
             shape = list(loss.shape)
@@ -56,13 +58,6 @@ class Measured:
 @torch.no_grad()
 def _measurements(inputs: LossInputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     log_ratio = (inputs.logprobs - inputs.sampler_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio, weights = log_ratio.exp(), inputs.weights
-    none = weights.new_zeros(())
-    sums = {
-        "entropy": (weights * inputs.entropy).sum(),
-        "ratio": (weights * ratio).sum(),
-        "clipped": none,
-        "masked": none,
-        "approx_kl": (weights * (torch.expm1(log_ratio) - log_ratio)).sum(),
-    }
-    return sums | mismatch_sums(inputs), {"ratio": ratio.amax() if len(ratio) else none}
+    none = log_ratio.new_zeros(())
+    sums = {"clipped": none, "masked": none, **policy_sums(inputs, log_ratio)}
+    return sums, {"ratio": log_ratio.exp().amax() if len(log_ratio) else none}

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolorchestra.trainer.batch import KLEstimator, LossConfig
-from toolorchestra.trainer.objectives.mismatch import mismatch_sums
+from toolorchestra.trainer.objectives.mismatch import policy_sums
 from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs, LossOutputs
 
 
@@ -76,13 +76,7 @@ class Clipped(LossConfig):
         with torch.no_grad():
             above, below = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
             outside = (above & (advantages > 0)) | (below & (advantages < 0))
-            sums |= {
-                "entropy": (weights * inputs.entropy).sum(),
-                "ratio": (weights * ratio).sum(),
-                "clipped": (weights * outside).sum(),
-                "masked": (weights * (1 - kept)).sum(),
-                "approx_kl": (weights * (torch.expm1(log_ratio) - log_ratio)).sum(),
-            }
-            sums |= mismatch_sums(inputs)
+            sums |= policy_sums(inputs, log_ratio)
+            sums |= {"clipped": (weights * outside).sum(), "masked": (weights * (1 - kept)).sum()}
             maxima = {"ratio": ratio.amax() if len(ratio) else ratio.new_zeros(())}
         return LossOutputs((weights * per_token).sum(), sums, maxima)

@@ -9,9 +9,23 @@ of other weights also differs by what was learned since. That says nothing about
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from toolorchestra.trainer.objectives.objective import MAX_LOG_RATIO, LossInputs
+
+
+@torch.no_grad()
+def policy_sums(inputs: LossInputs, log_ratio: Float[Tensor, " trained"]) -> dict[str, Tensor]:
+    """Return what every objective reports of a micro-batch, [] each: the weighted sums of entropy, ratio and an
+    estimate of KL(sampler || policy), and the mismatch. `log_ratio`: policy minus sampler, clamped."""
+    weights = inputs.weights
+    return {
+        "entropy": (weights * inputs.entropy).sum(),
+        "ratio": (weights * log_ratio.exp()).sum(),
+        "approx_kl": (weights * (torch.expm1(log_ratio) - log_ratio)).sum(),
+        **mismatch_sums(inputs),
+    }
 
 
 @torch.no_grad()
